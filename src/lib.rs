@@ -1,0 +1,5 @@
+//! Stable Cascade, from prompt to picture, on hand-written kernels.
+
+pub mod error;
+pub mod shape;
+pub mod tensor;

@@ -1,0 +1,290 @@
+//! Tensors as ops see them: activations in f32, weights as they lie in the file.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::shape::Shape;
+
+/// Element type of a stored tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float with 8 bits of exponent.
+    Bf16,
+    /// 16-bit IEEE float.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+}
+
+/// Elements of a stored tensor, read in place.
+#[derive(Debug, Clone, Copy)]
+pub enum Elements<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+    /// IEEE half.
+    F16(&'a [f16]),
+}
+
+impl<'a> Elements<'a> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Elements::F32(x) => x.len(),
+            Elements::Bf16(x) => x.len(),
+            Elements::F16(x) => x.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A part of the elements.
+    pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
+        match *self {
+            Elements::F32(x) => Elements::F32(&x[range]),
+            Elements::Bf16(x) => Elements::Bf16(&x[range]),
+            Elements::F16(x) => Elements::F16(&x[range]),
+        }
+    }
+
+    /// Element `i`, widened (exactly) to f32.
+    pub fn get(&self, i: usize) -> f32 {
+        match self {
+            Elements::F32(x) => x[i],
+            Elements::Bf16(x) => x[i].to_f32(),
+            Elements::F16(x) => x[i].to_f32(),
+        }
+    }
+
+    /// Appends all elements, widened (exactly) to f32.
+    pub fn extend_f32(&self, out: &mut Vec<f32>) {
+        match self {
+            Elements::F32(x) => out.extend_from_slice(x),
+            Elements::Bf16(x) => out.extend(x.iter().map(|v| v.to_f32())),
+            Elements::F16(x) => out.extend(x.iter().map(|v| v.to_f32())),
+        }
+    }
+}
+
+/// Bytes that a weight may point into: a mapped file, or memory that was
+/// aligned by copying. Pointers stay valid and contents unchanged while it lives.
+pub trait Bytes: Send + Sync {
+    /// All bytes.
+    fn bytes(&self) -> &[u8];
+}
+
+impl Bytes for Vec<f32> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self)
+    }
+}
+
+/// One contiguous range of a weight.
+#[derive(Clone)]
+pub struct Part {
+    source: Arc<dyn Bytes>,
+    range: Range<usize>,
+    dtype: Dtype,
+}
+
+impl Part {
+    /// `range` of `source`, in bytes.
+    ///
+    /// # Panics
+    /// If the range is out of bounds, not a whole number of elements or not
+    /// aligned for `dtype`; the loader has checked this.
+    pub fn new(source: Arc<dyn Bytes>, range: Range<usize>, dtype: Dtype) -> Self {
+        let part = Self { source, range, dtype };
+        part.elements();
+        part
+    }
+
+    /// The elements.
+    pub fn elements(&self) -> Elements<'_> {
+        let bytes = &self.source.bytes()[self.range.clone()];
+        match self.dtype {
+            Dtype::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
+            Dtype::Bf16 => Elements::Bf16(bytemuck::cast_slice(bytes)),
+            Dtype::F16 => Elements::F16(bytemuck::cast_slice(bytes)),
+        }
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The rows `rows` of this part seen as `[_, row_len]`.
+    pub fn rows(&self, rows: Range<usize>, row_len: usize) -> Part {
+        let size = row_len * self.dtype.bytes();
+        let start = self.range.start;
+        Part::new(self.source.clone(), start + rows.start * size..start + rows.end * size, self.dtype)
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}[{:?}]", self.dtype, self.range)
+    }
+}
+
+/// A learned tensor: one range of a file, or several stacked by rows
+/// (Q, K and V as one matrix). Cheap to clone; never copied on the CPU.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// Name of the (first) tensor in the `diffusers` naming scheme.
+    pub name: String,
+    /// Dimensions in PyTorch's order, e.g. `[out, in]` or `[out, in, kh, kw]`.
+    pub dims: Vec<usize>,
+    parts: Vec<Part>,
+}
+
+impl Weight {
+    /// A weight made of `parts`, stacked along the first dimension.
+    ///
+    /// # Panics
+    /// If the parts do not hold exactly `dims`' elements, in whole rows.
+    pub fn new(name: impl Into<String>, dims: Vec<usize>, parts: Vec<Part>) -> Self {
+        let row: usize = dims.iter().skip(1).product();
+        let total: usize = parts.iter().map(|p| p.elements().len()).sum();
+        assert_eq!(total, dims.iter().product::<usize>(), "parts hold the weight's elements");
+        assert!(parts.iter().all(|p| row > 0 && p.elements().len() % row == 0), "parts are whole rows");
+        Self { name: name.into(), dims, parts }
+    }
+
+    /// A weight in memory, for tests and constants.
+    pub fn from_f32(name: impl Into<String>, dims: &[usize], values: Vec<f32>) -> Self {
+        let bytes = values.len() * 4;
+        Self::new(name, dims.to_vec(), vec![Part::new(Arc::new(values), 0..bytes, Dtype::F32)])
+    }
+
+    /// Several weights of equal row length as one, stacked by rows.
+    ///
+    /// # Panics
+    /// If the row lengths differ; the recorder has checked this.
+    pub fn stack(weights: &[Weight]) -> Weight {
+        let mut dims = weights[0].dims.clone();
+        assert!(weights.iter().all(|w| w.dims[1..] == dims[1..]), "stacked weights have equal rows");
+        dims[0] = weights.iter().map(|w| w.dims[0]).sum();
+        let parts = weights.iter().flat_map(|w| w.parts.iter().cloned()).collect();
+        Weight::new(weights[0].name.clone(), dims, parts)
+    }
+
+    /// Dimensions as a [`Shape`]: `[c]`, `[out, in]`, or four of them in
+    /// PyTorch's order. Leading ones of other ranks are dropped.
+    pub fn shape(&self) -> Shape {
+        match self.dims[..] {
+            [] => Shape::vector(1),
+            [c] => Shape::vector(c),
+            [r, c] => Shape::matrix(r, c),
+            [h, w, c] => Shape::new(1, h, w, c),
+            [.., n, h, w, c] => Shape::new(n, h, w, c),
+        }
+    }
+
+    /// Its contiguous ranges, in row order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Row `r` of the weight seen as `[rows, row_len]`.
+    pub fn row(&self, r: usize, row_len: usize) -> Elements<'_> {
+        let mut at = r * row_len;
+        for part in &self.parts {
+            let elements = part.elements();
+            if at < elements.len() {
+                return elements.slice(at..at + row_len);
+            }
+            at -= elements.len();
+        }
+        panic!("row {r} of weight {} {:?} asked for", self.name, self.dims)
+    }
+
+    /// All elements widened to f32; a copy. For small weights and references.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.shape().elements());
+        self.parts.iter().for_each(|p| p.elements().extend_f32(&mut out));
+        out
+    }
+}
+
+/// What an operand of an op holds.
+#[derive(Debug, Clone, Copy)]
+pub enum Data<'a> {
+    /// Activations.
+    F32(&'a [f32]),
+    /// Indices and counters.
+    U32(&'a [u32]),
+    /// A learned tensor.
+    Weight(&'a Weight),
+}
+
+/// An operand: its shape `[n, h, w, c]` and its values.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// The extent.
+    pub shape: Shape,
+    /// The values.
+    pub data: Data<'a>,
+}
+
+impl<'a> Tensor<'a> {
+    /// Activation values.
+    ///
+    /// # Panics
+    /// If the operand is not an activation; the op's shape rule has checked it.
+    pub fn f32(&self) -> &'a [f32] {
+        match self.data {
+            Data::F32(x) => x,
+            _ => panic!("an activation operand was expected"),
+        }
+    }
+
+    /// Indices.
+    ///
+    /// # Panics
+    /// If the operand holds no indices.
+    pub fn u32(&self) -> &'a [u32] {
+        match self.data {
+            Data::U32(x) => x,
+            _ => panic!("an index operand was expected"),
+        }
+    }
+
+    /// The learned tensor.
+    ///
+    /// # Panics
+    /// If the operand is not one.
+    pub fn weight(&self) -> &'a Weight {
+        match self.data {
+            Data::Weight(w) => w,
+            _ => panic!("a weight operand was expected"),
+        }
+    }
+
+    /// Values as f32, copied only for weights.
+    pub fn values(&self) -> Cow<'a, [f32]> {
+        match self.data {
+            Data::F32(x) => Cow::Borrowed(x),
+            Data::U32(x) => Cow::Owned(x.iter().map(|&v| v as f32).collect()),
+            Data::Weight(w) => Cow::Owned(w.to_f32()),
+        }
+    }
+}
