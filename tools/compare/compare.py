@@ -119,6 +119,14 @@ def check_size(width: int, height: int) -> None:
         sys.exit(f"diffusers cannot make {width}x{height}; multiples of 128 always work")
 
 
+def printed_json(text: str) -> dict:
+    """All of the output if that is JSON, else its last line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return json.loads(text.strip().splitlines()[-1])
+
+
 def stage_seconds(value: dict) -> dict[str, float]:
     """The seconds per stage in what `generate --json` prints, whether flat or below one key."""
     for candidate in (value, *(v for v in value.values() if isinstance(v, dict))):
@@ -172,7 +180,7 @@ def pipeline(options) -> None:
 
     report = {"request": {k: v for k, v in vars(options).items() if isinstance(v, (int, float, str, list))}}
     for name, runs in taken.items():
-        stages = [stage_seconds(json.loads(r["output"].strip().splitlines()[-1])) for r in runs]
+        stages = [stage_seconds(printed_json(r["output"])) for r in runs]
         report[name] = {
             "wall_s": spread([r["wall"] for r in runs]), "cpu_s": spread([r["cpu"] for r in runs]),
             "peak_mib": spread([r["peak_bytes"] / 2**20 for r in runs]),
