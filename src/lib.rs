@@ -2,8 +2,12 @@
 
 pub mod backend;
 pub mod error;
+pub mod net;
+pub mod noise;
 pub mod ops;
 pub mod plan;
 pub mod registry;
+pub mod sampler;
 pub mod shape;
 pub mod tensor;
+pub mod weights;

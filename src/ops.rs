@@ -182,6 +182,8 @@ impl Op {
     }
 }
 
+pub use layer_norm::Affine;
+
 /// Pointwise function of a linear layer's or a norm's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {

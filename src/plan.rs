@@ -6,12 +6,13 @@
 
 mod arena;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::ops::{Element, Op};
 use crate::shape::Shape;
-use crate::tensor::Weight;
+use crate::tensor::{Identity, Weight};
 
 /// A value in a plan: where it is stored, and the shape it is seen as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +167,7 @@ pub struct Recorder {
     nodes: Vec<Node>,
     slots: Vec<Recorded>,
     weights: Vec<Weight>,
+    known: HashMap<Identity, usize>,
     phases: Vec<Phase>,
 }
 
@@ -198,8 +200,12 @@ impl Recorder {
     /// Makes a learned tensor an operand.
     pub fn weight(&mut self, weight: Weight) -> Source {
         let shape = weight.shape();
-        self.weights.push(weight);
-        Source::Weight(self.weights.len() - 1, shape)
+        // Blocks that are repeated share their weights.
+        let index = *self.known.entry(weight.identity()).or_insert_with(|| {
+            self.weights.push(weight);
+            self.weights.len() - 1
+        });
+        Source::Weight(index, shape)
     }
 
     /// Records `op`; the result is a new slot.

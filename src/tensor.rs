@@ -193,6 +193,12 @@ impl Weight {
         shape_of_dims(&self.dims)
     }
 
+    /// What makes it this weight: equal for views of the same bytes in the same shape.
+    pub fn identity(&self) -> Identity {
+        let part = |p: &Part| (Arc::as_ptr(&p.source) as *const u8 as usize, p.range.clone());
+        Identity { dims: self.dims.clone(), parts: self.parts.iter().map(part).collect() }
+    }
+
     /// Its contiguous ranges, in row order.
     pub fn parts(&self) -> &[Part] {
         &self.parts
@@ -217,6 +223,13 @@ impl Weight {
         self.parts.iter().for_each(|p| p.elements().extend_f32(&mut out));
         out
     }
+}
+
+/// See [`Weight::identity`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    dims: Vec<usize>,
+    parts: Vec<(usize, Range<usize>)>,
 }
 
 /// PyTorch dimensions as a [`Shape`]: `[c]`, `[out, in]`, or the last four of them.
