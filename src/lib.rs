@@ -1,5 +1,7 @@
 //! Stable Cascade, from prompt to picture, on hand-written kernels.
 
 pub mod error;
+pub mod noise;
+pub mod sampler;
 pub mod shape;
 pub mod tensor;
