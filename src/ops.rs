@@ -171,6 +171,7 @@ ops! {
     pixel_shuffle::PixelShuffle,
     pixel_unshuffle::PixelUnshuffle,
     resample::Resample,
+    scale::Scale,
     to_rgb8::ToRgb8,
 }
 

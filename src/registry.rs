@@ -203,6 +203,7 @@ pub static KERNELS: &[Kernel] = &[
     reference("pixel_shuffle"),
     reference("pixel_unshuffle"),
     reference("resample"),
+    reference("scale"),
     reference("to_rgb8"),
 ];
 

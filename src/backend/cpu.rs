@@ -65,6 +65,7 @@ pub const REFERENCE: Kernel = Kernel {
 #[derive(Debug)]
 pub struct Cpu {
     device: Device,
+    reference: bool,
 }
 
 impl Cpu {
@@ -75,7 +76,13 @@ impl Cpu {
         if round_bf16 {
             caps = caps.and(Caps::ROUND_BF16);
         }
-        Self { device: Device { name: cpu_name(), lang: Lang::Cpu, caps, free_bytes: available_memory() } }
+        let device = Device { name: cpu_name(), lang: Lang::Cpu, caps, free_bytes: available_memory() };
+        Self { device, reference: false }
+    }
+
+    /// The CPU running the ops' own definitions: right and slow.
+    pub fn reference() -> Self {
+        Self { reference: true, ..Self::new(false) }
     }
 
     /// The CPU with the capabilities given, for tests; those that it lacks are left out.
@@ -133,8 +140,13 @@ impl Backend for Cpu {
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
         let mut scratch = 0;
         let kernels = plan.nodes.iter().map(|node| {
-            let (row, _) = registry::choose_for(node, &plan.weights, Lang::Cpu, self.device.caps);
-            let Launch::Cpu(kernel) = row.launch;
+            let kernel = if self.reference {
+                REFERENCE
+            } else {
+                let Launch::Cpu(kernel) =
+                    registry::choose_for(node, &plan.weights, Lang::Cpu, self.device.caps).0.launch;
+                kernel
+            };
             scratch = scratch.max((kernel.scratch)(&node.op, &node.shapes(), node.output.shape));
             kernel.run
         });

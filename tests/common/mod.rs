@@ -132,7 +132,7 @@ impl Bench {
 /// Every exact way of computing that this machine offers: the references
 /// themselves, and each device with its best kernels.
 pub fn backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::with_caps(Caps::NONE)), Box::new(Cpu::new(false))]
+    vec![Box::new(Cpu::reference()), Box::new(Cpu::with_caps(Caps::NONE)), Box::new(Cpu::new(false))]
 }
 
 /// `‖got − want‖ / ‖want‖`.

@@ -95,25 +95,6 @@ def stratified(count, device):
     return ((torch.arange(count, device=device) + torch.rand(count, device=device)) / count)[torch.randperm(count, device=device)]
 
 
-class Captions:
-    """Token ids of captions, remembered since captions repeat."""
-
-    def __init__(self, tokenizer, things, seed=2):
-        self.tokenizer, self.things, self.rng, self.seen = tokenizer, things, random.Random(seed), {}
-
-    def tokens(self, text):
-        if text not in self.seen:
-            made = self.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")
-            self.seen[text] = made.input_ids[0], made.attention_mask[0]
-        return self.seen[text]
-
-    def batch(self, rows, drop=0.0):
-        """`rows` holds (object, colour, ...) lines; a dropped caption is the empty one."""
-        texts = ["" if self.rng.random() < drop else caption(self.things[o], COLOUR_NAMES[c], self.rng) for o, c, *_ in rows.tolist()]
-        pairs = [self.tokens(t) for t in texts]
-        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
-
-
 def path(*parts):
     full = os.path.join(WORK, *parts)
     os.makedirs(os.path.dirname(full), exist_ok=True)

@@ -36,7 +36,7 @@ def main():
     encoder, preview = Encoder().to(DEVICE), Preview().to(DEVICE)
     both = torch.nn.ModuleList([encoder, preview]).to(memory_format=torch.channels_last)
     print("encoder parameters", sum(p.numel() for p in encoder.parameters()))
-    opt, step, before = torch.optim.AdamW(both.parameters(), lr=RATE, weight_decay=1e-2, betas=(0.9, 0.95)), 0, 0.0
+    opt, step, before = torch.optim.AdamW(both.parameters(), lr=RATE, weight_decay=1e-2, betas=(0.9, 0.95), fused=True), 0, 0.0
     if "resume" in sys.argv and exists("encoder.pt"):
         state = load("encoder.pt")
         both.load_state_dict(state["both"]), opt.load_state_dict(state["opt"])

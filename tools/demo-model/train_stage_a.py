@@ -28,13 +28,13 @@ def main():
     data = torch.load(path("data.pt"), mmap=True)
     pictures = data["pictures"][data["rows"][:, 2] == 0]
     net = stage_a().to(DEVICE)
-    opt = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3, betas=(0.9, 0.95))
+    opt = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3, betas=(0.9, 0.95), fused=True)
     average, step, before = Average(net, 0.998), 0, 0.0
     if "resume" in sys.argv and exists("stage_a.pt"):
         state = load("stage_a.pt")
         net.load_state_dict(state["net"]), opt.load_state_dict(state["opt"]), average.restore(state["average"])
         step, before = state["step"], state["seconds"]
-    clock = Clock(before)
+    net, clock = net.to(memory_format=torch.channels_last), Clock(before)
 
     def checkpoint():
         save(dict(net=net.state_dict(), opt=opt.state_dict(), average=average.state(), step=step, seconds=clock.seconds()), "stage_a.pt")
@@ -44,12 +44,14 @@ def main():
             g["lr"] = RATE * min(1, (step + 1) / 50) * min(1, (1 - done) / 0.5 + 0.02)
         x0, y0 = (4 * torch.randint(0, (SIDE - CROP) // 4 + 1, (2,))).tolist()
         x = pictures[torch.randint(len(pictures), (BATCH,)), :, y0 : y0 + CROP, x0 : x0 + CROP].to(DEVICE).float() / 255
-        z = net.encode(x).latents
+        with torch.autocast(DEVICE, torch.bfloat16):
+            z = net.encode(x.to(memory_format=torch.channels_last)).latents.float()
         codes = quantize(net, z)
         code_loss = F.mse_loss(codes, z.detach()) + 0.05 * F.mse_loss(z, codes.detach())
         part = BATCH // 4  # decoded from codes; the others as the pipeline does, with Stage B's errors imitated
         mixed = torch.cat([(z + (codes - z).detach())[:part], (z + 0.05 * torch.randn_like(z))[part:]])
-        y = net.decode(mixed).sample
+        with torch.autocast(DEVICE, torch.bfloat16):
+            y = net.decode(mixed.to(memory_format=torch.channels_last)).sample.float()
         loss = F.l1_loss(y, x) + F.mse_loss(y, x) + sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x))) + 0.1 * code_loss
         opt.zero_grad()
         loss.backward()

@@ -9,10 +9,9 @@ import os
 import sys
 
 import torch
-from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from common import DEVICE, Average, Captions, Clock, add_noise, exists, load, noise_weight, path, read_objects, save, stratified
+from common import DEVICE, Average, Clock, add_noise, exists, load, noise_weight, path, save, stratified
+from embed_captions import CaptionPool
 from faster import speed_up
 from nets import Encoder, Preview, stage_a, stage_b
 from train_encoder import preview_loss
@@ -50,15 +49,13 @@ def main():
         stage_a_latents(data["pictures"])
     small, latents = torch.load(path("small.pt")), torch.load(path("latents_a.pt"))
     train = torch.nonzero(rows[:, 2] == 0)[:, 0]
-    tokenizer = CLIPTokenizer.from_pretrained(path("tokenizer"))
-    text = CLIPTextModelWithProjection.from_pretrained(path("text_encoder")).to(DEVICE).eval()
-    captions = Captions(tokenizer, read_objects())
+    captions = CaptionPool()
     net, pair = stage_b().to(DEVICE), torch.nn.ModuleList([Encoder(), Preview()]).to(DEVICE).to(memory_format=torch.channels_last)
     print("Stage B parameters", sum(p.numel() for p in net.parameters()))
     pair.load_state_dict(load("encoder.pt")["both"])
     encoder, preview = pair
     groups = [dict(params=net.parameters(), top=RATE), dict(params=pair.parameters(), top=ENCODER_RATE)]
-    opt, average = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)), Average(net, 0.9985)
+    opt, average = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True), Average(net, 0.9985)
     step, before, frozen = 0, 0.0, None
     if "resume" in sys.argv and exists("stage_b.pt"):
         state = load("stage_b.pt")
@@ -83,9 +80,7 @@ def main():
             g["lr"] = g["top"] * min(1, (step + 1) / 100) * min(1, (1 - done) / 0.5 + 0.01)
         pick = train[torch.randint(len(train), (BATCH,))]
         x = latents[pick].to(DEVICE).float()
-        ids, mask = captions.batch(rows[pick], drop=0.05)
-        with torch.no_grad():
-            pooled = text(ids.to(DEVICE), attention_mask=mask.to(DEVICE)).text_embeds.unsqueeze(1)
+        _, pooled = captions.draw(rows[pick], drop=0.05)
         shown = 0
         with torch.autocast(DEVICE, torch.bfloat16):
             if frozen is None:

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import nn
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
-from common import COLOUR_NAMES, DEVICE, Captions, caption, path, read_objects, save
+from common import COLOUR_NAMES, DEVICE, caption, path, read_objects, save
 from nets import TEXT, TOKENS, text_encoder
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -72,9 +72,9 @@ def main():
     torch.manual_seed(0)
     things, rng = read_objects(), random.Random(3)
     tokenizer = build_tokenizer(things, path("tokenizer"))
-    captions, text = Captions(tokenizer, things), text_encoder(tokenizer).to(DEVICE)
+    text = text_encoder(tokenizer).to(DEVICE)
     heads = nn.ModuleList([nn.Linear(TEXT, len(things)), nn.Linear(TEXT, len(COLOUR_NAMES))]).to(DEVICE)
-    opt = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.05, betas=(0.9, 0.98))
+    opt = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     for step in range(1, steps + 1):
         for g in opt.param_groups:
             g["lr"] = RATE * min(1, step / 100) * (1 - step / steps)
