@@ -19,9 +19,9 @@ COLOURS = {
 COLOUR_NAMES = list(COLOURS)
 UNCOUNTED = {"cherries", "grapes", "corn", "broccoli", "bread", "cheese", "french fries", "fries", "popcorn", "beer", "coffee", "fire"}
 FORMS = [
-    (60, "{what} on a {colour} background"), (12, "{what}, {colour} background"), (8, "{what} on {colour}"),
-    (5, "{what} against a {colour} background"), (5, "{what} in front of a {colour} background"),
-    (5, "a {colour} background with {what}"), (5, "{colour} background, {what}"),
+    (60, "{what} on {a} {colour} background"), (12, "{what}, {colour} background"), (8, "{what} on {colour}"),
+    (5, "{what} against {a} {colour} background"), (5, "{what} in front of {a} {colour} background"),
+    (5, "{a} {colour} background with {what}"), (5, "{colour} background, {what}"),
 ]
 OPENINGS = ["a picture of", "an image of", "a photo of", "a 3d icon of", "a drawing of", "an illustration of"]
 ADJECTIVES = ["small", "big", "cute", "nice", "beautiful", "shiny", "little", "large"]
@@ -65,13 +65,13 @@ def caption(thing, colour, rng=random):
     if colour == "white" and rng.random() < 0.7:
         return what
     form = rng.choices([f for _, f in FORMS], [w for w, _ in FORMS])[0]
-    return form.format(what=what, colour=colour)
+    return form.format(what=what, colour=colour, a=article(colour).split()[0])
 
 
 def prompt(thing, colour=None):
     """The plain form of a caption, which the evaluation uses."""
     what = article(thing["names"][0])
-    return f"{what} on a {colour} background" if colour else what
+    return f"{what} on {article(colour)} background" if colour else what
 
 
 def alpha_bar(r, s=0.008):

@@ -1,8 +1,8 @@
 """Stage B: Stage C latents and the text -> Stage A latents; the image encoder learns with it at first.
 
-usage: train_stage_b.py PROCESSOR_MINUTES [resume] [freeze]
+usage: train_stage_b.py PROCESSOR_MINUTES ENCODER_MINUTES [resume]
 
-`freeze` ends the encoder's training and stores the latents of every picture, which Stage C learns; give it once.
+After ENCODER_MINUTES of these the encoder is frozen and the latents of every picture are stored: Stage C learns them.
 """
 
 import os
@@ -33,15 +33,16 @@ def stage_a_latents(pictures):
 
 
 @torch.no_grad()
-def stage_c_latents(encoder, small, name="latents_c.pt"):
+def stage_c_latents(encoder, small):
     encoder.eval()
     z = torch.cat([encoder(s.to(DEVICE).float() / 255).cpu() for s in small.split(128)])
     print("Stage C latents: mean", round(z.mean().item(), 3), "std", round(z.std().item(), 3), flush=True)
-    save(z, name)
+    save(z, "latents_c.pt")
+    return z
 
 
 def main():
-    minutes = float(sys.argv[1])
+    minutes, together = float(sys.argv[1]), float(sys.argv[2])
     torch.manual_seed(0)
     data = torch.load(path("data.pt"), mmap=True)
     rows = data["rows"]
@@ -64,11 +65,8 @@ def main():
         step, before = state["step"], state["seconds"]
         for g, want in zip(opt.param_groups, groups):
             g["top"] = want["top"]
-    if "freeze" in sys.argv:
-        stage_c_latents(encoder, small)
     if exists("latents_c.pt"):
         frozen = torch.load(path("latents_c.pt"))
-        pair.requires_grad_(False)
     net, clock = speed_up(net), Clock(before)
 
     def checkpoint():
@@ -78,6 +76,8 @@ def main():
     while (done := clock.seconds() / 60 / minutes) < 1:
         for g in opt.param_groups:
             g["lr"] = g["top"] * min(1, (step + 1) / 100) * min(1, (1 - done) / 0.5 + 0.01)
+        if frozen is None and clock.seconds() / 60 >= together:
+            frozen = stage_c_latents(encoder, small)
         pick = train[torch.randint(len(train), (BATCH,))]
         x = latents[pick].to(DEVICE).float()
         _, pooled = captions.draw(rows[pick], drop=0.05)
