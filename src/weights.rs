@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! mmap ─▶ file ─▶ checkpoint ─▶ model
-//!                   ▲      ▲
-//!                 names   kind
+//!                   ▲      ▲       ▲
+//!                 names   kind   paths, net::config
 //! ```
 //!
 //! A weight is a range of a mapped file: opening costs milliseconds, and bytes
@@ -13,8 +13,12 @@ pub mod checkpoint;
 pub mod file;
 pub mod kind;
 pub mod mmap;
+pub mod model;
 pub mod names;
+pub mod paths;
 
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
+pub use model::Model;
+pub use paths::{ModelPaths, Overrides, PartFiles};

@@ -243,6 +243,71 @@ fn a_one_by_one_convolution_is_a_matrix() {
     assert!(error_of(checkpoint.require("linear", &[3, 2])).contains("found [2, 3] in F32"));
 }
 
+#[test]
+fn opening_costs_nothing() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("stage_c.safetensors");
+    // 7 GB that take no room on disk.
+    let mut header = String::from("{");
+    let mut at = 0usize;
+    for (name, dims) in tensors(&UNetConfig { clip_text_in_channels: Some(1280), ..UNetConfig::default() }) {
+        let end = at + 2 * dims.iter().product::<usize>();
+        header += &format!(r#""{name}":{{"dtype":"BF16","shape":{dims:?},"data_offsets":[{at},{end}]}},"#);
+        at = end;
+    }
+    header.pop();
+    header.push('}');
+    fs::write(&path, raw(&header, 0)).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len((8 + header.len() + at) as u64).unwrap();
+
+    let start = std::time::Instant::now();
+    let checkpoint = Checkpoint::open_as(&path, NetworkKind::StageC).unwrap();
+    UNetConfig::open(None, &checkpoint).unwrap();
+    let took = start.elapsed();
+    assert!(at > 7_000_000_000, "{at}");
+    println!("opened {at} bytes in {took:?}");
+    // Measured: 6 ms. The limit allows for a busy machine.
+    assert!(took.as_millis() < 500, "{took:?}");
+}
+
+/// Runs itself in a child process, in which several threads meet the new end of
+/// the file at once.
+#[cfg(unix)]
+#[test]
+fn a_shrinking_file_ends_with_a_message() {
+    const CHILD: &str = "CASCADE_TEST_SHRINK";
+    const THREADS: usize = 8;
+    let names: Vec<String> = (0..THREADS).map(|i| format!("t{i}")).collect();
+    if let Ok(path) = std::env::var(CHILD) {
+        cascade_rt::weights::install_sigbus_handler().unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+        let together = std::sync::Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for name in &names {
+                scope.spawn(|| {
+                    together.wait();
+                    checkpoint.get(name).unwrap().to_f32()
+                });
+            }
+        });
+        unreachable!("reading past the end of the file");
+    }
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("x.safetensors");
+    for _ in 0..10 {
+        write(&path, &names.iter().map(|n| (n.clone(), vec![1 << 14])).collect::<Table>());
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_shrinking_file_ends_with_a_message", "--nocapture"])
+            .env(CHILD, &path)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(child.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains("x.safetensors: expected a model file that stays as it is"), "{stderr}");
+    }
+}
+
 // ---- Names ---------------------------------------------------------------
 
 #[test]
