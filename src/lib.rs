@@ -5,3 +5,4 @@ pub mod noise;
 pub mod sampler;
 pub mod shape;
 pub mod tensor;
+pub mod tokenizer;
