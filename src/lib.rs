@@ -1,6 +1,8 @@
 //! Stable Cascade, from prompt to picture, on hand-written kernels.
 
 pub mod backend;
+pub mod check;
+pub mod cpu;
 pub mod error;
 pub mod net;
 pub mod noise;
@@ -10,4 +12,5 @@ pub mod registry;
 pub mod sampler;
 pub mod shape;
 pub mod tensor;
+pub mod tokenizer;
 pub mod weights;
