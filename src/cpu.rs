@@ -13,9 +13,14 @@
 //! [`Weight`](crate::tensor::Weight)s, read where they lie.
 #![allow(unsafe_code, reason = "instruction sets are chosen at run time")]
 
+pub mod attention;
+pub mod depthwise;
+pub mod elementwise;
 mod gemm;
+pub mod grn;
 pub mod linear;
 mod math;
+pub mod norm;
 mod pack;
 mod scratch;
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `linear`: `y = modulate(act((x·s + t)·Wᵀ + bias) + residual)`.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
+use super::elementwise::{add_to, modulate_by, sum};
 use super::gemm::{Store, gemm, gemm_scratch};
-use super::math::{fma, gelu, swish};
+use super::math::{gelu, swish};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
 use super::{Isa, Verified, per_isa};
@@ -151,11 +152,11 @@ impl Store for Finish<'_> {
         match self.residual {
             Residual::None => out.copy_from_slice(values),
             Residual::Slice(x) => sum(cpu, values, &x[at..][..len], out),
-            Residual::InPlace => add(cpu, values, out),
+            Residual::InPlace => add_to(cpu, values, out),
         }
         if let Some(modulate) = self.modulate {
             let modulate = &modulate[row / self.image_rows * 2 * n..][..2 * n];
-            scale_shift(cpu, &modulate[col..][..len], &modulate[n + col..][..len], out);
+            modulate_by(cpu, &modulate[col..][..len], &modulate[n + col..][..len], out);
         }
     }
 }
@@ -170,27 +171,6 @@ per_isa! {
             Activation::QuickGelu => values.for_each(|(x, b)| *x = swish::<FMA>(*x + b, 1.702)),
             Activation::Silu => values.for_each(|(x, b)| *x = swish::<FMA>(*x + b, 1.0)),
         }
-    }
-}
-
-per_isa! {
-    /// `out = x + y`
-    fn sum(cpu, x: &[f32], y: &[f32], out: &mut [f32]) {
-        out.iter_mut().zip(x.iter().zip(y)).for_each(|(out, (x, y))| *out = x + y);
-    }
-}
-
-per_isa! {
-    /// `y += x`
-    fn add(cpu, x: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-    }
-}
-
-per_isa! {
-    /// `y = y·(1 + a) + b`
-    fn scale_shift(cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = fma::<FMA>(*y, 1.0 + a, *b));
     }
 }
 

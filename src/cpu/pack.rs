@@ -8,7 +8,7 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::tile::MAX_COLS;
+use super::tile::{MAX_COLS, MAX_ROWS};
 use super::{Isa, Verified, per_isa};
 use crate::tensor::{Elements, Weight};
 
@@ -17,6 +17,12 @@ use crate::tensor::{Elements, Weight};
 pub(super) trait Rows: Sync {
     /// Writes `row[k..k + dst.len()]` to `dst`.
     fn read(&self, row: usize, k: usize, dst: &mut [f32]);
+}
+
+/// A matrix whose rows lie in memory.
+pub(super) trait RowAt {
+    /// Row `row`.
+    fn row(&self, row: usize) -> &[f32];
 }
 
 /// Rows of `len` values, `stride` apart.
@@ -117,6 +123,69 @@ per_isa! {
             transpose(cpu, &staging, width, head);
             panel = tail;
         }
+    }
+}
+
+per_isa! {
+    /// Packs the transpose of `rows [count, len]`: `panels [len / height][depth(count), height]`.
+    /// Rows go in as they are, `height` values to each panel.
+    pub(super) fn pack_columns[R: RowAt](cpu, rows: &R, count: usize, len: usize, height: usize, panels: &mut [f32]) {
+        let zero = [0.0; MAX_ROWS];
+        let panel = cpu.depth(count) * height;
+        for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
+            let (first, end) = (i * height, len.min((i + 1) * height));
+            if cpu.isa() == Isa::Avx512Bf16 {
+                for (j, to) in panel.chunks_exact_mut(height).enumerate() {
+                    let low = &rows.row(2 * j)[first..end];
+                    let high = if 2 * j + 1 < count { &rows.row(2 * j + 1)[first..end] } else { &zero[..end - first] };
+                    round_pairs(low, high, to);
+                    to[end - first..].fill(0.0);
+                }
+            } else {
+                for (j, to) in panel.chunks_exact_mut(height).enumerate() {
+                    to[..end - first].copy_from_slice(&rows.row(j)[first..end]);
+                    to[end - first..].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// Pairs rows `2j` and `2j + 1` of `rows [count, width]` in place, where the
+    /// instruction set multiplies pairs. Returns the `[depth(count), width]` that result.
+    fn pair_rows_in_place(cpu, rows: &mut [f32], width: usize) {
+        for j in 0..(rows.len() / width).div_ceil(2) {
+            let mut low = [0.0; MAX_COLS];
+            let mut high = [0.0; MAX_COLS];
+            low[..width].copy_from_slice(&rows[2 * j * width..][..width]);
+            if let Some(row) = rows[(2 * j + 1) * width..].get(..width) {
+                high[..width].copy_from_slice(row);
+            }
+            round_pairs(&low[..width], &high[..width], &mut rows[j * width..][..width]);
+        }
+    }
+}
+
+/// [`pair_rows_in_place`] where the instruction set multiplies pairs. Returns
+/// the `[depth(count), width]` that result.
+pub(super) fn pair_rows(cpu: Verified, rows: &mut [f32], width: usize) -> &[f32] {
+    let count = rows.len() / width;
+    if cpu.isa() == Isa::Avx512Bf16 {
+        pair_rows_in_place(cpu, rows, width);
+    }
+    &rows[..cpu.depth(count) * width]
+}
+
+/// Pairs of `low` and `high`, rounded to nearest even; they are finite.
+#[inline(always)]
+fn round_pairs(low: &[f32], high: &[f32], to: &mut [f32]) {
+    let round = |x: f32| {
+        let bits = x.to_bits();
+        bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+    };
+    for (to, (&low, &high)) in to.iter_mut().zip(low.iter().zip(high)) {
+        *to = f32::from_bits(round(low) >> 16 | round(high) & 0xffff_0000);
     }
 }
 
