@@ -1,0 +1,137 @@
+//! `y[i, j] = Σ_k a[i, k]·b[j, k]`, in blocks that fit the caches.
+//!
+//! Rows of `a` go in strips. A strip is packed once, by all threads, and read
+//! from L3. Then each task takes [`CHUNK`] rows of `b` (output columns), packs
+//! [`BLOCK`] of the inner dimension at a time into its L2, and sweeps the strip
+//! over it. Sums that wait for the next block lie in the task's scratch, tile by
+//! tile, so `y` is only written when it is final, by a [`Store`].
+//!
+//! ```text
+//! for strip of a:       pack it                                  (parallel)
+//!     for chunk of b:                                            (parallel)
+//!         for block of k:    pack b[chunk, block]
+//!             for rows of tiles, for columns of tiles:  tile += a·b
+//! ```
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::Verified;
+use super::pack::{Rows, pack};
+use super::scratch::{LINE, Scratch, lines};
+use super::tile::{MAX_COLS, MAX_ROWS, tile};
+
+/// Rows of `a` in a strip: a multiple of every tile's rows.
+const STRIP: usize = 96 * MAX_ROWS;
+/// Rows of `b` per task: a multiple of every tile's columns.
+const CHUNK: usize = 2 * MAX_COLS;
+/// Values of the inner dimension per pass.
+const BLOCK: usize = 512;
+/// Tasks per thread that even out unequal progress.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Where results go.
+pub(super) trait Store: Sync {
+    /// Takes `values`, final results `y[row, col..col + values.len()]`.
+    /// Each element is stored once; at most [`MAX_COLS`] at a time.
+    fn store(&self, cpu: Verified, row: usize, col: usize, values: &mut [f32]);
+}
+
+/// Scratch one task needs for `m` rows: `b` panels and waiting sums.
+fn task_scratch(m: usize) -> usize {
+    lines(BLOCK * CHUNK) + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * CHUNK)
+}
+
+/// f32 of scratch that [`gemm`] needs to keep `threads` threads busy. It makes
+/// do with less, but not less than for one.
+pub(super) fn gemm_scratch(m: usize, k: usize, threads: usize) -> usize {
+    LINE + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * k) + threads * task_scratch(m)
+}
+
+/// `store(i, j, Σ_k a[i, k]·b[j, k])` for `a [m, k]` and `b [n, k]`.
+pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
+    cpu: Verified,
+    [m, n, k]: [usize; 3],
+    a: &A,
+    b: &B,
+    store: &S,
+    scratch: &mut [f32],
+) {
+    let mut scratch = Scratch::new(scratch);
+    let panel = cpu.rows() * cpu.depth(k);
+    let packed = scratch.take(m.min(STRIP).div_ceil(cpu.rows()) * panel);
+    let threads = scratch.count(task_scratch(m)).min(rayon::current_num_threads());
+    let chunks = n.div_ceil(CHUNK);
+    // Too few chunks for the threads: also cut the strip's rows.
+    let cuts = (threads * TASKS_PER_THREAD).div_ceil(chunks);
+    let memory = scratch.pieces(task_scratch(m), threads);
+
+    for first in (0..m).step_by(STRIP) {
+        let rows = STRIP.min(m - first);
+        let packed = &mut packed[..rows.div_ceil(cpu.rows()) * panel];
+        packed.par_chunks_mut(panel).enumerate().for_each(|(i, panel)| {
+            let row = first + i * cpu.rows();
+            pack(cpu, a, row, m.min(row + cpu.rows()), cpu.rows(), 0, k, panel);
+        });
+
+        let packed = &*packed;
+        let panels_per_task = (packed.len() / panel).div_ceil(cuts);
+        let cuts = (packed.len() / panel).div_ceil(panels_per_task);
+        let next = AtomicUsize::new(0);
+        memory.par_chunks_mut(lines(task_scratch(m))).for_each(|memory| {
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= chunks * cuts {
+                    break;
+                }
+                let (chunk, cut) = (task / cuts * CHUNK, task % cuts * panels_per_task);
+                let task = Task { cpu, row: first + cut * cpu.rows(), end: m, cols: chunk..n.min(chunk + CHUNK), k };
+                let packed = &packed[cut * panel..packed.len().min((cut + panels_per_task) * panel)];
+                task.run(packed, b, store, memory);
+            }
+        });
+    }
+}
+
+/// One task: rows `row..` of `a`, already packed, times rows `cols` of `b`.
+struct Task {
+    cpu: Verified,
+    row: usize,
+    end: usize,
+    cols: Range<usize>,
+    k: usize,
+}
+
+impl Task {
+    fn run<B: Rows, S: Store>(&self, packed: &[f32], b: &B, store: &S, memory: &mut [f32]) {
+        let cpu = self.cpu;
+        let (width, height) = (cpu.cols(), cpu.rows());
+        let (b_panels, sums) = memory.split_at_mut(lines(BLOCK * CHUNK));
+        let panels = self.cols.len().div_ceil(width);
+        for k in (0..self.k).step_by(BLOCK) {
+            let block = BLOCK.min(self.k - k);
+            let depth = cpu.depth(block);
+            let b_panels = &mut b_panels[..panels * depth * width];
+            for (col, panel) in self.cols.clone().step_by(width).zip(b_panels.chunks_exact_mut(depth * width)) {
+                pack(cpu, b, col, self.cols.end.min(col + width), width, k, block, panel);
+            }
+            let last = k + block == self.k;
+            let mut sums = sums.chunks_exact_mut(height * width);
+            for (row, a) in (self.row..).step_by(height).zip(packed.chunks_exact(height * cpu.depth(self.k))) {
+                let a = &a[cpu.depth(k) * height..][..depth * height];
+                for (col, b) in self.cols.clone().step_by(width).zip(b_panels.chunks_exact(depth * width)) {
+                    let sum = sums.next().expect("task_scratch counted the tiles");
+                    tile(cpu, a, b, sum, k > 0);
+                    if last {
+                        let width_left = width.min(self.cols.end - col);
+                        for (row, values) in (row..self.end).zip(sum.chunks_exact_mut(width)) {
+                            store.store(cpu, row, col, &mut values[..width_left]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! `linear`: `y = modulate(act((x·s + t)·Wᵀ + bias) + residual)`.
+#![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
+
+use super::elementwise::{add_to, modulate_by, sum};
+use super::gemm::{Store, gemm, gemm_scratch};
+use super::math::{gelu, swish};
+use super::pack::{Rows, Strided, WeightRows, widen_all};
+use super::scratch::{LINE, Scratch, Shared, lines};
+use super::{Isa, Verified, per_isa};
+use crate::tensor::Weight;
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// `x`
+    #[default]
+    None,
+    /// `x·Φ(x)`, with the exact normal distribution.
+    Gelu,
+    /// `x·sigmoid(1.702·x)`, as in CLIP.
+    QuickGelu,
+    /// `x·sigmoid(x)`
+    Silu,
+}
+
+/// What is added after the activation.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Residual<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// `[m, n]`, apart from the output.
+    Slice(&'a [f32]),
+    /// What the output holds.
+    InPlace,
+}
+
+/// Operands of [`linear`]; `m` rows of `images` pictures, `m / images` each.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear<'a> {
+    /// `[m, k]`
+    pub x: &'a [f32],
+    /// `[n, k]`
+    pub weight: &'a Weight,
+    /// `[n]`
+    pub bias: Option<&'a Weight>,
+    /// Input scale `[images, k]`: [`grn_scale`](super::grn::grn_scale)'s result.
+    pub scale: Option<&'a [f32]>,
+    /// Input shift `[k]`.
+    pub shift: Option<&'a Weight>,
+    /// Applied to the sum with bias.
+    pub activation: Activation,
+    /// Added after that.
+    pub residual: Residual<'a>,
+    /// `a | b`, `[images, 2n]` or `[2n]` for all: last of all, `y·(1 + a) + b`.
+    pub modulate: Option<&'a [f32]>,
+}
+
+impl<'a> Linear<'a> {
+    /// `x·Wᵀ`; fields add the rest.
+    pub fn new(x: &'a [f32], weight: &'a Weight) -> Self {
+        let (activation, residual) = (Activation::None, Residual::None);
+        Self { x, weight, bias: None, scale: None, shift: None, activation, residual, modulate: None }
+    }
+}
+
+/// f32 of scratch that [`linear`] needs on `threads` threads.
+pub fn linear_scratch(m: usize, n: usize, k: usize, threads: usize) -> usize {
+    LINE + lines(n) + lines(k) + gemm_scratch(m, k, threads)
+}
+
+/// Computes `out [m, n]`.
+///
+/// Numerics: sums in f32, in blocks of 512 along `k`. With
+/// [`Isa::Avx512Bf16`], `x·s + t` and `W` are rounded to bf16.
+pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
+    let n = op.weight.dims[0];
+    let k = op.weight.dims[1..].iter().product::<usize>();
+    let m = op.x.len() / k;
+    assert!(op.x.len() == m * k && out.len() == m * n, "x [{m}, {k}], out [{m}, {n}]");
+
+    let mut scratch = Scratch::new(scratch);
+    let bias = scratch.take(n);
+    bias.fill(0.0);
+    if let Some(from) = op.bias {
+        widen_all(from, bias);
+    }
+    let shift = scratch.take(k);
+    shift.fill(0.0);
+    if let Some(from) = op.shift {
+        widen_all(from, shift);
+    }
+    let store = Finish {
+        bias,
+        activation: op.activation,
+        residual: op.residual,
+        modulate: op.modulate,
+        image_rows: op.modulate.map_or(m, |values| m * 2 * n / values.len()),
+        out: Shared::new(out),
+    };
+    let x = Strided { values: op.x, stride: k };
+    let weight = WeightRows::new(op.weight, k);
+    let cpu = isa.verify();
+    if op.scale.is_none() && op.shift.is_none() {
+        return gemm(cpu, [m, n, k], &x, &weight, &store, scratch.rest());
+    }
+    let image_rows = op.scale.map_or(m, |scale| m * k / scale.len());
+    let x = Scaled { x, scale: op.scale, shift, image_rows };
+    gemm(cpu, [m, n, k], &x, &weight, &store, scratch.rest());
+}
+
+/// `x·s + t`, computed while it is packed.
+struct Scaled<'a> {
+    x: Strided<'a>,
+    scale: Option<&'a [f32]>,
+    shift: &'a [f32],
+    image_rows: usize,
+}
+
+impl Rows for Scaled<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, k: usize, dst: &mut [f32]) {
+        self.x.read(row, k, dst);
+        let shift = &self.shift[k..][..dst.len()];
+        if let Some(scale) = self.scale {
+            let scale = &scale[row / self.image_rows * self.x.stride + k..][..dst.len()];
+            dst.iter_mut().zip(scale).for_each(|(x, s)| *x *= s);
+        }
+        dst.iter_mut().zip(shift).for_each(|(x, t)| *x += t);
+    }
+}
+
+/// Everything after the matrix product.
+pub(super) struct Finish<'a> {
+    /// `[n]`
+    pub(super) bias: &'a [f32],
+    pub(super) activation: Activation,
+    pub(super) residual: Residual<'a>,
+    pub(super) modulate: Option<&'a [f32]>,
+    /// Rows that share a modulation.
+    pub(super) image_rows: usize,
+    pub(super) out: Shared<'a>,
+}
+
+impl Store for Finish<'_> {
+    fn store(&self, cpu: Verified, row: usize, col: usize, values: &mut [f32]) {
+        let (n, len) = (self.bias.len(), values.len());
+        let at = row * n + col;
+        // SAFETY: `gemm` stores each element once, so no two tasks ask for the same range.
+        let out = unsafe { self.out.range(at, len) };
+        add_bias(cpu, &self.bias[col..][..len], self.activation, values);
+        match self.residual {
+            Residual::None => out.copy_from_slice(values),
+            Residual::Slice(x) => sum(cpu, values, &x[at..][..len], out),
+            Residual::InPlace => add_to(cpu, values, out),
+        }
+        if let Some(modulate) = self.modulate {
+            let modulate = &modulate[row / self.image_rows * 2 * n..][..2 * n];
+            modulate_by(cpu, &modulate[col..][..len], &modulate[n + col..][..len], out);
+        }
+    }
+}
+
+per_isa! {
+    /// `values = act(values + bias)`
+    pub(super) fn add_bias(cpu, bias: &[f32], activation: Activation, values: &mut [f32]) {
+        let values = values.iter_mut().zip(bias);
+        match activation {
+            Activation::None => values.for_each(|(x, b)| *x += b),
+            Activation::Gelu => values.for_each(|(x, b)| *x = gelu::<FMA>(*x + b)),
+            Activation::QuickGelu => values.for_each(|(x, b)| *x = swish::<FMA>(*x + b, 1.702)),
+            Activation::Silu => values.for_each(|(x, b)| *x = swish::<FMA>(*x + b, 1.0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::testing::*;
+
+    /// The same in f64; `round` is what the instruction set does to `x·s + t` and `W`.
+    fn reference(op: &Linear<'_>, before: &[f32], round: impl Fn(f32) -> f32) -> Vec<f64> {
+        let (n, k) = (op.weight.dims[0], op.weight.dims[1]);
+        let m = op.x.len() / k;
+        let weight = op.weight.to_f32();
+        let (bias, shift) = (op.bias.map(Weight::to_f32), op.shift.map(Weight::to_f32));
+        let at = |values: Option<&[f32]>, len: usize, row: usize, i: usize| {
+            values.map(|v| v[row / (m * len / v.len()).max(1) * len + i])
+        };
+        let mut out = Vec::new();
+        for r in 0..m {
+            for o in 0..n {
+                let mut y = 0.0;
+                for i in 0..k {
+                    let s = at(op.scale, k, r, i).unwrap_or(1.0);
+                    let x = op.x[r * k + i] * s + shift.as_ref().map_or(0.0, |t| t[i]);
+                    y += f64::from(round(x)) * f64::from(round(weight[o * k + i]));
+                }
+                y += bias.as_ref().map_or(0.0, |b| b[o].into());
+                y = match op.activation {
+                    Activation::None => y,
+                    Activation::Gelu => 0.5 * y * (1.0 + libm::erf(y / 2f64.sqrt())),
+                    Activation::QuickGelu => y / (1.0 + (-1.702 * y).exp()),
+                    Activation::Silu => y / (1.0 + (-y).exp()),
+                };
+                y += match op.residual {
+                    Residual::None => 0.0,
+                    Residual::Slice(x) => x[r * n + o].into(),
+                    Residual::InPlace => before[r * n + o].into(),
+                };
+                let a = at(op.modulate, 2 * n, r, o).unwrap_or(0.0);
+                let b = at(op.modulate, 2 * n, r, n + o).unwrap_or(0.0);
+                out.push(y * (1.0 + f64::from(a)) + f64::from(b));
+            }
+        }
+        out
+    }
+
+    fn check(op: &Linear<'_>) {
+        let (n, k) = (op.weight.dims[0], op.weight.dims[1]);
+        let m = op.x.len() / k;
+        let before = random(m * n, 9);
+        for isa in available() {
+            let expected = reference(op, &before, rounding(isa));
+            let outs = on_threads(|threads| {
+                let mut out = before.clone();
+                linear(isa, op, &mut out, &mut vec![f32::NAN; linear_scratch(m, n, k, threads)]);
+                out
+            });
+            // Products are about 1/12 each; sums of k of them err by about √k roundings.
+            assert_close(&outs, &expected, 6e-7 * (k as f64).sqrt().max(6.0), &format!("{isa:?} {m} {n} {k}"));
+        }
+    }
+
+    #[test]
+    fn odd_sizes() {
+        for (m, n, k) in
+            [(1, 1, 1), (1, 33, 3), (8, 7, 16), (13, 65, 17), (77, 100, 129), (26, 31, 1025), (1160, 70, 5)]
+        {
+            check(&Linear::new(&random(m * k, 1), &weight(&[n, k], Dtype::F32, 2)));
+        }
+    }
+
+    #[test]
+    fn dtypes_and_stacked_parts() {
+        let k = 35;
+        let parts =
+            [(Dtype::Bf16, 20), (Dtype::F16, 31), (Dtype::F32, 9)].map(|(dtype, n)| weight(&[n, k], dtype, n as u64));
+        let x = random(14 * k, 1);
+        parts.iter().for_each(|part| check(&Linear::new(&x, part)));
+        check(&Linear { bias: Some(&weight(&[60], Dtype::Bf16, 3)), ..Linear::new(&x, &Weight::stack(&parts)) });
+    }
+
+    #[test]
+    fn everything_around_the_product() {
+        let (m, n, k) = (26, 50, 33);
+        let (x, residual) = (random(m * k, 1), random(m * n, 2));
+        let w = weight(&[n, k], Dtype::Bf16, 3);
+        let (bias, shift) = (weight(&[n], Dtype::F16, 4), weight(&[k], Dtype::F32, 5));
+        let (scale, modulate) = (random(2 * k, 6), random(2 * 2 * n, 7));
+        for activation in [Activation::None, Activation::Gelu, Activation::QuickGelu, Activation::Silu] {
+            let op = Linear { bias: Some(&bias), activation, ..Linear::new(&x, &w) };
+            check(&op);
+            check(&Linear { residual: Residual::Slice(&residual), ..op });
+            check(&Linear { residual: Residual::InPlace, modulate: Some(&modulate[..2 * n]), ..op });
+            check(&Linear { scale: Some(&scale), shift: Some(&shift), modulate: Some(&modulate), ..op });
+            check(&Linear { scale: Some(&scale[..k]), ..op });
+        }
+    }
+}

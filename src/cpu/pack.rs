@@ -1,0 +1,289 @@
+//! Packs rows of a matrix into the panels that [`tile`](super::tile) reads.
+//!
+//! A panel is `width` rows (a tile's rows for the left matrix, its columns for
+//! the right one) with the inner dimension outermost: `[depth, width]`, padded
+//! with zero rows. Values are rounded to bf16 and paired on the way where the
+//! instruction set multiplies pairs.
+#![allow(unsafe_code, reason = "AVX-512 intrinsics")]
+
+use half::slice::HalfFloatSliceExt;
+
+use super::tile::{MAX_COLS, MAX_ROWS};
+use super::{Isa, Verified, per_isa};
+use crate::tensor::{Elements, Weight};
+
+/// A matrix that is read by rows, as f32: activations, weights, or the patches
+/// of a picture.
+pub(super) trait Rows: Sync {
+    /// Writes `row[k..k + dst.len()]` to `dst`.
+    fn read(&self, row: usize, k: usize, dst: &mut [f32]);
+}
+
+/// A matrix whose rows lie in memory.
+pub(super) trait RowAt {
+    /// Row `row`.
+    fn row(&self, row: usize) -> &[f32];
+}
+
+/// Rows of `len` values, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+}
+
+impl Rows for Strided<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, k: usize, dst: &mut [f32]) {
+        dst.copy_from_slice(&self.values[row * self.stride + k..][..dst.len()]);
+    }
+}
+
+/// Most parts a weight may be stacked of: Q, K, V and one to spare.
+const PARTS: usize = 4;
+
+/// Rows of a weight, its stacked parts looked up once.
+pub(super) struct WeightRows<'a> {
+    parts: [Elements<'a>; PARTS],
+    row_len: usize,
+}
+
+impl<'a> WeightRows<'a> {
+    /// `weight` as `[_, row_len]`.
+    pub(super) fn new(weight: &'a Weight, row_len: usize) -> Self {
+        assert!(weight.parts().len() <= PARTS, "at most {} stacked parts", PARTS);
+        let mut parts = [Elements::F32(&[]); PARTS];
+        parts.iter_mut().zip(weight.parts()).for_each(|(to, part)| *to = part.elements());
+        Self { parts, row_len }
+    }
+}
+
+impl Rows for WeightRows<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, k: usize, dst: &mut [f32]) {
+        let mut at = row * self.row_len + k;
+        for part in &self.parts {
+            if at < part.len() {
+                return widen(part.slice(at..at + dst.len()), dst);
+            }
+            at -= part.len();
+        }
+        panic!("row {row} is beyond the weight's last");
+    }
+}
+
+/// Writes `from` to `to` as f32.
+#[inline(always)]
+pub(super) fn widen(from: Elements<'_>, to: &mut [f32]) {
+    match from {
+        Elements::F32(from) => to.copy_from_slice(from),
+        // bf16 is the upper half of f32.
+        Elements::Bf16(from) => {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
+        }
+        Elements::F16(from) => from.convert_to_f32_slice(to),
+    }
+}
+
+/// All elements of a small weight, as f32.
+pub(super) fn widen_all(weight: &Weight, mut to: &mut [f32]) {
+    for part in weight.parts() {
+        let from = part.elements();
+        let (head, tail) = std::mem::take(&mut to).split_at_mut(from.len());
+        widen(from, head);
+        to = tail;
+    }
+}
+
+/// Inner-dimension values read of each row at a time: 16 KiB for a widest panel.
+const STEP: usize = 128;
+
+/// [`STEP`] values of each row of a panel, on the way from matrix to panel.
+#[repr(align(64))]
+struct Staging([[f32; STEP]; MAX_COLS]);
+
+per_isa! {
+    /// Packs columns `k..k + len` of `rows[first..end]`, at most `width` rows,
+    /// into `panel [depth(len), width]`.
+    pub(super) fn pack[R: Rows](cpu, rows: &R, first: usize, end: usize, width: usize, k: usize, len: usize,
+        panel: &mut [f32]) {
+        assert!(end - first <= width && width <= MAX_COLS && panel.len() == cpu.depth(len) * width);
+        let mut staging = Staging([[0.0; STEP]; MAX_COLS]);
+        let mut panel = panel;
+        for at in (0..len).step_by(STEP) {
+            let count = STEP.min(len - at);
+            for (row, to) in (first..end).zip(&mut staging.0) {
+                rows.read(row, k + at, &mut to[..count]);
+                to[count..].fill(0.0);
+                if cpu.isa() == Isa::Avx512Bf16 {
+                    pair(cpu, to);
+                }
+            }
+            let (head, tail) = panel.split_at_mut(cpu.depth(count) * width);
+            transpose(cpu, &staging, width, head);
+            panel = tail;
+        }
+    }
+}
+
+per_isa! {
+    /// Packs the transpose of `rows [count, len]`: `panels [len / height][depth(count), height]`.
+    /// Rows go in as they are, `height` values to each panel.
+    pub(super) fn pack_columns[R: RowAt](cpu, rows: &R, count: usize, len: usize, height: usize, panels: &mut [f32]) {
+        let zero = [0.0; MAX_ROWS];
+        let panel = cpu.depth(count) * height;
+        for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
+            let (first, end) = (i * height, len.min((i + 1) * height));
+            if cpu.isa() == Isa::Avx512Bf16 {
+                for (j, to) in panel.chunks_exact_mut(height).enumerate() {
+                    let low = &rows.row(2 * j)[first..end];
+                    let high = if 2 * j + 1 < count { &rows.row(2 * j + 1)[first..end] } else { &zero[..end - first] };
+                    round_pairs(low, high, to);
+                    to[end - first..].fill(0.0);
+                }
+            } else {
+                for (j, to) in panel.chunks_exact_mut(height).enumerate() {
+                    to[..end - first].copy_from_slice(&rows.row(j)[first..end]);
+                    to[end - first..].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// Pairs rows `2j` and `2j + 1` of `rows [count, width]` in place, where the
+    /// instruction set multiplies pairs. Returns the `[depth(count), width]` that result.
+    fn pair_rows_in_place(cpu, rows: &mut [f32], width: usize) {
+        for j in 0..(rows.len() / width).div_ceil(2) {
+            let mut low = [0.0; MAX_COLS];
+            let mut high = [0.0; MAX_COLS];
+            low[..width].copy_from_slice(&rows[2 * j * width..][..width]);
+            if let Some(row) = rows[(2 * j + 1) * width..].get(..width) {
+                high[..width].copy_from_slice(row);
+            }
+            round_pairs(&low[..width], &high[..width], &mut rows[j * width..][..width]);
+        }
+    }
+}
+
+/// [`pair_rows_in_place`] where the instruction set multiplies pairs. Returns
+/// the `[depth(count), width]` that result.
+pub(super) fn pair_rows(cpu: Verified, rows: &mut [f32], width: usize) -> &[f32] {
+    let count = rows.len() / width;
+    if cpu.isa() == Isa::Avx512Bf16 {
+        pair_rows_in_place(cpu, rows, width);
+    }
+    &rows[..cpu.depth(count) * width]
+}
+
+/// Pairs of `low` and `high`, rounded to nearest even; they are finite.
+#[inline(always)]
+fn round_pairs(low: &[f32], high: &[f32], to: &mut [f32]) {
+    let round = |x: f32| {
+        let bits = x.to_bits();
+        bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+    };
+    for (to, (&low, &high)) in to.iter_mut().zip(low.iter().zip(high)) {
+        *to = f32::from_bits(round(low) >> 16 | round(high) & 0xffff_0000);
+    }
+}
+
+/// Rounds 128 values to bf16; the first 64 elements then hold pairs of them.
+#[inline]
+fn pair(cpu: Verified, row: &mut [f32; STEP]) {
+    assert_eq!(cpu.isa(), Isa::Avx512Bf16);
+    // SAFETY: the CPU has it, as asserted.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        x86::pair(row);
+    }
+}
+
+/// `panel[p, i] = staging[i, p]` for all of `panel [_, width]`.
+#[inline]
+fn transpose(cpu: Verified, staging: &Staging, width: usize, panel: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512 | Isa::Avx512Bf16 = cpu.isa() {
+        // SAFETY: the CPU has it (`Verified`).
+        return unsafe { x86::transpose(staging, width, panel) };
+    }
+    for (p, to) in panel.chunks_exact_mut(width).enumerate() {
+        for (to, from) in to.iter_mut().zip(&staging.0) {
+            *to = from[p];
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{STEP, Staging};
+
+    /// [`super::pair`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn pair(row: &mut [f32; STEP]) {
+        for at in (0..STEP).step_by(32) {
+            // SAFETY: 32 values are read at `at`, and 16 written at `at / 2`, all within `row`.
+            unsafe {
+                let (low, high) = (_mm512_loadu_ps(&row[at]), _mm512_loadu_ps(&row[at + 16]));
+                let pairs: __m512 = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_ps(&mut row[at / 2], pairs);
+            }
+        }
+    }
+
+    /// [`super::transpose`], 16 × 16 values at a time.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn transpose(staging: &Staging, width: usize, panel: &mut [f32]) {
+        let depth = panel.len() / width;
+        for first in (0..width).step_by(16) {
+            let count = 16.min(width - first);
+            let lanes = ((1u32 << count) - 1) as __mmask16;
+            for p in (0..depth).step_by(16) {
+                let mut block = [_mm512_setzero_ps(); 16];
+                for (to, from) in block.iter_mut().zip(&staging.0[first..]) {
+                    // SAFETY: p is a multiple of 16 below STEP, so 16 values follow.
+                    *to = unsafe { _mm512_loadu_ps(&from[p]) };
+                }
+                let block = transposed(block);
+                for (row, to) in block.iter().zip(panel[p * width..].chunks_exact_mut(width)) {
+                    // SAFETY: the mask keeps the store within columns `first..first + count` of `to`.
+                    unsafe { _mm512_mask_storeu_ps(to[first..].as_mut_ptr(), lanes, *row) };
+                }
+            }
+        }
+    }
+
+    /// A 16 × 16 transposition in registers: pairs, quadruples, then 128-bit quarters.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transposed(r: [__m512; 16]) -> [__m512; 16] {
+        let zero = _mm512_setzero_ps();
+        let (mut s, mut t) = ([zero; 16], [zero; 16]);
+        for i in 0..8 {
+            s[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            s[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        // t[4i + j]: column j (of each 128-bit quarter) of rows 4i..4i + 4.
+        for i in 0..4 {
+            for j in 0..2 {
+                let (a, b) = (_mm512_castps_pd(s[4 * i + j]), _mm512_castps_pd(s[4 * i + j + 2]));
+                t[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                t[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        for j in 0..4 {
+            let (a, b) = (t[j], t[4 + j]);
+            let (c, d) = (t[8 + j], t[12 + j]);
+            let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            s[j] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+            s[4 + j] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+            s[8 + j] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+            s[12 + j] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
+        }
+        s
+    }
+}
