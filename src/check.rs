@@ -68,7 +68,8 @@ fn compare(plan: &Plan, node: &Node, before: &[Vec<f32>], got: &[f32]) -> Result
     let rms = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt();
     let limit = LIMIT * rms.max(1e-6);
     let bad = |i: &usize| (got[*i] - want[*i]).abs() > limit || got[*i].is_finite() != want[*i].is_finite();
-    let Some(at) = (0..want.len()).filter(bad).max_by(|a, b| (got[*a] - want[*a]).abs().total_cmp(&(got[*b] - want[*b]).abs()))
+    let Some(at) =
+        (0..want.len()).filter(bad).max_by(|a, b| (got[*a] - want[*a]).abs().total_cmp(&(got[*b] - want[*b]).abs()))
     else {
         return Ok(());
     };

@@ -6,11 +6,10 @@
 //! last row of every op in a language needs nothing and fits anything. Tests
 //! and benches take their lists from here.
 
-use crate::backend::cpu;
-use crate::ops::Op;
-use crate::plan::Node;
-use crate::shape::Shape;
-use crate::tensor::Dtype;
+use crate::backend::cpu::{self, launch};
+use crate::cpu::Isa;
+use crate::plan::{Node, Source};
+use crate::tensor::{Dtype, Weight};
 
 /// What a kernel is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,18 +68,19 @@ impl std::fmt::Display for Caps {
 /// A condition on shapes, as data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// The result's channels are a multiple of this.
-    ChannelsMultiple(usize),
+    /// The window of a convolution, the op's second operand, is at most this wide.
+    WindowAtMost(usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
 }
 
 impl Fit {
-    /// Whether a node with this weight and result fits.
-    pub fn met(&self, weight: Option<Dtype>, out: Shape) -> bool {
+    /// Whether a node with these operands fits.
+    pub fn met(&self, inputs: &[Option<Source>], weights: &[Weight]) -> bool {
+        let Some(Some(Source::Weight(weight, shape))) = inputs.get(1) else { return false };
         match *self {
-            Fit::ChannelsMultiple(m) => out.c.is_multiple_of(m),
-            Fit::WeightDtype(dtype) => weight == Some(dtype),
+            Fit::WindowAtMost(max) => shape.w.max(shape.c) <= max,
+            Fit::WeightDtype(dtype) => weights[*weight].parts().iter().all(|p| p.dtype() == dtype),
         }
     }
 }
@@ -110,6 +110,10 @@ pub enum Launch {
 }
 
 impl Kernel {
+    const fn fit(self, fit: &'static [Fit]) -> Kernel {
+        Kernel { fit, ..self }
+    }
+
     /// Whether factors are rounded to bf16, so that the looser tolerance of a case applies.
     pub fn rounds(&self) -> bool {
         self.needs.contains(Caps::ROUND_BF16)
@@ -125,42 +129,27 @@ pub enum Reason {
     Fit(Fit),
 }
 
-/// The row for an op on shapes, and the rows passed over before it.
+/// The row for a node of a plan with these weights, and the rows passed over before it.
 ///
 /// # Panics
 /// If the op has no row in the language, which a test excludes.
 pub fn choose(
-    op: &Op,
+    node: &Node,
+    weights: &[Weight],
     lang: Lang,
     caps: Caps,
-    weight: Option<Dtype>,
-    out: Shape,
 ) -> (&'static Kernel, Vec<(&'static Kernel, Reason)>) {
     let mut passed = Vec::new();
-    for kernel in kernels(lang).filter(|k| k.op == op.name()) {
+    for kernel in kernels(lang).filter(|k| k.op == node.op.name()) {
         if !caps.contains(kernel.needs) {
             passed.push((kernel, Reason::Needs(kernel.needs.without(caps))));
-        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(weight, out)) {
+        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(&node.inputs, weights)) {
             passed.push((kernel, Reason::Fit(*fit)));
         } else {
             return (kernel, passed);
         }
     }
-    panic!("{} has a row in {lang:?} that fits anything", op.name())
-}
-
-/// The row for a node of a plan.
-pub fn choose_for(
-    node: &Node,
-    weights: &[crate::tensor::Weight],
-    lang: Lang,
-    caps: Caps,
-) -> (&'static Kernel, Vec<(&'static Kernel, Reason)>) {
-    let weight = match node.inputs.get(1) {
-        Some(Some(crate::plan::Source::Weight(i, _))) => weights[*i].parts().first().map(|p| p.dtype()),
-        _ => None,
-    };
-    choose(&node.op, lang, caps, weight, node.output.shape)
+    panic!("{} has a row in {lang:?} that fits anything", node.op.name())
 }
 
 /// All rows of a language.
@@ -177,32 +166,55 @@ const fn reference(op: &'static str) -> Kernel {
     row(op, "reference", Caps::NONE, cpu::REFERENCE)
 }
 
+/// What [`Isa::Avx512Bf16`] needs; factors of products are rounded.
+const BF16: Caps = Caps::AVX512_BF16.and(Caps::AVX512).and(Caps::ROUND_BF16);
+
 /// Every kernel. Within an op and a language, the first row that can be used is.
+#[rustfmt::skip]
 pub static KERNELS: &[Kernel] = &[
     reference("activation"),
-    reference("add"),
+    row("add", "add.avx512", Caps::AVX512, launch::add(Isa::Avx512)),
+    row("add", "add.avx2", Caps::AVX2, launch::add(Isa::Avx2)),
+    row("add", "add", Caps::NONE, launch::add(Isa::Portable)),
     reference("advance"),
-    reference("attention"),
+    row("attention", "attention.avx512_bf16", BF16, launch::attention(Isa::Avx512Bf16)),
+    row("attention", "attention.avx512", Caps::AVX512, launch::attention(Isa::Avx512)),
+    row("attention", "attention.avx2", Caps::AVX2, launch::attention(Isa::Avx2)),
+    row("attention", "attention", Caps::NONE, launch::attention(Isa::Portable)),
     reference("batch_norm"),
     reference("concat"),
     reference("conv2d"),
     reference("conv_transpose2d"),
     reference("count_non_finite"),
     reference("denoise"),
+    row("depthwise_norm", "depthwise_norm.avx512", Caps::AVX512, launch::depthwise_norm(Isa::Avx512)).fit(&[Fit::WindowAtMost(7)]),
+    row("depthwise_norm", "depthwise_norm.avx2", Caps::AVX2, launch::depthwise_norm(Isa::Avx2)).fit(&[Fit::WindowAtMost(7)]),
+    row("depthwise_norm", "depthwise_norm", Caps::NONE, launch::depthwise_norm(Isa::Portable)).fit(&[Fit::WindowAtMost(7)]),
     reference("depthwise_norm"),
-    reference("depthwise_residual"),
+    row("depthwise_residual", "depthwise_residual.avx512", Caps::AVX512, launch::depthwise_residual(Isa::Avx512)),
+    row("depthwise_residual", "depthwise_residual.avx2", Caps::AVX2, launch::depthwise_residual(Isa::Avx2)),
+    row("depthwise_residual", "depthwise_residual", Caps::NONE, launch::depthwise_residual(Isa::Portable)),
     reference("embed"),
     reference("feed_forward"),
     reference("gather"),
-    reference("grn_scale"),
+    row("grn_scale", "grn_scale.avx512", Caps::AVX512, launch::grn_scale(Isa::Avx512)),
+    row("grn_scale", "grn_scale.avx2", Caps::AVX2, launch::grn_scale(Isa::Avx2)),
+    row("grn_scale", "grn_scale", Caps::NONE, launch::grn_scale(Isa::Portable)),
     reference("group_norm"),
-    reference("layer_norm"),
-    reference("linear"),
+    row("layer_norm", "layer_norm.avx512", Caps::AVX512, launch::layer_norm(Isa::Avx512)),
+    row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
+    row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),
+    row("linear", "linear.avx512_bf16", BF16, launch::linear(Isa::Avx512Bf16)),
+    row("linear", "linear.avx512", Caps::AVX512, launch::linear(Isa::Avx512)),
+    row("linear", "linear.avx2", Caps::AVX2, launch::linear(Isa::Avx2)),
+    row("linear", "linear", Caps::NONE, launch::linear(Isa::Portable)),
     reference("modulate"),
     reference("nearest_code"),
     reference("pixel_shuffle"),
     reference("pixel_unshuffle"),
-    reference("resample"),
+    row("resample", "resample.avx512", Caps::AVX512, launch::resample(Isa::Avx512)),
+    row("resample", "resample.avx2", Caps::AVX2, launch::resample(Isa::Avx2)),
+    row("resample", "resample", Caps::NONE, launch::resample(Isa::Portable)),
     reference("scale"),
     reference("to_rgb8"),
 ];

@@ -135,7 +135,7 @@ fn every_kernel_matches_its_reference() {
                     let Some(one) = plan(case, dtype, state) else { continue };
                     let weights = &one.plan.weights;
                     let caps = backend.device().caps;
-                    let chosen = cascade_rt::registry::choose_for(&one.plan.nodes[0], weights, kernel.lang, caps).0;
+                    let chosen = cascade_rt::registry::choose(&one.plan.nodes[0], weights, kernel.lang, caps).0;
                     if !std::ptr::eq(chosen, kernel) {
                         continue; // the shape does not fit this row
                     }

@@ -1,9 +1,12 @@
 //! The CPU backend: walks the nodes and calls a function for each.
 
+pub mod launch;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Backend, Device, Program};
+use crate::cpu::Isa;
 use crate::error::Result;
 use crate::ops::{Op, Shapes};
 use crate::plan::{Plan, Slot, Source};
@@ -19,6 +22,8 @@ const MAX_OPERANDS: usize = 8;
 pub struct Call<'a> {
     /// The op with its constants.
     pub op: &'a Op,
+    /// Instruction set of the kernel's row.
+    pub isa: Isa,
     /// Operands in the op's order. The [aliased](Self::aliased) one is `None`.
     pub inputs: &'a [Option<Tensor<'a>>],
     /// The operand whose values lie in `out`, if one's do.
@@ -34,6 +39,8 @@ pub struct Call<'a> {
 /// A kernel of the CPU backend.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
+    /// Instruction set that it is run with.
+    pub isa: Isa,
     /// Computes the node.
     pub run: fn(Call<'_>),
     /// Elements of scratch that it needs for operands of these shapes.
@@ -43,6 +50,7 @@ pub struct Kernel {
 /// The op's own definition as a kernel. It knows nothing of aliasing: the
 /// aliased operand is copied aside first.
 pub const REFERENCE: Kernel = Kernel {
+    isa: Isa::Portable,
     run: |call| {
         let Some(operand) = call.aliased else {
             return call.op.reference(call.inputs, call.out, call.shape);
@@ -96,22 +104,8 @@ impl Cpu {
 
 /// What the CPU that runs this can do.
 pub fn detect() -> Caps {
-    #[allow(unused_mut, reason = "other architectures have nothing to detect")]
-    let mut caps = Caps::NONE;
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        if has!("avx2") && has!("fma") {
-            caps = caps.and(Caps::AVX2);
-        }
-        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
-            caps = caps.and(Caps::AVX512);
-            if has!("avx512bf16") {
-                caps = caps.and(Caps::AVX512_BF16);
-            }
-        }
-    }
-    caps
+    let caps = [(Isa::Avx2, Caps::AVX2), (Isa::Avx512, Caps::AVX512), (Isa::Avx512Bf16, Caps::AVX512_BF16)];
+    caps.into_iter().filter(|(isa, _)| isa.available()).fold(Caps::NONE, |all, (_, caps)| all.and(caps))
 }
 
 fn proc_field(file: &str, field: &str) -> Option<String> {
@@ -143,12 +137,11 @@ impl Backend for Cpu {
             let kernel = if self.reference {
                 REFERENCE
             } else {
-                let Launch::Cpu(kernel) =
-                    registry::choose_for(node, &plan.weights, Lang::Cpu, self.device.caps).0.launch;
+                let Launch::Cpu(kernel) = registry::choose(node, &plan.weights, Lang::Cpu, self.device.caps).0.launch;
                 kernel
             };
             scratch = scratch.max((kernel.scratch)(&node.op, &node.shapes(), node.output.shape));
-            kernel.run
+            kernel
         });
         let kernels = kernels.collect();
         // Zeroed memory is not resident before it is touched.
@@ -159,7 +152,7 @@ impl Backend for Cpu {
 
 struct CpuProgram {
     plan: Arc<Plan>,
-    kernels: Vec<fn(Call<'_>)>,
+    kernels: Vec<Kernel>,
     arena: Vec<f32>,
     scratch: Vec<f32>,
 }
@@ -199,8 +192,9 @@ impl Program for CpuProgram {
                 };
                 inputs[operand] = source.map(|s| Tensor { shape: s.shape(), data });
             }
-            (self.kernels[i])(Call {
+            (self.kernels[i].run)(Call {
                 op: &node.op,
+                isa: self.kernels[i].isa,
                 inputs: &inputs[..node.inputs.len()],
                 aliased: node.aliased,
                 shape: node.output.shape,

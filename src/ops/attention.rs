@@ -7,7 +7,7 @@ use crate::shape::Shape;
 /// 0. `x`: with [`self_part`](Self::self_part) `[n, h, w, 3c]`, Q, K and V side by side; else Q alone, `[n, h, w, c]`.
 /// 1. `context [n, 1, s, 2c]`, optional: K and V of the context tokens, side by
 ///    side. They follow the image tokens as keys, and may be computed once per prompt.
-/// 2. `key_len [1, 1, 1, n]` (u32), optional: image `i` sees only its first `key_len[i]`
+/// 2. `key_len [1, 1, 1, n]` (u32), optional and not with a context: image `i` sees only its first `key_len[i]`
 ///    keys of the self part. At least 1.
 ///
 /// Result `[n, h, w, c]`, heads merged. Nothing is masked but what `causal` and `key_len` say.
@@ -44,12 +44,12 @@ impl Define for Attention {
         let c = self.channels();
         let takes = || {
             let x = if self.self_part { 3 * c } else { c };
-            format!("x [n, h, w, {x}], context [n, 1, s, {}] if any, key_len [1, 1, 1, n] if any", 2 * c)
+            format!("x [n, h, w, {x}], context [n, 1, s, {}] if any, or key_len [1, 1, 1, n], if any", 2 * c)
         };
         let [Some(x), context, key_len] = *inputs else { return Err(takes()) };
         let fits = x.c == if self.self_part { 3 * c } else { c }
             && context.is_none_or(|k| k.n == x.n && k.c == 2 * c)
-            && key_len.is_none_or(|l| l == Shape::vector(x.n))
+            && key_len.is_none_or(|l| l == Shape::vector(x.n) && context.is_none())
             && self.keys(inputs) > 0;
         if fits { Ok(x.with_c(c)) } else { Err(takes()) }
     }
