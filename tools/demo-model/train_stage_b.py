@@ -16,7 +16,7 @@ from faster import speed_up
 from nets import Encoder, Preview, stage_a, stage_b
 from train_encoder import preview_loss
 
-BATCH, RATE, ENCODER_RATE = 32, float(os.environ.get("DEMO_RATE", "1.2e-3")), 5e-4
+BATCH, RATE, ENCODER_RATE = int(os.environ.get("DEMO_BATCH", "16")), float(os.environ.get("DEMO_RATE", "1e-3")), 5e-4
 BLUR = 0.3  # Stage B sees latents with up to this much noise, so that it forgives Stage C's errors
 
 
@@ -107,7 +107,7 @@ def main():
         if step in (5, 20) or step % 100 == 0:
             print(f"step {step} minutes {clock.seconds() / 60:.1f} loss {sum(log) / len(log):.4f} quarters of r", [round(b, 4) for b in (sums[0] / sums[1]).tolist()], flush=True)
             log, sums = [], torch.zeros(2, 4)
-        if step % 200 == 0:
+        if step % 400 == 0:
             checkpoint()
     checkpoint()
 

@@ -10,7 +10,7 @@ from embed_captions import CaptionPool
 from faster import speed_up
 from nets import IMAGE, stage_c
 
-BATCH, RATE = 64, float(os.environ.get("DEMO_RATE", "1.2e-3"))
+BATCH, RATE = int(os.environ.get("DEMO_BATCH", "64")), float(os.environ.get("DEMO_RATE", "1.2e-3"))
 
 
 def main():
