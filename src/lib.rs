@@ -2,13 +2,17 @@
 
 pub mod backend;
 pub mod check;
+pub mod cli;
 pub mod cpu;
 pub mod error;
+pub mod image;
 pub mod net;
 pub mod noise;
 pub mod ops;
 pub mod plan;
 pub mod registry;
+pub mod pipeline;
+pub mod request;
 pub mod sampler;
 pub mod shape;
 pub mod tensor;
