@@ -5,6 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use cascade_rt::error::Error;
+use cascade_rt::image::{Image, Record, read_metadata, write_atomically};
+use cascade_rt::noise::NoiseKind;
+use cascade_rt::request::{Request, parse_guidance, parse_steps};
 use cascade_rt::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use serde_json::json;
@@ -156,7 +159,135 @@ fn broken_tokenizers_are_errors() {
     assert!(Tokenizer::open(tokenizer_folder(json!({})).path(), 1, 49408).is_err());
 }
 
+fn picture() -> Image {
+    Image { width: 3, height: 2, rgb: (0..18).map(|i| i * 14).collect() }
+}
+
+#[test]
+fn a_png_says_how_it_was_made() {
+    let request = Request {
+        prompts: vec!["first".into(), "a fox, ink".into()],
+        negative: "blurry".into(),
+        width: 512,
+        height: 768,
+        seed: 7,
+        count: 2,
+        noise: NoiseKind::Philox,
+        ..Request::default()
+    };
+    let record = Record::new(&request, "demo: tiny", 3);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        record.parameters(),
+        format!(
+            "a fox, ink\nNegative prompt: blurry\nSteps: 20, Sampler: DDPM, CFG scale: 4, Seed: 10, Size: 512x768, \
+             Model: \"demo: tiny\", Decoder steps: 10, Decoder CFG scale: 0, Noise: philox, Version: cascade-rt {version}"
+        )
+    );
+
+    let png = picture().to_png(&record).unwrap();
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+    let mut rgb = vec![0; 18];
+    reader.next_frame(&mut rgb).unwrap();
+    assert_eq!(rgb, picture().rgb);
+    assert_eq!(reader.info().uncompressed_latin1_text.len(), 1, "plain text where Latin-1 can say it");
+
+    let short = Image { rgb: vec![0; 17], ..picture() }.to_png(&record).unwrap_err();
+    assert!(short.to_string().contains("17 bytes"), "{short}");
+}
+
+#[test]
+fn files_are_replaced_only_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.png");
+    write_atomically(&file, b"one", false).unwrap();
+    let error = write_atomically(&file, b"two", false).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("--force"), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"one");
+    write_atomically(&file, b"two", true).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"two");
+
+    for wrong in [folder.path().join("no/such/folder.png"), folder.path().to_owned(), file.join("below")] {
+        assert_eq!(write_atomically(&wrong, b"x", true).unwrap_err().exit_code(), 7, "{wrong:?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_are_ordinary_files_and_devices_stay() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
+    write_atomically(&ours, b"x", false).unwrap();
+    fs::write(&plain, b"x").unwrap();
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&ours), mode(&plain));
+    write_atomically(Path::new("/dev/null"), b"x", false).unwrap();
+    let full = write_atomically(Path::new("/dev/full"), b"x", false);
+    assert!(!Path::new("/dev/full").exists() || full.unwrap_err().exit_code() == 7);
+}
+
+#[test]
+fn what_is_no_png_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.png");
+    assert_eq!(read_metadata(&file).unwrap_err().exit_code(), 7);
+    for bytes in [&b""[..], b"not a png", &picture().to_png(&Record::new(&Request::default(), "m", 0)).unwrap()[..40]] {
+        fs::write(&file, bytes).unwrap();
+        let error = read_metadata(&file).unwrap_err();
+        assert!(error.to_string().contains("expected a PNG image"), "{error}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn png_records_survive(prompt in any::<String>(), negative in any::<String>(), model in any::<String>(),
+                           seed in any::<u64>(), guidance in (0f32..=100.0, 0f32..=100.0), image in 0usize..2) {
+        let prompts = vec![prompt.clone(), format!("{prompt} é")];
+        let request = Request { prompts, negative, seed, guidance, ..Request::default() };
+        let record = Record::new(&request, &model, image);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.png");
+        write_atomically(&file, &picture().to_png(&record).unwrap(), false).unwrap();
+        let read = read_metadata(&file).unwrap();
+        prop_assert_eq!((read.width, read.height), (3, 2));
+        prop_assert_eq!(read.parameters.as_deref(), Some(&record.parameters()[..]));
+        prop_assert_eq!(read.record().unwrap(), Some(record));
+    }
+
+    #[test]
+    fn a_damaged_png_never_panics(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+                                  end in any::<prop::sample::Index>()) {
+        let mut bytes = picture().to_png(&Record::new(&Request::default(), "日本", 0)).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(end.index(bytes.len() + 1));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.png");
+        fs::write(&file, bytes).unwrap();
+        if let Ok(read) = read_metadata(&file) {
+            let _ = read.record();
+        }
+    }
+
+    #[test]
+    fn parsers_take_what_they_print_and_nothing_out_of_range(text in "[0-9eE.,+ naif-]{0,12}", c in 1u32..=1000, b in 1u32..=1000) {
+        prop_assert_eq!(parse_steps(&format!("{c},{b}")), Ok((c, b)));
+        let wanted = (c as f32 / 16.0, b as f32 / 16.0);
+        prop_assert_eq!(parse_guidance(&format!("{},{}", wanted.0, wanted.1)), Ok(wanted));
+        if let Ok((c, b)) = parse_guidance(&text) {
+            let request = Request { prompts: vec![text.clone()], guidance: (c, b), ..Request::default() };
+            prop_assert!(request.check().is_ok());
+        }
+        if let Ok(steps) = parse_steps(&text) {
+            let request = Request { prompts: vec![text], steps, ..Request::default() };
+            prop_assert!(request.check().is_ok());
+        }
+    }
+
     #[test]
     fn any_text_becomes_tokens(prompt in any::<String>(), tail in r"(\PC{0,40}|[\x00-\x7f]{0,40}){0,4}") {
         thread_local!(static TOKENIZER: Tokenizer = open(tokenizer_folder(json!({})).path()).unwrap());
