@@ -3,5 +3,6 @@
 pub mod error;
 pub mod net;
 pub mod shape;
+pub mod synth;
 pub mod tensor;
 pub mod weights;
