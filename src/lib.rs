@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod request;
 pub mod sampler;
 pub mod shape;
+pub mod synth;
 pub mod tensor;
 pub mod tokenizer;
 pub mod weights;

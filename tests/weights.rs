@@ -8,7 +8,8 @@ use cascade_rt::net::config::{
     self, ClipTextConfig, ClipVisionConfig, StageAConfig, Table, UNetConfig, clip_text_tensors, clip_vision_tensors,
     stage_a_tensors, tensors,
 };
-use cascade_rt::weights::{Checkpoint, NetworkKind};
+use cascade_rt::synth::{Preset, synthesise};
+use cascade_rt::weights::{Checkpoint, Model, ModelPaths, NetworkKind, Overrides, PartFiles};
 use half::bf16;
 use proptest::prelude::*;
 use safetensors::Dtype;
@@ -548,4 +549,213 @@ fn stage_a_scale_depends_on_the_layout() {
         let found = StageAConfig::open(None, &checkpoint).unwrap();
         assert_eq!(found, StageAConfig { scale_factor: scale, ..small.clone() });
     }
+}
+
+// ---- Whole models ----------------------------------------------------------
+
+/// A model in the folder layout, of tiny parts that fit together.
+fn tiny_model(dir: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    let part = |folder: &str, stem: &str, config: &str, table: &Table| {
+        write(&dir.join(folder).join(format!("{stem}.safetensors")), table);
+        fs::write(dir.join(folder).join("config.json"), config).unwrap();
+    };
+    let config = |json: &str| {
+        let path = dir.join("config.json");
+        fs::write(&path, json).unwrap();
+        tensors(&UNetConfig::read(&path).unwrap())
+    };
+    let c = TINY_C.replace("}", r#","clip_seq":2}"#);
+    let b = r#"{"in_channels":4,"out_channels":4,"patch_size":2,"block_out_channels":[4,8],"conditioning_dim":6,
+        "block_types_per_layer":[["SDCascadeResBlock","SDCascadeTimestepBlock"],["SDCascadeResBlock",
+        "SDCascadeTimestepBlock"]],"num_attention_heads":[0,0],"down_num_layers_per_block":[1,1],
+        "up_num_layers_per_block":[1,1],"up_blocks_repeat_mappers":[2,1],"clip_text_pooled_in_channels":12,
+        "effnet_in_channels":16,"pixel_mapper_in_channels":3,"timestep_conditioning_type":["sca"]}"#;
+    let a = StageAConfig { embed_dim: 8, num_vq_embeddings: 6, bottleneck_blocks: 3, ..StageAConfig::default() };
+    let text = ClipTextConfig {
+        hidden_size: 20,
+        intermediate_size: 28,
+        num_hidden_layers: 1,
+        num_attention_heads: 5,
+        projection_dim: 12,
+        vocab_size: 9,
+        ..ClipTextConfig::default()
+    };
+    part("prior", "diffusion_pytorch_model", &c, &config(&c));
+    part("decoder", "diffusion_pytorch_model", b, &config(b));
+    let a_json = r#"{"embed_dim":8,"num_vq_embeddings":6,"bottleneck_blocks":3,"scale_factor":0.5}"#;
+    part("vqgan", "diffusion_pytorch_model", a_json, &stage_a_tensors(&a));
+    // The published config has the projection wrong; the tensor counts.
+    let text_json = r#"{"hidden_size":20,"intermediate_size":28,"num_hidden_layers":1,"num_attention_heads":5,
+        "hidden_act":"gelu","projection_dim":999,"vocab_size":9}"#;
+    part("text_encoder", "model", text_json, &clip_text_tensors(&text));
+    fs::create_dir(dir.join("tokenizer")).unwrap();
+    fs::write(dir.join("tokenizer/tokenizer.json"), "{}").unwrap();
+    fs::remove_file(dir.join("config.json")).unwrap();
+}
+
+fn find(model: &Path, overrides: &Overrides) -> Result<ModelPaths, cascade_rt::error::Error> {
+    ModelPaths::find(Some(model), None, overrides)
+}
+
+#[test]
+fn a_folder_is_a_model() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("cascade");
+    tiny_model(&root);
+    let none = Overrides::default();
+    let model = Model::open(&find(&root, &none).unwrap()).unwrap();
+    assert_eq!(model.stage_a.1.scale_factor, 0.5);
+    assert_eq!(model.text.1.projection_dim, 12);
+    assert_eq!(model.stage_c.1.clip_seq, 2);
+    assert_eq!(model.tokenizer, root.join("tokenizer"));
+
+    // The prior in a sibling, or in a folder given.
+    let sibling = dir.path().join("cascade-prior");
+    fs::create_dir(&sibling).unwrap();
+    fs::rename(root.join("prior"), sibling.join("prior")).unwrap();
+    assert!(find(&root, &none).unwrap().stage_c.weights.starts_with(&sibling));
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&sibling, &elsewhere).unwrap();
+    let error = error_of(find(&root, &none));
+    assert!(error.contains("Stage C weights (prior/") && error.contains("--prior"), "{error}");
+    assert!(ModelPaths::find(Some(&root), Some(&elsewhere), &none).unwrap().stage_c.weights.starts_with(&elsewhere));
+
+    // Small networks only where there are no large ones.
+    fs::rename(elsewhere.join("prior"), root.join("prior_lite")).unwrap();
+    assert!(find(&root, &none).unwrap().stage_c.weights.starts_with(root.join("prior_lite")));
+
+    // bf16 before plain before fp16; an index stands for its file.
+    let decoder = root.join("decoder");
+    let chosen = || find(&root, &none).unwrap().stage_b.weights.file_name().unwrap().to_str().unwrap().to_owned();
+    for name in [
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.bf16.json",
+        "diffusion_pytorch_model.bf16.safetensors",
+    ] {
+        fs::write(decoder.join(name), "").unwrap();
+        assert_eq!(chosen() == name, name != "diffusion_pytorch_model.fp16.safetensors", "{name}");
+    }
+}
+
+#[test]
+fn single_files_are_a_model() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("diffusers");
+    tiny_model(&root);
+    let files = dir.path().join("files");
+    fs::create_dir(&files).unwrap();
+    let weights = |folder: &str| root.join(folder).join("diffusion_pytorch_model.safetensors");
+    for (from, to) in [
+        ("prior", "stage_c_lite.safetensors"),
+        ("decoder", "stage_b_bf16.safetensors"),
+        ("vqgan", "stage_a.safetensors"),
+    ] {
+        fs::copy(weights(from), files.join(to)).unwrap();
+    }
+    assert!(error_of(find(&files, &Overrides::default())).contains("text encoder weights"));
+    let overrides = Overrides {
+        text_encoder: Some(root.join("text_encoder/model.safetensors")),
+        tokenizer: Some(root.join("tokenizer")),
+        ..Overrides::default()
+    };
+    let paths = find(&files, &overrides).unwrap();
+    assert_eq!(paths.stage_b.config, None);
+    assert_eq!(paths.text_encoder.config, Some(root.join("text_encoder/config.json")));
+    Model::open(&paths).unwrap();
+
+    // Everything by flags; and a flag that names the wrong file.
+    let mut all = Overrides {
+        stage_a: Some(files.join("stage_a.safetensors")),
+        stage_b: Some(root.join("decoder")),
+        stage_c: Some(files.join("stage_c_lite.safetensors")),
+        ..overrides
+    };
+    Model::open(&ModelPaths::find(None, None, &all).unwrap()).unwrap();
+    all.stage_c = all.stage_a.clone();
+    let error = error_of(Model::open(&ModelPaths::find(None, None, &all).unwrap()));
+    assert!(error.contains("expected Stage C (prior UNet), found Stage A (image decoder)"), "{error}");
+    all.stage_c = None;
+    let error = ModelPaths::find(None, None, &all).unwrap_err();
+    assert!(error.to_string().contains("--stage-c") && error.exit_code() == 2, "{error}");
+    assert!(error_of(find(&files.join("stage_a.safetensors"), &all)).contains("a file; give single files by"));
+    assert!(error_of(find(&files.join("none"), &all)).contains("model folder not found"));
+}
+
+#[test]
+fn combined_files_are_a_model() {
+    let dir = TempDir::new().unwrap();
+    tiny_model(dir.path());
+    let table_of = |folder: &str, stem: &str| -> Table {
+        let checkpoint = Checkpoint::open(dir.path().join(folder).join(format!("{stem}.safetensors"))).unwrap();
+        checkpoint.names().map(|n| (n.to_owned(), checkpoint.dims(n).unwrap().to_vec())).collect()
+    };
+    let [c, b, a] = ["prior", "decoder", "vqgan"].map(|f| original(&table_of(f, "diffusion_pytorch_model")));
+    let files = dir.path().join("comfy");
+    let mut with_text = prefixed("model.diffusion_model.", &c);
+    with_text.extend(prefixed("text_encoder.clip_g.transformer.", &table_of("text_encoder", "model")));
+    let mut with_a = prefixed("model.diffusion_model.", &b);
+    with_a.extend(prefixed("vae.", &a));
+    write(&files.join("stable_cascade_stage_c.safetensors"), &with_text);
+    write(&files.join("stable_cascade_stage_b.safetensors"), &with_a);
+    fs::write(files.join("tokenizer.json"), "{}").unwrap();
+
+    let paths = find(&files, &Overrides::default()).unwrap();
+    assert_eq!(paths.text_encoder.weights, paths.stage_c.weights);
+    assert_eq!(paths.stage_a.weights, paths.stage_b.weights);
+    assert_eq!(paths.tokenizer, files);
+    // Text of width 20 has no heads of 64: this needs a config, and says so.
+    let error = error_of(Model::open(&paths));
+    assert!(error.contains("put the model's config.json beside it"), "{error}");
+    let model = Model::open(&ModelPaths {
+        text_encoder: PartFiles {
+            config: Some(dir.path().join("text_encoder/config.json")),
+            ..paths.text_encoder.clone()
+        },
+        ..paths
+    })
+    .unwrap();
+    assert_eq!(model.stage_a.1.scale_factor, 0.43);
+}
+
+#[test]
+fn parts_must_fit_together() {
+    let dir = TempDir::new().unwrap();
+    tiny_model(dir.path());
+    let config = dir.path().join("prior/config.json");
+    let weights = dir.path().join("prior/diffusion_pytorch_model.safetensors");
+    fs::write(
+        &config,
+        fs::read_to_string(&config).unwrap().replace(r#""clip_text_in_channels":20"#, r#""clip_text_in_channels":21"#),
+    )
+    .unwrap();
+    write(&weights, &tensors(&UNetConfig::read(&config).unwrap()));
+    let error = error_of(Model::open(&find(dir.path(), &Overrides::default()).unwrap()));
+    assert!(error.contains("takes text states of 20 channels") && error.contains("takes 21"), "{error}");
+}
+
+/// Writes 0.4 GB.
+#[test]
+fn a_synthetic_model_is_a_model() {
+    let dir = TempDir::new().unwrap();
+    let size = synthesise(Preset::Mid, dir.path()).unwrap();
+    assert!((350_000_000..450_000_000).contains(&size), "{size}");
+    assert!(error_of(synthesise(Preset::Mid, dir.path())).contains("a new or empty folder"));
+
+    let model = Model::open(&find(dir.path(), &Overrides::default()).unwrap()).unwrap();
+    for checkpoint in [&model.stage_a.0, &model.stage_b.0, &model.stage_c.0, &model.text.0] {
+        assert_eq!(checkpoint.first_non_finite(), None);
+    }
+    let matrix = model.stage_c.0.get("down_blocks.0.0.channelwise.0.weight").unwrap();
+    let values = matrix.to_f32();
+    let mean = values.iter().sum::<f32>() / values.len() as f32;
+    let variance = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
+    assert!(mean.abs() < 1e-4 && (variance * 512.0 - 1.0).abs() < 0.01, "{mean} {variance}");
+
+    let tokenizer = tokenizers::Tokenizer::from_file(model.tokenizer.join("tokenizer.json")).unwrap();
+    assert_eq!(tokenizer.get_vocab_size(true), 49_408);
+    let ids = tokenizer.encode("A  cat!", true).unwrap();
+    // `a</w>`, `c`, `a`, `t</w>`, `!</w>`; byte symbols begin at `!`.
+    assert_eq!(ids.get_ids(), [49406, 256 + 64, 66, 64, 256 + 83, 256, 49407]);
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, Table, clip_text_tensors, clip_vision_tensors, infer};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::weights::Checkpoint;
 use crate::weights::checkpoint::read_json;
 
 /// Activation of the towers' MLPs, `hidden_act` in the configs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// Exact (erf) GELU.
@@ -22,7 +22,7 @@ pub enum Activation {
 
 /// Sizes of the text tower, fields as in `text_encoder/config.json`; the
 /// defaults are those of `transformers`' class.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ClipTextConfig {
     /// Width of the tower.
@@ -50,7 +50,7 @@ pub struct ClipTextConfig {
 
 /// Sizes of the vision tower, fields as in `image_encoder/config.json`; the
 /// defaults are those of `transformers`' class.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ClipVisionConfig {
     /// Width of the tower.

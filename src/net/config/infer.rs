@@ -102,10 +102,14 @@ pub(super) fn unet(weights: &Checkpoint) -> Result<UNetConfig> {
         config.timestep_ratio_embedding_dim = ask.dim(&format!("{block}.mapper.weight"), 1)?;
         config.timestep_conditioning_type.retain(|c| ask.has(&format!("{block}.mapper_{c}.weight")));
     }
-    if let Some(kv) = weights.names().find(|n| n.ends_with(".kv_mapper.1.weight")) {
-        config.conditioning_dim = ask.dim(kv, 1)?;
-    }
-    config.clip_seq = ask.dim("clip_txt_pooled_mapper.weight", 0)? / config.conditioning_dim.max(1);
+    // The pooled mapper makes `clip_seq` tokens of width `conditioning_dim`; each
+    // attention shows the width. Without any, the usual number of tokens is taken.
+    let pooled = ask.dim("clip_txt_pooled_mapper.weight", 0)?;
+    config.conditioning_dim = match weights.names().find(|n| n.ends_with(".kv_mapper.1.weight")) {
+        Some(kv) => ask.dim(kv, 1)?,
+        None => pooled / config.clip_seq,
+    };
+    config.clip_seq = pooled / config.conditioning_dim.max(1);
     config.validate(&weights.path)?;
     Ok(config)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, infer, stage_a_tensors};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::weights::checkpoint::read_json;
 
 /// Sizes of Stage A, fields as in `vqgan/config.json`; the defaults are those of
 /// `diffusers`' class.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct StageAConfig {
     /// Colour channels of the picture that is encoded.

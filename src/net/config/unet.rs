@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, infer, tensors};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::weights::Checkpoint;
 use crate::weights::checkpoint::read_json;
 
 /// A kind of block; each layer of a level is one of each kind listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Block {
     /// ConvNeXt-V2 style residual block, letter `C` in the original's configs.
     #[serde(rename = "SDCascadeResBlock")]
@@ -29,7 +29,7 @@ pub enum Block {
 /// (`up_*`) are in execution order, the deepest level first. A field that the
 /// file lacks takes the value of `diffusers`' class, which is the 3.6 B prior
 /// but for the fields that are optional here. `dropout` plays no part.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct UNetConfig {
     /// Channels of the latent.
