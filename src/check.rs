@@ -21,7 +21,7 @@ const LIMIT: f32 = 0.1;
 pub fn run(plan: &Plan, program: &mut dyn Program, nodes: Range<usize>) -> Result<()> {
     for i in nodes {
         let node = &plan.nodes[i];
-        let before = operands(plan, program, node)?;
+        let before = operands(program, node)?;
         program.run(i..i + 1)?;
         let mut got = vec![0f32; node.output.shape.elements()];
         program.read(node.output, bytemuck::cast_slice_mut(&mut got))?;
@@ -31,8 +31,7 @@ pub fn run(plan: &Plan, program: &mut dyn Program, nodes: Range<usize>) -> Resul
 }
 
 /// Values of a node's slots, as bits; empty for weights and absent operands.
-fn operands(plan: &Plan, program: &mut dyn Program, node: &Node) -> Result<Vec<Vec<f32>>> {
-    let _ = plan;
+fn operands(program: &mut dyn Program, node: &Node) -> Result<Vec<Vec<f32>>> {
     let read = |source: &Option<Source>| {
         let Some(Source::Slot(slot)) = source else { return Ok(Vec::new()) };
         let mut values = vec![0f32; slot.shape.elements()];

@@ -114,7 +114,10 @@ pub fn run() -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => info::devices(&args),
         Command::Kernels(args) => info::kernels(&args),
-        Command::SynthModel(args) => crate::synth::synthesise(args.preset, &args.dir),
+        Command::SynthModel(args) => {
+            let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
+            say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))
+        }
     }
 }
 
@@ -137,11 +140,7 @@ fn exit_when_interrupted() -> Result<()> {
 fn open_device(name: &str, round_bf16: bool) -> Result<Box<dyn Backend>> {
     match name {
         "auto" | "cpu" => Ok(Box::new(Cpu::new(round_bf16))),
-        _ => Err(Error::Request {
-            what: "--device".into(),
-            expected: "auto or cpu".into(),
-            found: name.into(),
-        }),
+        _ => Err(Error::Request { what: "--device".into(), expected: "auto or cpu".into(), found: name.into() }),
     }
 }
 

@@ -2,14 +2,13 @@
 
 pub mod record;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Program};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::noise::{LatentNoise, NoiseGenerator, NoiseStream};
-use crate::plan::Slot;
+use crate::plan::{Plan, Slot};
 use crate::request::Request;
 use crate::sampler::{self, StageSizes};
 use crate::shape::Shape;
@@ -28,7 +27,6 @@ pub struct Pipeline {
 /// A recorded plan and the program made of it.
 struct Compiled {
     recorded: Recorded,
-    plan: Arc<crate::plan::Plan>,
     program: Box<dyn Program>,
 }
 
@@ -123,15 +121,20 @@ impl Pipeline {
     /// # Errors
     /// Requests that are out of range or do not fit into memory, and what
     /// `done` returns.
-    pub fn generate(&mut self, request: &Request, mut options: Options<'_>, mut done: impl FnMut(Batch) -> Result<()>) -> Result<Times> {
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        mut options: Options<'_>,
+        mut done: impl FnMut(Batch) -> Result<()>,
+    ) -> Result<Times> {
         request.check()?;
         let mut times = Times::default();
         let texts = self.encode(request, &mut options)?;
-        let total = request.prompts.len() * request.count as usize;
+        let total = request.images();
         let mut first = 0;
         while first < total {
             let start = Instant::now();
-            let images = self.compile(request, &texts, first, options.keep)?;
+            let images = self.compile(request, first, options.keep)?;
             times.plan += start.elapsed();
             done(self.run(request, &texts, first..first + images, &mut options, &mut times)?)?;
             first += images;
@@ -153,24 +156,23 @@ impl Pipeline {
     }
 
     /// Makes the program for as many images from `first` on as memory allows; returns how many.
-    fn compile(&mut self, request: &Request, texts: &[Encoding], first: usize, keep: bool) -> Result<usize> {
-        let total = request.prompts.len() * request.count as usize;
+    fn compile(&mut self, request: &Request, first: usize, keep: bool) -> Result<usize> {
+        let total = request.images();
         let mut images = total - first;
         if let Some((extent, _)) = &self.compiled {
             images = images.min(extent.images);
         }
         loop {
-            let extent = extent(request, texts, first, images, keep);
+            let extent = extent(request, first, images, keep);
             if self.compiled.as_ref().is_some_and(|(known, _)| *known == extent) {
                 return Ok(images);
             }
             self.compiled = None;
-            let mut recorded = record::record(&self.model, &extent)?;
+            let recorded = record::record(&self.model, &extent)?;
             let (need, free) = (recorded.plan.arena_bytes(), self.backend.device().free_bytes);
             if need <= free / 10 * 9 {
-                let plan = Arc::new(std::mem::take(&mut recorded.plan));
-                let program = self.backend.compile(plan.clone())?;
-                self.compiled = Some((extent, Compiled { recorded, plan, program }));
+                let program = self.backend.compile(recorded.plan.clone())?;
+                self.compiled = Some((extent, Compiled { recorded, program }));
                 return Ok(images);
             }
             if images == 1 {
@@ -206,12 +208,19 @@ impl Pipeline {
         }
     }
 
-    fn run(&mut self, request: &Request, texts: &[Encoding], images: std::ops::Range<usize>, options: &mut Options<'_>, times: &mut Times) -> Result<Batch> {
+    fn run(
+        &mut self,
+        request: &Request,
+        texts: &[Encoding],
+        images: std::ops::Range<usize>,
+        options: &mut Options<'_>,
+        times: &mut Times,
+    ) -> Result<Batch> {
         let (extent, compiled) = self.compiled.as_mut().expect("compiled before it is run");
-        let Compiled { recorded, plan, program } = compiled;
-        let mut run = Run { plan, program: program.as_mut(), check_nodes: options.check_nodes };
+        let Compiled { recorded, program } = compiled;
+        let mut run = Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes };
         let prompt_of = |image: usize| image / request.count as usize;
-        let total = request.prompts.len() * request.count as usize;
+        let total = request.images();
         let sizes = StageSizes::for_image(extent.width, extent.height);
 
         (options.progress)(Progress::Begin("text", 1));
@@ -226,7 +235,8 @@ impl Pipeline {
         let lens: Vec<u32> = encoded.iter().map(|e| e.len as u32).collect();
         let tokens = ids.len() / encoded.len();
         let end_id = self.model.text.1.eos_token_id;
-        let ends: Vec<u32> = encoded.iter().enumerate().map(|(i, e)| (i * tokens + end_of(&e.ids, end_id)) as u32).collect();
+        let ends: Vec<u32> =
+            encoded.iter().enumerate().map(|(i, e)| (i * tokens + end_of(&e.ids, end_id)) as u32).collect();
         run.write(recorded.ids, &ids)?;
         run.write(recorded.key_len, &lens)?;
         run.write(recorded.end, &ends)?;
@@ -249,7 +259,8 @@ impl Pipeline {
                 (&recorded.c, &options.latents.stage_c, NoiseStream::StageC),
                 (&recorded.b, &options.latents.stage_b, NoiseStream::StageB),
             ][stage];
-            let (name, condition, step) = [("Stage C", "condition_c", "step_c"), ("Stage B", "condition_b", "step_b")][stage];
+            let (name, condition, step) =
+                [("Stage C", "condition_c", "step_c"), ("Stage B", "condition_b", "step_b")][stage];
             let (steps, guided) = (extent.steps[stage], extent.guided[stage]);
             (options.progress)(Progress::Begin(name, steps));
             let start = Instant::now();
@@ -267,7 +278,8 @@ impl Pipeline {
             }
 
             let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
-            let noise = LatentNoise::draw(&mut generator, Shape { n: total, ..sampler.x.shape }, steps).images(images.clone());
+            let noise =
+                LatentNoise::draw(&mut generator, Shape { n: total, ..sampler.x.shape }, steps).images(images.clone());
             let x = match given {
                 None => noise.start,
                 Some(all) => of_batch(all, sampler.x.shape, total, images.clone(), name)?,
@@ -315,8 +327,7 @@ impl Pipeline {
 }
 
 /// The plan's extent for `images` images from `first` on.
-fn extent(request: &Request, texts: &[Encoding], first: usize, images: usize, keep: bool) -> Extent {
-    let _ = texts;
+fn extent(request: &Request, first: usize, images: usize, keep: bool) -> Extent {
     let count = request.count as usize;
     let prompts = (first + images - 1) / count - first / count + 1;
     // As in diffusers, guidance is on above 1.
@@ -367,7 +378,13 @@ fn of_batch(all: &[f32], shape: Shape, total: usize, images: std::ops::Range<usi
 }
 
 /// A stage's result must be finite; if not, says whether the weights are to blame.
-fn finite(run: &mut Run<'_>, count: Slot, stage: &'static str, steps: usize, weights: &crate::weights::Checkpoint) -> Result<()> {
+fn finite(
+    run: &mut Run<'_>,
+    count: Slot,
+    stage: &'static str,
+    steps: usize,
+    weights: &crate::weights::Checkpoint,
+) -> Result<()> {
     let mut bytes = [0; 4];
     run.program.read(count, &mut bytes)?;
     let count = u32::from_le_bytes(bytes);
@@ -375,7 +392,9 @@ fn finite(run: &mut Run<'_>, count: Slot, stage: &'static str, steps: usize, wei
         return Ok(());
     }
     let remedy = match weights.first_non_finite() {
-        Some((name, _)) => format!("the weights are damaged: tensor `{name}` of {} holds NaN or infinity", weights.path.display()),
+        Some((name, _)) => {
+            format!("the weights are damaged: tensor `{name}` of {} holds NaN or infinity", weights.path.display())
+        }
         None => "the weights are finite; try --dtype f32, or less guidance".into(),
     };
     Err(Error::NotFinite { stage, count, after: format!(" after {steps} steps"), remedy })
@@ -390,7 +409,7 @@ fn crop(picture: &[f32], (_, w): (usize, usize), to: Shape) -> Vec<f32> {
 
 /// A program being run.
 struct Run<'a> {
-    plan: &'a Arc<crate::plan::Plan>,
+    plan: &'a Plan,
     program: &'a mut dyn Program,
     check_nodes: bool,
 }

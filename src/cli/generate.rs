@@ -187,7 +187,8 @@ fn seconds(load: Duration, times: &Times, encode: Duration) -> serde_json::Value
 
 fn prompts(args: &Args) -> Result<Vec<String>> {
     let Some(path) = &args.prompts else { return Ok(args.prompt.iter().cloned().collect()) };
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
     let prompts: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     if prompts.is_empty() {
         return Err(Error::Request {
@@ -229,12 +230,17 @@ impl Outputs {
         }
         let folder = args.output.is_dir() || args.output.as_os_str().to_string_lossy().ends_with('/');
         if folder && !args.output.is_dir() {
-            std::fs::create_dir_all(&args.output).map_err(|source| Error::Disk { path: args.output.clone(), action: "create", source })?;
+            std::fs::create_dir_all(&args.output).map_err(|source| Error::Disk {
+                path: args.output.clone(),
+                action: "create",
+                source,
+            })?;
         }
         let (parent, stem, extension) = if folder {
             (args.output.clone(), format!("cascade-{}", args.seed), "png".into())
         } else {
-            let part = |p: Option<&std::ffi::OsStr>, or: &str| p.map_or(or.to_owned(), |p| p.to_string_lossy().into_owned());
+            let part =
+                |p: Option<&std::ffi::OsStr>, or: &str| p.map_or(or.to_owned(), |p| p.to_string_lossy().into_owned());
             let parent = args.output.parent().map(Path::to_owned).unwrap_or_default();
             (parent, part(args.output.file_stem(), "cascade"), part(args.output.extension(), "png"))
         };
@@ -264,8 +270,11 @@ impl Outputs {
         match self {
             Outputs::Stdout => {
                 let write = |mut out: std::io::StdoutLock<'_>| out.write_all(&png).and_then(|()| out.flush());
-                write(std::io::stdout().lock())
-                    .map_err(|source| Error::Disk { path: "standard output".into(), action: "write to", source })?;
+                write(std::io::stdout().lock()).map_err(|source| Error::Disk {
+                    path: "standard output".into(),
+                    action: "write to",
+                    source,
+                })?;
                 Ok(None)
             }
             Outputs::Files { paths, force } => {

@@ -28,7 +28,11 @@ pub(super) fn devices(args: &Args) -> Result<()> {
     say(&format!("       capabilities {}, {} MiB free", device.caps, device.free_bytes >> 20))?;
     say("       chosen by --device auto: the one device that this program runs on")?;
     let bf16 = device.caps.contains(Caps::AVX512_BF16);
-    say(if bf16 { "       --dtype bf16 is faster here" } else { "       --dtype bf16 changes nothing here: no AVX512-BF16" })
+    say(if bf16 {
+        "       --dtype bf16 is faster here"
+    } else {
+        "       --dtype bf16 changes nothing here: no AVX512-BF16"
+    })
 }
 
 /// Lists, for each op, the rows and the one that this machine uses.
@@ -60,9 +64,7 @@ pub(super) fn kernels(args: &Args) -> Result<()> {
         }
     }
     if args.json {
-        let json = |(op, kernel, needs, reason): &(&str, &str, String, String)| {
-            serde_json::json!({ "op": op, "device": "cpu", "kernel": kernel, "needs": needs, "reason": reason })
-        };
+        let json = |(op, kernel, needs, reason): &(&str, &str, String, String)| serde_json::json!({ "op": op, "device": "cpu", "kernel": kernel, "needs": needs, "reason": reason });
         return say(&serde_json::Value::from_iter(entries.iter().map(json)).to_string());
     }
     say(&format!("{:20} {:6} {:26} {:36} reason", "op", "device", "kernel", "needs"))?;

@@ -84,7 +84,8 @@ impl Dump {
             action: "encode",
             source: std::io::Error::other(e),
         };
-        let views = owned.iter().map(|(name, dims, bytes)| Ok((*name, TensorView::new(Dtype::F32, dims.clone(), bytes)?)));
+        let views =
+            owned.iter().map(|(name, dims, bytes)| Ok((*name, TensorView::new(Dtype::F32, dims.clone(), bytes)?)));
         let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
         safetensors::serialize(views, None).map_err(failed)
     }

@@ -9,6 +9,8 @@
 //! | `step_b`      | per step of Stage B | the network, guidance, the sampler's update        |
 //! | `decode`      | once per image      | Stage A, conversion to bytes                       |
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
@@ -62,7 +64,7 @@ pub struct Sampler {
 #[derive(Debug)]
 pub struct Recorded {
     /// The plan.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// Token ids `[texts, 1, t, 1]`.
     pub ids: Slot,
     /// Tokens of each text that are not padding.
@@ -115,7 +117,7 @@ pub fn record(model: &Model, extent: &Extent) -> Result<Recorded> {
     if extent.keep {
         [text.states, text.pooled, picture].into_iter().for_each(|s| rec.keep(s));
     }
-    Ok(Recorded { plan: rec.finish(), ids, key_len, end, text, c, b, not_finite, picture, rgb })
+    Ok(Recorded { plan: Arc::new(rec.finish()), ids, key_len, end, text, c, b, not_finite, picture, rgb })
 }
 
 /// How a sampling stage is told apart from the other.
