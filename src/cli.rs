@@ -107,7 +107,8 @@ impl ModelArgs {
 /// code 2 at once.
 pub fn run() -> Result<()> {
     let cli = Cli::parse();
-    crate::weights::install_sigbus_handler();
+    // Without it, a file that shrinks under the map ends the program with a bare SIGBUS.
+    crate::weights::install_sigbus_handler().map_err(|e| no_handler(&e.to_string()))?;
     exit_when_interrupted()?;
     match cli.command {
         Command::Generate(args) => generate::run(&args),
@@ -129,11 +130,15 @@ fn exit_when_interrupted() -> Result<()> {
         eprintln!("\nerror: {}", Error::Interrupted);
         std::process::exit(Error::Interrupted.exit_code().into());
     };
-    ctrlc::set_handler(stop).map_err(|e| Error::Device {
-        wanted: "signal handler".into(),
-        found: e.to_string(),
-        remedy: "this is a limit of the system".into(),
-    })
+    ctrlc::set_handler(stop).map_err(|e| no_handler(&e.to_string()))
+}
+
+fn no_handler(found: &str) -> Error {
+    Error::Device {
+        wanted: "signal handlers".into(),
+        found: found.into(),
+        remedy: "the system refuses what every program may do; try another environment".into(),
+    }
 }
 
 /// The backend that `--device` names.

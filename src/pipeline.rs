@@ -270,8 +270,8 @@ impl Pipeline {
                 of_images.extend(vec![negative as u32; images.len()]);
             }
             run.write(sampler.texts, &of_images)?;
-            let guidance = [request.guidance.0, request.guidance.1][stage];
-            write_schedule(&mut run, sampler, steps as u32, guidance)?;
+            let schedule = sampler::ddpm(steps as u32);
+            write_times(&mut run, sampler, &schedule)?;
             run.phase(condition)?;
             if stage == 1 {
                 finite(&mut run, recorded.not_finite[0], "Stage C", extent.steps[0], &self.model.stage_c.0)?;
@@ -286,6 +286,9 @@ impl Pipeline {
             };
             run.write(sampler.x, &x)?;
             run.write(sampler.noise, &noise.steps)?;
+            let guidance = [request.guidance.0, request.guidance.1][stage];
+            let coefficients: Vec<f32> = schedule.iter().flat_map(|s| [s.c0, s.c1, s.sigma, guidance]).collect();
+            run.write(sampler.coefficients, &coefficients)?;
             run.write(sampler.counter, &[0u32])?;
             for _ in 0..steps {
                 run.phase(step)?;
@@ -349,19 +352,14 @@ fn end_of(ids: &[u32], end_id: u32) -> usize {
     ids.iter().position(|&id| id == wanted).unwrap_or(0)
 }
 
-/// Timestep embeddings and coefficients of every step, and zeros where no condition is given.
-fn write_schedule(run: &mut Run<'_>, sampler: &Sampler, steps: u32, guidance: f32) -> Result<()> {
-    let schedule = sampler::ddpm(steps);
+/// Timestep embeddings of every step, and zeros where no condition is given.
+fn write_times(run: &mut Run<'_>, sampler: &Sampler, schedule: &[sampler::Step]) -> Result<()> {
     for (i, slot) in sampler.times.iter().enumerate() {
         let r = |step: &sampler::Step| if i == 0 { step.r } else { 0.0 };
         let rows: Vec<f32> = schedule.iter().flat_map(|s| sampler::timestep_embedding(r(s), slot.shape.c)).collect();
         run.write(*slot, &rows)?;
     }
-    for slot in &sampler.zeros {
-        run.write(*slot, &vec![0f32; slot.shape.elements()])?;
-    }
-    let coefficients: Vec<f32> = schedule.iter().flat_map(|s| [s.c0, s.c1, s.sigma, guidance]).collect();
-    run.write(sampler.coefficients, &coefficients)
+    sampler.zeros.iter().try_for_each(|slot| run.write(*slot, &vec![0f32; slot.shape.elements()]))
 }
 
 /// The part of user-given latents that belongs to `images`.
