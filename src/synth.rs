@@ -78,11 +78,14 @@ pub fn synthesise(preset: Preset, dir: &Path) -> Result<u64> {
     let stage_a = StageAConfig::default();
     let unet = "diffusion_pytorch_model";
     let class = |name: &str| json!({"_class_name": name, "_diffusers_version": "0.29.0"});
+    // `diffusers` wants a dropout for each level, or one for all.
+    let mut unet_class = class("StableCascadeUNet");
+    unet_class["dropout"] = json!(0.0);
     let clip = json!({"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"});
     tokenizer(&dir.join("tokenizer"))?;
     let sizes = [
-        part(&dir.join("prior"), unet, &prior, class("StableCascadeUNet"), tensors(&prior))?,
-        part(&dir.join("decoder"), unet, &decoder, class("StableCascadeUNet"), tensors(&decoder))?,
+        part(&dir.join("prior"), unet, &prior, unet_class.clone(), tensors(&prior))?,
+        part(&dir.join("decoder"), unet, &decoder, unet_class, tensors(&decoder))?,
         part(&dir.join("vqgan"), unet, &stage_a, class("PaellaVQModel"), stage_a_tensors(&stage_a))?,
         part(&dir.join("text_encoder"), "model", &text, clip, clip_text_tensors(&text))?,
     ];
@@ -214,7 +217,7 @@ fn weights(path: &Path, table: &Table) -> std::io::Result<u64> {
             batch.par_iter().map(|(name, dims, start, len)| fill(name, dims, *start, *len)).collect();
         made.iter().try_for_each(|values| file.write_all(bytemuck::cast_slice(values)))?;
     }
-    file.into_inner()?.sync_all()?;
+    file.flush()?;
     Ok((8 + header.len() + at) as u64)
 }
 
@@ -260,7 +263,7 @@ fn distribution(name: &str, dims: &[usize]) -> (f32, f32) {
     } else if ends(&[".mapper.weight", ".mapper_sca.weight", ".mapper_crp.weight"]) {
         0.05 // its result multiplies the stream in every layer
     } else if name == "up_blocks.0.0.weight" {
-        0.02 // latents are near 100, see above
+        0.006 // latents are near 150, see above
     } else {
         1.0
     };

@@ -178,11 +178,13 @@ impl Checkpoint {
         if stored.is_some_and(|s| s.float().is_some() && same_dims(&self.tensors[name].dims(), dims)) {
             return Ok(());
         }
+        let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
+        let remedy = if source.is_empty() { "" } else { "; use weights and config of one model" };
         Err(Error::Tensor {
             path: stored.map_or(self.path.as_path(), Stored::path).to_owned(),
             name: name.to_owned(),
             expected: format!("{dims:?} in F32, F16 or BF16{source}"),
-            found: stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype)),
+            found: found + remedy,
         })
     }
 
@@ -210,7 +212,7 @@ impl Checkpoint {
                     path: tensor.stored.path().to_owned(),
                     name: name.to_owned(),
                     expected: format!("no such tensor ({source})"),
-                    found: format!("{:?}", tensor.stored.dims),
+                    found: format!("{:?}; use weights and config of one model", tensor.stored.dims),
                 });
             }
         }
