@@ -7,12 +7,11 @@
 //! remainder modulo `s` all see the same taps, one input pixel apart.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
-use super::Verified;
 use super::elementwise::{Extent, add_to};
 use super::gemm::{Store, gemm, gemm_scratch};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
-use crate::cpu::Isa;
+use super::{Isa, Verified};
 use crate::tensor::Weight;
 
 /// How a convolution moves over the picture, equally in both directions.
@@ -44,6 +43,7 @@ pub fn conv_scratch(pixels: usize, dims: &[usize], transposed: bool, threads: us
 }
 
 /// `out [n, oh, ow, o] = conv(x) + bias` for `x [n, h, w, c]` and `weight [o, c, kh, kw]`.
+#[allow(clippy::too_many_arguments, reason = "a kernel takes what it computes on")]
 pub fn conv2d(
     isa: Isa,
     x: &[f32],
@@ -77,6 +77,7 @@ pub fn conv2d(
 
 /// `out [n, oh, ow, o] = convᵀ(x) + bias` for `x [n, h, w, c]` and
 /// `weight [c, o, kh, kw]`, with `kh, kw >= stride`.
+#[allow(clippy::too_many_arguments, reason = "a kernel takes what it computes on")]
 pub fn conv_transpose2d(
     isa: Isa,
     x: &[f32],
@@ -98,7 +99,7 @@ pub fn conv_transpose2d(
     let bias = bias_in(&mut scratch, bias, o);
     let (ordered, stored) = (scratch.take(o * c * kh * kw), scratch.take(o * kh * kw));
     let rows = WeightRows::new(weight, stored.len());
-    let (out, memory) = (&mut *out, scratch.rest());
+    let memory = scratch.rest();
     for phase in 0..stride * stride {
         let first = [phase / stride, phase % stride];
         // Output pixel `first + s·p` sees taps `tap0 + s·t` of input pixels `p + origin − t`.
