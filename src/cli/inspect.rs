@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::say;
+use super::{printable, say};
 use crate::error::{Error, Result};
 use crate::image::read_metadata;
 use crate::weights::Checkpoint;
@@ -39,8 +39,8 @@ fn picture(path: &Path) -> Result<()> {
     match (&metadata.parameters, &metadata.cascade) {
         (None, None) => say("no record of how it was made")?,
         (parameters, cascade) => {
-            parameters.iter().try_for_each(|text| say(text))?;
-            cascade.iter().try_for_each(|text| say(text))?;
+            // Somebody else's text must not command our terminal.
+            parameters.iter().chain(cascade).try_for_each(|text| say(&printable(text)))?;
         }
     }
     Ok(())
