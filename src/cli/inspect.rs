@@ -1,6 +1,7 @@
 //! `cascade-rt inspect`: what a model, a single file or a generated PNG holds.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{printable, say};
@@ -28,7 +29,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return folder(args);
     }
     let mut start = [0u8; 8];
-    let open = std::fs::File::open(path).map_err(|source| Error::Disk { path: path.clone(), action: "open", source });
+    let open = std::fs::File::open(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => Error::ModelMissing {
+            path: path.clone(),
+            missing: "model folder, weights file or picture".into(),
+            remedy: "check the path".into(),
+        },
+        _ => Error::Disk { path: path.clone(), action: "open", source },
+    });
     let png = std::io::Read::read_exact(&mut open?, &mut start).is_ok() && start == *b"\x89PNG\r\n\x1a\n";
     if png { picture(path) } else { file(path, args) }
 }
