@@ -179,10 +179,11 @@ pub fn output_guard() -> MutexGuard<'static, ()> {
 /// [`Error::Request`] if the file is there already and `force` is not given;
 /// [`Error::Disk`] if writing fails, and then nothing is left behind.
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
-    let _guard = output_guard();
     if is_device(path, force)? {
+        // Without the guard: nothing is left behind, and a pipe may wait for its reader for ever.
         return fs::write(path, bytes).map_err(|e| disk(path, "write", e));
     }
+    let _guard = output_guard();
     let mut file = temporary(path, folder_of(path))?;
     file.as_file_mut().write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| disk(path, "write", e))?;
     match if force { file.persist(path) } else { file.persist_noclobber(path) } {
@@ -199,10 +200,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
 /// # Errors
 /// As [`write_atomically`].
 pub fn check_writable(path: &Path, force: bool, make_folders: bool) -> Result<()> {
-    let _guard = output_guard();
     if is_device(path, force)? {
         return Ok(());
     }
+    let _guard = output_guard();
     let mut folder = folder_of(path);
     while make_folders && fs::symlink_metadata(folder).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         folder = folder_of(folder);

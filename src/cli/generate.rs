@@ -40,13 +40,13 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "TEXT", default_value = "", env = "CASCADE_NEGATIVE")]
     negative: String,
     /// Width in pixels, a multiple of 8 from 64 up.
-    #[arg(short = 'W', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_hyphen_values = true, env = "CASCADE_WIDTH")]
+    #[arg(short = 'W', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
     width: u32,
     /// Height in pixels, a multiple of 8 from 64 up.
-    #[arg(short = 'H', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_hyphen_values = true, env = "CASCADE_HEIGHT")]
+    #[arg(short = 'H', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_HEIGHT")]
     height: u32,
     /// Where the noise starts; the same seed makes the same picture.
-    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>, allow_hyphen_values = true, env = "CASCADE_SEED")]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>, allow_negative_numbers = true, env = "CASCADE_SEED")]
     seed: u64,
     /// Denoising steps of Stage C, then Stage B.
     ///
@@ -58,7 +58,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
     guidance: (f32, f32),
     /// Pictures of each prompt.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_hyphen_values = true, env = "CASCADE_COUNT")]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_COUNT")]
     count: u32,
     /// auto or cpu.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]

@@ -1,7 +1,8 @@
 //! `cascade-rt inspect`: what a model, a single file or a generated PNG holds.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::{printable, say};
@@ -25,19 +26,25 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let path = &args.path;
-    if path.is_dir() {
-        return folder(args);
-    }
-    let mut start = [0u8; 8];
-    let open = std::fs::File::open(path).map_err(|source| match source.kind() {
+    let there = fs::metadata(path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => Error::ModelMissing {
             path: path.clone(),
             missing: "model folder, weights file or picture".into(),
             remedy: "check the path".into(),
         },
         _ => Error::Disk { path: path.clone(), action: "open", source },
-    });
-    let png = std::io::Read::read_exact(&mut open?, &mut start).is_ok() && start == *b"\x89PNG\r\n\x1a\n";
+    })?;
+    if there.is_dir() {
+        return folder(args);
+    }
+    let mut start = [0u8; 8];
+    // Not of a pipe, which might wait for ever.
+    if there.is_file() {
+        let mut open = File::open(path).map_err(|source| Error::Disk { path: path.clone(), action: "open", source })?;
+        let read = open.read(&mut start);
+        read.map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
+    }
+    let png = start == *b"\x89PNG\r\n\x1a\n";
     if png { picture(path) } else { file(path, args) }
 }
 

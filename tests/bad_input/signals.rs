@@ -23,6 +23,11 @@ fn wait_until_mapped(child: &Child, name: &str) {
     }
 }
 
+fn send(signal: &str, child: &Child) {
+    let kill = format!("kill -{signal} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
 /// What the program said when it ended, within some seconds.
 fn end_of(mut child: Child) -> Output {
     let start = Instant::now();
@@ -47,8 +52,7 @@ fn ctrl_c_ends_a_run_at_once() {
         let child = room.generate(&force).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_until_mapped(&child, "vqgan");
         std::thread::sleep(Duration::from_millis(1500));
-        let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
-        assert!(kill.success());
+        send(signal, &child);
         let start = Instant::now();
         let output = end_of(child);
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
@@ -56,6 +60,27 @@ fn ctrl_c_ends_a_run_at_once() {
         assert!(text(&output.stderr).contains("error: interrupted") && output.stdout.is_empty());
         assert!(room.files() == before, "{:?}", room.files().keys());
     }
+}
+
+#[test]
+fn a_pipe_without_a_reader() {
+    let room = Room::new();
+    if !Command::new("mkfifo").arg(room.path("pipe")).status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no named pipes here");
+        return;
+    }
+    let mut inspect = room.command(&["inspect", "pipe"]);
+    inspect.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = end_of(inspect.spawn().unwrap());
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("not a regular file"));
+
+    let mut generate = room.generate(&["x", "-o", "pipe"]);
+    let child = generate.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until_mapped(&child, "vqgan");
+    std::thread::sleep(Duration::from_millis(1500));
+    send("INT", &child);
+    assert_eq!(end_of(child).status.code(), Some(130));
 }
 
 #[test]
