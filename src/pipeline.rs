@@ -42,6 +42,9 @@ pub struct StartLatents {
 /// What is going on, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
+    /// A plan was made: images at once, bytes of activations, bytes of weights
+    /// that it reads from mapped files.
+    Planned(usize, u64, u64),
     /// A stage begins; it takes this many steps.
     Begin(&'static str, usize),
     /// One step of it is done.
@@ -134,7 +137,7 @@ impl Pipeline {
         let mut first = 0;
         while first < total {
             let start = Instant::now();
-            let images = self.compile(request, first, options.keep)?;
+            let images = self.compile(request, first, &mut options)?;
             times.plan += start.elapsed();
             done(self.run(request, &texts, first..first + images, &mut options, &mut times)?)?;
             first += images;
@@ -156,14 +159,14 @@ impl Pipeline {
     }
 
     /// Makes the program for as many images from `first` on as memory allows; returns how many.
-    fn compile(&mut self, request: &Request, first: usize, keep: bool) -> Result<usize> {
+    fn compile(&mut self, request: &Request, first: usize, options: &mut Options<'_>) -> Result<usize> {
         let total = request.images();
         let mut images = total - first;
         if let Some((extent, _)) = &self.compiled {
             images = images.min(extent.images);
         }
         loop {
-            let extent = extent(request, first, images, keep);
+            let extent = extent(request, first, images, options.keep);
             if self.compiled.as_ref().is_some_and(|(known, _)| *known == extent) {
                 return Ok(images);
             }
@@ -171,6 +174,7 @@ impl Pipeline {
             let recorded = record::record(&self.model, &extent)?;
             let (need, free) = (recorded.plan.arena_bytes(), self.backend.device().free_bytes);
             if need <= free / 10 * 9 {
+                (options.progress)(Progress::Planned(images, need, recorded.plan.weight_bytes()));
                 let program = self.backend.compile(recorded.plan.clone())?;
                 self.compiled = Some((extent, Compiled { recorded, program }));
                 return Ok(images);
