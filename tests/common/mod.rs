@@ -107,11 +107,16 @@ impl Bench {
     }
 
     /// Runs everything on every backend and returns the outputs of each, by its name.
-    pub fn run(mut self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+    pub fn run(self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+        self.run_on(&backends(), outputs)
+    }
+
+    /// The same on these backends.
+    pub fn run_on(mut self, backends: &[Box<dyn Backend>], outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
         outputs.iter().for_each(|slot| self.rec.keep(*slot));
         let plan = Arc::new(self.rec.finish());
         let mut results = Vec::new();
-        for backend in backends() {
+        for backend in backends {
             let mut program: Box<dyn Program> = backend.compile(plan.clone()).unwrap();
             for (slot, bytes) in &self.writes {
                 program.write(*slot, bytes).unwrap();
