@@ -14,8 +14,10 @@
 #![allow(unsafe_code, reason = "instruction sets are chosen at run time")]
 
 pub mod attention;
+pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
+pub mod feed_forward;
 mod gemm;
 pub mod grn;
 pub mod linear;

@@ -10,6 +10,8 @@
 //!
 //! The same preset gives the same bytes on every machine.
 
+mod tokenizer;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -78,11 +80,14 @@ pub fn synthesise(preset: Preset, dir: &Path) -> Result<u64> {
     let stage_a = StageAConfig::default();
     let unet = "diffusion_pytorch_model";
     let class = |name: &str| json!({"_class_name": name, "_diffusers_version": "0.29.0"});
+    // `diffusers` wants a dropout for each level, or one for all.
+    let mut unet_class = class("StableCascadeUNet");
+    unet_class["dropout"] = json!(0.0);
     let clip = json!({"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"});
-    tokenizer(&dir.join("tokenizer"))?;
+    tokenizer::write(&dir.join("tokenizer"))?;
     let sizes = [
-        part(&dir.join("prior"), unet, &prior, class("StableCascadeUNet"), tensors(&prior))?,
-        part(&dir.join("decoder"), unet, &decoder, class("StableCascadeUNet"), tensors(&decoder))?,
+        part(&dir.join("prior"), unet, &prior, unet_class.clone(), tensors(&prior))?,
+        part(&dir.join("decoder"), unet, &decoder, unet_class, tensors(&decoder))?,
         part(&dir.join("vqgan"), unet, &stage_a, class("PaellaVQModel"), stage_a_tensors(&stage_a))?,
         part(&dir.join("text_encoder"), "model", &text, clip, clip_text_tensors(&text))?,
     ];
@@ -214,7 +219,7 @@ fn weights(path: &Path, table: &Table) -> std::io::Result<u64> {
             batch.par_iter().map(|(name, dims, start, len)| fill(name, dims, *start, *len)).collect();
         made.iter().try_for_each(|values| file.write_all(bytemuck::cast_slice(values)))?;
     }
-    file.into_inner()?.sync_all()?;
+    file.flush()?;
     Ok((8 + header.len() + at) as u64)
 }
 
@@ -260,65 +265,12 @@ fn distribution(name: &str, dims: &[usize]) -> (f32, f32) {
     } else if ends(&[".mapper.weight", ".mapper_sca.weight", ".mapper_crp.weight"]) {
         0.05 // its result multiplies the stream in every layer
     } else if name == "up_blocks.0.0.weight" {
-        0.02 // latents are near 100, see above
+        0.006 // latents are near 150, see above
     } else {
         1.0
     };
     let fan_in: usize = dims[1..].iter().product();
     (0.0, gain / (fan_in as f32).sqrt())
-}
-
-/// Writes a tokenizer of CLIP's form and size: bytes are its only symbols, all
-/// other entries stand for nothing, so that a word takes a token a letter.
-fn tokenizer(dir: &Path) -> Result<()> {
-    const BOS: &str = "<|startoftext|>";
-    const EOS: &str = "<|endoftext|>";
-    create(dir)?;
-
-    // Printable bytes stand for themselves, the rest for characters from U+0100 on.
-    let printable = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let shown = (0..=255u8).filter(printable).map(char::from);
-    let hidden = (0..=255u8).filter(|b| !printable(b)).zip('\u{100}'..).map(|(_, c)| c);
-    let bytes: Vec<String> = shown.chain(hidden).map(String::from).collect();
-    let ends = bytes.iter().map(|b| format!("{b}</w>"));
-    let filler = (0..48_894).map(|i| format!("[unused {i}]"));
-    let entries = bytes.iter().cloned().chain(ends).chain(filler).chain([BOS.to_owned(), EOS.to_owned()]);
-    let vocab: serde_json::Map<String, Value> = entries.enumerate().map(|(id, entry)| (entry, id.into())).collect();
-
-    let special = |id, content| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    save(
-        &dir.join("tokenizer.json"),
-        &json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": [special(49_406, BOS), special(49_407, EOS)],
-            "normalizer": {"type": "Sequence", "normalizers": [
-                {"type": "NFC"},
-                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-                {"type": "Lowercase"},
-            ]},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "behavior": "Removed", "invert": true,
-                 "pattern": {"Regex": r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"}},
-                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            ]},
-            "post_processor": {"type": "RobertaProcessing", "sep": [EOS, 49_407], "cls": [BOS, 49_406],
-                               "trim_offsets": false, "add_prefix_space": false},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-            "model": {"type": "BPE", "dropout": null, "unk_token": EOS, "continuing_subword_prefix": "",
-                      "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false,
-                      "vocab": vocab, "merges": []},
-        }),
-    )?;
-    save(
-        &dir.join("tokenizer_config.json"),
-        &json!({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": BOS, "eos_token": EOS,
-                "pad_token": EOS, "unk_token": EOS}),
-    )
 }
 
 fn save(path: &Path, json: &Value) -> Result<()> {

@@ -1,9 +1,9 @@
 //! Learned tensors: mapped files, names, networks, models.
 //!
 //! ```text
-//! mmap ─▶ file ─▶ checkpoint ─▶ model
-//!                   ▲      ▲       ▲
-//!                 names   kind   paths, net::config
+//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ model
+//!                            ▲            ▲
+//!                       names, kind   paths, net::config
 //! ```
 //!
 //! A weight is a range of a mapped file: opening costs milliseconds, and bytes
@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod file;
+pub mod index;
 pub mod kind;
 pub mod mmap;
 pub mod model;

@@ -14,12 +14,9 @@
 //! keys of 64: 0.7 MB).
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
-use rayon::prelude::*;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::math::{exp, max};
 use super::pack::{RowAt, Rows, pack, pack_columns, pair_rows};
-use super::scratch::{LINE, Scratch, Shared, lines};
+use super::scratch::{LINE, Scratch, Shared, lines, run_tasks};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};
 use super::{Isa, Verified, per_isa};
 
@@ -90,9 +87,7 @@ pub fn attention(isa: Isa, op: &Attention<'_>, out: &mut [f32], scratch: &mut [f
     let cpu = isa.verify();
     assert_eq!(out.len(), op.images * op.q_rows * op.heads * op.head_dim);
     let len = task_scratch(op.keys(), op.head_dim);
-    let scratch = Scratch::new(scratch);
-    let threads = scratch.count(len).min(rayon::current_num_threads());
-    let memory = scratch.pieces(len, threads);
+    let (memory, threads) = Scratch::new(scratch).pieces(len);
 
     // Few heads for many threads: also cut the queries.
     let blocks = op.q_rows.div_ceil(cpu.cols());
@@ -100,17 +95,10 @@ pub fn attention(isa: Isa, op: &Attention<'_>, out: &mut [f32], scratch: &mut [f
     let blocks_per_task = blocks.div_ceil((4 * threads).div_ceil(heads)).max(1);
     let cuts = blocks.div_ceil(blocks_per_task);
     let out = Shared::new(out);
-    let next = AtomicUsize::new(0);
-    memory.par_chunks_mut(lines(len)).for_each(|memory| {
-        loop {
-            let task = next.fetch_add(1, Ordering::Relaxed);
-            if task >= heads * cuts {
-                break;
-            }
-            let (head, cut) = (task / cuts, task % cuts);
-            let rows = cut * blocks_per_task * cpu.cols()..op.q_rows.min((cut + 1) * blocks_per_task * cpu.cols());
-            Head { cpu, op, image: head / op.heads, at: head % op.heads * op.head_dim }.run(rows, &out, memory);
-        }
+    run_tasks(memory, len, heads * cuts, |task, memory| {
+        let (head, cut) = (task / cuts, task % cuts);
+        let rows = cut * blocks_per_task * cpu.cols()..op.q_rows.min((cut + 1) * blocks_per_task * cpu.cols());
+        Head { cpu, op, image: head / op.heads, at: head % op.heads * op.head_dim }.run(rows, &out, memory);
     });
 }
 

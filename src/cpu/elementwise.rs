@@ -40,7 +40,7 @@ pub fn modulate_in_place(isa: Isa, modulation: &[f32], c: usize, x: &mut [f32]) 
     });
 }
 
-/// Which picture and how many pixels: `[n, h, w, c]`.
+/// Extent of an activation: `[n, h, w, c]`.
 pub type Extent = [usize; 4];
 
 /// Bilinear resampling of `x [n, h, w, c]` to `out [n, h2, w2, c]`, corners on
@@ -90,13 +90,6 @@ per_isa! {
     /// `y += x`
     pub(super) fn add_to(cpu, x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-    }
-}
-
-per_isa! {
-    /// `y += factor·x`
-    pub(super) fn add_scaled(cpu, factor: f32, x: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = fma::<FMA>(factor, *x, *y));
     }
 }
 

@@ -14,13 +14,12 @@
 //! ```
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
 use super::Verified;
 use super::pack::{Rows, pack};
-use super::scratch::{LINE, Scratch, lines};
+use super::scratch::{LINE, Scratch, lines, run_tasks};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};
 
 /// Rows of `a` in a strip: a multiple of every tile's rows.
@@ -62,11 +61,10 @@ pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
     let mut scratch = Scratch::new(scratch);
     let panel = cpu.rows() * cpu.depth(k);
     let packed = scratch.take(m.min(STRIP).div_ceil(cpu.rows()) * panel);
-    let threads = scratch.count(task_scratch(m)).min(rayon::current_num_threads());
+    let (memory, threads) = scratch.pieces(task_scratch(m));
     let chunks = n.div_ceil(CHUNK);
     // Too few chunks for the threads: also cut the strip's rows.
     let cuts = (threads * TASKS_PER_THREAD).div_ceil(chunks);
-    let memory = scratch.pieces(task_scratch(m), threads);
 
     for first in (0..m).step_by(STRIP) {
         let rows = STRIP.min(m - first);
@@ -79,18 +77,11 @@ pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
         let packed = &*packed;
         let panels_per_task = (packed.len() / panel).div_ceil(cuts);
         let cuts = (packed.len() / panel).div_ceil(panels_per_task);
-        let next = AtomicUsize::new(0);
-        memory.par_chunks_mut(lines(task_scratch(m))).for_each(|memory| {
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= chunks * cuts {
-                    break;
-                }
-                let (chunk, cut) = (task / cuts * CHUNK, task % cuts * panels_per_task);
-                let task = Task { cpu, row: first + cut * cpu.rows(), end: m, cols: chunk..n.min(chunk + CHUNK), k };
-                let packed = &packed[cut * panel..packed.len().min((cut + panels_per_task) * panel)];
-                task.run(packed, b, store, memory);
-            }
+        run_tasks(memory, task_scratch(m), chunks * cuts, |task, memory| {
+            let (chunk, cut) = (task / cuts * CHUNK, task % cuts * panels_per_task);
+            let task = Task { cpu, row: first + cut * cpu.rows(), end: m, cols: chunk..n.min(chunk + CHUNK), k };
+            let packed = &packed[cut * panel..packed.len().min((cut + panels_per_task) * panel)];
+            task.run(packed, b, store, memory);
         });
     }
 }

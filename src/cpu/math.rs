@@ -42,7 +42,7 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     let x = min(max(x, -87.0), 88.0);
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = fma::<FMA>(n, 2.121_944_4e-4, fma::<FMA>(n, -0.693_359_375, x));
+    let r = fma::<FMA>(n, 2.121_944_4e-4, fma::<FMA>(n, -0.693_359_4, x));
     const P: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
     let e = fma::<FMA>(polynomial::<FMA, 6>(r, P), r * r, r + 1.0);
     // Multiplies by 2^n.
@@ -62,7 +62,7 @@ pub(super) fn erf<const FMA: bool>(x: f32) -> f32 {
         -2.101_024e-6,
         -5.692_506_4e-5,
         -7.349_906_3e-4,
-        -2.954_599_9e-3,
+        -2.954_6e-3,
         -1.609_603_3e-2,
     ];
     const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329_3e-3, -1.426_473_9e-2];

@@ -2,6 +2,9 @@
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
 
 /// f32 per cache line. Pieces are whole lines, so that vector loads do not straddle two.
 pub(super) const LINE: usize = 16;
@@ -33,25 +36,37 @@ impl<'a> Scratch<'a> {
         &mut piece[..len]
     }
 
-    /// All that is left, cut into at most `count` pieces of `len` values.
+    /// Pieces of `len` values for [`run_tasks`], as many as there is memory for
+    /// and threads to use them, and their number.
     ///
     /// # Panics
-    /// If it is too small for one; see [`Scratch::take`].
-    pub(super) fn pieces(self, len: usize, count: usize) -> &'a mut [f32] {
-        let count = self.count(len).min(count);
+    /// If there is not memory for one; see [`Scratch::take`].
+    pub(super) fn pieces(self, len: usize) -> (&'a mut [f32], usize) {
+        let count = (self.0.len() / lines(len)).min(rayon::current_num_threads());
         assert!(count > 0, "scratch is {} f32 short", lines(len) - self.0.len());
-        &mut self.0[..count * lines(len)]
+        (&mut self.0[..count * lines(len)], count)
     }
 
     /// All that is left.
     pub(super) fn rest(self) -> &'a mut [f32] {
         self.0
     }
+}
 
-    /// How many pieces of `len` values are left.
-    pub(super) fn count(&self, len: usize) -> usize {
-        self.0.len() / lines(len)
-    }
+/// Runs `task(i, piece)` for `i` in `0..tasks`, on as many threads as `memory`
+/// has pieces of `len`. Which thread and piece a task gets is left to chance,
+/// so a task must not care what its piece holds.
+pub(super) fn run_tasks(memory: &mut [f32], len: usize, tasks: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+    let next = AtomicUsize::new(0);
+    memory.par_chunks_mut(lines(len)).for_each(|piece| {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= tasks {
+                break;
+            }
+            task(i, piece);
+        }
+    });
 }
 
 /// An output that several tasks write at once, each its own ranges.

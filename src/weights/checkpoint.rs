@@ -1,16 +1,14 @@
 //! The named tensors of one network, out of one file or several.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
-use std::fs::File;
-use std::io::Read;
 use std::ops::Bound;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
-use serde::de::DeserializeOwned;
 
 use super::file::{self, Stored};
+use super::index;
 use super::kind::NetworkKind;
 use super::names::{self, Rename, SECTIONS};
 use crate::error::{Error, Result};
@@ -79,7 +77,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_all(path: &Path) -> Result<Vec<Self>> {
-        let stored = if path.extension().is_some_and(|e| e == "json") { open_shards(path)? } else { file::open(path)? };
+        let stored = if path.extension().is_some_and(|e| e == "json") { index::open(path)? } else { file::open(path)? };
         let mut sections: [Vec<(Stored, Rename)>; SECTIONS.len() + 1] = Default::default();
         for tensor in stored {
             let (section, name) = names::section(&tensor.name);
@@ -178,11 +176,13 @@ impl Checkpoint {
         if stored.is_some_and(|s| s.float().is_some() && same_dims(&self.tensors[name].dims(), dims)) {
             return Ok(());
         }
+        let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
+        let remedy = if source.is_empty() { "" } else { "; use weights and config of one model" };
         Err(Error::Tensor {
             path: stored.map_or(self.path.as_path(), Stored::path).to_owned(),
             name: name.to_owned(),
             expected: format!("{dims:?} in F32, F16 or BF16{source}"),
-            found: stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype)),
+            found: found + remedy,
         })
     }
 
@@ -210,7 +210,7 @@ impl Checkpoint {
                     path: tensor.stored.path().to_owned(),
                     name: name.to_owned(),
                     expected: format!("no such tensor ({source})"),
-                    found: format!("{:?}", tensor.stored.dims),
+                    found: format!("{:?}; use weights and config of one model", tensor.stored.dims),
                 });
             }
         }
@@ -268,62 +268,4 @@ fn non_finite(elements: Elements<'_>) -> Option<usize> {
         Elements::F16(x) => x.iter().position(|v| !v.is_finite()),
         Elements::Bf16(x) => x.iter().position(|v| !v.is_finite()),
     }
-}
-
-/// The tensors that an index names, from the shards beside it.
-fn open_shards(index: &Path) -> Result<Vec<Stored>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let bad =
-        |expected: &str, found: String| Error::Model { path: index.to_owned(), expected: expected.to_owned(), found };
-    let Index { weight_map } = read_json(index)?;
-    let mut shards: BTreeMap<&str, BTreeMap<String, Stored>> = BTreeMap::new();
-    for shard in weight_map.values() {
-        // An index must not reach outside its folder.
-        let mut parts = Path::new(shard).components();
-        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        if !plain || shard.contains(['/', '\\']) {
-            return Err(bad("shards that are plain file names", format!("{shard:?}")));
-        }
-        if !shards.contains_key(shard.as_str()) {
-            let tensors = file::open(&index.with_file_name(shard))?;
-            shards.insert(shard, tensors.into_iter().map(|t| (t.name.clone(), t)).collect());
-        }
-    }
-    let listed = |(name, shard): (&String, &String)| {
-        let stored = shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name));
-        stored.ok_or_else(|| Error::Tensor {
-            path: index.with_file_name(shard),
-            name: name.clone(),
-            expected: format!("the tensor here, as {} says", index.display()),
-            found: "nothing".to_owned(),
-        })
-    };
-    weight_map.iter().map(listed).collect()
-}
-
-/// Reads a JSON file of at most 64 MB.
-///
-/// # Errors
-/// [`Error::ModelMissing`], [`Error::Disk`], or [`Error::Model`] with the line
-/// and column of the mistake.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    const LIMIT: u64 = 64 << 20;
-    let disk = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::ModelMissing {
-            path: path.to_owned(),
-            missing: "file".to_owned(),
-            remedy: "check the path, or download the model again".to_owned(),
-        },
-        _ => Error::Disk { path: path.to_owned(), action: "read", source },
-    };
-    let mut text = Vec::new();
-    File::open(path).and_then(|f| f.take(LIMIT).read_to_end(&mut text)).map_err(disk)?;
-    serde_json::from_slice(&text).map_err(|e| Error::Model {
-        path: path.to_owned(),
-        expected: "JSON of the known form".to_owned(),
-        found: e.to_string(),
-    })
 }

@@ -2,7 +2,7 @@
 
 use super::Kernel;
 use crate::cpu::linear::Residual;
-use crate::cpu::{Isa, attention, depthwise, elementwise, grn, linear, norm};
+use crate::cpu::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, linear, norm};
 use crate::ops::{Affine, Function, Op, Shapes};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -209,4 +209,50 @@ kernel!(
         elementwise::resample(call.isa, x.f32(), extent(x.shape), [op.height, op.width], false, call.out)
     },
     |_op, _inputs, _out| 0
+);
+
+kernel!(
+    /// [`conv::conv2d`]
+    conv2d, Conv2d,
+    |op, call| {
+        let (x, weight) = (call.inputs[0].expect("x"), call.inputs[1].expect("weight").weight());
+        let steps = conv::Steps { stride: op.stride, padding: op.padding };
+        let bias = call.inputs[2].map(|t| t.weight());
+        conv::conv2d(call.isa, x.f32(), extent(x.shape), weight, bias, steps, call.out, call.scratch)
+    },
+    |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, 1)), false, threads())
+);
+
+kernel!(
+    /// [`conv::conv_transpose2d`]
+    conv_transpose2d, ConvTranspose2d,
+    |op, call| {
+        let (x, weight) = (call.inputs[0].expect("x"), call.inputs[1].expect("weight").weight());
+        let steps = conv::Steps { stride: op.stride, padding: op.padding };
+        let bias = call.inputs[2].map(|t| t.weight());
+        conv::conv_transpose2d(call.isa, x.f32(), extent(x.shape), weight, bias, steps, call.out, call.scratch)
+    },
+    |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, 1)), true, threads())
+);
+
+kernel!(
+    /// [`feed_forward::feed_forward`]
+    feed_forward, FeedForward,
+    |op, call| {
+        if let Some(x) = call.inputs[0] {
+            call.out.copy_from_slice(x.f32());
+        }
+        let weight = |i: usize| call.inputs[i].expect("every operand").weight();
+        let g = |i| weight(1).row(0, 6).get(i);
+        let args = feed_forward::FeedForward {
+            eps: op.eps,
+            gammas: [g(3), g(4), g(5)],
+            up: weight(2),
+            up_bias: weight(3),
+            down: weight(4),
+            down_bias: weight(5),
+        };
+        feed_forward::feed_forward(call.isa, &args, call.out, call.scratch)
+    },
+    |_op, inputs, out| feed_forward::feed_forward_scratch(out.c, shape(inputs, 2).w, threads())
 );

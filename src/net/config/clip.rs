@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{CHANNELS, Check, LAYERS, Table, clip_text_tensors, clip_vision_tensors, infer};
 use crate::error::Result;
 use crate::weights::Checkpoint;
-use crate::weights::checkpoint::read_json;
+use crate::weights::index::read_json;
 
 /// Activation of the towers' MLPs, `hidden_act` in the configs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]

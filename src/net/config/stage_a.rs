@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{CHANNELS, Check, LAYERS, infer, stage_a_tensors};
 use crate::error::Result;
 use crate::weights::Checkpoint;
-use crate::weights::checkpoint::read_json;
+use crate::weights::index::read_json;
 
 /// Sizes of Stage A, fields as in `vqgan/config.json`; the defaults are those of
 /// `diffusers`' class.

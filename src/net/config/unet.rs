@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{CHANNELS, Check, LAYERS, infer, tensors};
 use crate::error::Result;
 use crate::weights::Checkpoint;
-use crate::weights::checkpoint::read_json;
+use crate::weights::index::read_json;
 
 /// A kind of block; each layer of a level is one of each kind listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
