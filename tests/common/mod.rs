@@ -59,9 +59,9 @@ pub fn golden_checkpoint(mut table: Table, dir: &Path) -> Checkpoint {
 /// `[n, c, h, w]` → `[n, h, w, c]`.
 pub fn to_nhwc(x: &[f32], s: Shape) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
-    for i in 0..x.len() {
+    for (i, &v) in x.iter().enumerate() {
         let (w, h, c, n) = (i % s.w, i / s.w % s.h, i / s.w / s.h % s.c, i / s.w / s.h / s.c);
-        y[((n * s.h + h) * s.w + w) * s.c + c] = x[i];
+        y[((n * s.h + h) * s.w + w) * s.c + c] = v;
     }
     y
 }
@@ -69,9 +69,9 @@ pub fn to_nhwc(x: &[f32], s: Shape) -> Vec<f32> {
 /// `[n, h, w, c]` → `[n, c, h, w]`.
 pub fn to_nchw(x: &[f32], s: Shape) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
-    for i in 0..x.len() {
+    for (i, &v) in x.iter().enumerate() {
         let (c, w, h, n) = (i % s.c, i / s.c % s.w, i / s.c / s.w % s.h, i / s.c / s.w / s.h);
-        y[((n * s.c + c) * s.h + h) * s.w + w] = x[i];
+        y[((n * s.c + c) * s.h + h) * s.w + w] = v;
     }
     y
 }
@@ -107,11 +107,16 @@ impl Bench {
     }
 
     /// Runs everything on every backend and returns the outputs of each, by its name.
-    pub fn run(mut self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+    pub fn run(self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+        self.run_on(&backends(), outputs)
+    }
+
+    /// The same on these backends.
+    pub fn run_on(mut self, backends: &[Box<dyn Backend>], outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
         outputs.iter().for_each(|slot| self.rec.keep(*slot));
         let plan = Arc::new(self.rec.finish());
         let mut results = Vec::new();
-        for backend in backends() {
+        for backend in backends {
             let mut program: Box<dyn Program> = backend.compile(plan.clone()).unwrap();
             for (slot, bytes) in &self.writes {
                 program.write(*slot, bytes).unwrap();
