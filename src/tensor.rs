@@ -190,13 +190,13 @@ impl Weight {
     /// Dimensions as a [`Shape`]: `[c]`, `[out, in]`, or four of them in
     /// PyTorch's order. Leading ones of other ranks are dropped.
     pub fn shape(&self) -> Shape {
-        match self.dims[..] {
-            [] => Shape::vector(1),
-            [c] => Shape::vector(c),
-            [r, c] => Shape::matrix(r, c),
-            [h, w, c] => Shape::new(1, h, w, c),
-            [.., n, h, w, c] => Shape::new(n, h, w, c),
-        }
+        shape_of_dims(&self.dims)
+    }
+
+    /// What makes it this weight: equal for views of the same bytes in the same shape.
+    pub fn identity(&self) -> Identity {
+        let part = |p: &Part| (Arc::as_ptr(&p.source) as *const u8 as usize, p.range.clone());
+        Identity { dims: self.dims.clone(), parts: self.parts.iter().map(part).collect() }
     }
 
     /// Its contiguous ranges, in row order.
@@ -222,6 +222,24 @@ impl Weight {
         let mut out = Vec::with_capacity(self.shape().elements());
         self.parts.iter().for_each(|p| p.elements().extend_f32(&mut out));
         out
+    }
+}
+
+/// See [`Weight::identity`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    dims: Vec<usize>,
+    parts: Vec<(usize, Range<usize>)>,
+}
+
+/// PyTorch dimensions as a [`Shape`]: `[c]`, `[out, in]`, or the last four of them.
+pub fn shape_of_dims(dims: &[usize]) -> Shape {
+    match *dims {
+        [] => Shape::vector(1),
+        [c] => Shape::vector(c),
+        [r, c] => Shape::matrix(r, c),
+        [h, w, c] => Shape::new(1, h, w, c),
+        [.., n, h, w, c] => Shape::new(n, h, w, c),
     }
 }
 

@@ -27,11 +27,20 @@ pub fn layer_norm_scratch(c: usize) -> usize {
 }
 
 /// `out = (x − mean) / √(var + eps)` over each row of `x [rows, c]`, then `affine`.
+/// Without `x`, the rows are those that `out` holds.
 ///
 /// Numerics: f32, mean first, then the variance about it: the one-pass formula
 /// loses the variance when the mean is large. Sums run over [`LANES`] partial sums.
-pub fn layer_norm(isa: Isa, x: &[f32], c: usize, eps: f32, affine: Affine<'_>, out: &mut [f32], scratch: &mut [f32]) {
-    assert_eq!(x.len(), out.len());
+pub fn layer_norm(
+    isa: Isa,
+    x: Option<&[f32]>,
+    c: usize,
+    eps: f32,
+    affine: Affine<'_>,
+    out: &mut [f32],
+    scratch: &mut [f32],
+) {
+    assert!(x.is_none_or(|x| x.len() == out.len()));
     let cpu = isa.verify();
     let mut scratch = Scratch::new(scratch);
     let (scale, shift) = (scratch.take(c), scratch.take(c));
@@ -47,9 +56,12 @@ pub fn layer_norm(isa: Isa, x: &[f32], c: usize, eps: f32, affine: Affine<'_>, o
         }
     }
     let (scale, shift) = (&*scale, &*shift);
-    out.par_chunks_mut(c * ROWS).zip(x.par_chunks(c * ROWS)).for_each(|(out, x)| {
-        for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-            normalise(cpu, x, eps, out);
+    out.par_chunks_mut(c * ROWS).enumerate().for_each(|(block, rows)| {
+        for (row, out) in rows.chunks_exact_mut(c).enumerate() {
+            match x {
+                Some(x) => normalise(cpu, &x[(block * ROWS + row) * c..][..c], eps, out),
+                None => normalise_in_place(cpu, out, eps),
+            }
             if !matches!(affine, Affine::None) {
                 scale_shift_by(cpu, scale, shift, out);
             }
@@ -156,7 +168,15 @@ pub(super) mod tests {
                         .collect();
                     let out = on_threads(|_| {
                         let mut out = vec![f32::NAN; x.len()];
-                        layer_norm(isa, &x, c, 1e-6, affine, &mut out, &mut vec![f32::NAN; layer_norm_scratch(c)]);
+                        layer_norm(
+                            isa,
+                            Some(&x),
+                            c,
+                            1e-6,
+                            affine,
+                            &mut out,
+                            &mut vec![f32::NAN; layer_norm_scratch(c)],
+                        );
                         out
                     });
                     // The mean's own rounding is 6e-8 of it, relative to a deviation of 0.58.

@@ -1,0 +1,213 @@
+//! The CPU backend: walks the nodes and calls a function for each.
+
+pub mod launch;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Backend, Device, Program};
+use crate::cpu::Isa;
+use crate::error::Result;
+use crate::ops::{Op, Shapes};
+use crate::plan::{Plan, Slot, Source};
+use crate::registry::{self, Caps, Lang, Launch};
+use crate::shape::Shape;
+use crate::tensor::{Data, Tensor};
+
+/// Most operands that an op takes.
+const MAX_OPERANDS: usize = 8;
+
+/// A node as its kernel sees it.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The op with its constants.
+    pub op: &'a Op,
+    /// Instruction set of the kernel's row.
+    pub isa: Isa,
+    /// Operands in the op's order. The [aliased](Self::aliased) one is `None`.
+    pub inputs: &'a [Option<Tensor<'a>>],
+    /// The operand whose values lie in `out`, if one's do.
+    pub aliased: Option<usize>,
+    /// Extent of the result.
+    pub shape: Shape,
+    /// The result; U32 elements as bits.
+    pub out: &'a mut [f32],
+    /// At least as many elements as the kernel asked for; contents arbitrary.
+    pub scratch: &'a mut [f32],
+}
+
+/// A kernel of the CPU backend.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Instruction set that it is run with.
+    pub isa: Isa,
+    /// Computes the node.
+    pub run: fn(Call<'_>),
+    /// Elements of scratch that it needs for operands of these shapes.
+    pub scratch: fn(&Op, Shapes<'_>, Shape) -> usize,
+}
+
+/// The op's own definition as a kernel. It knows nothing of aliasing: the
+/// aliased operand is copied aside first.
+pub const REFERENCE: Kernel = Kernel {
+    isa: Isa::Portable,
+    run: |call| {
+        let Some(operand) = call.aliased else {
+            return call.op.reference(call.inputs, call.out, call.shape);
+        };
+        let copy = &mut call.scratch[..call.out.len()];
+        copy.copy_from_slice(call.out);
+        let data = match call.op.element() {
+            crate::ops::Element::F32 => Data::F32(copy),
+            crate::ops::Element::U32 => Data::U32(bytemuck::cast_slice(copy)),
+        };
+        let mut inputs = [None; MAX_OPERANDS];
+        inputs[..call.inputs.len()].copy_from_slice(call.inputs);
+        inputs[operand] = Some(Tensor { shape: call.shape, data });
+        call.op.reference(&inputs[..call.inputs.len()], call.out, call.shape);
+    },
+    scratch: |op, _, out| if op.in_place().is_some() { out.elements() } else { 0 },
+};
+
+/// The host's cores.
+#[derive(Debug)]
+pub struct Cpu {
+    device: Device,
+    reference: bool,
+}
+
+impl Cpu {
+    /// The CPU with everything it has; factors may be rounded to bf16 if
+    /// `round_bf16` is set and the CPU is faster for it.
+    pub fn new(round_bf16: bool) -> Self {
+        let mut caps = detect();
+        if round_bf16 {
+            caps = caps.and(Caps::ROUND_BF16);
+        }
+        let device = Device { name: cpu_name(), lang: Lang::Cpu, caps, free_bytes: available_memory() };
+        Self { device, reference: false }
+    }
+
+    /// The CPU running the ops' own definitions: right and slow.
+    pub fn reference() -> Self {
+        Self { reference: true, ..Self::new(false) }
+    }
+
+    /// The CPU with the capabilities given, for tests; those that it lacks are left out.
+    pub fn with_caps(caps: Caps) -> Self {
+        let missing = caps.without(detect().and(Caps::ROUND_BF16));
+        let mut cpu = Self::new(false);
+        cpu.device.caps = caps.without(missing);
+        cpu
+    }
+}
+
+/// What the CPU that runs this can do.
+pub fn detect() -> Caps {
+    let caps = [(Isa::Avx2, Caps::AVX2), (Isa::Avx512, Caps::AVX512), (Isa::Avx512Bf16, Caps::AVX512_BF16)];
+    caps.into_iter().filter(|(isa, _)| isa.available()).fold(Caps::NONE, |all, (_, caps)| all.and(caps))
+}
+
+fn proc_field(file: &str, field: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+fn cpu_name() -> String {
+    let threads = rayon::current_num_threads();
+    let name = proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    format!("{name}, {threads} threads")
+}
+
+/// Memory that can be taken without swapping; everything, where the system does not say.
+fn available_memory() -> u64 {
+    let kib = proc_field("/proc/meminfo", "MemAvailable").and_then(|v| v.trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib * 1024)
+}
+
+impl Backend for Cpu {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+        let mut scratch = 0;
+        let kernels = plan.nodes.iter().map(|node| {
+            let kernel = if self.reference {
+                REFERENCE
+            } else {
+                let Launch::Cpu(kernel) = registry::choose(node, &plan.weights, Lang::Cpu, self.device.caps).0.launch;
+                kernel
+            };
+            scratch = scratch.max((kernel.scratch)(&node.op, &node.shapes(), node.output.shape));
+            kernel
+        });
+        let kernels = kernels.collect();
+        // Zeroed memory is not resident before it is touched.
+        let arena = vec![0.0; plan.arena_len];
+        Ok(Box::new(CpuProgram { kernels, arena, scratch: vec![0.0; scratch], plan }))
+    }
+}
+
+struct CpuProgram {
+    plan: Arc<Plan>,
+    kernels: Vec<Kernel>,
+    arena: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+impl Program for CpuProgram {
+    fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
+        let range = self.plan.slots[slot.id()].range();
+        bytemuck::cast_slice_mut(&mut self.arena[range]).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+        for i in nodes {
+            let node = &self.plan.nodes[i];
+            let out = self.plan.slots[node.output.id()].range();
+            // The planner made operands and result disjoint, so each operand
+            // lies wholly on one side of the result.
+            let (left, rest) = self.arena.split_at_mut(out.start);
+            let (out, right) = rest.split_at_mut(out.len());
+            let end = left.len() + out.len();
+            let slot = |slot: &Slot| {
+                let storage = &self.plan.slots[slot.id()];
+                let Range { start, end: stop } = storage.range();
+                let values = if start < end { &left[start..stop] } else { &right[start - end..stop - end] };
+                match storage.element {
+                    crate::ops::Element::F32 => Data::F32(values),
+                    crate::ops::Element::U32 => Data::U32(bytemuck::cast_slice(values)),
+                }
+            };
+            let mut inputs = [None; MAX_OPERANDS];
+            for (operand, source) in node.inputs.iter().enumerate() {
+                let data = match source {
+                    Some(Source::Slot(_)) if node.aliased == Some(operand) => continue,
+                    Some(Source::Slot(s)) => slot(s),
+                    Some(Source::Weight(w, _)) => Data::Weight(&self.plan.weights[*w]),
+                    None => continue,
+                };
+                inputs[operand] = source.map(|s| Tensor { shape: s.shape(), data });
+            }
+            (self.kernels[i].run)(Call {
+                op: &node.op,
+                isa: self.kernels[i].isa,
+                inputs: &inputs[..node.inputs.len()],
+                aliased: node.aliased,
+                shape: node.output.shape,
+                out,
+                scratch: &mut self.scratch,
+            });
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
+        let range = self.plan.slots[slot.id()].range();
+        bytes.copy_from_slice(bytemuck::cast_slice(&self.arena[range]));
+        Ok(())
+    }
+}

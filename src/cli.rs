@@ -1,0 +1,161 @@
+//! The command line: text to requests, results to files.
+
+mod generate;
+mod info;
+mod inspect;
+mod latents;
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::backend::{Backend, cpu::Cpu};
+use crate::error::{Error, Result};
+use crate::synth::Preset;
+use crate::weights::paths::{ModelPaths, Overrides};
+
+/// Stable Cascade, from prompt to picture, on hand-written kernels.
+///
+/// Results go to standard output, everything else to standard error. Every flag
+/// of `generate` can also be set by an environment variable, CASCADE_ and its
+/// name: CASCADE_MODEL for --model.
+///
+/// Exit codes: 0 done, 2 usage, 3 model missing or bad, 4 does not fit, 5 no
+/// usable device, 7 disk, 130 interrupted, 1 anything else.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make pictures from prompts.
+    Generate(Box<generate::Args>),
+    /// Say what a model, a single file or a generated PNG holds.
+    Inspect(inspect::Args),
+    /// List devices: capabilities, memory, and which would be chosen.
+    Devices(info::Args),
+    /// List kernels: op × device × chosen row × reason.
+    Kernels(info::Args),
+    /// Write a model with the real architecture and random weights, to measure speed and memory with.
+    SynthModel(SynthArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct SynthArgs {
+    /// Size: mid (0.4 GB), lite (5 GB), large (12 GB).
+    #[arg(value_name = "PRESET")]
+    preset: Preset,
+    /// Folder to make; must not exist yet.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Where a model's parts are.
+#[derive(Debug, clap::Args)]
+struct ModelArgs {
+    /// Model folder, with decoder/ and vqgan/ or the original single files.
+    #[arg(short, long, value_name = "PATH", env = "CASCADE_MODEL")]
+    model: Option<PathBuf>,
+    /// Folder with prior/, if it is neither in the model folder nor beside it.
+    #[arg(long, value_name = "PATH", env = "CASCADE_PRIOR")]
+    prior: Option<PathBuf>,
+    /// Stage A weights, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_A")]
+    stage_a: Option<PathBuf>,
+    /// Stage B weights, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_B")]
+    stage_b: Option<PathBuf>,
+    /// Stage C weights, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_C")]
+    stage_c: Option<PathBuf>,
+    /// Text encoder weights, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_TEXT_ENCODER")]
+    text_encoder: Option<PathBuf>,
+    /// Tokenizer file or folder, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_TOKENIZER")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    fn find(&self) -> Result<ModelPaths> {
+        let overrides = Overrides {
+            stage_a: self.stage_a.clone(),
+            stage_b: self.stage_b.clone(),
+            stage_c: self.stage_c.clone(),
+            text_encoder: self.text_encoder.clone(),
+            tokenizer: self.tokenizer.clone(),
+        };
+        ModelPaths::find(self.model.as_deref(), self.prior.as_deref(), &overrides)
+    }
+
+    /// What people call it.
+    fn name(&self) -> String {
+        let path = self.model.as_ref().or(self.stage_c.as_ref());
+        let name = path.map(|p| p.canonicalize().unwrap_or_else(|_| p.clone()));
+        name.and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned())).unwrap_or_default()
+    }
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+/// Whatever goes wrong; usage errors that the parser finds end the process with
+/// code 2 at once.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse();
+    // Without it, a file that shrinks under the map ends the program with a bare SIGBUS.
+    crate::weights::install_sigbus_handler().map_err(|e| no_handler(&e.to_string()))?;
+    exit_when_interrupted()?;
+    match cli.command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Devices(args) => info::devices(&args),
+        Command::Kernels(args) => info::kernels(&args),
+        Command::SynthModel(args) => {
+            let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
+            say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))
+        }
+    }
+}
+
+/// Ctrl-C ends the process with code 130 at once, but not while a file is being
+/// put in place: pictures are there whole or not at all.
+fn exit_when_interrupted() -> Result<()> {
+    let stop = || {
+        let _whole = crate::image::output_guard();
+        eprintln!("\nerror: {}", Error::Interrupted);
+        std::process::exit(Error::Interrupted.exit_code().into());
+    };
+    ctrlc::set_handler(stop).map_err(|e| no_handler(&e.to_string()))
+}
+
+fn no_handler(found: &str) -> Error {
+    Error::Device {
+        wanted: "signal handlers".into(),
+        found: found.into(),
+        remedy: "the system refuses what every program may do; try another environment".into(),
+    }
+}
+
+/// The backend that `--device` names.
+fn open_device(name: &str, round_bf16: bool) -> Result<Box<dyn Backend>> {
+    match name {
+        "auto" | "cpu" => Ok(Box::new(Cpu::new(round_bf16))),
+        _ => Err(Error::Request { what: "--device".into(), expected: "auto or cpu".into(), found: name.into() }),
+    }
+}
+
+/// Prints a line of results; a reader that went away is no error.
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::Disk { path: "standard output".into(), action: "write to", source: e })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,321 @@
+//! `cascade-rt generate`.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::latents::{Dump, read_latents};
+use super::{ModelArgs, open_device, say};
+use crate::error::{Error, Result};
+use crate::image::{Image, Record, write_atomically};
+use crate::noise::NoiseKind;
+use crate::pipeline::{Options, Pipeline, Progress, StartLatents, Times};
+use crate::request::{Request, parse_guidance, parse_steps};
+use crate::weights::model::Model;
+
+/// Precision of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Precision {
+    /// The device's best exact one: f32 on the CPU.
+    Auto,
+    /// f32 throughout; weights are widened, exactly.
+    F32,
+    /// Factors rounded to bf16, sums in f32; about twice as fast on CPUs with AVX512-BF16.
+    Bf16,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What the picture shows. May be empty.
+    #[arg(required_unless_present = "prompts", env = "CASCADE_PROMPT")]
+    prompt: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What guidance leads away from.
+    #[arg(short, long, value_name = "TEXT", default_value = "", env = "CASCADE_NEGATIVE")]
+    negative: String,
+    /// Width in pixels, a multiple of 8 from 64 up.
+    #[arg(short = 'W', long, value_name = "PX", default_value_t = 1024, env = "CASCADE_WIDTH")]
+    width: u32,
+    /// Height in pixels, a multiple of 8 from 64 up.
+    #[arg(short = 'H', long, value_name = "PX", default_value_t = 1024, env = "CASCADE_HEIGHT")]
+    height: u32,
+    /// Where the noise starts; the same seed makes the same picture.
+    #[arg(short, long, value_name = "N", default_value_t = 0, env = "CASCADE_SEED")]
+    seed: u64,
+    /// Denoising steps of Stage C, then Stage B.
+    ///
+    /// More steps cost time in proportion and change the picture little past the
+    /// default.
+    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, env = "CASCADE_STEPS")]
+    steps: (u32, u32),
+    /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
+    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, env = "CASCADE_GUIDANCE")]
+    guidance: (f32, f32),
+    /// Pictures of each prompt.
+    #[arg(short, long, value_name = "N", default_value_t = 1, env = "CASCADE_COUNT")]
+    count: u32,
+    /// auto or cpu.
+    #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
+    device: String,
+    /// Precision of matrix products.
+    #[arg(long, value_enum, default_value_t = Precision::Auto, env = "CASCADE_DTYPE")]
+    dtype: Precision,
+    /// Where noise comes from: torch and torch-bf16 repeat what a diffusers CPU
+    /// generator draws in f32 and bf16; philox gives every picture its own stream.
+    #[arg(long, value_name = "KIND", default_value = "torch", env = "CASCADE_NOISE")]
+    noise: NoiseKind,
+    /// File, folder, or - for standard output. Several pictures are numbered.
+    #[arg(short, long, value_name = "FILE|DIR|-", default_value = "cascade.png", env = "CASCADE_OUTPUT")]
+    output: PathBuf,
+    /// File with one prompt a line; empty lines are skipped.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt", env = "CASCADE_PROMPTS")]
+    prompts: Option<PathBuf>,
+    /// Replace files that exist.
+    #[arg(long, env = "CASCADE_FORCE")]
+    force: bool,
+    /// Print one JSON object about the run instead of file names.
+    #[arg(long, env = "CASCADE_JSON")]
+    json: bool,
+    /// Print nothing but errors and results.
+    #[arg(short, long, env = "CASCADE_QUIET")]
+    quiet: bool,
+    /// Start from `stage_c` and `stage_b` (f32, NCHW) of this safetensors file instead of noise.
+    #[arg(long, value_name = "FILE", env = "CASCADE_LATENTS")]
+    latents: Option<PathBuf>,
+    /// Write tokens, text_states, text_pooled, stage_c, stage_b and image (f32, NCHW) to this safetensors file.
+    #[arg(long, value_name = "FILE", env = "CASCADE_DUMP")]
+    dump: Option<PathBuf>,
+    /// Compare every node with its definition as it runs, and stop at the first
+    /// that differs. Very slow.
+    #[arg(long, env = "CASCADE_CHECK_NODES")]
+    check_nodes: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let begin = Instant::now();
+    let request = Request {
+        prompts: prompts(args)?,
+        negative: args.negative.clone(),
+        width: args.width,
+        height: args.height,
+        seed: args.seed,
+        steps: args.steps,
+        guidance: args.guidance,
+        count: args.count,
+        noise: args.noise,
+    };
+    request.check()?;
+    let outputs = Outputs::plan(args, request.images())?;
+
+    let model = Model::open(&args.model.find()?)?;
+    let latents = match &args.latents {
+        Some(path) => read_latents(path, &request, &model)?,
+        None => StartLatents::default(),
+    };
+    let backend = open_device(&args.device, args.dtype == Precision::Bf16)?;
+    let mut pipeline = Pipeline::new(model, backend)?;
+    let device = pipeline.backend().device().name.clone();
+    let load = begin.elapsed();
+
+    let mut bar = Bar::new(args.quiet);
+    let mut dump = args.dump.as_ref().map(|_| Dump::default());
+    let name = args.model.name();
+    let options = Options {
+        latents,
+        keep: args.dump.is_some(),
+        check_nodes: args.check_nodes,
+        progress: &mut |event| bar.show(event),
+        truncated: &mut |prompt, cut| {
+            if !args.quiet {
+                eprintln!("warning: the prompt is too long, cut off: \"{}\"", shorten(cut));
+                let _ = prompt;
+            }
+        },
+    };
+    let mut paths = Vec::new();
+    let mut encode = Duration::ZERO;
+    let times = pipeline.generate(&request, options, |batch| {
+        let start = Instant::now();
+        for (i, image) in batch.images.iter().enumerate() {
+            let index = batch.first + i;
+            let path = outputs.write(image, &Record::new(&request, &name, index), index)?;
+            if !args.json {
+                path.iter().try_for_each(|path| say(&path.display().to_string()))?;
+            }
+            paths.extend(path);
+        }
+        encode += start.elapsed();
+        if let (Some(dump), Some(intermediates)) = (&mut dump, batch.intermediates) {
+            dump.append(intermediates);
+        }
+        Ok(())
+    })?;
+    if let (Some(dump), Some(path)) = (dump, &args.dump) {
+        write_atomically(path, &dump.to_bytes(path)?, args.force)?;
+    }
+    if args.json {
+        let seconds = seconds(load, &times, encode);
+        say(&serde_json::json!({ "images": paths, "request": request, "model": name, "device": device, "seconds": seconds }).to_string())?;
+    } else if !args.quiet {
+        let total = begin.elapsed().as_secs_f64();
+        eprintln!(
+            "{total:.2} s on {device}: load {:.2}, text {:.2}, Stage C {:.2}, Stage B {:.2}, Stage A {:.2}",
+            (load + times.plan).as_secs_f64(),
+            times.text.as_secs_f64(),
+            times.stage_c.as_secs_f64(),
+            times.stage_b.as_secs_f64(),
+            times.stage_a.as_secs_f64(),
+        );
+    }
+    Ok(())
+}
+
+fn seconds(load: Duration, times: &Times, encode: Duration) -> serde_json::Value {
+    serde_json::json!({
+        "load": load.as_secs_f64(),
+        "plan": times.plan.as_secs_f64(),
+        "text": times.text.as_secs_f64(),
+        "stage_c": times.stage_c.as_secs_f64(),
+        "stage_b": times.stage_b.as_secs_f64(),
+        "stage_a": times.stage_a.as_secs_f64(),
+        "encode": encode.as_secs_f64(),
+    })
+}
+
+fn prompts(args: &Args) -> Result<Vec<String>> {
+    let Some(path) = &args.prompts else { return Ok(args.prompt.iter().cloned().collect()) };
+    let text =
+        std::fs::read_to_string(path).map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
+    let prompts: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    if prompts.is_empty() {
+        return Err(Error::Request {
+            what: "--prompts".into(),
+            expected: "a file with one prompt a line".into(),
+            found: format!("{} with none", path.display()),
+        });
+    }
+    Ok(prompts)
+}
+
+/// At most some 200 characters of a text.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Where pictures go.
+enum Outputs {
+    Stdout,
+    Files { paths: Vec<PathBuf>, force: bool },
+}
+
+impl Outputs {
+    /// Names every file, and finds out now, not after minutes of work, whether
+    /// they can be written.
+    fn plan(args: &Args, images: usize) -> Result<Self> {
+        let refuse = |expected: &str, found: String| {
+            Err(Error::Request { what: "--output".into(), expected: expected.into(), found })
+        };
+        if args.output == Path::new("-") {
+            return match (images, args.json) {
+                (1, false) => Ok(Outputs::Stdout),
+                (1, true) => refuse("a file, because --json writes to standard output", "-".into()),
+                _ => refuse("a file or a folder for several pictures", "-".into()),
+            };
+        }
+        let folder = args.output.is_dir() || args.output.as_os_str().to_string_lossy().ends_with('/');
+        if folder && !args.output.is_dir() {
+            std::fs::create_dir_all(&args.output).map_err(|source| Error::Disk {
+                path: args.output.clone(),
+                action: "create",
+                source,
+            })?;
+        }
+        let (parent, stem, extension) = if folder {
+            (args.output.clone(), format!("cascade-{}", args.seed), "png".into())
+        } else {
+            let part =
+                |p: Option<&std::ffi::OsStr>, or: &str| p.map_or(or.to_owned(), |p| p.to_string_lossy().into_owned());
+            let parent = args.output.parent().map(Path::to_owned).unwrap_or_default();
+            (parent, part(args.output.file_stem(), "cascade"), part(args.output.extension(), "png"))
+        };
+        let digits = images.to_string().len();
+        let name = |i: usize| match images {
+            1 if !folder => args.output.clone(),
+            1 => parent.join(format!("{stem}.{extension}")),
+            _ => parent.join(format!("{stem}-{:0digits$}.{extension}", i + 1)),
+        };
+        let paths: Vec<PathBuf> = (0..images).map(name).collect();
+        for path in paths.iter().chain(&args.dump) {
+            if path.exists() && !args.force {
+                return refuse("a new file, or --force to replace one", format!("{}, which exists", path.display()));
+            }
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !path.exists() {
+                let probe = tempfile::Builder::new().prefix(".cascade-rt-").tempfile_in(folder);
+                probe.map_err(|source| Error::Disk { path: path.clone(), action: "create", source })?;
+            }
+        }
+        Ok(Outputs::Files { paths, force: args.force })
+    }
+
+    /// Writes image `index`; returns where.
+    fn write(&self, image: &Image, record: &Record, index: usize) -> Result<Option<PathBuf>> {
+        let png = image.to_png(record)?;
+        match self {
+            Outputs::Stdout => {
+                let write = |mut out: std::io::StdoutLock<'_>| out.write_all(&png).and_then(|()| out.flush());
+                write(std::io::stdout().lock()).map_err(|source| Error::Disk {
+                    path: "standard output".into(),
+                    action: "write to",
+                    source,
+                })?;
+                Ok(None)
+            }
+            Outputs::Files { paths, force } => {
+                write_atomically(&paths[index], &png, *force)?;
+                Ok(Some(paths[index].clone()))
+            }
+        }
+    }
+}
+
+/// A progress bar per stage, where standard error is a terminal.
+struct Bar {
+    bar: Option<ProgressBar>,
+    shown: bool,
+}
+
+impl Bar {
+    fn new(quiet: bool) -> Self {
+        Self { bar: None, shown: !quiet && std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, event: Progress) {
+        if !self.shown {
+            return;
+        }
+        match event {
+            Progress::Begin(stage, steps) => {
+                let bar = ProgressBar::new(steps as u64).with_prefix(stage);
+                let style = ProgressStyle::with_template("{prefix:8} {bar:30} {pos}/{len} [{elapsed}, {eta} left]");
+                bar.set_style(style.expect("the template is well-formed"));
+                bar.tick();
+                self.bar = Some(bar);
+            }
+            Progress::Step => {
+                if let Some(bar) = &self.bar {
+                    bar.inc(1);
+                    if bar.length() == Some(bar.position()) {
+                        bar.finish();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `cascade-rt inspect`: what a model, a single file or a generated PNG holds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::say;
+use crate::error::{Error, Result};
+use crate::image::read_metadata;
+use crate::weights::Checkpoint;
+use crate::weights::paths::{ModelPaths, Overrides};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A model folder, a safetensors file or a PNG.
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+    /// Read all weights and report NaN or infinity.
+    #[arg(long)]
+    finite: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let path = &args.path;
+    if path.is_dir() {
+        return folder(args);
+    }
+    let mut start = [0u8; 8];
+    let open = std::fs::File::open(path).map_err(|source| Error::Disk { path: path.clone(), action: "open", source });
+    let png = std::io::Read::read_exact(&mut open?, &mut start).is_ok() && start == *b"\x89PNG\r\n\x1a\n";
+    if png { picture(path) } else { file(path, args) }
+}
+
+fn picture(path: &Path) -> Result<()> {
+    let metadata = read_metadata(path)?;
+    say(&format!("{}: PNG, {}×{} px", path.display(), metadata.width, metadata.height))?;
+    match (&metadata.parameters, &metadata.cascade) {
+        (None, None) => say("no record of how it was made")?,
+        (parameters, cascade) => {
+            parameters.iter().try_for_each(|text| say(text))?;
+            cascade.iter().try_for_each(|text| say(text))?;
+        }
+    }
+    Ok(())
+}
+
+fn folder(args: &Args) -> Result<()> {
+    let paths = ModelPaths::find(Some(&args.path), None, &Overrides::default())?;
+    for part in [&paths.stage_c, &paths.stage_b, &paths.stage_a, &paths.text_encoder] {
+        file(&part.weights, args)?;
+        if let Some(config) = &part.config {
+            say(&format!("  config {}", config.display()))?;
+        }
+    }
+    say(&format!("{}: tokenizer", paths.tokenizer.display()))
+}
+
+fn file(path: &Path, args: &Args) -> Result<()> {
+    for network in Checkpoint::open_all(path)? {
+        let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+        for stored in network.names().filter_map(|name| network.stored(name)) {
+            let entry = types.entry(format!("{:?}", stored.dtype)).or_default();
+            entry.0 += 1;
+            entry.1 += stored.dims.iter().product::<usize>() as u64;
+        }
+        let scheme = if network.original { "original names" } else { "diffusers names" };
+        say(&format!("{}: {}, {scheme}", path.display(), network.kind()))?;
+        for (dtype, (tensors, elements)) in types {
+            say(&format!("  {dtype}: {tensors} tensors, {elements} parameters"))?;
+        }
+        if args.tensors {
+            for name in network.names() {
+                let stored = network.stored(name);
+                say(&format!("  {name} {:?} {:?}", stored.map(|s| &s.dims), stored.map(|s| s.dtype)))?;
+            }
+        }
+        if args.finite {
+            match network.first_non_finite() {
+                Some((name, index)) => say(&format!("  NaN or infinity in `{name}`, element {index}"))?,
+                None => say("  all weights are finite")?,
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Tensors in and out: `--latents` and `--dump`, safetensors files in f32 and
+//! PyTorch's order `[n, c, h, w]`.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::error::{Error, Result};
+use crate::pipeline::{Intermediates, StartLatents};
+use crate::request::Request;
+use crate::shape::Shape;
+use crate::weights::Checkpoint;
+use crate::weights::model::Model;
+
+/// Reads start latents for `request`.
+///
+/// # Errors
+/// If the file is no safetensors file, holds neither `stage_c` nor `stage_b`, or
+/// one of another shape than the request's.
+pub(super) fn read_latents(path: &Path, request: &Request, model: &Model) -> Result<StartLatents> {
+    let file = Checkpoint::open(path)?;
+    let sizes = request.sizes();
+    let read = |name: &str, (h, w): (usize, usize), c: usize| -> Result<Option<Vec<f32>>> {
+        if file.dims(name).is_none() {
+            return Ok(None);
+        }
+        let shape = Shape::new(request.images(), h, w, c);
+        let weight = file.require(name, &[shape.n, c, h, w])?;
+        Ok(Some(to_nhwc(&weight.to_f32(), shape)))
+    };
+    let latents = StartLatents {
+        stage_c: read("stage_c", sizes.c, model.stage_c.1.in_channels)?,
+        stage_b: read("stage_b", sizes.b, model.stage_b.1.in_channels)?,
+    };
+    if latents.stage_c.is_none() && latents.stage_b.is_none() {
+        return Err(Error::Model {
+            path: path.to_owned(),
+            expected: "tensors `stage_c`, `stage_b` or both".into(),
+            found: format!("`{}`", file.names().collect::<Vec<_>>().join("`, `")),
+        });
+    }
+    Ok(latents)
+}
+
+/// Intermediate results of all batches.
+#[derive(Default)]
+pub(super) struct Dump {
+    tensors: Vec<(&'static str, Vec<usize>, Vec<f32>)>,
+}
+
+impl Dump {
+    /// Adds a batch; images follow each other along the first axis.
+    pub(super) fn append(&mut self, batch: Intermediates) {
+        let (shape, ids) = batch.tokens;
+        self.add("tokens", vec![shape.n, shape.w], ids.iter().map(|&id| id as f32).collect());
+        for (name, shape, values) in batch.tensors {
+            match name {
+                // Token sequences keep their order: [n, tokens, c].
+                "text_states" | "text_pooled" => self.add(name, vec![shape.n, shape.tokens(), shape.c], values),
+                _ => self.add(name, vec![shape.n, shape.c, shape.h, shape.w], to_nchw(&values, shape)),
+            }
+        }
+    }
+
+    fn add(&mut self, name: &'static str, dims: Vec<usize>, values: Vec<f32>) {
+        match self.tensors.iter_mut().find(|(known, ..)| *known == name) {
+            Some((_, known, all)) => {
+                known[0] += dims[0];
+                all.extend(values);
+            }
+            None => self.tensors.push((name, dims, values)),
+        }
+    }
+
+    /// The safetensors file that is to be written to `path`.
+    pub(super) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
+        let view = |(name, dims, values): &'_ (&'static str, Vec<usize>, Vec<f32>)| {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (*name, dims.clone(), bytes)
+        };
+        let owned: Vec<_> = self.tensors.iter().map(view).collect();
+        let failed = |e: safetensors::SafeTensorError| Error::Disk {
+            path: path.to_owned(),
+            action: "encode",
+            source: std::io::Error::other(e),
+        };
+        let views =
+            owned.iter().map(|(name, dims, bytes)| Ok((*name, TensorView::new(Dtype::F32, dims.clone(), bytes)?)));
+        let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
+        safetensors::serialize(views, None).map_err(failed)
+    }
+}
+
+/// `[n, c, h, w]` → `[n, h, w, c]`; `shape` is the result's.
+fn to_nhwc(x: &[f32], shape: Shape) -> Vec<f32> {
+    let tokens = shape.tokens();
+    let image = |i: usize| &x[i * tokens * shape.c..];
+    let value = |(i, t, c): (usize, usize, usize)| image(i)[c * tokens + t];
+    let at = |i: usize| (i / shape.c / tokens, i / shape.c % tokens, i % shape.c);
+    (0..shape.elements()).map(|i| value(at(i))).collect()
+}
+
+/// `[n, h, w, c]` → `[n, c, h, w]`; `shape` is the operand's.
+fn to_nchw(x: &[f32], shape: Shape) -> Vec<f32> {
+    let tokens = shape.tokens();
+    let at = |i: usize| (i / tokens / shape.c, i / tokens % shape.c, i % tokens);
+    let value = |(n, c, t): (usize, usize, usize)| x[(n * tokens + t) * shape.c + c];
+    (0..shape.elements()).map(|i| value(at(i))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_inverse() {
+        let shape = Shape::new(2, 3, 4, 5);
+        let x: Vec<f32> = (0..120).map(|i| i as f32).collect();
+        assert_eq!(to_nhwc(&to_nchw(&x, shape), shape), x);
+        // Channel 1 of pixel (0, 0) follows the first channel's twelve pixels.
+        assert_eq!(to_nchw(&x, shape)[12], 1.0);
+    }
+}

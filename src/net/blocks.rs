@@ -1,0 +1,83 @@
+//! The blocks that Stages B and C are made of.
+
+use super::{Modulation, Net, With, slot};
+use crate::error::Result;
+use crate::ops::{Attention, Concat, DepthwiseNorm, Function, GrnScale, Modulate};
+use crate::plan::Slot;
+
+/// Added to variances, and to the mean norm in global response normalisation.
+pub const EPS: f32 = 1e-6;
+
+/// Residual block in the style of ConvNeXt V2, letter `C` in the published block tables.
+///
+/// `x [n, h, w, c]`, `skip [n, h, w, c_skip]` → `[n, h, w, c]`, in 4 nodes, 5 with a
+/// skip. Weights: `depthwise`, `channelwise.{0,2,4}`. A timestep block that
+/// follows is given as `modulation` and costs nothing.
+///
+/// Source: `SDCascadeResBlock`.
+pub fn res_block(
+    net: &mut Net<'_>,
+    x: Slot,
+    skip: Option<Slot>,
+    window: usize,
+    modulation: Option<Modulation>,
+) -> Result<Slot> {
+    let c = x.shape.c;
+    let weight = net.weight("depthwise.weight", &[c, 1, window, window])?;
+    let bias = net.weight("depthwise.bias", &[c])?;
+    let mut y = net.op("depthwise", DepthwiseNorm { eps: EPS }, &[slot(x), weight, bias])?;
+    if let Some(skip) = skip {
+        y = net.op("skip", Concat::Channels, &[slot(y), slot(skip)])?;
+    }
+    y = net.linear("channelwise.0", y, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
+    let gamma = net.weight("channelwise.2.gamma", &[4 * c])?;
+    let scale = net.op("channelwise.2", GrnScale { eps: EPS }, &[slot(y), gamma])?;
+    let scale = Some((scale, "channelwise.2.beta"));
+    net.linear("channelwise.4", y, c, With { scale, residual: Some(x), modulation, ..With::default() })
+}
+
+/// Timestep block on its own, letter `T`: `x·(1 + a) + b`.
+///
+/// Source: `SDCascadeTimestepBlock`.
+pub fn timestep_block(net: &mut Net<'_>, x: Slot, modulation: Modulation) -> Result<Slot> {
+    net.op("mapper", Modulate, &[slot(x), slot(modulation.table), slot(modulation.counter)])
+}
+
+/// A timestep block's `(a, b)` for every step: the sum of its mappers.
+///
+/// `times`: embeddings of the timestep and of each extra condition, `[m, 1, steps, d]`
+/// each → `[m, 1, steps, 2c]`. Weights: `mapper`, `mapper_<condition>`.
+pub fn timestep_table(net: &mut Net<'_>, times: &[Slot], conditions: &[String], c: usize) -> Result<Slot> {
+    let mut table = net.linear("mapper", times[0], 2 * c, With::default())?;
+    for (time, condition) in times[1..].iter().zip(conditions) {
+        let with = With { residual: Some(table), ..With::default() };
+        table = net.linear(&format!("mapper_{condition}"), *time, 2 * c, with)?;
+    }
+    Ok(table)
+}
+
+/// Attention block, letter `A`: image tokens attend to each other (with
+/// `self_attn`) and to the context.
+///
+/// `x [n, h, w, c]`, `context_kv [n, 1, s, 2c]` → `[n, h, w, c]`, in 4 nodes.
+/// Weights: `attention.{to_q,to_k,to_v,to_out.0}`.
+///
+/// Source: `SDCascadeAttnBlock`.
+pub fn attn_block(net: &mut Net<'_>, x: Slot, context_kv: Slot, heads: usize, self_attn: bool) -> Result<Slot> {
+    let c = x.shape.c;
+    let normed = net.layer_norm("norm", x, EPS)?;
+    let names: &[&str] = if self_attn { &["to_q", "to_k", "to_v"] } else { &["to_q"] };
+    let qkv = net.linears("attention.", names, normed, c, With::default())?;
+    let attention = Attention { heads, head_dim: c / heads, self_part: self_attn, causal: false };
+    let y = net.op("attention", attention, &[slot(qkv), slot(context_kv), None])?;
+    net.linear("attention.to_out.0", y, c, With { residual: Some(x), ..With::default() })
+}
+
+/// Keys and values of an attention block's context: `silu_context [n, 1, s, c_cond]`,
+/// SiLU already applied → `[n, 1, s, 2c]`. Depends on the prompt alone.
+///
+/// Weights: `kv_mapper.1`, `attention.{to_k,to_v}`.
+pub fn context_kv(net: &mut Net<'_>, silu_context: Slot, c: usize) -> Result<Slot> {
+    let kv = net.linear("kv_mapper.1", silu_context, c, With::default())?;
+    net.linears("attention.", &["to_k", "to_v"], kv, c, With::default())
+}

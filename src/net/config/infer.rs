@@ -1,0 +1,195 @@
+//! Sizes of a network from its tensors, for files without a `config.json`.
+//!
+//! What comes out is checked like a config that was read: the numbers here come
+//! from a file, too.
+
+use super::{Activation, Block, ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
+use crate::error::{Error, Result};
+use crate::weights::{Checkpoint, NetworkKind};
+
+/// Channels of an attention head in all published networks.
+const HEAD: usize = 64;
+
+/// A checkpoint being asked.
+struct Ask<'a>(&'a Checkpoint);
+
+impl Ask<'_> {
+    /// Dimension `i` of a tensor that must be there.
+    fn dim(&self, name: &str, i: usize) -> Result<usize> {
+        let dims = self.0.dims(name);
+        dims.and_then(|d| d.get(i)).copied().ok_or_else(|| Error::Tensor {
+            path: self.0.path.clone(),
+            name: name.to_owned(),
+            expected: format!("at least {} dimensions, to infer sizes from", i + 1),
+            found: dims.map_or("nothing".to_owned(), |d| format!("{d:?}")),
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.dims(name).is_some()
+    }
+
+    /// How many of `prefix.0.…`, `prefix.1.…` follow each other from `first` on.
+    fn count(&self, prefix: &str, first: usize) -> usize {
+        let any = |i: &usize| {
+            let start = format!("{prefix}.{i}.");
+            self.0.starts_with(&start)
+        };
+        (first..).take_while(any).count()
+    }
+
+    fn bad(&self, expected: &str, found: String) -> Error {
+        Error::Model { path: self.0.path.clone(), expected: expected.to_owned(), found }
+    }
+
+    /// Heads of an attention of this width.
+    fn heads(&self, width: usize) -> Result<usize> {
+        if width.is_multiple_of(HEAD) {
+            return Ok(width / HEAD);
+        }
+        let found = format!("an attention of width {width} and no config.json; put the model's config.json beside it");
+        Err(self.bad("attention heads of 64 channels, or a config.json", found))
+    }
+}
+
+/// Sizes of a UNet.
+///
+/// `patch_size` cannot be seen in the tensors: Stage C has 1, Stage B 2.
+pub(super) fn unet(weights: &Checkpoint) -> Result<UNetConfig> {
+    let ask = Ask(weights);
+    let patch_size = if weights.kind() == NetworkKind::StageC { 1 } else { 2 };
+    let levels = ask.count("down_blocks", 0);
+    let mut config = UNetConfig {
+        patch_size,
+        in_channels: ask.dim("embedding.1.weight", 1)? / (patch_size * patch_size),
+        out_channels: ask.dim("clf.1.weight", 0)? / (patch_size * patch_size),
+        clip_text_pooled_in_channels: ask.dim("clip_txt_pooled_mapper.weight", 1)?,
+        clip_text_in_channels: optional(&ask, "clip_txt_mapper.weight")?,
+        clip_image_in_channels: optional(&ask, "clip_img_mapper.weight")?,
+        effnet_in_channels: optional(&ask, "effnet_mapper.0.weight")?,
+        pixel_mapper_in_channels: optional(&ask, "pixels_mapper.0.weight")?,
+        kernel_size: ask.dim("down_blocks.0.0.depthwise.weight", 2)?,
+        self_attn: vec![true; levels],
+        switch_level: ask.has("down_downscalers.1.1.blocks.0.weight").then(|| vec![false; levels.max(1) - 1]),
+        block_out_channels: Vec::new(),
+        num_attention_heads: Vec::new(),
+        block_types_per_layer: Vec::new(),
+        down_num_layers_per_block: Vec::new(),
+        up_num_layers_per_block: Vec::new(),
+        down_blocks_repeat_mappers: Vec::new(),
+        up_blocks_repeat_mappers: Vec::new(),
+        ..UNetConfig::default()
+    };
+
+    for level in 0..levels {
+        let down = format!("down_blocks.{level}");
+        let width = ask.dim(&format!("{down}.0.depthwise.weight"), 0)?;
+        let blocks = layer(&ask, &down);
+        config.num_attention_heads.push(if blocks.contains(&Block::Attn) { ask.heads(width)? } else { 0 });
+        config.block_out_channels.push(width);
+        config.down_num_layers_per_block.push(ask.count(&down, 0) / blocks.len());
+        config.block_types_per_layer.push(blocks);
+        config.down_blocks_repeat_mappers.push(1 + ask.count(&format!("down_repeat_mappers.{level}"), 0));
+    }
+    for up in 0..levels {
+        let blocks = &config.block_types_per_layer[levels - 1 - up];
+        config.up_num_layers_per_block.push(ask.count(&format!("up_blocks.{up}"), 0) / blocks.len());
+        config.up_blocks_repeat_mappers.push(1 + ask.count(&format!("up_repeat_mappers.{up}"), 0));
+    }
+
+    let mapper = weights.names().find_map(|n| n.strip_suffix(".mapper.weight"));
+    if let Some(block) = mapper {
+        config.timestep_ratio_embedding_dim = ask.dim(&format!("{block}.mapper.weight"), 1)?;
+        config.timestep_conditioning_type.retain(|c| ask.has(&format!("{block}.mapper_{c}.weight")));
+    }
+    // The pooled mapper makes `clip_seq` tokens of width `conditioning_dim`; each
+    // attention shows the width. Without any, the usual number of tokens is taken.
+    let pooled = ask.dim("clip_txt_pooled_mapper.weight", 0)?;
+    config.conditioning_dim = match weights.names().find(|n| n.ends_with(".kv_mapper.1.weight")) {
+        Some(kv) => ask.dim(kv, 1)?,
+        None => pooled / config.clip_seq,
+    };
+    config.clip_seq = pooled / config.conditioning_dim.max(1);
+    config.validate(&weights.path)?;
+    Ok(config)
+}
+
+/// Second dimension of a tensor, if it is there.
+fn optional(ask: &Ask<'_>, name: &str) -> Result<Option<usize>> {
+    if ask.has(name) { ask.dim(name, 1).map(Some) } else { Ok(None) }
+}
+
+/// The blocks of a level's first layer: up to where the residual block recurs.
+fn layer(ask: &Ask<'_>, level: &str) -> Vec<Block> {
+    let kind = |m: usize| {
+        let has = |tensor: &str| ask.has(&format!("{level}.{m}.{tensor}.weight"));
+        if has("depthwise") {
+            Some(Block::Res)
+        } else if has("mapper") {
+            Some(Block::Timestep)
+        } else {
+            has("kv_mapper.1").then_some(Block::Attn)
+        }
+    };
+    let rest = (1..8).map_while(kind).take_while(|&k| k != Block::Res);
+    std::iter::once(Block::Res).chain(rest).collect()
+}
+
+/// Sizes of Stage A, with the scale of the `diffusers` files.
+pub(super) fn stage_a(weights: &Checkpoint) -> Result<StageAConfig> {
+    let ask = Ask(weights);
+    let defaults = StageAConfig::default();
+    let shuffle = defaults.up_down_scale_factor.pow(2);
+    // Encoder: block, (conv, block) per further level, then one list entry more.
+    let levels = ask.count("down_blocks", 0) / 2;
+    // Decoder: conv, blocks of the deepest level, (conv, block) per further level.
+    let bottleneck_blocks = ask.count("up_blocks", 1).saturating_sub(2 * levels.max(1) - 2);
+    let config = StageAConfig {
+        levels,
+        bottleneck_blocks,
+        embed_dim: ask.dim("up_blocks.0.0.weight", 0)?,
+        latent_channels: ask.dim("up_blocks.0.0.weight", 1)?,
+        in_channels: ask.dim("in_block.1.weight", 1)? / shuffle,
+        out_channels: ask.dim("out_block.0.weight", 0)? / shuffle,
+        num_vq_embeddings: ask.dim("vquantizer.embedding.weight", 0)?,
+        ..defaults
+    };
+    config.validate(&weights.path)?;
+    Ok(config)
+}
+
+/// Sizes of Stable Cascade's text tower.
+pub(super) fn clip_text(weights: &Checkpoint) -> Result<ClipTextConfig> {
+    let ask = Ask(weights);
+    let hidden_size = ask.dim("text_model.embeddings.token_embedding.weight", 1)?;
+    Ok(ClipTextConfig {
+        hidden_size,
+        intermediate_size: ask.dim("text_model.encoder.layers.0.mlp.fc1.weight", 0)?,
+        num_hidden_layers: ask.count("text_model.encoder.layers", 0),
+        num_attention_heads: ask.heads(hidden_size)?,
+        hidden_act: Activation::Gelu,
+        max_position_embeddings: ask.dim("text_model.embeddings.position_embedding.weight", 0)?,
+        ..ClipTextConfig::default()
+    })
+}
+
+/// Sizes of Stable Cascade's vision tower.
+pub(super) fn clip_vision(weights: &Checkpoint) -> Result<ClipVisionConfig> {
+    let ask = Ask(weights);
+    let patches = "vision_model.embeddings.patch_embedding.weight";
+    let hidden_size = ask.dim(patches, 0)?;
+    let patch_size = ask.dim(patches, 2)?;
+    let positions = ask.dim("vision_model.embeddings.position_embedding.weight", 0)?;
+    Ok(ClipVisionConfig {
+        hidden_size,
+        intermediate_size: ask.dim("vision_model.encoder.layers.0.mlp.fc1.weight", 0)?,
+        num_hidden_layers: ask.count("vision_model.encoder.layers", 0),
+        num_attention_heads: ask.heads(hidden_size)?,
+        hidden_act: Activation::QuickGelu,
+        // One position is the class token's; patches form a square.
+        image_size: positions.saturating_sub(1).isqrt().saturating_mul(patch_size),
+        patch_size,
+        num_channels: ask.dim(patches, 1)?,
+        ..ClipVisionConfig::default()
+    })
+}

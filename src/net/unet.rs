@@ -1,0 +1,276 @@
+//! Stages B and C: one U-Net with different conditions, recorded in two parts,
+//! what depends on the prompt alone and what every sampling step repeats.
+
+use std::collections::HashMap;
+
+use super::blocks::{EPS, attn_block, context_kv, res_block, timestep_block, timestep_table};
+use super::config::{Block, UNetConfig};
+use super::{Modulation, Net, With, slot};
+use crate::error::Result;
+use crate::ops::{Activation, Add, Concat, Conv2d, ConvTranspose2d, Function, PixelShuffle, PixelUnshuffle, Resample};
+use crate::plan::Slot;
+use crate::shape::Shape;
+
+/// What a network is told besides the latents.
+#[derive(Debug, Clone)]
+pub struct Conditions {
+    /// Embeddings of the timestep, then of each extra condition of the
+    /// configuration: `[m, 1, steps, d]` each, `m` images or 1 for all.
+    pub times: Vec<Slot>,
+    /// Pooled text, `[n, 1, s, p]`.
+    pub pooled: Slot,
+    /// Text states, `[n, 1, l, t]`; used together with `image` only.
+    pub text: Option<Slot>,
+    /// Image embeddings, `[n, 1, k, i]`.
+    pub image: Option<Slot>,
+    /// Stage C's latents, for Stage B, `[n, h, w, 16]`.
+    pub effnet: Option<Slot>,
+    /// A picture for Stage B, `[n or 1, h, w, 3]`; black means none.
+    pub pixels: Option<Slot>,
+}
+
+/// What was computed from [`Conditions`], once for all steps.
+#[derive(Debug)]
+pub struct Conditioned {
+    /// By timestep block: `(a, b)` of every step.
+    tables: HashMap<String, Slot>,
+    /// By attention block: keys and values of the context.
+    context_kv: HashMap<String, Slot>,
+    /// Added to the embedded latents, one after the other.
+    addends: Vec<Slot>,
+}
+
+/// Where a block stands.
+struct Place {
+    /// `down_blocks` or `up_blocks`.
+    path: &'static str,
+    /// Index in the path, in the order of execution.
+    index: usize,
+    /// Level, 0 the finest.
+    level: usize,
+    layers: usize,
+}
+
+/// A Stage B or C network.
+#[derive(Debug)]
+pub struct UNet<'a> {
+    /// Its architecture.
+    pub config: &'a UNetConfig,
+}
+
+impl UNet<'_> {
+    /// Records what depends on the prompt (and for Stage B on Stage C's result)
+    /// alone, for latents `[n, height, width, _]`.
+    pub fn condition(&self, net: &mut Net<'_>, given: &Conditions, latents: Shape) -> Result<Conditioned> {
+        let context = self.context(net, given)?;
+        let context = net.op("clip_norm", Activation { function: Function::Silu }, &[slot(context)])?;
+        let mut conditioned = Conditioned { tables: HashMap::new(), context_kv: HashMap::new(), addends: Vec::new() };
+        for place in self.places() {
+            let c = self.config.block_out_channels[place.level];
+            for (name, block) in self.blocks(&place) {
+                let mut net = net.scope(&name);
+                match block {
+                    Block::Res => {}
+                    Block::Timestep => {
+                        let conditions = &self.config.timestep_conditioning_type;
+                        let table = timestep_table(&mut net, &given.times, conditions, c)?;
+                        conditioned.tables.insert(name, table);
+                    }
+                    Block::Attn => {
+                        let kv = context_kv(&mut net, context, c)?;
+                        conditioned.context_kv.insert(name, kv);
+                    }
+                }
+            }
+        }
+        let patch = self.config.patch_size;
+        let size = latents.with_hw(latents.h / patch, latents.w / patch);
+        let resample = Resample { height: size.h, width: size.w };
+        if let Some(effnet) = given.effnet {
+            let x = net.op("effnet", resample, &[slot(effnet)])?;
+            conditioned.addends.push(self.mapper(&mut net.scope("effnet_mapper"), x)?);
+        }
+        if let Some(pixels) = given.pixels {
+            let x = self.mapper(&mut net.scope("pixels_mapper"), pixels)?;
+            conditioned.addends.push(net.op("pixels", resample, &[slot(x)])?);
+        }
+        Ok(conditioned)
+    }
+
+    /// Records one evaluation: latents `x [n, h, w, c]` → `[n, h, w, c_out]`.
+    pub fn step(&self, net: &mut Net<'_>, x: Slot, given: &Conditioned, counter: Slot) -> Result<Slot> {
+        let config = self.config;
+        let mut x = x;
+        if config.patch_size > 1 {
+            x = net.op("embedding.0", PixelUnshuffle { patch: config.patch_size }, &[slot(x)])?;
+        }
+        x = net.linear("embedding.1", x, config.block_out_channels[0], With::default())?;
+        x = net.layer_norm("embedding.2", x, EPS)?;
+        for addend in &given.addends {
+            x = net.op("embedding", Add, &[slot(x), slot(*addend)])?;
+        }
+
+        let levels = config.block_out_channels.len();
+        let mut skips = Vec::with_capacity(levels);
+        for place in self.places().filter(|p| p.path == "down_blocks") {
+            if place.level > 0 {
+                x = self.downscale(&mut net.scope(format!("down_downscalers.{}", place.level)), x, place.level)?;
+            }
+            x = self.run_level(net, x, None, &place, given, counter)?;
+            skips.push(x);
+        }
+        for place in self.places().filter(|p| p.path == "up_blocks") {
+            let skip = (place.index > 0).then(|| skips[place.level]);
+            x = self.run_level(net, x, skip, &place, given, counter)?;
+            if place.level > 0 {
+                x = self.upscale(&mut net.scope(format!("up_upscalers.{}", place.index)), x, place.level)?;
+            }
+        }
+
+        x = net.layer_norm("clf.0", x, EPS)?;
+        let channels = config.out_channels * config.patch_size * config.patch_size;
+        x = net.linear("clf.1", x, channels, With::default())?;
+        if config.patch_size > 1 {
+            x = net.op("clf.2", PixelShuffle { patch: config.patch_size }, &[slot(x)])?;
+        }
+        Ok(x)
+    }
+
+    /// The text (and image) context, normalised: `[n, 1, s, c_cond]`.
+    fn context(&self, net: &mut Net<'_>, given: &Conditions) -> Result<Slot> {
+        let (c, seq) = (self.config.conditioning_dim, self.config.clip_seq);
+        // One vector becomes `clip_seq` tokens.
+        let tokens = |net: &mut Net<'_>, name, x: Slot| -> Result<Slot> {
+            let y = net.linear(name, x, c * seq, With::default())?;
+            Ok(y.reshape(Shape::new(x.shape.n, 1, x.shape.tokens() * seq, c)))
+        };
+        let mut context = tokens(net, "clip_txt_pooled_mapper", given.pooled)?;
+        if let (Some(text), Some(image)) = (given.text, given.image) {
+            let text = net.linear("clip_txt_mapper", text, c, With::default())?;
+            let image = tokens(net, "clip_img_mapper", image)?;
+            context = net.op("clip_txt", Concat::Tokens, &[slot(text), slot(context)])?;
+            context = net.op("clip_img", Concat::Tokens, &[slot(context), slot(image)])?;
+        }
+        net.layer_norm("clip_norm", context, EPS)
+    }
+
+    /// `LN(2(GELU(0(x))))`: what brings Stage C's latents, or pixels, to the width of level 0.
+    fn mapper(&self, net: &mut Net<'_>, x: Slot) -> Result<Slot> {
+        let c = self.config.block_out_channels[0];
+        let x = net.linear("0", x, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
+        let x = net.linear("2", x, c, With::default())?;
+        net.layer_norm("3", x, EPS)
+    }
+
+    /// All levels in the order of execution.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let levels = self.config.block_out_channels.len();
+        let down = self.config.down_num_layers_per_block.iter().enumerate();
+        let down = down.map(|(i, &layers)| Place { path: "down_blocks", index: i, level: i, layers });
+        let up = self.config.up_num_layers_per_block.iter().enumerate();
+        let up = up.map(move |(i, &layers)| Place { path: "up_blocks", index: i, level: levels - 1 - i, layers });
+        down.chain(up)
+    }
+
+    /// Names and types of a level's blocks.
+    fn blocks(&self, place: &Place) -> Vec<(String, Block)> {
+        let types = &self.config.block_types_per_layer[place.level];
+        let all = std::iter::repeat_n(types, place.layers).flatten().enumerate();
+        all.map(|(i, block)| (format!("{}.{}.{i}", place.path, place.index), *block)).collect()
+    }
+
+    /// A level's blocks, repeated with the same weights and a mapper between.
+    fn run_level(
+        &self,
+        net: &mut Net<'_>,
+        mut x: Slot,
+        skip: Option<Slot>,
+        place: &Place,
+        given: &Conditioned,
+        counter: Slot,
+    ) -> Result<Slot> {
+        let (repeats, mappers) = match place.path {
+            "down_blocks" => (self.config.down_blocks_repeat_mappers[place.index], "down_repeat_mappers"),
+            _ => (self.config.up_blocks_repeat_mappers[place.index], "up_repeat_mappers"),
+        };
+        for repeat in 0..repeats {
+            x = self.run_blocks(net, x, skip, place, given, counter)?;
+            if repeat + 1 < repeats {
+                x = net.linear(&format!("{mappers}.{}.{repeat}", place.index), x, x.shape.c, With::default())?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn run_blocks(
+        &self,
+        net: &mut Net<'_>,
+        mut x: Slot,
+        skip: Option<Slot>,
+        place: &Place,
+        given: &Conditioned,
+        counter: Slot,
+    ) -> Result<Slot> {
+        let config = self.config;
+        let blocks = self.blocks(place);
+        let modulation = |name: &String| Modulation { table: given.tables[name], counter };
+        let mut i = 0;
+        while i < blocks.len() {
+            let (name, block) = &blocks[i];
+            let mut net = net.scope(name);
+            match block {
+                Block::Res => {
+                    let skip = skip.filter(|_| i == 0);
+                    if let Some(skip) = skip
+                        && (x.shape.h, x.shape.w) != (skip.shape.h, skip.shape.w)
+                    {
+                        let resample = Resample { height: skip.shape.h, width: skip.shape.w };
+                        x = net.op("resize", resample, &[slot(x)])?;
+                    }
+                    // A timestep block that follows rides on the last linear layer.
+                    let next = blocks.get(i + 1).filter(|(_, b)| *b == Block::Timestep);
+                    x = res_block(&mut net, x, skip, config.kernel_size, next.map(|(name, _)| modulation(name)))?;
+                    i += usize::from(next.is_some());
+                }
+                Block::Timestep => x = timestep_block(&mut net, x, modulation(name))?,
+                Block::Attn => {
+                    let (heads, self_attn) = (config.num_attention_heads[place.level], config.self_attn[place.level]);
+                    x = attn_block(&mut net, x, given.context_kv[name], heads, self_attn)?;
+                }
+            }
+            i += 1;
+        }
+        Ok(x)
+    }
+
+    /// From level `level − 1` to `level`.
+    fn downscale(&self, net: &mut Net<'_>, x: Slot, level: usize) -> Result<Slot> {
+        let (from, to) = (x.shape.c, self.config.block_out_channels[level]);
+        let x = net.layer_norm("0", x, EPS)?;
+        let Some(switch) = &self.config.switch_level else {
+            let weight = net.weight("1.weight", &[to, from, 2, 2])?;
+            let bias = net.weight("1.bias", &[to])?;
+            return net.op("1", Conv2d { stride: 2, padding: 0 }, &[slot(x), weight, bias]);
+        };
+        let x = net.linear("1.blocks.0", x, to, With::default())?;
+        if !switch[level - 1] {
+            return Ok(x);
+        }
+        net.op("1.blocks.1", Resample { height: x.shape.h / 2, width: x.shape.w / 2 }, &[slot(x)])
+    }
+
+    /// From level `level` to `level − 1`.
+    fn upscale(&self, net: &mut Net<'_>, x: Slot, level: usize) -> Result<Slot> {
+        let (from, to) = (x.shape.c, self.config.block_out_channels[level - 1]);
+        let mut x = net.layer_norm("0", x, EPS)?;
+        let Some(switch) = &self.config.switch_level else {
+            let weight = net.weight("1.weight", &[from, to, 2, 2])?;
+            let bias = net.weight("1.bias", &[to])?;
+            return net.op("1", ConvTranspose2d { stride: 2, padding: 0 }, &[slot(x), weight, bias]);
+        };
+        if switch[level - 1] {
+            x = net.op("1.blocks.0", Resample { height: x.shape.h * 2, width: x.shape.w * 2 }, &[slot(x)])?;
+        }
+        net.linear("1.blocks.1", x, to, With::default())
+    }
+}

@@ -1,0 +1,236 @@
+//! The ops: everything a network can ask a device to do.
+//!
+//! An op's file holds its definition (documentation, shape rule and a plain
+//! loop, [`Define::reference`]) and the [cases](Case) that every kernel of the
+//! op is tested on. Kernels live elsewhere and are found through
+//! [`registry`](crate::registry).
+
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// Shapes of an op's operands, in the order its documentation gives;
+/// `None` where an optional operand is absent.
+pub type Shapes<'a> = &'a [Option<Shape>];
+
+/// Values of an op's operands, in the same order.
+pub type Operands<'a> = &'a [Option<Tensor<'a>>];
+
+/// What a slot's 4-byte elements are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// A real number.
+    F32,
+    /// An index, a counter or a packed pixel.
+    U32,
+}
+
+/// Work that an op does, to be compared with what a device can do.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cost {
+    /// Floating-point operations, a multiply-add counted as two.
+    pub flops: u64,
+    /// Bytes that must be read and written at least once, activations as f32.
+    pub bytes: u64,
+}
+
+/// The definition of an op.
+pub trait Define: std::fmt::Debug {
+    /// The field's name for it; also the stem of its kernels' file names.
+    fn name(&self) -> &'static str;
+
+    /// Shape of the result, or what the op takes instead of `inputs`.
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String>;
+
+    /// What the result's elements are.
+    fn element(&self) -> Element {
+        Element::F32
+    }
+
+    /// The operand whose storage the result may take over: each of its elements
+    /// is read before, and never after, the result's element at that place is written.
+    fn in_place(&self) -> Option<usize> {
+        None
+    }
+
+    /// Floating-point operations; zero where moving data is all there is to do.
+    fn flops(&self, _inputs: Shapes<'_>, _out: Shape) -> u64 {
+        0
+    }
+
+    /// The op, as a plain loop. U32 results are written as bits.
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape);
+}
+
+/// One configuration that every kernel of an op is tested and benched on.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The op with its constants.
+    pub op: Op,
+    /// Its operands.
+    pub inputs: Vec<Option<Operand>>,
+    /// Largest allowed `|got − want| / (1 + |want|)` of an exact (f32) kernel.
+    pub tolerance: f32,
+    /// The same for kernels that round factors to bf16.
+    pub tolerance_bf16: f32,
+}
+
+/// What a test case puts into an operand.
+#[derive(Debug, Clone)]
+pub enum Operand {
+    /// Random activations, mean away from zero.
+    Slot(Shape),
+    /// Random learned values of these PyTorch dimensions, in f32, f16 and bf16 in turn.
+    Weight(Vec<usize>),
+    /// Indices.
+    Index(Shape, Vec<u32>),
+}
+
+impl Operand {
+    /// The operand's extent.
+    pub fn shape(&self) -> Shape {
+        match self {
+            Operand::Slot(shape) | Operand::Index(shape, _) => *shape,
+            Operand::Weight(dims) => crate::tensor::shape_of_dims(dims),
+        }
+    }
+}
+
+impl Case {
+    fn new(op: impl Into<Op>, inputs: Vec<Option<Operand>>) -> Self {
+        Self { op: op.into(), inputs, tolerance: 2e-5, tolerance_bf16: 2e-5 }
+    }
+
+    fn bf16(self, tolerance_bf16: f32) -> Self {
+        Self { tolerance_bf16, ..self }
+    }
+}
+
+fn slot(n: usize, h: usize, w: usize, c: usize) -> Option<Operand> {
+    Some(Operand::Slot(Shape::new(n, h, w, c)))
+}
+
+fn weight(dims: &[usize]) -> Option<Operand> {
+    Some(Operand::Weight(dims.to_vec()))
+}
+
+fn index(values: &[u32]) -> Option<Operand> {
+    Some(Operand::Index(Shape::vector(values.len()), values.to_vec()))
+}
+
+macro_rules! ops {
+    ($($module:ident::$Op:ident),* $(,)?) => {
+        $(mod $module; pub use $module::$Op;)*
+
+        /// An op with its constants: plain data, recorded in a plan.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Op {
+            $(#[doc = concat!("[`", stringify!($Op), "`]")] $Op($Op),)*
+        }
+
+        $(impl From<$Op> for Op { fn from(op: $Op) -> Op { Op::$Op(op) } })*
+
+        impl std::ops::Deref for Op {
+            type Target = dyn Define;
+            fn deref(&self) -> &(dyn Define + 'static) {
+                match self { $(Op::$Op(op) => op,)* }
+            }
+        }
+
+        /// Every op's test cases; the first of an op is the one that matters most.
+        pub fn cases() -> Vec<Case> {
+            [$($module::cases(),)*].concat()
+        }
+
+        /// The names of all ops.
+        pub const NAMES: &[&str] = &[$(stringify!($module),)*];
+    };
+}
+
+ops! {
+    activation::Activation,
+    add::Add,
+    advance::Advance,
+    attention::Attention,
+    batch_norm::BatchNorm,
+    concat::Concat,
+    conv2d::Conv2d,
+    conv_transpose2d::ConvTranspose2d,
+    count_non_finite::CountNonFinite,
+    denoise::Denoise,
+    depthwise_norm::DepthwiseNorm,
+    depthwise_residual::DepthwiseResidual,
+    embed::Embed,
+    feed_forward::FeedForward,
+    gather::Gather,
+    grn_scale::GrnScale,
+    group_norm::GroupNorm,
+    layer_norm::LayerNorm,
+    linear::Linear,
+    modulate::Modulate,
+    nearest_code::NearestCode,
+    pixel_shuffle::PixelShuffle,
+    pixel_unshuffle::PixelUnshuffle,
+    resample::Resample,
+    scale::Scale,
+    to_rgb8::ToRgb8,
+}
+
+impl Op {
+    /// Work done on operands of these shapes.
+    pub fn cost(&self, inputs: Shapes<'_>, weight_bytes: u64, out: Shape) -> Cost {
+        let elements: usize = inputs.iter().flatten().map(Shape::elements).sum::<usize>() + out.elements();
+        Cost { flops: self.flops(inputs, out), bytes: 4 * elements as u64 + weight_bytes }
+    }
+}
+
+pub use layer_norm::Affine;
+
+/// Pointwise function of a linear layer's or a norm's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    /// The value itself.
+    Identity,
+    /// `x/2 · (1 + erf(x/√2))`, exact.
+    GeluErf,
+    /// `x · sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `x · sigmoid(x)`.
+    Silu,
+}
+
+impl Function {
+    /// The function's value, computed in f64.
+    pub fn apply(self, x: f32) -> f32 {
+        let v = f64::from(x);
+        let y = match self {
+            Function::Identity => return x,
+            Function::GeluErf => 0.5 * v * (1.0 + libm::erf(v / std::f64::consts::SQRT_2)),
+            Function::QuickGelu => v / (1.0 + (-1.702 * v).exp()),
+            Function::Silu => v / (1.0 + (-v).exp()),
+        };
+        y as f32
+    }
+}
+
+/// Mean and `1 / sqrt(variance + eps)` of `xs`, population variance, two passes.
+fn mean_rstd(xs: impl Iterator<Item = f32> + Clone, count: usize, eps: f32) -> (f64, f64) {
+    let mean = xs.clone().map(f64::from).sum::<f64>() / count as f64;
+    let variance = xs.map(|x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count as f64;
+    (mean, (variance + f64::from(eps)).sqrt().recip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_op_has_cases_whose_shapes_fit() {
+        for name in NAMES {
+            assert!(cases().iter().any(|case| case.op.name() == *name), "{name} has no case");
+        }
+        for case in cases() {
+            let shapes: Vec<_> = case.inputs.iter().map(|i| i.as_ref().map(Operand::shape)).collect();
+            case.op.shape(&shapes).unwrap_or_else(|e| panic!("{:?}: takes {e}, got {shapes:?}", case.op));
+        }
+    }
+}

@@ -1,0 +1,42 @@
+use super::{Case, Define, Function, Operands, Shapes, slot};
+use crate::shape::Shape;
+
+/// `y = f(x)`, element by element, in place where the plan allows.
+///
+/// Operands: `x [n, h, w, c]`. Used where no neighbour can take the function
+/// into its epilogue, e.g. SiLU of the text context, shared by all blocks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Activation {
+    /// The function.
+    pub function: Function,
+}
+
+impl Define for Activation {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(x)] => Ok(x),
+            _ => Err("x [n, h, w, c]".into()),
+        }
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
+        for (y, &x) in out.iter_mut().zip(inputs[0].expect("x").f32()) {
+            *y = self.function.apply(x);
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    [Function::Silu, Function::GeluErf, Function::QuickGelu, Function::Identity]
+        .into_iter()
+        .map(|function| Case::new(Activation { function }, vec![slot(2, 3, 5, 7)]))
+        .collect()
+}

@@ -1,0 +1,111 @@
+use super::{Case, Define, Operands, Shapes, index, slot};
+use crate::shape::Shape;
+
+/// `softmax(Q·Kᵀ / √d)·V` for each head, keys and values in up to two parts.
+///
+/// Operands:
+/// 0. `x`: with [`self_part`](Self::self_part) `[n, h, w, 3c]`, Q, K and V side by side; else Q alone, `[n, h, w, c]`.
+/// 1. `context [n, 1, s, 2c]`, optional: K and V of the context tokens, side by
+///    side. They follow the image tokens as keys, and may be computed once per prompt.
+/// 2. `key_len [1, 1, 1, n]` (u32), optional and not with a context: image `i` sees only its first `key_len[i]`
+///    keys of the self part. At least 1.
+///
+/// Result `[n, h, w, c]`, heads merged. Nothing is masked but what `causal` and `key_len` say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// Number of heads.
+    pub heads: usize,
+    /// Channels of one head, `d`.
+    pub head_dim: usize,
+    /// Whether the tokens attend to each other.
+    pub self_part: bool,
+    /// Whether token `i` sees no self key after `i`.
+    pub causal: bool,
+}
+
+impl Attention {
+    /// `heads · head_dim`.
+    pub fn channels(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn keys(&self, inputs: Shapes<'_>) -> usize {
+        let own = if self.self_part { inputs[0].map_or(0, |x| x.tokens()) } else { 0 };
+        own + inputs[1].map_or(0, |c| c.tokens())
+    }
+}
+
+impl Define for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        let c = self.channels();
+        let takes = || {
+            let x = if self.self_part { 3 * c } else { c };
+            format!("x [n, h, w, {x}], context [n, 1, s, {}] if any, or key_len [1, 1, 1, n], if any", 2 * c)
+        };
+        let [Some(x), context, key_len] = *inputs else { return Err(takes()) };
+        let fits = x.c == if self.self_part { 3 * c } else { c }
+            && context.is_none_or(|k| k.n == x.n && k.c == 2 * c)
+            && key_len.is_none_or(|l| l == Shape::vector(x.n) && context.is_none())
+            && self.keys(inputs) > 0;
+        if fits { Ok(x.with_c(c)) } else { Err(takes()) }
+    }
+
+    fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
+        4 * (out.rows() * self.keys(inputs) * self.channels()) as u64
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let (c, d, tokens) = (self.channels(), self.head_dim, shape.tokens());
+        let x = inputs[0].expect("x");
+        let context = inputs[1].map(|t| (t.f32(), t.shape.tokens()));
+        for row in 0..shape.rows() {
+            let (image, token) = (row / tokens, row % tokens);
+            let mut own = if self.self_part { tokens } else { 0 };
+            if let Some(len) = inputs[2] {
+                own = own.min(len.u32()[image] as usize);
+            }
+            if self.causal {
+                own = own.min(token + 1);
+            }
+            for head in 0..self.heads {
+                // Key and value of each visible token, as slices of d.
+                let own_kv = (0..own).map(|t| {
+                    let at = (image * tokens + t) * x.shape.c + c + head * d;
+                    (&x.f32()[at..at + d], &x.f32()[at + c..at + c + d])
+                });
+                let context_kv = context.into_iter().flat_map(|(kv, s)| {
+                    (0..s).map(move |t| {
+                        let at = (image * s + t) * 2 * c + head * d;
+                        (&kv[at..at + d], &kv[at + c..at + c + d])
+                    })
+                });
+                let q = &x.f32()[row * x.shape.c + head * d..][..d];
+                let dot = |k: &[f32]| q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
+                let scored: Vec<(f64, &[f32])> =
+                    own_kv.chain(context_kv).map(|(k, v)| (dot(k) / (d as f64).sqrt(), v)).collect();
+                let max = scored.iter().map(|(s, _)| *s).fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scored.iter().map(|(s, _)| (s - max).exp()).sum();
+                for i in 0..d {
+                    let y: f64 = scored.iter().map(|(s, v)| (s - max).exp() / sum * f64::from(v[i])).sum();
+                    out[row * c + head * d + i] = y as f32;
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let own = |heads, head_dim| Attention { heads, head_dim, self_part: true, causal: false };
+    vec![
+        Case::new(own(2, 64), vec![slot(2, 12, 12, 3 * 128), slot(2, 1, 85, 2 * 128), None]).bf16(2e-2),
+        Case::new(own(20, 64), vec![slot(1, 3, 5, 3 * 1280), slot(1, 1, 4, 2 * 1280), None]).bf16(2e-2),
+        Case::new(Attention { causal: true, ..own(4, 10) }, vec![slot(2, 1, 77, 120), None, index(&[9, 2])]).bf16(2e-2),
+        Case::new(Attention { self_part: false, ..own(3, 8) }, vec![slot(2, 4, 3, 24), slot(2, 1, 5, 48), None]).bf16(2e-2),
+        Case::new(own(1, 7), vec![slot(1, 1, 1, 21), None, None]).bf16(2e-2),
+        Case::new(own(2, 32), vec![slot(1, 9, 11, 192), None, None]).bf16(2e-2),
+    ]
+}

@@ -1,0 +1,35 @@
+use super::{Case, Define, Element, Operands, Shapes, slot};
+use crate::shape::Shape;
+
+/// Number of elements that are NaN or infinite, as u32.
+///
+/// Operands: `x [n, h, w, c]`. Result `[1, 1, 1, 1]`. Each stage ends with it, so
+/// that an overflow becomes a named error and not a black picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CountNonFinite;
+
+impl Define for CountNonFinite {
+    fn name(&self) -> &'static str {
+        "count_non_finite"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(_)] => Ok(Shape::vector(1)),
+            _ => Err("x [n, h, w, c]".into()),
+        }
+    }
+
+    fn element(&self) -> Element {
+        Element::U32
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
+        let count = inputs[0].expect("x").f32().iter().filter(|x| !x.is_finite()).count();
+        out[0] = f32::from_bits(count as u32);
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![Case::new(CountNonFinite, vec![slot(2, 3, 5, 7)])]
+}

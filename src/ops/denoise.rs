@@ -1,0 +1,74 @@
+use super::{Case, Define, Operands, Shapes, index, slot};
+use crate::shape::Shape;
+
+/// One sampler step with classifier-free guidance, in place on the latents:
+///
+/// `ε = ε_cond − (ε_cond − ε_uncond)·(1 − g)`, or the network's output as it is
+/// without guidance; `x ← c₀·(x − c₁·ε) + σ·z`.
+///
+/// Operands:
+/// 0. `x [n, h, w, c]`, the latents
+/// 1. `eps [n, h, w, c]`, or with guidance `[2n, h, w, c]`: conditional images first
+/// 2. `noise [steps·n, h, w, c]`, standard normal `z` of every step
+/// 3. `coefficients [1, 1, steps, 4]`: `c₀, c₁, σ, g` of every step
+/// 4. `counter [1, 1, 1, 1]` (u32): the step
+///
+/// Source: `DDPMWuerstchenScheduler.step` and `torch.lerp`, in the form torch
+/// evaluates it for weights of at least one half.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Denoise {
+    /// Whether `eps` holds the unconditional images too.
+    pub guided: bool,
+}
+
+impl Define for Denoise {
+    fn name(&self) -> &'static str {
+        "denoise"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(x), Some(eps), Some(noise), Some(coefficients), Some(counter)]
+                if eps == (Shape { n: x.n * if self.guided { 2 } else { 1 }, ..x })
+                    && noise == (Shape { n: x.n * coefficients.w, ..x })
+                    && coefficients == Shape::matrix(coefficients.w, 4)
+                    && counter == Shape::vector(1) =>
+            {
+                Ok(x)
+            }
+            _ => Err(format!(
+                "x [n, h, w, c], eps [{}n, h, w, c], noise [steps·n, h, w, c], coefficients [1, 1, steps, 4], counter",
+                if self.guided { "2" } else { "" }
+            )),
+        }
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let [x, eps, noise, coefficients] = [0, 1, 2, 3].map(|i| inputs[i].expect("every operand").f32());
+        let step = inputs[4].expect("counter").u32()[0] as usize;
+        let [c0, c1, sigma, g] = [0, 1, 2, 3].map(|i| coefficients[step * 4 + i]);
+        let noise = &noise[step * shape.elements()..];
+        for i in 0..shape.elements() {
+            let mut e = eps[i];
+            if self.guided {
+                e -= (e - eps[i + shape.elements()]) * (1.0 - g);
+            }
+            out[i] = c0 * (x[i] - c1 * e) + sigma * noise[i];
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |guided, n: usize, step| {
+        let eps = slot(if guided { 2 * n } else { n }, 3, 5, 4);
+        Case::new(
+            Denoise { guided },
+            vec![slot(n, 3, 5, 4), eps, slot(3 * n, 3, 5, 4), slot(1, 1, 3, 4), index(&[step])],
+        )
+    };
+    vec![case(true, 2, 1), case(false, 1, 2), case(true, 1, 0)]
+}

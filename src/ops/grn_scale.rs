@@ -1,0 +1,53 @@
+use super::{Case, Define, Operands, Shapes, slot, weight};
+use crate::shape::Shape;
+
+/// Statistics of global response normalisation, as a factor per channel.
+///
+/// `G[c] = sqrt(Σ x[h, w, c]²)` over one image, `N[c] = G[c] / (mean(G) + eps)`,
+/// result `s[c] = 1 + gamma[c]·N[c]`, so that the normalisation itself,
+/// `gamma·(x·N) + beta + x`, is `x·s + beta`. The linear layer that follows
+/// applies it as it loads `x`, which saves writing and reading the largest tensor of a block.
+///
+/// Operands: `x [n, h, w, c]`, `gamma [c]`. Result `[n, 1, 1, c]`.
+///
+/// Source: `GlobalResponseNorm` of ConvNeXt V2.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GrnScale {
+    /// Added to the mean of `G`: `1e-6`.
+    pub eps: f32,
+}
+
+impl Define for GrnScale {
+    fn name(&self) -> &'static str {
+        "grn_scale"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(x), Some(gamma)] if gamma == Shape::vector(x.c) => Ok(Shape::new(x.n, 1, 1, x.c)),
+            _ => Err("x [n, h, w, c] and gamma [c]".into()),
+        }
+    }
+
+    fn flops(&self, inputs: Shapes<'_>, _: Shape) -> u64 {
+        2 * inputs[0].map_or(0, |x| x.elements()) as u64
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let (x, gamma) = (inputs[0].expect("x"), inputs[1].expect("gamma").values());
+        let c = shape.c;
+        for (xs, ys) in x.f32().chunks(x.shape.tokens() * c).zip(out.chunks_mut(c)) {
+            let norm = |ch: usize| xs[ch..].iter().step_by(c).map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            let norms: Vec<f64> = (0..c).map(norm).collect();
+            let mean = norms.iter().sum::<f64>() / c as f64;
+            for ch in 0..c {
+                ys[ch] = (1.0 + f64::from(gamma[ch]) * norms[ch] / (mean + f64::from(self.eps))) as f32;
+            }
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |n, h, w, c: usize| Case::new(GrnScale { eps: 1e-6 }, vec![slot(n, h, w, c), weight(&[c])]);
+    vec![case(2, 12, 12, 512), case(2, 3, 5, 7), case(1, 1, 1, 64), case(1, 67, 31, 40)]
+}

@@ -1,0 +1,127 @@
+use super::{Case, Define, Function, Operands, Shapes, index, slot, weight};
+use crate::shape::Shape;
+
+/// A linear layer with everything that can ride on it:
+///
+/// `y = f((x·scale + shift)·Wᵀ + bias) + residual`, then `y·(1 + a) + b`.
+///
+/// Operands, all after `weight` optional:
+/// 0. `x [n, h, w, k]`
+/// 1. `weight [o, k]`, or several of equal `k` stacked by rows (Q, K and V)
+/// 2. `bias [o]`
+/// 3. `residual [n, h, w, o]`; the result may be written in its place
+/// 4. `scale [n, 1, 1, k]`: global response normalisation, see [`GrnScale`](super::GrnScale)
+/// 5. `shift [k]`, only with `scale`
+/// 6. `table [n or 1, 1, steps, 2·o]`: `a` and `b` side by side for every step (see [`Modulate`](super::Modulate))
+/// 7. `counter [1, 1, 1, 1]` (u32), with `table`: the step
+///
+/// Also every 1×1 convolution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Linear {
+    /// Applied before the residual is added.
+    pub function: Function,
+}
+
+impl Linear {
+    /// Position of `residual` among the operands.
+    pub const RESIDUAL: usize = 3;
+}
+
+impl Define for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        let takes = "x [n, h, w, k], weight [o, k]; optional bias [o], residual [n, h, w, o], scale [n, 1, 1, k], \
+                     shift [k], table [n or 1, 1, steps, 2o] with counter [1, 1, 1, 1]";
+        let [Some(x), Some(w), bias, residual, scale, shift, table, counter] = *inputs else {
+            return Err(takes.into());
+        };
+        let out = x.with_c(w.w);
+        let fits = w == Shape::matrix(w.w, x.c)
+            && bias.is_none_or(|b| b == Shape::vector(out.c))
+            && residual.is_none_or(|r| r == out)
+            && scale.is_none_or(|s| s == Shape::new(x.n, 1, 1, x.c))
+            && shift.is_none_or(|s| s == Shape::vector(x.c) && scale.is_some())
+            && table.is_none_or(|t| (t.n == 1 || t.n == x.n) && t.h == 1 && t.c == 2 * out.c)
+            && table.is_some() == counter.is_some();
+        if fits { Ok(out) } else { Err(takes.into()) }
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(Self::RESIDUAL)
+    }
+
+    fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
+        2 * (out.elements() * inputs[0].map_or(0, |x| x.c)) as u64
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let (x, w) = (inputs[0].expect("x"), inputs[1].expect("weight").values());
+        let [bias, residual, scale, shift] = [2, 3, 4, 5].map(|i| inputs[i].map(|t| t.values()));
+        let k = x.shape.c;
+        for (row, ys) in out.chunks_mut(shape.c).enumerate() {
+            let image = row / shape.tokens();
+            let xs: Vec<f64> = (0..k)
+                .map(|i| {
+                    let s = scale.as_ref().map_or(1.0, |s| f64::from(s[image * k + i]));
+                    let t = shift.as_ref().map_or(0.0, |t| f64::from(t[i]));
+                    f64::from(x.f32()[row * k + i]) * s + t
+                })
+                .collect();
+            let step = super::modulate::row(inputs[6], inputs[7], image);
+            for (o, y) in ys.iter_mut().enumerate() {
+                let dot: f64 = w[o * k..][..k].iter().zip(&xs).map(|(&w, x)| f64::from(w) * x).sum();
+                let mut v = self.function.apply((dot + bias.as_ref().map_or(0.0, |b| f64::from(b[o]))) as f32);
+                if let Some(residual) = &residual {
+                    v += residual[row * shape.c + o];
+                }
+                *y = step.map_or(v, |ab| v * (1.0 + ab[o]) + ab[shape.c + o]);
+            }
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let plain = |m: usize, k: usize, o: usize| {
+        vec![slot(1, 1, m, k), weight(&[o, k]), weight(&[o]), None, None, None, None, None]
+    };
+    let case = |function, inputs| Case::new(Linear { function }, inputs).bf16(2e-2);
+    let gelu = Function::GeluErf;
+    vec![
+        case(Function::Identity, plain(96, 512, 256)),
+        case(gelu, plain(77, 160, 320)),
+        // Everything at once, as at the end of a block; also per-image tables.
+        case(
+            Function::Identity,
+            vec![
+                slot(2, 3, 5, 40),
+                weight(&[24, 40]),
+                weight(&[24]),
+                slot(2, 3, 5, 24),
+                slot(2, 1, 1, 40),
+                weight(&[40]),
+                slot(1, 1, 4, 48),
+                index(&[2]),
+            ],
+        ),
+        case(
+            Function::Silu,
+            vec![
+                slot(2, 1, 9, 17),
+                weight(&[33, 17]),
+                None,
+                slot(2, 1, 9, 33),
+                None,
+                None,
+                slot(2, 1, 3, 66),
+                index(&[0]),
+            ],
+        ),
+        case(Function::QuickGelu, plain(1, 3, 5)),
+        case(Function::Identity, plain(13, 1, 1)),
+        case(gelu, plain(130, 259, 67)),
+        case(Function::Identity, vec![slot(1, 4, 4, 16), weight(&[48, 16]), None, None, None, None, None, None]),
+    ]
+}

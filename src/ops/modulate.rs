@@ -1,0 +1,58 @@
+use super::{Case, Define, Operands, Shapes, index, slot};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// Timestep conditioning: `y = x·(1 + a) + b`.
+///
+/// Operands: `x [n, h, w, c]`, `table [n or 1, 1, steps, 2c]` (`a` then `b`, for every
+/// step, the same for all images if its `n` is 1), `counter [1, 1, 1, 1]` (u32): the step.
+/// Usually rides on the linear layer before it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Modulate;
+
+/// `a` and `b` side by side for the step that `counter` shows and for `image`.
+pub(super) fn row<'a>(table: Option<Tensor<'a>>, counter: Option<Tensor<'_>>, image: usize) -> Option<&'a [f32]> {
+    let (table, step) = (table?, counter?.u32()[0] as usize);
+    let image = if table.shape.n == 1 { 0 } else { image };
+    Some(&table.f32()[(image * table.shape.w + step) * table.shape.c..][..table.shape.c])
+}
+
+impl Define for Modulate {
+    fn name(&self) -> &'static str {
+        "modulate"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(x), Some(table), Some(counter)]
+                if (table.n == 1 || table.n == x.n)
+                    && table.h == 1
+                    && table.c == 2 * x.c
+                    && counter == Shape::vector(1) =>
+            {
+                Ok(x)
+            }
+            _ => Err("x [n, h, w, c], table [n or 1, 1, steps, 2c], counter [1, 1, 1, 1]".into()),
+        }
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let x = inputs[0].expect("x").f32();
+        for (i, y) in out.iter_mut().enumerate() {
+            let image = i / shape.c / shape.tokens();
+            let ab = row(inputs[1], inputs[2], image).expect("table and counter");
+            *y = x[i] * (1.0 + ab[i % shape.c]) + ab[shape.c + i % shape.c];
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new(Modulate, vec![slot(2, 3, 5, 7), slot(1, 1, 4, 14), index(&[3])]),
+        Case::new(Modulate, vec![slot(2, 8, 8, 64), slot(2, 1, 2, 128), index(&[1])]),
+    ]
+}

@@ -1,0 +1,38 @@
+use super::{Case, Define, Operands, Shapes, slot};
+use crate::shape::Shape;
+
+/// `y = factor·x`, in place where the plan allows.
+///
+/// Operands: `x [n, h, w, c]`. Brings Stage B's latents to the scale of Stage A's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// The factor.
+    pub factor: f32,
+}
+
+impl Define for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(x)] => Ok(x),
+            _ => Err("x [n, h, w, c]".into()),
+        }
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
+        for (y, x) in out.iter_mut().zip(inputs[0].expect("x").f32()) {
+            *y = self.factor * x;
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![Case::new(Scale { factor: 0.3764 }, vec![slot(2, 3, 5, 7)])]
+}

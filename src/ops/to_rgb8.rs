@@ -1,0 +1,50 @@
+use super::{Case, Define, Element, Operands, Shapes, slot};
+use crate::shape::Shape;
+
+/// Pictures as bytes: `round(255·clamp(x, 0, 1))`, halves to even, cropped to
+/// the size asked for. NaN becomes 0.
+///
+/// Operands: `x [n, h, w, 3]`. Result `[n, height, width, 1]` (u32), one pixel
+/// each: red in the lowest byte, then green and blue; the highest byte is 255.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ToRgb8 {
+    /// Rows kept, from the top.
+    pub height: usize,
+    /// Columns kept, from the left.
+    pub width: usize,
+}
+
+impl Define for ToRgb8 {
+    fn name(&self) -> &'static str {
+        "to_rgb8"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(x)] if x.c == 3 && x.h >= self.height && x.w >= self.width => {
+                Ok(Shape::new(x.n, self.height, self.width, 1))
+            }
+            _ => Err(format!("x [n, h, w, 3] of at least {}×{}", self.height, self.width)),
+        }
+    }
+
+    fn element(&self) -> Element {
+        Element::U32
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let x = inputs[0].expect("x");
+        for (i, y) in out.iter_mut().enumerate() {
+            let (col, row, image) = (i % shape.w, i / shape.w % shape.h, i / shape.w / shape.h);
+            let at = ((image * x.shape.h + row) * x.shape.w + col) * 3;
+            let byte = |v: f32| (v.clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+            let [r, g, b] = [0, 1, 2].map(|ch| byte(x.f32()[at + ch]));
+            *y = f32::from_bits(u32::from_le_bytes([r, g, b, 255]));
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |x, height, width| Case::new(ToRgb8 { height, width }, vec![x]);
+    vec![case(slot(2, 8, 8, 3), 8, 8), case(slot(2, 7, 9, 3), 5, 8)]
+}

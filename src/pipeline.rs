@@ -1,0 +1,430 @@
+//! From a request to pictures: the one road through all stages.
+
+pub mod record;
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Program};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::noise::{LatentNoise, NoiseGenerator, NoiseStream};
+use crate::plan::{Plan, Slot};
+use crate::request::Request;
+use crate::sampler::{self, StageSizes};
+use crate::shape::Shape;
+use crate::tokenizer::{Encoding, Tokenizer};
+use crate::weights::model::Model;
+use record::{Extent, Recorded, Sampler};
+
+/// A model on a device, ready for requests.
+pub struct Pipeline {
+    model: Model,
+    tokenizer: Tokenizer,
+    backend: Box<dyn Backend>,
+    compiled: Option<(Extent, Compiled)>,
+}
+
+/// A recorded plan and the program made of it.
+struct Compiled {
+    recorded: Recorded,
+    program: Box<dyn Program>,
+}
+
+/// Start latents given by the user instead of seeded noise, `[n, h, w, c]`.
+#[derive(Debug, Default, Clone)]
+pub struct StartLatents {
+    /// For Stage C.
+    pub stage_c: Option<Vec<f32>>,
+    /// For Stage B.
+    pub stage_b: Option<Vec<f32>>,
+}
+
+/// What is going on, for a progress display.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Progress {
+    /// A stage begins; it takes this many steps.
+    Begin(&'static str, usize),
+    /// One step of it is done.
+    Step,
+}
+
+/// Time spent per stage, over all images.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Recording and compiling plans.
+    pub plan: Duration,
+    /// The text encoder.
+    pub text: Duration,
+    /// Stage C, its conditions included.
+    pub stage_c: Duration,
+    /// Stage B, its conditions included.
+    pub stage_b: Duration,
+    /// Stage A and conversion to bytes.
+    pub stage_a: Duration,
+}
+
+/// Intermediate results of one batch, as real numbers.
+#[derive(Debug)]
+pub struct Intermediates {
+    /// Token ids `[n, 1, t, 1]` of each image's prompt.
+    pub tokens: (Shape, Vec<u32>),
+    /// By name, `[n, h, w, c]`: `text_states`, `text_pooled`, `stage_c`, `stage_b`, `image`.
+    pub tensors: Vec<(&'static str, Shape, Vec<f32>)>,
+}
+
+/// One batch of finished pictures.
+#[derive(Debug)]
+pub struct Batch {
+    /// Index of the first among all images of the request.
+    pub first: usize,
+    /// The pictures.
+    pub images: Vec<Image>,
+    /// Present if asked for.
+    pub intermediates: Option<Intermediates>,
+}
+
+/// What the caller wants besides pictures, and whom to tell.
+pub struct Options<'a> {
+    /// Instead of seeded noise.
+    pub latents: StartLatents,
+    /// Keep intermediate results.
+    pub keep: bool,
+    /// Compare every node with the reference as it runs.
+    pub check_nodes: bool,
+    /// Called as work proceeds.
+    pub progress: &'a mut dyn FnMut(Progress),
+    /// Called with the words that a prompt lost because it was too long.
+    pub truncated: &'a mut dyn FnMut(&str, &str),
+}
+
+impl Pipeline {
+    /// A pipeline of an opened model.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot be read.
+    pub fn new(model: Model, backend: Box<dyn Backend>) -> Result<Self> {
+        let config = &model.text.1;
+        let tokenizer = Tokenizer::open(&model.tokenizer, config.max_position_embeddings, config.vocab_size)?;
+        Ok(Self { model, tokenizer, backend, compiled: None })
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// Makes every picture of the request, as batches of what memory allows, and
+    /// hands each batch over as soon as it is done.
+    ///
+    /// Images are numbered prompt by prompt: `count` of the first, then of the second.
+    ///
+    /// # Errors
+    /// Requests that are out of range or do not fit into memory, and what
+    /// `done` returns.
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        mut options: Options<'_>,
+        mut done: impl FnMut(Batch) -> Result<()>,
+    ) -> Result<Times> {
+        request.check()?;
+        let mut times = Times::default();
+        let texts = self.encode(request, &mut options)?;
+        let total = request.images();
+        let mut first = 0;
+        while first < total {
+            let start = Instant::now();
+            let images = self.compile(request, first, options.keep)?;
+            times.plan += start.elapsed();
+            done(self.run(request, &texts, first..first + images, &mut options, &mut times)?)?;
+            first += images;
+        }
+        Ok(times)
+    }
+
+    /// Token ids of every prompt, then of the negative prompt.
+    fn encode(&self, request: &Request, options: &mut Options<'_>) -> Result<Vec<Encoding>> {
+        let prompts = request.prompts.iter().chain([&request.negative]);
+        let encode = |prompt: &String| {
+            let encoding = self.tokenizer.encode(prompt)?;
+            if let Some(cut) = &encoding.cut {
+                (options.truncated)(prompt, cut);
+            }
+            Ok(encoding)
+        };
+        prompts.map(encode).collect()
+    }
+
+    /// Makes the program for as many images from `first` on as memory allows; returns how many.
+    fn compile(&mut self, request: &Request, first: usize, keep: bool) -> Result<usize> {
+        let total = request.images();
+        let mut images = total - first;
+        if let Some((extent, _)) = &self.compiled {
+            images = images.min(extent.images);
+        }
+        loop {
+            let extent = extent(request, first, images, keep);
+            if self.compiled.as_ref().is_some_and(|(known, _)| *known == extent) {
+                return Ok(images);
+            }
+            self.compiled = None;
+            let recorded = record::record(&self.model, &extent)?;
+            let (need, free) = (recorded.plan.arena_bytes(), self.backend.device().free_bytes);
+            if need <= free / 10 * 9 {
+                let program = self.backend.compile(recorded.plan.clone())?;
+                self.compiled = Some((extent, Compiled { recorded, program }));
+                return Ok(images);
+            }
+            if images == 1 {
+                return Err(self.does_not_fit(&extent, need));
+            }
+            images = images.div_ceil(2);
+        }
+    }
+
+    fn does_not_fit(&self, extent: &Extent, need: u64) -> Error {
+        let device = self.backend.device();
+        let mut smaller = *extent;
+        let fits = loop {
+            smaller.width = (smaller.width / 2).next_multiple_of(8);
+            smaller.height = (smaller.height / 2).next_multiple_of(8);
+            if smaller.width < 64 || smaller.height < 64 {
+                break None;
+            }
+            if record::record(&self.model, &smaller).is_ok_and(|r| r.plan.arena_bytes() <= device.free_bytes / 10 * 9) {
+                break Some(smaller);
+            }
+        };
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Error::DoesNotFit {
+            device: device.name.clone(),
+            free_mib: mib(device.free_bytes / 10 * 9),
+            need_mib: mib(need),
+            detail: format!("one image of {}×{} px", extent.width, extent.height),
+            remedy: match fits {
+                Some(s) => format!("--width {} --height {} would fit", s.width, s.height),
+                None => "no size would fit".into(),
+            },
+        }
+    }
+
+    fn run(
+        &mut self,
+        request: &Request,
+        texts: &[Encoding],
+        images: std::ops::Range<usize>,
+        options: &mut Options<'_>,
+        times: &mut Times,
+    ) -> Result<Batch> {
+        let (extent, compiled) = self.compiled.as_mut().expect("compiled before it is run");
+        let Compiled { recorded, program } = compiled;
+        let mut run = Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes };
+        let prompt_of = |image: usize| image / request.count as usize;
+        let total = request.images();
+        let sizes = StageSizes::for_image(extent.width, extent.height);
+
+        (options.progress)(Progress::Begin("text", 1));
+        let start = Instant::now();
+        let first_prompt = prompt_of(images.start);
+        let mut encoded: Vec<&Encoding> = (first_prompt..=prompt_of(images.end - 1)).map(|p| &texts[p]).collect();
+        let negative = encoded.len();
+        if extent.texts > encoded.len() {
+            encoded.push(&texts[request.prompts.len()]);
+        }
+        let ids: Vec<u32> = encoded.iter().flat_map(|e| e.ids.iter().copied()).collect();
+        let lens: Vec<u32> = encoded.iter().map(|e| e.len as u32).collect();
+        let tokens = ids.len() / encoded.len();
+        let end_id = self.model.text.1.eos_token_id;
+        let ends: Vec<u32> =
+            encoded.iter().enumerate().map(|(i, e)| (i * tokens + end_of(&e.ids, end_id)) as u32).collect();
+        run.write(recorded.ids, &ids)?;
+        run.write(recorded.key_len, &lens)?;
+        run.write(recorded.end, &ends)?;
+        run.phase("text")?;
+        let mut tensors = Vec::new();
+        if options.keep {
+            let text = recorded.text;
+            for (name, slot) in [("text_states", text.states), ("text_pooled", text.pooled)] {
+                let values = run.read_f32(slot)?;
+                let row = values.len() / encoded.len();
+                let of_images = images.clone().flat_map(|i| &values[(prompt_of(i) - first_prompt) * row..][..row]);
+                tensors.push((name, Shape { n: images.len(), ..slot.shape }, of_images.copied().collect()));
+            }
+        }
+        (options.progress)(Progress::Step);
+        times.text += start.elapsed();
+
+        for (stage, time) in [(0, &mut times.stage_c), (1, &mut times.stage_b)] {
+            let (sampler, given, stream) = [
+                (&recorded.c, &options.latents.stage_c, NoiseStream::StageC),
+                (&recorded.b, &options.latents.stage_b, NoiseStream::StageB),
+            ][stage];
+            let (name, condition, step) =
+                [("Stage C", "condition_c", "step_c"), ("Stage B", "condition_b", "step_b")][stage];
+            let (steps, guided) = (extent.steps[stage], extent.guided[stage]);
+            (options.progress)(Progress::Begin(name, steps));
+            let start = Instant::now();
+
+            let mut of_images: Vec<u32> = images.clone().map(|i| (prompt_of(i) - first_prompt) as u32).collect();
+            if guided {
+                of_images.extend(vec![negative as u32; images.len()]);
+            }
+            run.write(sampler.texts, &of_images)?;
+            let schedule = sampler::ddpm(steps as u32);
+            write_times(&mut run, sampler, &schedule)?;
+            run.phase(condition)?;
+            if stage == 1 {
+                finite(&mut run, recorded.not_finite[0], "Stage C", extent.steps[0], &self.model.stage_c.0)?;
+            }
+
+            let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
+            let noise =
+                LatentNoise::draw(&mut generator, Shape { n: total, ..sampler.x.shape }, steps).images(images.clone());
+            let x = match given {
+                None => noise.start,
+                Some(all) => of_batch(all, sampler.x.shape, total, images.clone(), name)?,
+            };
+            run.write(sampler.x, &x)?;
+            run.write(sampler.noise, &noise.steps)?;
+            let guidance = [request.guidance.0, request.guidance.1][stage];
+            let coefficients: Vec<f32> = schedule.iter().flat_map(|s| [s.c0, s.c1, s.sigma, guidance]).collect();
+            run.write(sampler.coefficients, &coefficients)?;
+            run.write(sampler.counter, &[0u32])?;
+            for _ in 0..steps {
+                run.phase(step)?;
+                (options.progress)(Progress::Step);
+            }
+            if options.keep {
+                tensors.push((["stage_c", "stage_b"][stage], sampler.x.shape, run.read_f32(sampler.x)?));
+            }
+            *time += start.elapsed();
+        }
+
+        (options.progress)(Progress::Begin("Stage A", 1));
+        let start = Instant::now();
+        run.phase("decode")?;
+        finite(&mut run, recorded.not_finite[1], "Stage B", extent.steps[1], &self.model.stage_b.0)?;
+        let mut pixels = vec![0u8; recorded.rgb.shape.elements() * 4];
+        run.program.read(recorded.rgb, &mut pixels)?;
+        if options.keep {
+            let picture = run.read_f32(recorded.picture)?;
+            tensors.push(("image", recorded.rgb.shape.with_c(3), crop(&picture, sizes.image, recorded.rgb.shape)));
+        }
+        (options.progress)(Progress::Step);
+        times.stage_a += start.elapsed();
+
+        let image = |rgba: &[u8]| {
+            let rgb = rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
+            Image { width: extent.width as u32, height: extent.height as u32, rgb }
+        };
+        let tokens_of = |i: usize| texts[prompt_of(i)].ids.iter().copied();
+        Ok(Batch {
+            first: images.start,
+            images: pixels.chunks(extent.width * extent.height * 4).map(image).collect(),
+            intermediates: options.keep.then(|| Intermediates {
+                tokens: (Shape::new(images.len(), 1, tokens, 1), images.clone().flat_map(tokens_of).collect()),
+                tensors,
+            }),
+        })
+    }
+}
+
+/// The plan's extent for `images` images from `first` on.
+fn extent(request: &Request, first: usize, images: usize, keep: bool) -> Extent {
+    let count = request.count as usize;
+    let prompts = (first + images - 1) / count - first / count + 1;
+    // As in diffusers, guidance is on above 1.
+    let guided = [request.guidance.0 > 1.0, request.guidance.1 > 1.0];
+    Extent {
+        images,
+        texts: prompts + usize::from(guided.contains(&true)),
+        width: request.width as usize,
+        height: request.height as usize,
+        steps: [request.steps.0 as usize, request.steps.1 as usize],
+        guided,
+        keep,
+    }
+}
+
+/// Position of the end token: the first of its id; with the id 2 of old configurations, the largest id.
+fn end_of(ids: &[u32], end_id: u32) -> usize {
+    let wanted = if end_id == 2 { ids.iter().copied().max().unwrap_or(0) } else { end_id };
+    ids.iter().position(|&id| id == wanted).unwrap_or(0)
+}
+
+/// Timestep embeddings of every step, and zeros where no condition is given.
+fn write_times(run: &mut Run<'_>, sampler: &Sampler, schedule: &[sampler::Step]) -> Result<()> {
+    for (i, slot) in sampler.times.iter().enumerate() {
+        let r = |step: &sampler::Step| if i == 0 { step.r } else { 0.0 };
+        let rows: Vec<f32> = schedule.iter().flat_map(|s| sampler::timestep_embedding(r(s), slot.shape.c)).collect();
+        run.write(*slot, &rows)?;
+    }
+    sampler.zeros.iter().try_for_each(|slot| run.write(*slot, &vec![0f32; slot.shape.elements()]))
+}
+
+/// The part of user-given latents that belongs to `images`.
+fn of_batch(all: &[f32], shape: Shape, total: usize, images: std::ops::Range<usize>, stage: &str) -> Result<Vec<f32>> {
+    let image = shape.elements() / shape.n;
+    if all.len() != image * total {
+        return Err(Error::Request {
+            what: format!("--latents, {stage}"),
+            expected: format!("{} values for {total} images of [{}, {}, {}]", image * total, shape.c, shape.h, shape.w),
+            found: format!("{}", all.len()),
+        });
+    }
+    Ok(all[images.start * image..images.end * image].to_vec())
+}
+
+/// A stage's result must be finite; if not, says whether the weights are to blame.
+fn finite(
+    run: &mut Run<'_>,
+    count: Slot,
+    stage: &'static str,
+    steps: usize,
+    weights: &crate::weights::Checkpoint,
+) -> Result<()> {
+    let mut bytes = [0; 4];
+    run.program.read(count, &mut bytes)?;
+    let count = u32::from_le_bytes(bytes);
+    if count == 0 {
+        return Ok(());
+    }
+    let remedy = match weights.first_non_finite() {
+        Some((name, _)) => {
+            format!("the weights are damaged: tensor `{name}` of {} holds NaN or infinity", weights.path.display())
+        }
+        None => "the weights are finite; try --dtype f32, or less guidance".into(),
+    };
+    Err(Error::NotFinite { stage, count, after: format!(" after {steps} steps"), remedy })
+}
+
+/// Rows and columns of `[n, h, w, 3]` pictures that belong to the size asked for.
+fn crop(picture: &[f32], (_, w): (usize, usize), to: Shape) -> Vec<f32> {
+    let image = picture.len() / to.n;
+    let rows = picture.chunks(image).flat_map(|p| p.chunks(w * 3).take(to.h));
+    rows.flat_map(|row| &row[..to.w * 3]).map(|v| v.clamp(0.0, 1.0)).collect()
+}
+
+/// A program being run.
+struct Run<'a> {
+    plan: &'a Plan,
+    program: &'a mut dyn Program,
+    check_nodes: bool,
+}
+
+impl Run<'_> {
+    fn write<T: bytemuck::NoUninit>(&mut self, slot: Slot, values: &[T]) -> Result<()> {
+        self.program.write(slot, bytemuck::cast_slice(values))
+    }
+
+    fn read_f32(&mut self, slot: Slot) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; slot.shape.elements()];
+        self.program.read(slot, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    fn phase(&mut self, name: &str) -> Result<()> {
+        let nodes = self.plan.phase(name);
+        if self.check_nodes { crate::check::run(self.plan, self.program, nodes) } else { self.program.run(nodes) }
+    }
+}

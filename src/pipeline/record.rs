@@ -1,0 +1,192 @@
+//! The whole road from token ids to pixels, recorded as one plan.
+//!
+//! | phase         | runs                | holds                                              |
+//! |---------------|---------------------|----------------------------------------------------|
+//! | `text`        | once per prompt     | the CLIP text tower                                |
+//! | `condition_c` | once per prompt     | Stage C's context keys and values, timestep tables |
+//! | `step_c`      | per step of Stage C | the network, guidance, the sampler's update        |
+//! | `condition_b` | once per image      | the same for Stage B, and Stage C's result         |
+//! | `step_b`      | per step of Stage B | the network, guidance, the sampler's update        |
+//! | `decode`      | once per image      | Stage A, conversion to bytes                       |
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::net::config::UNetConfig;
+use crate::net::unet::{Conditions, UNet};
+use crate::net::{Net, clip, slot, stage_a};
+use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Gather, Scale, ToRgb8};
+use crate::plan::{Plan, Recorder, Slot};
+use crate::sampler::StageSizes;
+use crate::shape::Shape;
+use crate::weights::Checkpoint;
+use crate::weights::model::Model;
+
+/// What a plan depends on besides the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Images made at once.
+    pub images: usize,
+    /// Different texts, negative ones included.
+    pub texts: usize,
+    /// Pixels of the picture.
+    pub width: usize,
+    /// Pixels of the picture.
+    pub height: usize,
+    /// Sampling steps of Stage C and Stage B.
+    pub steps: [usize; 2],
+    /// Whether Stage C and Stage B are guided.
+    pub guided: [bool; 2],
+    /// Whether intermediate results stay readable.
+    pub keep: bool,
+}
+
+/// What the host writes, and may read, of one of the two samplers.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    /// Latents `[n, h, w, c]`: start noise before the first step, the result after the last.
+    pub x: Slot,
+    /// Noise of every step, `[steps·n, h, w, c]`.
+    pub noise: Slot,
+    /// `c₀, c₁, σ, g` of every step, `[1, 1, steps, 4]`.
+    pub coefficients: Slot,
+    /// The step, u32.
+    pub counter: Slot,
+    /// Text of each image (guided: conditional ones first), u32 `[1, 1, 1, n or 2n]`.
+    pub texts: Slot,
+    /// Embedding of each step's timestep, then of zero for every extra condition.
+    pub times: Vec<Slot>,
+    /// Conditions that are absent: the host writes zeros.
+    pub zeros: Vec<Slot>,
+}
+
+/// A plan and the slots that the host touches.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// Token ids `[texts, 1, t, 1]`.
+    pub ids: Slot,
+    /// Tokens of each text that are not padding.
+    pub key_len: Slot,
+    /// Row of each text's end token.
+    pub end: Slot,
+    /// States and pooled vector of each text.
+    pub text: clip::TextStates,
+    /// Stage C's sampler.
+    pub c: Sampler,
+    /// Stage B's sampler.
+    pub b: Sampler,
+    /// Values of Stage C's and Stage B's results that are not finite, u32; readable
+    /// after `condition_b` and after `decode`.
+    pub not_finite: [Slot; 2],
+    /// Pictures as real numbers, `[n, 4·h, 4·w, 3]`, not cropped.
+    pub picture: Slot,
+    /// Pictures as packed pixels, `[n, height, width, 1]`.
+    pub rgb: Slot,
+}
+
+/// Records the plan for `extent`.
+pub fn record(model: &Model, extent: &Extent) -> Result<Recorded> {
+    let mut rec = Recorder::new();
+    let sizes = StageSizes::for_image(extent.width, extent.height);
+
+    rec.phase("text");
+    let (weights, config) = &model.text;
+    let tokens = config.max_position_embeddings;
+    let ids = rec.input(Shape::new(extent.texts, 1, tokens, 1), Element::U32);
+    let key_len = rec.input(Shape::vector(extent.texts), Element::U32);
+    let end = rec.input(Shape::vector(extent.texts), Element::U32);
+    let text = clip::text(&mut Net::new(&mut rec, weights), config, ids, key_len, end)?;
+
+    rec.phase("condition_c");
+    let c = sample(&mut rec, &model.stage_c, &STAGE_C, extent, sizes.c, text, None)?;
+    rec.phase("condition_b");
+    let c_not_finite = rec.node("finite", CountNonFinite, &[slot(c.x)])?;
+    let b = sample(&mut rec, &model.stage_b, &STAGE_B, extent, sizes.b, text, Some(c.x))?;
+
+    rec.phase("decode");
+    let (weights, config) = &model.stage_a;
+    let mut net = Net::new(&mut rec, weights);
+    let not_finite = [c_not_finite, net.op("finite", CountNonFinite, &[slot(b.x)])?];
+    let z = net.op("scale_factor", Scale { factor: config.scale_factor }, &[slot(b.x)])?;
+    let picture = stage_a::decode(&mut net, config, z, false)?;
+    let rgb = net.op("to_rgb8", ToRgb8 { height: extent.height, width: extent.width }, &[slot(picture)])?;
+    rec.keep(rgb);
+    not_finite.iter().for_each(|s| rec.keep(*s));
+    if extent.keep {
+        [text.states, text.pooled, picture].into_iter().for_each(|s| rec.keep(s));
+    }
+    Ok(Recorded { plan: Arc::new(rec.finish()), ids, key_len, end, text, c, b, not_finite, picture, rgb })
+}
+
+/// How a sampling stage is told apart from the other.
+struct Stage {
+    index: usize,
+    step: &'static str,
+}
+
+const STAGE_C: Stage = Stage { index: 0, step: "step_c" };
+const STAGE_B: Stage = Stage { index: 1, step: "step_b" };
+
+/// Records a sampler on latents of `size` (height, width): its conditions in the
+/// phase at hand, its steps in one of their own.
+fn sample(
+    rec: &mut Recorder,
+    (weights, config): &(Checkpoint, UNetConfig),
+    stage: &Stage,
+    extent: &Extent,
+    size: (usize, usize),
+    text: clip::TextStates,
+    stage_c: Option<Slot>,
+) -> Result<Sampler> {
+    let (steps, guided) = (extent.steps[stage.index], extent.guided[stage.index]);
+    // Guidance doubles the batch: conditional images first, then unconditional ones.
+    let batch = extent.images * if guided { 2 } else { 1 };
+    let latents = Shape::new(extent.images, size.0, size.1, config.in_channels);
+    let mut zeros = Vec::new();
+    let mut zero = |rec: &mut Recorder, shape| {
+        zeros.push(rec.input(shape, Element::F32));
+        zeros[zeros.len() - 1]
+    };
+
+    let texts = rec.input(Shape::vector(batch), Element::U32);
+    let times = Shape::matrix(steps, config.timestep_ratio_embedding_dim);
+    let times: Vec<Slot> =
+        (0..=config.timestep_conditioning_type.len()).map(|_| rec.input(times, Element::F32)).collect();
+    // Every image gets its text.
+    let pick = |rec: &mut Recorder, x: Slot| -> Result<Slot> {
+        let Shape { n, h, w, c } = x.shape;
+        let rows = x.reshape(Shape::new(n, 1, 1, h * w * c));
+        let picked = rec.node("texts", Gather, &[slot(rows), slot(texts)])?;
+        Ok(picked.reshape(Shape::new(batch, h, w, c)))
+    };
+    let conditions = Conditions {
+        times: times.clone(),
+        pooled: pick(rec, text.pooled)?,
+        text: config.clip_text_in_channels.map(|_| pick(rec, text.states)).transpose()?,
+        image: config.clip_image_in_channels.map(|c| zero(rec, Shape::new(batch, 1, 1, c))),
+        effnet: match stage_c.filter(|_| config.effnet_in_channels.is_some()) {
+            Some(x) if guided => {
+                let none = zero(rec, x.shape);
+                Some(rec.node("effnet", Concat::Images, &[slot(x), slot(none)])?)
+            }
+            x => x,
+        },
+        pixels: config.pixel_mapper_in_channels.map(|c| zero(rec, Shape::vector(c))),
+    };
+    let unet = UNet { config };
+    let conditioned = unet.condition(&mut Net::new(rec, weights), &conditions, latents)?;
+
+    rec.phase(stage.step);
+    let x = rec.input(latents, Element::F32);
+    let noise = rec.input(Shape { n: steps * extent.images, ..latents }, Element::F32);
+    let coefficients = rec.input(Shape::matrix(steps, 4), Element::F32);
+    let counter = rec.input(Shape::vector(1), Element::U32);
+    let input = if guided { rec.node("guidance", Concat::Images, &[slot(x), slot(x)])? } else { x };
+    let eps = unet.step(&mut Net::new(rec, weights), input, &conditioned, counter)?;
+    let inputs = [slot(x), slot(eps), slot(noise), slot(coefficients), slot(counter)];
+    rec.update("sampler", Denoise { guided }, &inputs, x)?;
+    rec.update("sampler", Advance, &[slot(counter)], counter)?;
+    Ok(Sampler { x, noise, coefficients, counter, texts, times, zeros })
+}

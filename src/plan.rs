@@ -1,0 +1,266 @@
+//! The plan: everything to be done for one image size, as a flat list.
+//!
+//! Networks record nodes into a [`Recorder`]; [`Recorder::finish`] gives every
+//! slot its place in one arena and yields the [`Plan`], which does not change
+//! again. Backends compile it and know nothing of networks.
+
+mod arena;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::ops::{Element, Op};
+use crate::shape::Shape;
+use crate::tensor::{Identity, Weight};
+
+/// A value in a plan: where it is stored, and the shape it is seen as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    id: usize,
+    /// The extent.
+    pub shape: Shape,
+}
+
+impl Slot {
+    /// The same values seen as another shape; nothing moves, since every tensor is contiguous.
+    ///
+    /// # Panics
+    /// If the number of elements differs.
+    pub fn reshape(self, shape: Shape) -> Slot {
+        assert_eq!(self.shape.elements(), shape.elements(), "{} seen as {shape}", self.shape);
+        Slot { shape, ..self }
+    }
+
+    /// Index into [`Plan::slots`].
+    pub fn id(self) -> usize {
+        self.id
+    }
+}
+
+/// An operand of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// An activation.
+    Slot(Slot),
+    /// A learned tensor: index into [`Plan::weights`], and its shape.
+    Weight(usize, Shape),
+}
+
+impl Source {
+    /// The operand's extent.
+    pub fn shape(&self) -> Shape {
+        match self {
+            Source::Slot(slot) => slot.shape,
+            Source::Weight(_, shape) => *shape,
+        }
+    }
+}
+
+/// One entry of a plan: an op, what it reads and where it writes.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What is done.
+    pub op: Op,
+    /// Operands in the op's order; `None` where an optional one is absent.
+    pub inputs: Vec<Option<Source>>,
+    /// Where the result goes. Equal to an operand where a state is updated.
+    pub output: Slot,
+    /// The operand that lies where the result goes, if one does.
+    pub aliased: Option<usize>,
+    /// Layer of the network, e.g. `down_blocks.1.4.channelwise.0`.
+    pub at: String,
+}
+
+impl Node {
+    /// Shapes of the operands.
+    pub fn shapes(&self) -> Vec<Option<Shape>> {
+        self.inputs.iter().map(|i| i.as_ref().map(Source::shape)).collect()
+    }
+}
+
+/// Storage of a slot.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// What its elements are; all take 4 bytes.
+    pub element: Element,
+    /// Number of elements.
+    pub len: usize,
+    /// Offset of the first element in the arena, in elements.
+    pub offset: usize,
+}
+
+impl Storage {
+    /// Elements of the arena that the slot occupies.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// A run of nodes that is executed as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phase {
+    /// E.g. `step_c`.
+    pub name: &'static str,
+    /// Its nodes.
+    pub nodes: Range<usize>,
+}
+
+/// A finished plan.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is done, in order.
+    pub nodes: Vec<Node>,
+    /// Storage of each slot.
+    pub slots: Vec<Storage>,
+    /// Learned tensors that nodes refer to.
+    pub weights: Vec<Weight>,
+    /// The phases, in the order in which they first run.
+    pub phases: Vec<Phase>,
+    /// Size of the arena, in 4-byte elements.
+    pub arena_len: usize,
+}
+
+impl Plan {
+    /// Nodes of the phase `name`.
+    ///
+    /// # Panics
+    /// If there is no such phase.
+    pub fn phase(&self, name: &str) -> Range<usize> {
+        let phase = self.phases.iter().find(|p| p.name == name);
+        phase.unwrap_or_else(|| panic!("phase {name} was recorded")).nodes.clone()
+    }
+
+    /// Bytes of activations that the plan needs.
+    pub fn arena_bytes(&self) -> u64 {
+        4 * self.arena_len as u64
+    }
+
+    /// Bytes of weights that the plan reads, as stored.
+    pub fn weight_bytes(&self) -> u64 {
+        let parts = self.weights.iter().flat_map(Weight::parts);
+        parts.map(|p| (p.elements().len() * p.dtype().bytes()) as u64).sum()
+    }
+}
+
+/// How a slot came to be, and how long the host may look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Written by a node, dead after its last reader.
+    Temporary,
+    /// Written by a node, readable by the host until its phase (the last that reads it) ends.
+    Kept,
+    /// Written by the host, before the first phase that reads it.
+    Input,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    element: Element,
+    len: usize,
+    kind: Kind,
+}
+
+/// A plan being recorded.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    nodes: Vec<Node>,
+    slots: Vec<Recorded>,
+    weights: Vec<Weight>,
+    known: HashMap<Identity, usize>,
+    phases: Vec<Phase>,
+}
+
+impl Recorder {
+    /// An empty plan.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins a phase; nodes recorded from now on belong to it.
+    ///
+    /// A phase may run several times in a row, but phases keep their order.
+    pub fn phase(&mut self, name: &'static str) {
+        self.phases.push(Phase { name, nodes: self.nodes.len()..self.nodes.len() });
+    }
+
+    /// A slot that the host writes, after the phase before its first reader has
+    /// run and before the first reader's phase does.
+    pub fn input(&mut self, shape: Shape, element: Element) -> Slot {
+        self.slot(shape, element, Kind::Input)
+    }
+
+    /// Lets the host read `slot` after the last phase that uses it.
+    pub fn keep(&mut self, slot: Slot) {
+        if self.slots[slot.id].kind == Kind::Temporary {
+            self.slots[slot.id].kind = Kind::Kept;
+        }
+    }
+
+    /// Makes a learned tensor an operand.
+    pub fn weight(&mut self, weight: Weight) -> Source {
+        let shape = weight.shape();
+        // Blocks that are repeated share their weights.
+        let index = *self.known.entry(weight.identity()).or_insert_with(|| {
+            self.weights.push(weight);
+            self.weights.len() - 1
+        });
+        Source::Weight(index, shape)
+    }
+
+    /// Records `op`; the result is a new slot.
+    pub fn node(&mut self, at: &str, op: impl Into<Op>, inputs: &[Option<Source>]) -> Result<Slot> {
+        let op = op.into();
+        let shape = check(at, &op, inputs)?;
+        let output = self.slot(shape, op.element(), Kind::Temporary);
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, aliased: None, at: at.into() });
+        self.grow_phase();
+        Ok(output)
+    }
+
+    /// Records `op` as the one writer of `state`, an input slot which it updates in place.
+    ///
+    /// # Panics
+    /// If the op does not work in place on an operand that is `state`.
+    pub fn update(&mut self, at: &str, op: impl Into<Op>, inputs: &[Option<Source>], state: Slot) -> Result<()> {
+        let op = op.into();
+        let shape = check(at, &op, inputs)?;
+        let aliased = op.in_place();
+        assert!(
+            shape == state.shape && aliased.is_some_and(|i| inputs[i] == Some(Source::Slot(state))),
+            "{at}: {} updates its state in place",
+            op.name()
+        );
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), output: state, aliased, at: at.into() });
+        self.grow_phase();
+        Ok(())
+    }
+
+    /// Places every slot in the arena.
+    pub fn finish(self) -> Plan {
+        arena::place(self)
+    }
+
+    fn slot(&mut self, shape: Shape, element: Element, kind: Kind) -> Slot {
+        self.slots.push(Recorded { element, len: shape.elements(), kind });
+        Slot { id: self.slots.len() - 1, shape }
+    }
+
+    fn grow_phase(&mut self) {
+        if self.phases.is_empty() {
+            self.phase("all");
+        }
+        let phase = self.phases.last_mut().expect("a phase was begun");
+        phase.nodes.end = self.nodes.len();
+        // A phase begun before the last node starts there.
+        phase.nodes.start = phase.nodes.start.min(self.nodes.len() - 1);
+    }
+}
+
+fn check(at: &str, op: &Op, inputs: &[Option<Source>]) -> Result<Shape> {
+    let shapes: Vec<_> = inputs.iter().map(|i| i.as_ref().map(Source::shape)).collect();
+    op.shape(&shapes).map_err(|expected| {
+        let found: Vec<_> = shapes.iter().map(|s| s.map_or("nothing".into(), |s| s.to_string())).collect();
+        Error::Shape { at: at.into(), op: op.name(), expected, found: found.join(", ") }
+    })
+}

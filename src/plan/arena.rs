@@ -1,0 +1,210 @@
+//! Lifetimes → offsets: where each slot of a plan lies in the one arena.
+
+use std::ops::RangeInclusive;
+
+use super::{Kind, Plan, Recorder, Source, Storage};
+
+/// Elements that offsets are multiples of: 256 bytes, which every GPU accepts
+/// as the start of a binding.
+const ALIGN: usize = 64;
+
+/// Memory shared by slots that take over one another's place.
+struct Block {
+    len: usize,
+    /// First and last node during which the contents matter.
+    alive: RangeInclusive<usize>,
+    offset: usize,
+}
+
+/// Gives every slot its place, greedily, the largest first at the lowest offset
+/// that is free while it lives.
+pub(super) fn place(mut recorder: Recorder) -> Plan {
+    let alive = lifetimes(&recorder);
+    let block_of = share(&mut recorder, &alive);
+
+    let mut blocks: Vec<Option<Block>> = alive.iter().map(|_| None).collect();
+    for (slot, &b) in block_of.iter().enumerate() {
+        let len = recorder.slots[slot].len;
+        match &mut blocks[b] {
+            Some(block) => {
+                let (start, end) =
+                    (*block.alive.start().min(alive[slot].start()), *block.alive.end().max(alive[slot].end()));
+                block.alive = start..=end;
+                block.len = block.len.max(len);
+            }
+            empty => *empty = Some(Block { len, alive: alive[slot].clone(), offset: 0 }),
+        }
+    }
+    let arena_len = assign(&mut blocks);
+
+    let offset = |slot: usize| blocks[block_of[slot]].as_ref().map_or(0, |b| b.offset);
+    let slots = recorder.slots.iter().enumerate();
+    let slots = slots.map(|(i, s)| Storage { element: s.element, len: s.len, offset: offset(i) }).collect();
+    let Recorder { nodes, weights, phases, .. } = recorder;
+    let plan = Plan { nodes, slots, weights, phases, arena_len };
+    assert_disjoint(&plan);
+    plan
+}
+
+/// First and last node during which each slot's contents matter.
+///
+/// A slot that crosses phases, or that the host touches, lives for whole phases:
+/// a phase may run many times, and the host acts between phases.
+fn lifetimes(recorder: &Recorder) -> Vec<RangeInclusive<usize>> {
+    let phase_of = |node: usize| {
+        let phase = recorder.phases.iter().find(|p| p.nodes.contains(&node));
+        phase.expect("every node belongs to a phase").nodes.clone()
+    };
+    let mut uses: Vec<Option<(usize, usize)>> = vec![None; recorder.slots.len()];
+    for (i, node) in recorder.nodes.iter().enumerate() {
+        let read = node.inputs.iter().flatten().filter_map(|source| match source {
+            Source::Slot(slot) => Some(slot.id),
+            Source::Weight(..) => None,
+        });
+        for slot in read.chain([node.output.id]) {
+            uses[slot] = Some(uses[slot].map_or((i, i), |(first, _)| (first, i)));
+        }
+    }
+    let alive = |(slot, span): (usize, &Option<(usize, usize)>)| {
+        let Some((first, last)) = *span else { return 0..=0 };
+        let (first_phase, last_phase) = (phase_of(first), phase_of(last));
+        let start = if recorder.slots[slot].kind == Kind::Input { first_phase.start } else { first };
+        let to_phase_end = recorder.slots[slot].kind != Kind::Temporary || first_phase != last_phase;
+        start..=if to_phase_end { last_phase.end - 1 } else { last }
+    };
+    uses.iter().enumerate().map(alive).collect()
+}
+
+/// Lets results take over the place of an operand that dies there, where the op
+/// works in place. Returns the block of each slot.
+fn share(recorder: &mut Recorder, alive: &[RangeInclusive<usize>]) -> Vec<usize> {
+    let mut block_of: Vec<usize> = (0..recorder.slots.len()).collect();
+    for (i, node) in recorder.nodes.iter_mut().enumerate() {
+        let Some(operand) = node.op.in_place() else { continue };
+        let Some(Some(Source::Slot(from))) = node.inputs.get(operand) else { continue };
+        let readers = node.inputs.iter().flatten().filter(|s| matches!(s, Source::Slot(slot) if slot.id == from.id));
+        let dies_here = recorder.slots[from.id].kind == Kind::Temporary && *alive[from.id].end() == i;
+        let fits = recorder.slots[from.id].len == recorder.slots[node.output.id].len;
+        if from.id != node.output.id && dies_here && fits && readers.count() == 1 {
+            block_of[node.output.id] = block_of[from.id];
+            node.aliased = Some(operand);
+        }
+    }
+    block_of
+}
+
+/// Sets the offsets; returns the arena's length.
+fn assign(blocks: &mut [Option<Block>]) -> usize {
+    let mut order: Vec<usize> = (0..blocks.len()).filter(|&i| blocks[i].is_some()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(blocks[i].as_ref().map_or(0, |b| b.len)));
+    let mut placed: Vec<(usize, usize, RangeInclusive<usize>)> = Vec::new(); // offset, end, alive; by offset
+    let mut arena_len = 0;
+    for i in order {
+        let Some(block) = &mut blocks[i] else { continue };
+        let mut offset = 0;
+        for (start, end, alive) in &placed {
+            let overlaps = alive.start() <= block.alive.end() && block.alive.start() <= alive.end();
+            if overlaps && offset + block.len > *start {
+                offset = offset.max(end.next_multiple_of(ALIGN));
+            }
+        }
+        block.offset = offset;
+        arena_len = arena_len.max(offset + block.len);
+        let at = placed.partition_point(|(start, ..)| *start < offset);
+        placed.insert(at, (offset, offset + block.len, block.alive.clone()));
+    }
+    arena_len
+}
+
+/// No node's result may lie on one of its operands, unless the op works in place.
+/// Graphics APIs do not check this for us.
+fn assert_disjoint(plan: &Plan) {
+    for node in &plan.nodes {
+        let out = plan.slots[node.output.id].range();
+        for (i, source) in node.inputs.iter().enumerate() {
+            if let Some(Source::Slot(slot)) = source
+                && node.aliased != Some(i)
+            {
+                let range = plan.slots[slot.id].range();
+                assert!(
+                    range.end <= out.start || out.end <= range.start,
+                    "{}: {} would overwrite operand {i}",
+                    node.at,
+                    node.op.name()
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Activation, Add, Element, Function};
+    use crate::shape::Shape;
+
+    const SILU: Activation = Activation { function: Function::Silu };
+
+    #[test]
+    fn a_chain_in_place_needs_one_slot() {
+        let mut rec = Recorder::new();
+        let x = rec.input(Shape::vector(100), Element::F32);
+        let mut y = rec.node("first", SILU, &[Some(Source::Slot(x))]).unwrap();
+        for _ in 0..10 {
+            y = rec.node("next", SILU, &[Some(Source::Slot(y))]).unwrap();
+        }
+        let plan = rec.finish();
+        // The input is the host's; the chain has one place of its own.
+        assert_eq!(plan.arena_len, 128 + 100);
+        assert!(plan.nodes[1..].iter().all(|n| n.aliased == Some(0)));
+    }
+
+    #[test]
+    fn slots_that_cross_phases_survive_repetition() {
+        let mut rec = Recorder::new();
+        rec.phase("once");
+        let x = rec.input(Shape::vector(64), Element::F32);
+        let constant = rec.node("constant", SILU, &[Some(Source::Slot(x))]).unwrap();
+        rec.phase("loop");
+        let y = rec.node("use", Add, &[Some(Source::Slot(constant)), Some(Source::Slot(x))]).unwrap();
+        let z = rec.node("later", SILU, &[Some(Source::Slot(y))]).unwrap();
+        let plan = rec.finish();
+        let [constant, y, z] = [constant, y, z].map(|s| plan.slots[s.id].range());
+        assert!(constant != y && constant != z, "the constant is needed when the loop runs again");
+        assert_eq!(y, z);
+    }
+
+    #[test]
+    fn random_plans_never_lose_a_value() {
+        // Each node writes its own number; when it is read, it must still be there.
+        for seed in 0..200u64 {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut random = |below: usize| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 33) as usize % below
+            };
+            let mut rec = Recorder::new();
+            let mut slots = vec![rec.input(Shape::vector(70), Element::F32)];
+            for i in 0..40 {
+                if i % 13 == 0 {
+                    rec.phase("phase");
+                }
+                let [a, b] = [random(slots.len()), random(slots.len())].map(|j| Some(Source::Slot(slots[j])));
+                slots.push(match random(2) {
+                    0 => rec.node("silu", SILU, &[a]).unwrap(),
+                    _ => rec.node("add", Add, &[a, b]).unwrap(),
+                });
+            }
+            let plan = rec.finish();
+            let mut owner = vec![usize::MAX; plan.arena_len.div_ceil(ALIGN) * ALIGN];
+            owner[plan.slots[0].range()].fill(0);
+            for node in &plan.nodes {
+                for source in node.inputs.iter().flatten() {
+                    let Source::Slot(slot) = source else { continue };
+                    assert!(owner[plan.slots[slot.id].range()].iter().all(|&o| o == slot.id), "seed {seed}");
+                }
+                owner[plan.slots[node.output.id].range()].fill(node.output.id);
+            }
+        }
+    }
+}

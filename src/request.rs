@@ -1,0 +1,199 @@
+//! What to make: plain data, checked before anything is loaded.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::noise::NoiseKind;
+use crate::sampler::StageSizes;
+
+/// Longest side of a picture, pixels.
+const MAX_SIDE: u32 = 16_384;
+/// Most images of one prompt.
+const MAX_COUNT: u32 = 64;
+/// Most images of one run.
+const MAX_IMAGES: usize = 1024;
+const MAX_STEPS: u32 = 1000;
+const MAX_GUIDANCE: f32 = 100.0;
+
+/// One run: every prompt `count` times.
+///
+/// Image `i` of the run, from 0, has prompt `i / count`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// What the pictures show; at least one prompt, which may be empty.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from.
+    pub negative: String,
+    /// Width, pixels: a multiple of 8 from 64 to 16384.
+    pub width: u32,
+    /// Height, pixels: a multiple of 8 from 64 to 16384.
+    pub height: u32,
+    /// Where the noise starts; torch uses the low 32 bits.
+    pub seed: u64,
+    /// Denoising steps of Stage C and Stage B, 1 to 1000 each.
+    pub steps: (u32, u32),
+    /// Guidance of Stage C and Stage B, 0 to 100 each; 1 and below is off.
+    pub guidance: (f32, f32),
+    /// Images per prompt, 1 to 64.
+    pub count: u32,
+    /// Where noise comes from.
+    pub noise: NoiseKind,
+}
+
+impl Default for Request {
+    /// No prompt; diffusers' defaults for the published models.
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            negative: String::new(),
+            width: 1024,
+            height: 1024,
+            seed: 0,
+            steps: (20, 10),
+            guidance: (4.0, 0.0),
+            count: 1,
+            noise: NoiseKind::Torch,
+        }
+    }
+}
+
+impl Request {
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// [`Error::Request`], naming the flag, the range and the value.
+    pub fn check(&self) -> Result<()> {
+        for (flag, side) in [("--width", self.width), ("--height", self.height)] {
+            let near = (side.min(MAX_SIDE).next_multiple_of(8)).max(64);
+            let expected = format!("a multiple of 8 from 64 to {MAX_SIDE} pixels");
+            require(side == near, flag, expected, format!("{side} (try {near})"))?;
+        }
+        for (stage, steps) in [("C", self.steps.0), ("B", self.steps.1)] {
+            let expected = format!("1 to {MAX_STEPS} steps for Stage {stage}");
+            require((1..=MAX_STEPS).contains(&steps), "--steps", expected, steps.to_string())?;
+        }
+        for (stage, guidance) in [("C", self.guidance.0), ("B", self.guidance.1)] {
+            let expected = format!("a number from 0 to {MAX_GUIDANCE} for Stage {stage}");
+            require((0.0..=MAX_GUIDANCE).contains(&guidance), "--guidance", expected, guidance.to_string())?;
+        }
+        let expected = format!("1 to {MAX_COUNT} images per prompt");
+        require((1..=MAX_COUNT).contains(&self.count), "--count", expected, self.count.to_string())?;
+        require(!self.prompts.is_empty(), "PROMPT", "at least one".into(), "none".into())?;
+        let expected = format!("at most {MAX_IMAGES} images in one run");
+        let found = format!("{} prompts, {} images each", self.prompts.len(), self.count);
+        require(self.images() <= MAX_IMAGES, "--prompts", expected, found)
+    }
+
+    /// Images of the run.
+    pub fn images(&self) -> usize {
+        self.prompts.len().saturating_mul(self.count as usize)
+    }
+
+    /// The prompt of image `image`; empty beyond the last.
+    pub fn prompt_of(&self, image: usize) -> &str {
+        self.prompts.get(image / self.count.max(1) as usize).map_or("", String::as_str)
+    }
+
+    /// The seed to note down for image `image`: with Philox the one that makes
+    /// it again alone, with torch that of the run.
+    pub fn seed_of(&self, image: usize) -> u64 {
+        match self.noise {
+            NoiseKind::Philox => self.seed.wrapping_add(image as u64),
+            NoiseKind::Torch | NoiseKind::TorchBf16 => self.seed,
+        }
+    }
+
+    /// Latent sizes.
+    pub fn sizes(&self) -> StageSizes {
+        StageSizes::for_image(self.width as usize, self.height as usize)
+    }
+}
+
+fn require(holds: bool, what: &str, expected: String, found: String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Request { what: what.into(), expected, found }) }
+}
+
+/// `"20,10"` → `(20, 10)`; both 1 to 1000.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_steps(s: &str) -> std::result::Result<(u32, u32), String> {
+    match pair(s) {
+        Some((c @ 1..=MAX_STEPS, b @ 1..=MAX_STEPS)) => Ok((c, b)),
+        _ => Err(format!("expected two counts from 1 to {MAX_STEPS} like 20,10, got `{s}`")),
+    }
+}
+
+/// `"4.0,0.0"` → `(4.0, 0.0)`; both 0 to 100.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_guidance(s: &str) -> std::result::Result<(f32, f32), String> {
+    let fits = |x: f32| (0.0..=MAX_GUIDANCE).contains(&x);
+    match pair(s) {
+        Some((c, b)) if fits(c) && fits(b) => Ok((c, b)),
+        _ => Err(format!("expected two numbers from 0 to {MAX_GUIDANCE} like 4.0,0.0, got `{s}`")),
+    }
+}
+
+fn pair<T: std::str::FromStr>(s: &str) -> Option<(T, T)> {
+    let (c, b) = s.split_once(',')?;
+    Some((c.trim().parse().ok()?, b.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parsers() {
+        assert_eq!(parse_steps("20,10"), Ok((20, 10)));
+        assert_eq!(parse_steps(" 1 , 1000 "), Ok((1, 1000)));
+        for bad in ["", "20", "0,10", "20,1001", "a,b", "20,10,5", "-1,2", "99999999999,1"] {
+            assert!(parse_steps(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
+        }
+        assert_eq!(parse_guidance("4.0,0.0"), Ok((4.0, 0.0)));
+        assert_eq!(parse_guidance("100,1e-1"), Ok((100.0, 0.1)));
+        for bad in ["", "4", "NaN,0", "inf,1", "0,101", "-0.5,1", "1,2,3"] {
+            assert!(parse_guidance(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn checks() {
+        let good = || Request { prompts: vec!["a".into()], ..Request::default() };
+        good().check().unwrap();
+        Request { width: 64, height: MAX_SIDE, steps: (1, 1000), guidance: (0.0, 100.0), ..good() }.check().unwrap();
+
+        let message = |request: Request| {
+            let error = request.check().unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        assert_eq!(
+            message(Request { width: 1001, ..good() }),
+            "--width: expected a multiple of 8 from 64 to 16384 pixels, got 1001 (try 1008)"
+        );
+        assert!(message(Request { height: 0, ..good() }).starts_with("--height: "));
+        assert!(message(Request { width: 100_000, ..good() }).ends_with("got 100000 (try 16384)"));
+        assert!(message(Request { width: u32::MAX, ..good() }).ends_with("(try 16384)"));
+        assert!(message(Request { steps: (0, 10), ..good() }).ends_with("Stage C, got 0"));
+        assert!(message(Request { steps: (20, 1_000_000), ..good() }).ends_with("Stage B, got 1000000"));
+        assert!(message(Request { guidance: (f32::NAN, 0.0), ..good() }).ends_with("Stage C, got NaN"));
+        assert!(message(Request { guidance: (4.0, f32::INFINITY), ..good() }).ends_with("Stage B, got inf"));
+        assert!(message(Request { count: 0, ..good() }).starts_with("--count: "));
+        assert!(message(Request { count: 65, ..good() }).ends_with("got 65"));
+        assert!(message(Request::default()).starts_with("PROMPT: "));
+        let many = Request { prompts: vec![String::new(); 200], count: 6, ..good() };
+        assert_eq!(message(many), "--prompts: expected at most 1024 images in one run, got 200 prompts, 6 images each");
+    }
+
+    #[test]
+    fn images_of_a_run() {
+        let run = Request { prompts: vec!["a".into(), "b".into()], count: 3, seed: u64::MAX, ..Request::default() };
+        assert_eq!((run.images(), run.prompt_of(2), run.prompt_of(3), run.prompt_of(6)), (6, "a", "b", ""));
+        assert_eq!(run.seed_of(2), u64::MAX);
+        assert_eq!(Request { noise: NoiseKind::Philox, ..run }.seed_of(2), 1);
+    }
+}

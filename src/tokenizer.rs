@@ -1,0 +1,291 @@
+//! Prompt to token ids: CLIP's byte-level BPE, read from the model's own files.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+
+/// What begins and ends every CLIP text, unless the model's files say otherwise.
+const BOS: &str = "<|startoftext|>";
+const EOS: &str = "<|endoftext|>";
+
+/// A prompt as the text encoder takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids `[positions]`: BOS, the text, EOS, then padding.
+    pub ids: Vec<u32>,
+    /// How many ids count, BOS and EOS included; the rest is masked padding.
+    pub len: usize,
+    /// The end of the prompt, if it did not fit: from the first lost token on.
+    pub cut: Option<String>,
+}
+
+/// CLIP's tokenizer with the special tokens and the length of one model.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    bpe: tokenizers::Tokenizer,
+    path: PathBuf,
+    positions: usize,
+    bos: u32,
+    eos: u32,
+    pad: u32,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a text encoder that has `positions` positions
+    /// (77 for CLIP) and `vocabulary` token embeddings (49,408 for CLIP).
+    ///
+    /// `path` is a `tokenizer.json`, or a folder that holds one, or `vocab.json`
+    /// and `merges.txt`. The special tokens come from `tokenizer_config.json`,
+    /// else `special_tokens_map.json` beside it; the padding token then from
+    /// `tokenizer.json`; else they are CLIP's, which pads with EOS. Lengths and
+    /// padding modes stored in the files are ignored.
+    ///
+    /// # Errors
+    /// [`Error::ModelMissing`] without files, [`Error::Disk`] for unreadable and
+    /// [`Error::Model`] for broken ones, and for ids that have no embedding.
+    pub fn open(path: &Path, positions: usize, vocabulary: usize) -> Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let special = SpecialTokens::read(folder)?;
+        let (file, json) = read_tokenizer(path, &special)?;
+
+        let stored: Stored<'_> = serde_json::from_slice(&json)
+            .map_err(|e| bad(&file, "a CLIP tokenizer: a BPE `model` with `vocab` and `merges`", e))?;
+        stored.check(&file, vocabulary)?;
+        let stored_pad = stored.padding.map(|padding| padding.pad_token.into_owned());
+
+        let mut bpe = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| bad(&file, "a tokenizer", e))?;
+        bpe.with_padding(None);
+        bpe.with_truncation(None).map_err(|e| bad(&file, "a tokenizer", e))?;
+
+        let id = |token: &str| match bpe.token_to_id(token) {
+            Some(id) if (id as usize) < vocabulary => Ok(id),
+            Some(id) => Err(bad(&file, format!("token ids below {vocabulary}"), format!("`{token}` = {id}"))),
+            None => Err(bad(&file, format!("the special token `{token}` in the vocabulary"), "no such token")),
+        };
+        let bos = id(special.bos())?;
+        let eos = id(special.eos())?;
+        let pad = special.text("pad_token").or(stored_pad.as_deref()).map_or(Ok(eos), id)?;
+        if positions < 2 {
+            return Err(bad(path, "a text encoder of at least 2 positions", positions));
+        }
+        Ok(Self { bpe, path: file, positions, bos, eos, pad })
+    }
+
+    /// Token ids of a prompt; what does not fit is cut at its end.
+    ///
+    /// Text is normalised (NFC), runs of white space become one space, letters
+    /// lower case. A literal `<|endoftext|>` is that token, as in `transformers`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the model's files make the text impossible to encode.
+    pub fn encode(&self, prompt: &str) -> Result<Encoding> {
+        let encode = |text: &str| {
+            self.bpe.encode(text, false).map_err(|e| bad(&self.path, "a tokenizer that takes any text", e))
+        };
+        let room = self.positions - 2;
+        let head = head(prompt);
+        let mut text = encode(head)?;
+        if text.get_ids().len() <= room && head.len() < prompt.len() {
+            text = encode(prompt)?;
+        }
+        let kept = text.get_ids().len().min(room);
+        let cut = text.get_offsets().get(room).map(|&(start, _)| {
+            let start = prompt.floor_char_boundary(start);
+            prompt[start..].trim().to_owned()
+        });
+
+        let mut ids = Vec::with_capacity(self.positions);
+        ids.push(self.bos);
+        ids.extend(&text.get_ids()[..kept]);
+        ids.push(self.eos);
+        ids.resize(self.positions, self.pad);
+        Ok(Encoding { ids, len: kept + 2, cut })
+    }
+
+    /// The padding id: EOS for the published Stable Cascade files, 0 for some others.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+}
+
+/// The first words of a prompt, some 64 KiB: nearly always all that can count.
+/// Words do not influence each other, so their tokens are those of the whole.
+fn head(prompt: &str) -> &str {
+    let start = prompt.floor_char_boundary(64 << 10);
+    prompt[start..].find(char::is_whitespace).map_or(prompt, |end| &prompt[..start + end])
+}
+
+/// Settings that name special tokens, the one that counts first.
+struct SpecialTokens([Value; 2]);
+
+impl SpecialTokens {
+    fn read(folder: &Path) -> Result<Self> {
+        let read = |name| {
+            let file = folder.join(name);
+            match std::fs::read(&file) {
+                Ok(json) => serde_json::from_slice(&json).map_err(|e| bad(&file, "JSON", e)),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(Value::Null),
+                Err(source) => Err(Error::Disk { path: file, action: "read", source }),
+            }
+        };
+        Ok(Self([read("tokenizer_config.json")?, read("special_tokens_map.json")?]))
+    }
+
+    /// The entry of a role such as `pad_token`: a string, or an object with `content`.
+    fn entry(&self, role: &str) -> Option<&Value> {
+        self.0.iter().filter_map(|settings| settings.get(role)).find(|entry| content(entry).is_some())
+    }
+
+    fn text(&self, role: &str) -> Option<&str> {
+        self.entry(role).and_then(content)
+    }
+
+    fn bos(&self) -> &str {
+        self.text("bos_token").unwrap_or(BOS)
+    }
+
+    fn eos(&self) -> &str {
+        self.text("eos_token").unwrap_or(EOS)
+    }
+}
+
+fn content(entry: &Value) -> Option<&str> {
+    entry.as_str().or_else(|| entry.get("content")?.as_str())
+}
+
+/// The file that holds the vocabulary, and the tokenizer as `tokenizer.json` text.
+fn read_tokenizer(path: &Path, special: &SpecialTokens) -> Result<(PathBuf, Vec<u8>)> {
+    if !path.is_dir() {
+        return Ok((path.to_owned(), read(path)?));
+    }
+    let [whole, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| path.join(name));
+    if whole.exists() || !(vocab.exists() || merges.exists()) {
+        let json = read(&whole)?;
+        return Ok((whole, json));
+    }
+    let table = serde_json::from_slice(&read(&vocab)?).map_err(|e| bad(&vocab, "JSON of token → id", e))?;
+    let merges = String::from_utf8(read(&merges)?).map_err(|e| bad(&merges, "UTF-8 text", e))?;
+    let json = clip_pipeline(table, &merges, special).to_string().into_bytes();
+    Ok((vocab, json))
+}
+
+/// The `tokenizer.json` of CLIP's fast tokenizer around a vocabulary and its merges.
+///
+/// Source: `CLIPTokenizer`, tokenization_clip.py in `transformers`.
+fn clip_pipeline(vocab: Value, merges: &str, special: &SpecialTokens) -> Value {
+    let merges: Vec<&str> = merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
+    let added = |role: &str, text: &str| {
+        let flag = |name: &str| special.entry(role).and_then(|entry| entry.get(name)?.as_bool()).unwrap_or(false);
+        json!({ "id": vocab.get(text), "content": text, "special": true, "single_word": flag("single_word"),
+                "lstrip": flag("lstrip"), "rstrip": flag("rstrip"), "normalized": flag("normalized") })
+    };
+    let roles = [("bos_token", special.bos()), ("eos_token", special.eos())];
+    let pad = special.text("pad_token").map(|text| ("pad_token", text));
+    let mut tokens: Vec<Value> = Vec::new();
+    for (role, text) in roles.into_iter().chain(pad) {
+        if vocab.get(text).is_some() && tokens.iter().all(|token| token["content"] != text) {
+            tokens.push(added(role, text));
+        }
+    }
+    tokens.sort_by_key(|token| token["id"].as_u64());
+    let words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    json!({
+        "version": "1.0",
+        "added_tokens": tokens,
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFC" },
+            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
+            { "type": "Lowercase" },
+        ] },
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": words }, "behavior": "Removed", "invert": true },
+            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        ] },
+        "model": { "type": "BPE", "unk_token": special.text("unk_token").unwrap_or(EOS),
+                   "end_of_word_suffix": "</w>", "vocab": vocab, "merges": merges },
+    })
+}
+
+/// What this module looks at in a `tokenizer.json` before the library reads it.
+#[derive(Deserialize)]
+struct Stored<'a> {
+    #[serde(borrow)]
+    model: Model<'a>,
+    #[serde(borrow, default)]
+    padding: Option<Padding<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Padding<'a> {
+    #[serde(borrow)]
+    pad_token: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Model<'a> {
+    #[serde(borrow)]
+    vocab: HashMap<Cow<'a, str>, u32>,
+    #[serde(borrow)]
+    merges: Vec<Merge<'a>>,
+}
+
+/// `"i n"` in older files, `["i", "n"]` in newer ones.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge<'a> {
+    #[serde(borrow)]
+    Pair([Cow<'a, str>; 2]),
+    #[serde(borrow)]
+    Line(Cow<'a, str>),
+}
+
+impl Stored<'_> {
+    /// Every id has an embedding and every merge gives a token.
+    fn check(&self, file: &Path, vocabulary: usize) -> Result<()> {
+        let vocab = &self.model.vocab;
+        if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id as usize >= vocabulary) {
+            return Err(bad(file, format!("token ids below {vocabulary}"), format!("`{token}` = {id}")));
+        }
+        let mut joined = String::new();
+        for merge in &self.model.merges {
+            let pair = match merge {
+                Merge::Pair([a, b]) => Some((&a[..], &b[..])),
+                Merge::Line(line) => line.split_once(' '),
+            };
+            let known = pair.is_some_and(|(a, b)| {
+                joined.clear();
+                joined.extend([a, b]);
+                vocab.contains_key(a) && vocab.contains_key(b) && vocab.contains_key(&joined[..])
+            });
+            if !known {
+                let found = match merge {
+                    Merge::Pair([a, b]) => format!("`{a} {b}`"),
+                    Merge::Line(line) => format!("`{line}`"),
+                };
+                return Err(bad(file, "merges of two tokens into a third of the vocabulary", found));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => Error::ModelMissing {
+            path: path.to_owned(),
+            missing: "the tokenizer (tokenizer.json, or vocab.json and merges.txt)".into(),
+            remedy: "download the model's tokenizer folder, or name one with --tokenizer".into(),
+        },
+        _ => Error::Disk { path: path.to_owned(), action: "read", source },
+    })
+}
+
+fn bad(path: &Path, expected: impl Into<String>, found: impl ToString) -> Error {
+    Error::Model { path: path.to_owned(), expected: expected.into(), found: found.to_string() }
+}

@@ -1,0 +1,271 @@
+//! The named tensors of one network, out of one file or several.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use super::file::{self, Stored};
+use super::index;
+use super::kind::NetworkKind;
+use super::names::{self, Rename, SECTIONS};
+use crate::error::{Error, Result};
+use crate::tensor::{Elements, Weight};
+
+/// Tensors of one network under their names in the `diffusers` scheme, whatever
+/// the layout of the file. Opening reads headers only.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The file (or index of shards) it was opened from, for messages.
+    pub path: PathBuf,
+    /// Whether the names in the file were those of the original repository or
+    /// of ComfyUI, not of `diffusers`. Stage A's scale depends on it.
+    pub original: bool,
+    kind: NetworkKind,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// A tensor, and the view of it made when it is first asked for.
+#[derive(Debug)]
+struct Tensor {
+    stored: Stored,
+    transposed: bool,
+    weight: OnceLock<Option<Weight>>,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, or the index of a sharded one
+    /// (`*.safetensors.index.json`). Of a file that combines networks, the
+    /// first: the UNet, if there is one.
+    ///
+    /// # Errors
+    /// If a file is missing, is no sound safetensors file, or holds no tensors.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let found = Self::open_all(path)?.into_iter().next();
+        found.ok_or_else(|| Error::Model {
+            path: path.to_owned(),
+            expected: "tensors of a network".to_owned(),
+            found: "none".to_owned(),
+        })
+    }
+
+    /// Opens `path` and picks the network of the kind wanted.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Error::Model`] that says what the file is
+    /// instead.
+    pub fn open_as(path: impl AsRef<Path>, wanted: NetworkKind) -> Result<Self> {
+        let path = path.as_ref();
+        let all = Self::open_all(path)?;
+        let what = |c: &Checkpoint| match c.kind {
+            NetworkKind::Unknown => format!("an unknown network (with `{}`)", c.names().next().unwrap_or_default()),
+            kind => kind.to_string(),
+        };
+        let found: Vec<String> = all.iter().map(what).collect();
+        all.into_iter().find(|c| c.kind == wanted).ok_or_else(|| Error::Model {
+            path: path.to_owned(),
+            expected: wanted.to_string(),
+            found: if found.is_empty() { "no tensors".to_owned() } else { found.join(" and ") },
+        })
+    }
+
+    /// Opens every network that a file holds, in the order of [`SECTIONS`].
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_all(path: &Path) -> Result<Vec<Self>> {
+        let stored = if path.extension().is_some_and(|e| e == "json") { index::open(path)? } else { file::open(path)? };
+        let mut sections: [Vec<(Stored, Rename)>; SECTIONS.len() + 1] = Default::default();
+        for tensor in stored {
+            let (section, name) = names::section(&tensor.name);
+            let rename = names::rename(name);
+            sections[section].push((tensor, rename));
+        }
+        let found = sections.into_iter().enumerate().filter(|(_, tensors)| !tensors.is_empty());
+        found.map(|(section, tensors)| Self::new(path, section < SECTIONS.len(), tensors)).collect()
+    }
+
+    fn new(path: &Path, combined: bool, renamed: Vec<(Stored, Rename)>) -> Result<Self> {
+        let mut checkpoint =
+            Self { path: path.to_owned(), original: combined, kind: NetworkKind::Unknown, tensors: BTreeMap::new() };
+        for (stored, rename) in renamed {
+            match rename {
+                Rename::To(name) => {
+                    checkpoint.original |= !stored.name.ends_with(&name);
+                    checkpoint.insert(name, stored, false)?;
+                }
+                Rename::Transpose(name) => checkpoint.insert(name, stored, true)?,
+                Rename::SplitRows(names) => {
+                    checkpoint.original = true;
+                    for block in stored.split_rows(&names)? {
+                        checkpoint.insert(block.name.clone(), block, false)?;
+                    }
+                }
+            }
+        }
+        checkpoint.kind = NetworkKind::of(checkpoint.names());
+        Ok(checkpoint)
+    }
+
+    fn insert(&mut self, name: String, stored: Stored, transposed: bool) -> Result<()> {
+        match self.tensors.entry(name) {
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert(Tensor { stored, transposed, weight: OnceLock::new() });
+                Ok(())
+            }
+            btree_map::Entry::Occupied(entry) => Err(Error::Tensor {
+                path: stored.path().to_owned(),
+                name: entry.key().clone(),
+                expected: "one tensor of this name".to_owned(),
+                found: format!("a second one, stored as `{}`", stored.name),
+            }),
+        }
+    }
+
+    /// Which network this is.
+    pub fn kind(&self) -> NetworkKind {
+        self.kind
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether any name begins so.
+    pub fn starts_with(&self, prefix: &str) -> bool {
+        let first = self.tensors.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next();
+        first.is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// Stored dimensions of a tensor of any type.
+    pub fn dims(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(name)?.stored.dims)
+    }
+
+    /// How a tensor is stored: file, type, size.
+    pub fn stored(&self, name: &str) -> Option<&Stored> {
+        Some(&self.tensors.get(name)?.stored)
+    }
+
+    /// A tensor of floats; `None` if there is none, or none that is readable as
+    /// a weight (integers, no elements).
+    pub fn get(&self, name: &str) -> Option<&Weight> {
+        let tensor = self.tensors.get(name)?;
+        tensor.weight.get_or_init(|| tensor.view(name)).as_ref()
+    }
+
+    /// A tensor of floats with exactly these dimensions. Dimensions of one are
+    /// not compared, so that a 1×1 convolution `[o, i, 1, 1]` may be asked for
+    /// as the matrix `[o, i]`; the result has the dimensions asked for.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] with the file, the name, expected and found.
+    pub fn require(&self, name: &str, dims: &[usize]) -> Result<Weight> {
+        self.expect(name, dims, "")?;
+        let weight = self.get(name).expect("a tensor of floats has a view");
+        Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
+    }
+
+    /// What [`require`](Self::require) checks, without touching the data.
+    fn expect(&self, name: &str, dims: &[usize], source: &str) -> Result<()> {
+        let stored = self.stored(name);
+        if stored.is_some_and(|s| s.float().is_some() && same_dims(&self.tensors[name].dims(), dims)) {
+            return Ok(());
+        }
+        let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
+        let remedy = if source.is_empty() { "" } else { "; use weights and config of one model" };
+        Err(Error::Tensor {
+            path: stored.map_or(self.path.as_path(), Stored::path).to_owned(),
+            name: name.to_owned(),
+            expected: format!("{dims:?} in F32, F16 or BF16{source}"),
+            found: found + remedy,
+        })
+    }
+
+    /// Checks that the tensors of `table` are all there with the right
+    /// dimensions, and that the network has no further blocks. `source` says
+    /// where the table comes from, e.g. "as decoder/config.json says".
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for the first tensor that is missing, differs or is
+    /// too much.
+    pub fn check(&self, table: &[(String, Vec<usize>)], source: &str) -> Result<()> {
+        for (name, dims) in table {
+            self.expect(name, dims, &format!(" ({source})"))?;
+        }
+        // Tensors of foreign modules do no harm; more blocks of a known one do.
+        fn module(name: &str) -> &str {
+            name.split_once('.').map_or(name, |(module, _)| module)
+        }
+        let known: BTreeSet<&str> = table.iter().map(|(name, _)| name.as_str()).collect();
+        let modules: BTreeSet<&str> = known.iter().map(|name| module(name)).collect();
+        for (name, tensor) in &self.tensors {
+            let name = name.as_str();
+            if tensor.stored.float().is_some() && !known.contains(name) && modules.contains(module(name)) {
+                return Err(Error::Tensor {
+                    path: tensor.stored.path().to_owned(),
+                    name: name.to_owned(),
+                    expected: format!("no such tensor ({source})"),
+                    found: format!("{:?}; use weights and config of one model", tensor.stored.dims),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The first NaN or infinity, by name and then index. Reads everything.
+    pub fn first_non_finite(&self) -> Option<(&str, usize)> {
+        let names: Vec<&str> = self.names().collect();
+        names.into_par_iter().find_map_first(|name| {
+            let mut before = 0;
+            for part in self.get(name)?.parts() {
+                let elements = part.elements();
+                if let Some(i) = non_finite(elements) {
+                    return Some((name, before + i));
+                }
+                before += elements.len();
+            }
+            None
+        })
+    }
+}
+
+impl Tensor {
+    /// Dimensions of the view.
+    fn dims(&self) -> Vec<usize> {
+        let mut dims = self.stored.dims.clone();
+        if self.transposed {
+            dims.reverse();
+        }
+        dims
+    }
+
+    fn view(&self, name: &str) -> Option<Weight> {
+        let weight = Weight::new(name, self.stored.dims.clone(), vec![self.stored.part()?]);
+        match weight.dims[..] {
+            [rows, columns] if self.transposed => {
+                let values = weight.to_f32();
+                let flipped = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
+                Some(Weight::from_f32(name, &[columns, rows], flipped))
+            }
+            _ => Some(weight),
+        }
+    }
+}
+
+/// Whether dimensions are equal when those of one are left out.
+fn same_dims(a: &[usize], b: &[usize]) -> bool {
+    a.iter().filter(|&&d| d != 1).eq(b.iter().filter(|&&d| d != 1))
+}
+
+fn non_finite(elements: Elements<'_>) -> Option<usize> {
+    match elements {
+        Elements::F32(x) => x.iter().position(|v| !v.is_finite()),
+        Elements::F16(x) => x.iter().position(|v| !v.is_finite()),
+        Elements::Bf16(x) => x.iter().position(|v| !v.is_finite()),
+    }
+}

@@ -1,0 +1,272 @@
+//! One safetensors file: its header, checked, and where each tensor lies.
+//!
+//! The format: 8 bytes header length (little endian), a JSON header, the data.
+//! `{"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, …}`,
+//! offsets counted from the end of the header, without gaps or overlaps.
+//!
+//! Nothing in a header is believed before it is checked, and nothing is
+//! allocated by a number that stands in it.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use safetensors::tensor::TensorInfo;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use super::mmap::Map;
+use crate::error::{Error, Result};
+use crate::tensor::{Bytes, Dtype, Part};
+
+/// Bytes of the header length in front of the header.
+const PREFIX: usize = 8;
+/// Longest header accepted, as in the reference implementation.
+const MAX_HEADER: usize = 100_000_000;
+/// Longest tensor name accepted, in bytes.
+const MAX_NAME: usize = 1024;
+/// Most dimensions accepted.
+const MAX_RANK: usize = 8;
+
+/// A tensor as it lies in a file.
+#[derive(Clone)]
+pub struct Stored {
+    /// Name in the file.
+    pub name: String,
+    /// Element type, which need not be one that networks read.
+    pub dtype: safetensors::Dtype,
+    /// Dimensions in PyTorch's order.
+    pub dims: Vec<usize>,
+    /// Bytes of the file.
+    range: Range<usize>,
+    file: Arc<Map>,
+}
+
+impl Stored {
+    /// The file it lies in.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.range.len()
+    }
+
+    /// The element type as one that networks read; `None` for integers, 64-bit
+    /// floats and the like, and for tensors without elements.
+    pub fn float(&self) -> Option<Dtype> {
+        match self.dtype {
+            _ if self.range.is_empty() => None,
+            safetensors::Dtype::F32 => Some(Dtype::F32),
+            safetensors::Dtype::F16 => Some(Dtype::F16),
+            safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+            _ => None,
+        }
+    }
+
+    /// The elements, in place. Copied only if the file has them misaligned, as
+    /// files with an odd header length do.
+    pub fn part(&self) -> Option<Part> {
+        let dtype = self.float()?;
+        let bytes = &self.file.bytes()[self.range.clone()];
+        if (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
+            return Some(Part::new(self.file.clone(), self.range.clone(), dtype));
+        }
+        let mut aligned = vec![0f32; bytes.len().div_ceil(4)];
+        bytemuck::cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(bytes);
+        Some(Part::new(Arc::new(aligned), 0..bytes.len(), dtype))
+    }
+
+    /// Cuts the tensor into `names.len()` equal blocks of rows, without a copy.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if its rows cannot be divided so.
+    pub fn split_rows(&self, names: &[String]) -> Result<Vec<Stored>> {
+        let n = names.len();
+        let rows = self.dims.first().copied().unwrap_or(0);
+        if rows == 0 || !rows.is_multiple_of(n) || !self.range.len().is_multiple_of(n) {
+            return Err(Error::Tensor {
+                path: self.path().to_owned(),
+                name: self.name.clone(),
+                expected: format!("a first dimension divisible by {n}"),
+                found: format!("{:?}", self.dims),
+            });
+        }
+        let size = self.range.len() / n;
+        let block = |(i, name): (usize, &String)| {
+            let mut block = Stored { name: name.clone(), ..self.clone() };
+            block.dims[0] = rows / n;
+            block.range = self.range.start + i * size..self.range.start + (i + 1) * size;
+            block
+        };
+        Ok(names.iter().enumerate().map(block).collect())
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {:?}", self.name, self.dims, self.dtype)
+    }
+}
+
+/// Maps a safetensors file and lists its tensors, in the order of the data.
+///
+/// # Errors
+/// [`Error::Model`] or [`Error::Tensor`] if the file is not a sound safetensors
+/// file, and what [`Map::open`] returns.
+pub fn open(path: &Path) -> Result<Vec<Stored>> {
+    let file = Arc::new(Map::open(path)?);
+    let bytes = file.bytes();
+    let data = PREFIX + header_len(path, bytes)?;
+    // Parsed from a copy, which nobody else can write to meanwhile.
+    let header = bytes[PREFIX..data].to_vec();
+    let header: Header = serde_json::from_slice(&header)
+        .map_err(|e| bad(path, "a JSON header of tensor names", format!("{e}; {DAMAGED}")))?;
+
+    let mut tensors = header.0;
+    check_names(path, &tensors)?;
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    check_offsets(path, &tensors, bytes.len() - data)?;
+
+    let stored = |(name, info): (String, TensorInfo)| Stored {
+        name,
+        dtype: info.dtype,
+        dims: info.shape,
+        range: data + info.data_offsets.0..data + info.data_offsets.1,
+        file: file.clone(),
+    };
+    Ok(tensors.into_iter().map(stored).collect())
+}
+
+/// The remedy for a file that was cut short or altered.
+const DAMAGED: &str = "the file is damaged or was not downloaded completely";
+
+fn bad(path: &Path, expected: &str, found: impl Into<String>) -> Error {
+    Error::Model { path: path.to_owned(), expected: expected.to_owned(), found: found.into() }
+}
+
+/// Length of the header in bytes, known to lie inside the file.
+fn header_len(path: &Path, bytes: &[u8]) -> Result<usize> {
+    // Every safetensors file has `{` here; of the formats below, none has.
+    if bytes.get(PREFIX) != Some(&b'{') {
+        return Err(bad(path, "a safetensors file", foreign(bytes)));
+    }
+    let len = u64::from_le_bytes(bytes[..PREFIX].try_into().expect("eight bytes are there"));
+    match usize::try_from(len) {
+        Ok(len) if len <= MAX_HEADER && len <= bytes.len() - PREFIX => Ok(len),
+        Ok(len) if len <= MAX_HEADER => Err(bad(
+            path,
+            "a complete safetensors file",
+            format!("a header of {len} bytes in a file of {}; {DAMAGED}", bytes.len()),
+        )),
+        _ => Err(bad(
+            path,
+            &format!("a safetensors header of at most {MAX_HEADER} bytes"),
+            format!("{len} bytes; {DAMAGED}"),
+        )),
+    }
+}
+
+/// What a file is that does not begin like safetensors, and the remedy.
+fn foreign(bytes: &[u8]) -> String {
+    const CONVERT: &str = "convert it: python -c \"import sys, torch, safetensors.torch as s; \
+        s.save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])\" IN OUT.safetensors";
+    match bytes {
+        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', b'h', b't', b't', b'p', ..] => {
+            "a Git LFS pointer, which stands in for the weights; run `git lfs pull`".to_owned()
+        }
+        [b'P', b'K', 3, 4, ..] => format!("a PyTorch checkpoint (zip); {CONVERT}"),
+        [0x80, 2..=5, ..] => format!("a PyTorch checkpoint (pickle); {CONVERT}"),
+        [b'G', b'G', b'U', b'F', ..] => "a GGUF file; use the model's safetensors files".to_owned(),
+        [b'<', ..] => "a web page; download the file itself".to_owned(),
+        [b'{' | b'[', ..] => "JSON text; give the weights file, or an index named *.index.json".to_owned(),
+        _ => format!("{} bytes of another format; {DAMAGED}", bytes.len()),
+    }
+}
+
+/// The header's entries in the file's order, duplicates included, which a map
+/// would hide.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name:?}: {e}")))?;
+                    entries.push((name, info));
+                }
+                Ok(Header(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Names are unique, printable and no paths; ranks are sensible.
+fn check_names(path: &Path, tensors: &[(String, TensorInfo)]) -> Result<()> {
+    const EXPECTED: &str = "tensor names of at most 1024 printable bytes without slashes, each once";
+    let mut seen = HashSet::new();
+    for (name, info) in tensors {
+        if name.is_empty() || name.len() > MAX_NAME || name.contains(|c: char| c.is_control() || "/\\".contains(c)) {
+            let start: String = name.chars().take(60).collect();
+            return Err(bad(path, EXPECTED, format!("{start:?} ({} bytes)", name.len())));
+        }
+        if !seen.insert(name) {
+            return Err(bad(path, EXPECTED, format!("`{name}` twice")));
+        }
+        if info.shape.len() > MAX_RANK {
+            return Err(wrong(
+                path,
+                name,
+                format!("at most {MAX_RANK} dimensions"),
+                format!("{} dimensions", info.shape.len()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn wrong(path: &Path, name: &str, expected: String, found: String) -> Error {
+    Error::Tensor { path: path.to_owned(), name: name.to_owned(), expected, found }
+}
+
+/// Ranges lie inside the data, hold exactly their tensor, and, taken in order,
+/// cover the data without gaps or overlaps.
+fn check_offsets(path: &Path, tensors: &[(String, TensorInfo)], data: usize) -> Result<()> {
+    let mut at = 0;
+    for (name, info) in tensors {
+        let (start, end) = info.data_offsets;
+        let wrong = |expected: String, found: String| Err(wrong(path, name, expected, found));
+        if end < start || end > data {
+            return wrong(format!("bytes within the file's {data} of data"), format!("{start}..{end}; {DAMAGED}"));
+        }
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, &dim| n.checked_mul(dim));
+        if bits != (end - start).checked_mul(8) {
+            return wrong(format!("the bytes of {:?} {:?}", info.shape, info.dtype), format!("{}", end - start));
+        }
+        if start != at {
+            let what = if start < at { "an overlap" } else { "a gap" };
+            return wrong(format!("data from byte {at} on"), format!("{start}, {what}; {DAMAGED}"));
+        }
+        at = end;
+    }
+    if at != data {
+        return Err(bad(path, &format!("{at} bytes of data, as the header says"), format!("{data}; {DAMAGED}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Read-only memory maps, and what happens when a mapped file shrinks.
+//!
+//! The only file of the crate, besides the CUDA launch code, that may use
+//! `unsafe`.
+#![allow(unsafe_code, reason = "mapping a file and handling SIGBUS cannot be expressed safely")]
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+use crate::tensor::Bytes;
+
+/// A file mapped into memory, read-only. Pages are read from disk when touched.
+pub struct Map {
+    file: Arc<Open>,
+    map: Mmap,
+}
+
+/// A mapped file, kept open so that it can be asked for its length.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only the SIGBUS handler asks"))]
+struct Open {
+    path: PathBuf,
+    file: File,
+    /// Length in bytes when it was mapped.
+    len: u64,
+}
+
+/// All mapped files, for the message when one shrinks.
+static OPEN: Mutex<Vec<Weak<Open>>> = Mutex::new(Vec::new());
+
+impl Map {
+    /// Maps a regular file that is not empty.
+    ///
+    /// # Errors
+    /// [`Error::ModelMissing`] if there is no such file, [`Error::Model`] if it
+    /// is a folder, a device or empty, [`Error::Disk`] if it cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let wrong = |found: &str| Error::Model {
+            path: path.to_owned(),
+            expected: "a safetensors file".to_owned(),
+            found: found.to_owned(),
+        };
+        let disk = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => Error::ModelMissing {
+                path: path.to_owned(),
+                missing: "weights file".to_owned(),
+                remedy: "check the path, or download the model again".to_owned(),
+            },
+            _ => Error::Disk { path: path.to_owned(), action: "read", source },
+        };
+
+        // Asked before opening: opening a named pipe would wait for a writer.
+        let kind = fs::metadata(path).map_err(disk)?;
+        if kind.is_dir() {
+            return Err(wrong("a folder; give the file inside it"));
+        }
+        if !kind.is_file() {
+            return Err(wrong("something that is not a regular file"));
+        }
+        if kind.len() == 0 {
+            return Err(wrong("an empty file; download it again"));
+        }
+        let file = File::open(path).map_err(disk)?;
+
+        // SAFETY: the map is private to this type, read-only, and its length was
+        // fixed here. What no check can rule out is another process writing to
+        // the file. Rewritten bytes give other numbers: every bit pattern is a
+        // valid element, and the header is parsed once, from a copy of it. A
+        // shrunken file raises SIGBUS, see `install_sigbus_handler`.
+        let map = unsafe { Mmap::map(&file) }.map_err(disk)?;
+        let file = Arc::new(Open { path: path.to_owned(), file, len: map.len() as u64 });
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&file));
+        Ok(Self { file, map })
+    }
+
+    /// The mapped file.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+}
+
+impl Bytes for Map {
+    fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// From now on, a mapped file that shrinks ends the process with a message on
+/// stderr and exit code 3 instead of a bare `SIGBUS`. Call it once, in `main`.
+///
+/// Does nothing where files under a map cannot shrink (Windows).
+///
+/// # Errors
+/// The system's word if stderr cannot be duplicated.
+pub fn install_sigbus_handler() -> io::Result<()> {
+    #[cfg(unix)]
+    sigbus::install()?;
+    Ok(())
+}
+
+#[cfg(unix)]
+mod sigbus {
+    use std::ffi::{OsStr, c_int};
+    use std::fs::File;
+    use std::io::{self, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use signal_hook::{consts::SIGBUS, low_level};
+
+    use super::OPEN;
+
+    /// The handler's own descriptor: `io::stderr()` takes a lock.
+    static STDERR: OnceLock<File> = OnceLock::new();
+
+    unsafe extern "C" {
+        /// `signal(2)`. Crates that register handlers call the previous one
+        /// first; here that is the Rust runtime's, which for a moment restores
+        /// the default, so that a second thread's fault ends the process
+        /// without a message: about half of all runs with 8 reading threads.
+        fn signal(signal: c_int, handler: extern "C" fn(c_int)) -> usize;
+    }
+
+    pub fn install() -> io::Result<()> {
+        let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        STDERR.get_or_init(|| stderr);
+        // SAFETY: `report` may run at any point of any thread, because it only
+        // loads atomics, tries a lock without waiting, and makes the system
+        // calls fstat, write, sched_yield and _exit. It neither allocates nor
+        // frees, and never returns to the faulting instruction.
+        unsafe { signal(SIGBUS, report) };
+        Ok(())
+    }
+
+    extern "C" fn report(_: c_int) {
+        static ENTERED: AtomicBool = AtomicBool::new(false);
+        while ENTERED.swap(true, Ordering::Relaxed) {
+            std::thread::yield_now(); // another thread is about to end the process
+        }
+        let say = |text: &OsStr| {
+            // Nothing can be done about a failed write here.
+            let _ = STDERR.get().map(|mut stderr| stderr.write_all(text.as_bytes()));
+        };
+        say(OsStr::new("error: "));
+        if let Ok(open) = OPEN.try_lock() {
+            let shrunk = |file: &super::Open| file.file.metadata().is_ok_and(|now| now.len() < file.len);
+            // The reference is forgotten: dropping it might free memory.
+            for file in open.iter().filter_map(|file| file.upgrade().map(std::mem::ManuallyDrop::new)) {
+                if shrunk(&file) {
+                    say(file.path.as_os_str());
+                    say(OsStr::new(": "));
+                }
+            }
+        }
+        say(OsStr::new(
+            "expected a model file that stays as it is while in use, found it cut short (or its disk failing); \
+             replace a model file by renaming a finished copy over it, then run again\n",
+        ));
+        low_level::exit(3);
+    }
+}

@@ -1,0 +1,147 @@
+//! What several test programs need.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cascade_rt::backend::{Backend, Program, cpu::Cpu};
+use cascade_rt::net::config::Table;
+use cascade_rt::plan::{Recorder, Slot};
+use cascade_rt::registry::Caps;
+use cascade_rt::shape::Shape;
+use cascade_rt::weights::Checkpoint;
+use safetensors::{Dtype, tensor::TensorView};
+
+/// Element `j` of tensor `i` of the golden models, in `[-1, 1)`: a hash, so that no file is needed.
+pub fn golden(i: u32, j: u32) -> f64 {
+    let mut h = 1664525u32.wrapping_mul(i.wrapping_mul(1_000_003).wrapping_add(j)).wrapping_add(1013904223);
+    h ^= h >> 16;
+    h = h.wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^= h >> 16;
+    f64::from(h) / 2f64.powi(32) * 2.0 - 1.0
+}
+
+/// Golden input number `k`, NCHW.
+pub fn golden_input(k: u32, len: usize) -> Vec<f32> {
+    (0..len as u32).map(|j| golden(900_000 + k, j) as f32).collect()
+}
+
+/// A checkpoint of golden values, written to a file and opened again.
+pub fn golden_checkpoint(mut table: Table, dir: &Path) -> Checkpoint {
+    table.sort();
+    let fill = |(i, (name, dims)): (usize, &(String, Vec<usize>))| {
+        let last = name.rsplit('.').next().unwrap();
+        let fan_in: usize = dims.iter().skip(1).product();
+        let value = |j| {
+            let u = golden(i as u32, j);
+            let v = match last {
+                "running_var" => 1.0 + 0.5 * u,
+                "gamma" | "beta" | "gammas" | "bias" | "running_mean" | "class_embedding" => 0.2 * u,
+                _ if dims.len() == 1 => 1.0 + 0.2 * u,
+                _ => u * (3.0 / fan_in as f64).sqrt(),
+            };
+            v as f32
+        };
+        (0..dims.iter().product::<usize>() as u32).map(value).collect::<Vec<f32>>()
+    };
+    let values: Vec<Vec<f32>> = table.iter().enumerate().map(fill).collect();
+    let views = table.iter().zip(&values).map(|((name, dims), values)| {
+        (name.clone(), TensorView::new(Dtype::F32, dims.clone(), bytemuck::cast_slice(values)).unwrap())
+    });
+    let path = dir.join("golden.safetensors");
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    Checkpoint::open(&path).unwrap()
+}
+
+/// `[n, c, h, w]` → `[n, h, w, c]`.
+pub fn to_nhwc(x: &[f32], s: Shape) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    for i in 0..x.len() {
+        let (w, h, c, n) = (i % s.w, i / s.w % s.h, i / s.w / s.h % s.c, i / s.w / s.h / s.c);
+        y[((n * s.h + h) * s.w + w) * s.c + c] = x[i];
+    }
+    y
+}
+
+/// `[n, h, w, c]` → `[n, c, h, w]`.
+pub fn to_nchw(x: &[f32], s: Shape) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    for i in 0..x.len() {
+        let (c, w, h, n) = (i % s.c, i / s.c % s.w, i / s.c / s.w % s.h, i / s.c / s.w / s.h);
+        y[((n * s.c + c) * s.h + h) * s.w + w] = x[i];
+    }
+    y
+}
+
+/// A plan being run on some device, with what the host writes.
+pub struct Bench {
+    pub rec: Recorder,
+    writes: Vec<(Slot, Vec<u8>)>,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { rec: Recorder::new(), writes: Vec::new() }
+    }
+
+    /// An input with values, as they lie in memory.
+    pub fn input(&mut self, shape: Shape, values: &[f32]) -> Slot {
+        let slot = self.rec.input(shape, cascade_rt::ops::Element::F32);
+        self.writes.push((slot, bytemuck::cast_slice(values).to_vec()));
+        slot
+    }
+
+    /// An input given in NCHW order.
+    pub fn input_nchw(&mut self, shape: Shape, values: &[f32]) -> Slot {
+        self.input(shape, &to_nhwc(values, shape))
+    }
+
+    /// Indices.
+    pub fn index(&mut self, shape: Shape, values: &[u32]) -> Slot {
+        let slot = self.rec.input(shape, cascade_rt::ops::Element::U32);
+        self.writes.push((slot, bytemuck::cast_slice(values).to_vec()));
+        slot
+    }
+
+    /// Runs everything on every backend and returns the outputs of each, by its name.
+    pub fn run(mut self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+        outputs.iter().for_each(|slot| self.rec.keep(*slot));
+        let plan = Arc::new(self.rec.finish());
+        let mut results = Vec::new();
+        for backend in backends() {
+            let mut program: Box<dyn Program> = backend.compile(plan.clone()).unwrap();
+            for (slot, bytes) in &self.writes {
+                program.write(*slot, bytes).unwrap();
+            }
+            program.run(0..plan.nodes.len()).unwrap();
+            let read = |slot: &Slot| {
+                let mut values = vec![0f32; slot.shape.elements()];
+                program.read(*slot, bytemuck::cast_slice_mut(&mut values)).unwrap();
+                values
+            };
+            let outputs = outputs.iter().map(read).collect();
+            results.push((backend.device().name.clone(), outputs));
+        }
+        results
+    }
+}
+
+/// Every exact way of computing that this machine offers: the references
+/// themselves, and each device with its best kernels.
+pub fn backends() -> Vec<Box<dyn Backend>> {
+    vec![Box::new(Cpu::reference()), Box::new(Cpu::with_caps(Caps::NONE)), Box::new(Cpu::new(false))]
+}
+
+/// `‖got − want‖ / ‖want‖`.
+pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let sum = |f: &dyn Fn(usize) -> f64| (0..got.len()).map(f).sum::<f64>().sqrt();
+    let difference = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
+    difference / sum(&|i| f64::from(want[i]).powi(2))
+}
+
+/// Names used by tests that look things up.
+pub type Named = HashMap<String, Vec<f32>>;

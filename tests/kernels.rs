@@ -1,0 +1,158 @@
+//! Every kernel row on every case of its op, against the op's reference.
+//! A new op or a new row is tested without touching this file.
+
+mod common;
+
+use std::sync::Arc;
+
+use cascade_rt::backend::{Backend, cpu};
+use cascade_rt::ops::{self, Case, Element, Operand};
+use cascade_rt::plan::{Plan, Recorder, Slot, Source};
+use cascade_rt::registry::{Caps, KERNELS, Kernel, Launch};
+use cascade_rt::tensor::{Dtype, Part, Weight};
+use half::{bf16, f16};
+
+/// Values in `[-1, 1)` around `mean`, from a fixed sequence.
+fn noise(len: usize, seed: u32, mean: f32) -> Vec<f32> {
+    (0..len as u32).map(|j| common::golden(seed, j) as f32 + mean).collect()
+}
+
+/// Learned values stored as `dtype`, stacked from two parts where the rows allow.
+fn weight(dims: &[usize], seed: u32, dtype: Dtype) -> Weight {
+    let fan_in: usize = dims.iter().skip(1).product();
+    let scale = if dims.len() > 1 { (3.0 / fan_in as f32).sqrt() } else { 0.5 };
+    // 1-D tensors include variances, which are positive.
+    let mean = if dims.len() > 1 { 0.0 } else { 1.25 };
+    let values: Vec<f32> = noise(dims.iter().product(), seed, mean).iter().map(|v| v * scale).collect();
+    let mut bytes: Vec<u8> = match dtype {
+        Dtype::F32 => bytemuck::cast_slice(&values).to_vec(),
+        Dtype::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+    };
+    let len = bytes.len();
+    bytes.resize(len.next_multiple_of(4), 0);
+    let source: Arc<Vec<f32>> =
+        Arc::new(bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
+    let row = fan_in * dtype.bytes();
+    let split = dims[0] / 3 * row;
+    let ranges = if dims.len() == 2 && split > 0 { vec![0..split, split..len] } else { vec![0..len; 1] };
+    Weight::new("test", dims.to_vec(), ranges.into_iter().map(|r| Part::new(source.clone(), r, dtype)).collect())
+}
+
+/// A plan of one node, with what the host writes. With `state`, the operand that
+/// may be overwritten is.
+struct One {
+    plan: Arc<Plan>,
+    writes: Vec<(Slot, Vec<u8>)>,
+    out: Slot,
+}
+
+fn plan(case: &Case, dtype: Dtype, state: bool) -> Option<One> {
+    let mut rec = Recorder::new();
+    let mut writes = Vec::new();
+    let inputs: Vec<Option<Source>> = (0u32..)
+        .zip(&case.inputs)
+        .map(|(i, operand)| {
+            Some(match operand.as_ref()? {
+                Operand::Slot(shape) => {
+                    let slot = rec.input(*shape, Element::F32);
+                    let values = noise(shape.elements(), 100 + i, 0.3);
+                    writes.push((slot, bytemuck::cast_slice(&values).to_vec()));
+                    Source::Slot(slot)
+                }
+                Operand::Index(shape, values) => {
+                    let slot = rec.input(*shape, Element::U32);
+                    writes.push((slot, bytemuck::cast_slice(values).to_vec()));
+                    Source::Slot(slot)
+                }
+                Operand::Weight(dims) => rec.weight(weight(dims, 200 + i, dtype)),
+            })
+        })
+        .collect();
+    let out = if state {
+        let Some(Source::Slot(state)) = inputs[case.op.in_place()?] else { return None };
+        let shapes: Vec<_> = inputs.iter().map(|i| i.as_ref().map(Source::shape)).collect();
+        if case.op.shape(&shapes).unwrap() != state.shape {
+            return None;
+        }
+        rec.update("test", case.op.clone(), &inputs, state).unwrap();
+        state
+    } else {
+        rec.node("test", case.op.clone(), &inputs).unwrap()
+    };
+    rec.keep(out);
+    Some(One { plan: Arc::new(rec.finish()), writes, out })
+}
+
+impl One {
+    /// Runs the plan; values are as real numbers whatever the element.
+    fn run(&self, backend: &dyn Backend) -> Vec<f32> {
+        let mut program = backend.compile(self.plan.clone()).unwrap();
+        for (slot, bytes) in &self.writes {
+            program.write(*slot, bytes).unwrap();
+        }
+        program.run(0..1).unwrap();
+        let mut bits = vec![0u32; self.out.shape.elements()];
+        program.read(self.out, bytemuck::cast_slice_mut(&mut bits)).unwrap();
+        match self.plan.nodes[0].op.element() {
+            Element::F32 => bits.iter().map(|&b| f32::from_bits(b)).collect(),
+            // Packed bytes, each of which may differ by rounding.
+            Element::U32 => bits.iter().flat_map(|b| b.to_le_bytes()).map(f32::from).collect(),
+        }
+    }
+}
+
+/// Largest `|got − want| / (1 + |want|)`, and where.
+fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
+    let error = |i: usize| (got[i] - want[i]).abs() / (1.0 + want[i].abs());
+    // NaN is worse than anything.
+    let key = |e: f32| if e.is_nan() { f32::INFINITY } else { e };
+    (0..got.len()).map(|i| (i, key(error(i)))).fold((0, 0.0), |a, b| if b.1 > a.1 { b } else { a })
+}
+
+/// A device with exactly what the row needs, so that the row is the one chosen.
+fn device_for(kernel: &Kernel) -> Option<Box<dyn Backend>> {
+    match kernel.launch {
+        Launch::Cpu(_) => {
+            let has = cpu::detect().and(Caps::ROUND_BF16);
+            has.contains(kernel.needs).then(|| Box::new(cpu::Cpu::with_caps(kernel.needs)) as Box<dyn Backend>)
+        }
+    }
+}
+
+#[test]
+fn every_kernel_matches_its_reference() {
+    let mut ran = 0;
+    let reference = cpu::Cpu::reference();
+    for kernel in KERNELS {
+        let Some(backend) = device_for(kernel) else {
+            eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
+            continue;
+        };
+        for (i, case) in ops::cases().iter().filter(|c| c.op.name() == kernel.op).enumerate() {
+            for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+                for state in [false, true] {
+                    let Some(one) = plan(case, dtype, state) else { continue };
+                    let weights = &one.plan.weights;
+                    let caps = backend.device().caps;
+                    let chosen = cascade_rt::registry::choose(&one.plan.nodes[0], weights, kernel.lang, caps).0;
+                    if !std::ptr::eq(chosen, kernel) {
+                        continue; // the shape does not fit this row
+                    }
+                    let (at, error) = worst(&one.run(backend.as_ref()), &one.run(&reference));
+                    let limit = if kernel.rounds() { case.tolerance_bf16 } else { case.tolerance };
+                    assert!(
+                        error <= limit,
+                        "{} {} case {i} {dtype:?}{}: {error:.2e} at {at}, allowed {limit:.0e}",
+                        kernel.op,
+                        kernel.name,
+                        if state { " in place" } else { "" },
+                    );
+                    ran += 1;
+                }
+            }
+        }
+    }
+    assert!(ran > 0, "no kernel was tested");
+    println!("{ran} kernel cases");
+}

@@ -1,0 +1,168 @@
+"""Stable Cascade end to end in two ways: the diffusers pipelines, and the same networks and scheduler called
+from a loop written out here. The loop also runs what the pipelines cannot: Stage B latents whose size the
+pipelines get wrong, decoder guidance over an unguided prior, noise of another dtype than the network."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from diffusers import (DDPMWuerstchenScheduler, StableCascadeCombinedPipeline, StableCascadeDecoderPipeline,
+                       StableCascadePriorPipeline)
+
+
+@dataclass
+class Request:
+    prompts: list[str]
+    width: int
+    height: int
+    seed: int = 0
+    steps: tuple[int, int] = (4, 3)
+    guidance: tuple[float, float] = (4.0, 0.0)
+    negative: str = ""
+    count: int = 1
+    noise: str = "torch"  # "torch-bf16": drawn as a bf16 pipeline draws it
+    generators: str = "fresh"  # "shared": one generator for both stages, as in the combined pipeline
+    variant: str = "f32"  # which UNet weight files, upcast to f32
+
+    @property
+    def pipeline_size(self) -> tuple[int, int] | None:
+        """Width and height that the pipelines return for this request; None where they crash."""
+        latent = [ceil(side / 42.67) for side in (self.width, self.height)]
+        stage_b = [int(side * 10.67) for side in latent]
+        return None if min(latent) < 2 or any(s % 2 for s in stage_b) else tuple(4 * s for s in stage_b)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def prior_pipeline(models: dict) -> StableCascadePriorPipeline:
+    pipeline = StableCascadePriorPipeline(models["tokenizer"], models["text_encoder"], models["prior"],
+                                          DDPMWuerstchenScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def decoder_pipeline(models: dict) -> StableCascadeDecoderPipeline:
+    pipeline = StableCascadeDecoderPipeline(models["decoder"], models["tokenizer"], models["text_encoder"],
+                                            DDPMWuerstchenScheduler(), models["vqgan"])
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tokens(models: dict, prompts: list[str]):
+    return models["tokenizer"](prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+
+
+@torch.no_grad()
+def encode(models: dict, prompts: list[str]) -> dict[str, torch.Tensor]:
+    """One row per prompt: ids, hidden states before the final norm, projected pooled vector."""
+    text = tokens(models, prompts)
+    out = models["text_encoder"](text.input_ids, attention_mask=text.attention_mask, output_hidden_states=True)
+    return {"tokens": text.input_ids.float(), "text_states": out.hidden_states[-1], "text_pooled": out.text_embeds}
+
+
+@torch.no_grad()
+def by_pipelines(models: dict, request: Request) -> dict[str, torch.Tensor]:
+    """As users call them: one generator per stage, each seeded with the request's seed."""
+    assert request.noise == "torch" and request.pipeline_size == (request.width, request.height)
+    negative = [request.negative] * len(request.prompts)
+    first = seeded(request.seed)
+    second = first if request.generators == "shared" else seeded(request.seed)
+    stage_c = prior_pipeline(models)(
+        prompt=request.prompts, negative_prompt=negative, height=request.height, width=request.width,
+        num_inference_steps=request.steps[0], guidance_scale=request.guidance[0],
+        num_images_per_prompt=request.count, generator=first).image_embeddings
+    decoder = decoder_pipeline(models)
+    before_scale = []
+
+    def keep(pipeline, step, t, values):
+        before_scale[:] = [values["latents"]]
+        return values
+
+    image = decoder(image_embeddings=stage_c, prompt=request.prompts, negative_prompt=negative,
+                    num_inference_steps=request.steps[1], guidance_scale=request.guidance[1],
+                    generator=second, output_type="pt", callback_on_step_end=keep).images
+    return {"stage_c": stage_c, "stage_b": before_scale[0], "image": image}
+
+
+@torch.no_grad()
+def by_combined_pipeline(models: dict, request: Request) -> torch.Tensor:
+    pipeline = StableCascadeCombinedPipeline(
+        tokenizer=models["tokenizer"], text_encoder=models["text_encoder"], decoder=models["decoder"],
+        scheduler=DDPMWuerstchenScheduler(), vqgan=models["vqgan"], prior_prior=models["prior"],
+        prior_text_encoder=models["text_encoder"], prior_tokenizer=models["tokenizer"],
+        prior_scheduler=DDPMWuerstchenScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(prompt=request.prompts, negative_prompt=[request.negative] * len(request.prompts),
+                    height=request.height, width=request.width, prior_num_inference_steps=request.steps[0],
+                    prior_guidance_scale=request.guidance[0], num_inference_steps=request.steps[1],
+                    decoder_guidance_scale=request.guidance[1], num_images_per_prompt=request.count,
+                    generator=seeded(request.seed), output_type="pt").images
+
+
+@torch.no_grad()
+def by_loop(models: dict, request: Request) -> dict[str, torch.Tensor]:
+    """The same arithmetic for any size; Stage B latents are 2*ceil(pixels/8) a side and the image is cropped."""
+    positive = encode(models, request.prompts)
+    negative = encode(models, [request.negative] * len(request.prompts))
+    rows = {k: v.repeat_interleave(request.count, dim=0) for k, v in positive.items()}
+    negative_rows = {k: v.repeat_interleave(request.count, dim=0) for k, v in negative.items()}
+    images = len(request.prompts) * request.count
+    first = seeded(request.seed)
+    second = first if request.generators == "shared" else seeded(request.seed)
+
+    def both(name, guided):
+        return torch.cat([rows[name], negative_rows[name]]) if guided else rows[name]
+
+    guided = request.guidance[0] > 1
+    no_image = torch.zeros(images * (1 + guided), 1, models["prior"].config.clip_image_in_channels)
+    stage_c = sample(
+        models["prior"], (images, 16, ceil(request.height / 42.67), ceil(request.width / 42.67)),
+        request.steps[0], request.guidance[0], first, request.noise,
+        clip_text_pooled=both("text_pooled", guided).unsqueeze(1), clip_text=both("text_states", guided),
+        clip_img=no_image)
+
+    guided = request.guidance[1] > 1
+    effnet = torch.cat([stage_c, torch.zeros_like(stage_c)]) if guided else stage_c
+    stage_b = sample(
+        models["decoder"], (images, 4, 2 * ceil(request.height / 8), 2 * ceil(request.width / 8)),
+        request.steps[1], request.guidance[1], second, request.noise,
+        clip_text_pooled=both("text_pooled", guided).unsqueeze(1), effnet=effnet)
+
+    image = models["vqgan"].decode(models["vqgan"].config.scale_factor * stage_b).sample.clamp(0, 1)
+    return {"stage_c": stage_c, "stage_b": stage_b, "image": image[:, :, : request.height, : request.width]}
+
+
+def sample(network, shape, steps, guidance, generator, noise, **conditions) -> torch.Tensor:
+    draw_dtype = torch.bfloat16 if noise == "torch-bf16" else torch.float32
+    draw = lambda: torch.randn(shape, generator=generator, dtype=draw_dtype).to(network.dtype)
+    scheduler = SchedulerWithGivenNoise(draw)
+    scheduler.set_timesteps(steps)
+    latents = draw()
+    for t in scheduler.timesteps[:-1]:
+        t = t.expand(shape[0])
+        copies = 2 if guidance > 1 else 1
+        prediction = network(sample=torch.cat([latents] * copies), timestep_ratio=torch.cat([t] * copies),
+                             return_dict=False, **conditions)[0]
+        if guidance > 1:
+            text, unconditional = prediction.chunk(2)
+            prediction = torch.lerp(unconditional, text, guidance)
+        latents = scheduler.step(prediction, t, latents).prev_sample
+    return latents
+
+
+class SchedulerWithGivenNoise(DDPMWuerstchenScheduler):
+    """The diffusers scheduler, with its noise coming from `draw` (one call per step, the last included)."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def step(self, *args, **kwargs):
+        import diffusers.schedulers.scheduling_ddpm_wuerstchen as module
+        original, module.randn_tensor = module.randn_tensor, lambda *a, **k: self.draw()
+        try:
+            return super().step(*args, **kwargs)
+        finally:
+            module.randn_tensor = original

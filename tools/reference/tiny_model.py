@@ -1,0 +1,164 @@
+"""A model with the structure of Stable Cascade and almost no width, every tensor filled with live values.
+
+Constructors leave global response norms, gammas, timestep mappers and the output layer at zero or at
+constants, which hides bugs; `fill` overwrites them all. No two widths of one network are equal.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from diffusers import StableCascadeUNet
+from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from vocabulary import EOS, write_json, write_tokenizer
+
+R, T, A = "SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"
+TEXT_WIDTH, POOLED_WIDTH, IMAGE_WIDTH = 12, 22, 10
+
+PRIOR = dict(
+    in_channels=16, out_channels=16, patch_size=1, conditioning_dim=28, timestep_ratio_embedding_dim=64,
+    block_out_channels=[20, 24], num_attention_heads=[5, 3],
+    down_num_layers_per_block=[1, 2], up_num_layers_per_block=[2, 1],
+    down_blocks_repeat_mappers=[1, 1], up_blocks_repeat_mappers=[1, 1], block_types_per_layer=[[R, T, A]] * 2,
+    clip_text_in_channels=TEXT_WIDTH, clip_text_pooled_in_channels=POOLED_WIDTH, clip_image_in_channels=IMAGE_WIDTH,
+    clip_seq=4, effnet_in_channels=None, pixel_mapper_in_channels=None, kernel_size=3, dropout=[0.1, 0.1],
+    self_attn=True, timestep_conditioning_type=["sca", "crp"], switch_level=[False],
+)
+DECODER = dict(
+    in_channels=4, out_channels=4, patch_size=2, conditioning_dim=18, timestep_ratio_embedding_dim=64,
+    block_out_channels=[8, 12, 20, 24], num_attention_heads=[0, -1, 5, 3],
+    down_num_layers_per_block=[1, 1, 2, 1], up_num_layers_per_block=[1, 2, 1, 1],
+    down_blocks_repeat_mappers=[1, 1, 1, 1], up_blocks_repeat_mappers=[3, 3, 2, 2],
+    block_types_per_layer=[[R, T], [R, T], [R, T, A], [R, T, A]],
+    clip_text_in_channels=None, clip_text_pooled_in_channels=POOLED_WIDTH, clip_image_in_channels=None,
+    clip_seq=4, effnet_in_channels=16, pixel_mapper_in_channels=3, kernel_size=3, dropout=[0, 0, 0.1, 0.1],
+    self_attn=True, timestep_conditioning_type=["sca"], switch_level=None,
+)
+VQGAN = dict(embed_dim=20, bottleneck_blocks=3, num_vq_embeddings=16, latent_channels=4, scale_factor=0.43)
+TEXT = dict(hidden_size=TEXT_WIDTH, intermediate_size=44, num_hidden_layers=3, num_attention_heads=3,
+            projection_dim=POOLED_WIDTH, hidden_act="gelu", vocab_size=49408, max_position_embeddings=77,
+            bos_token_id=49406, eos_token_id=49407, pad_token_id=1)
+
+
+def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Random values for every parameter and running statistic: bytewise name order, one generator."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in sorted(module.state_dict().items()):
+        if not tensor.is_floating_point():
+            continue
+        z = torch.randn(tensor.shape, generator=generator)
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf == "running_var":
+            value = 1 + 0.3 * z.clamp(-2, 2)
+        elif leaf in ("bias", "beta", "gamma", "running_mean"):
+            value = 0.1 * z
+        elif leaf == "gammas":  # shift, scale and gate of both halves of a mixing block
+            value = 0.3 * z
+        elif ".mapper" in name:  # timestep blocks: up to three mappers add up, and their input has norm 5.7
+            value = 0.05 * z
+        elif tensor.ndim == 1:  # affine norm weights
+            value = 1 + 0.1 * z
+        elif "embedding" in name and leaf == "weight" and tensor.ndim == 2:  # token, position and code tables
+            value = z
+        else:
+            value = z / math.sqrt(math.prod(tensor.shape[1:]))
+        tensor.copy_(value)
+    return module.eval()
+
+
+@torch.no_grad()
+def build() -> dict:
+    prior = fill(StableCascadeUNet(**PRIOR), seed=1)
+    decoder = fill(StableCascadeUNet(**DECODER), seed=2)
+    vqgan = fill(PaellaVQModel(**VQGAN), seed=3)
+    # An untrained denoiser cancels no noise, and the sampler divides by sqrt(1e-4) in all: latents end near 100.
+    # Stage A brings them back to pixels around the middle of [0, 1], so that the clamp hides little.
+    vqgan.up_blocks[0][0].weight.mul_(0.02)
+    vqgan.out_block[0].weight.mul_(0.1)
+    vqgan.out_block[0].bias.add_(0.5)
+    text = fill(CLIPTextModelWithProjection(CLIPTextConfig(**TEXT)), seed=4)
+    for layer in text.text_model.encoder.layers:  # sharper attention: wrong masks and pads must show
+        layer.self_attn.q_proj.weight.mul_(2)
+    text.to(torch.bfloat16).float()  # stored once, in bf16
+    return dict(prior=prior, decoder=decoder, vqgan=vqgan, text_encoder=text)
+
+
+def to_original_names(state: dict[str, torch.Tensor], stage_b: bool) -> dict[str, torch.Tensor]:
+    """Names of the original repository: Q, K and V stacked, and Stage B's pooled mapper called clip_mapper."""
+    original = {}
+    for name, tensor in state.items():
+        if ".attention.to_q." in name:
+            stacked = torch.cat([state[name.replace("to_q", x)] for x in ("to_q", "to_k", "to_v")])
+            original[name.replace("attention.to_q.", "attention.attn.in_proj_")] = stacked
+        elif ".attention.to_k." in name or ".attention.to_v." in name:
+            continue
+        elif ".attention.to_out.0." in name:
+            original[name.replace("attention.to_out.0.", "attention.attn.out_proj.")] = tensor
+        elif stage_b and name.startswith("clip_txt_pooled_mapper."):
+            original[name.replace("clip_txt_pooled_mapper", "clip_mapper")] = tensor
+        else:
+            original[name] = tensor
+    return original
+
+
+def bf16(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in state.items()}
+
+
+def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v.contiguous() for k, v in state.items()}
+
+
+def save(models: dict, fixtures: Path) -> None:
+    """`tiny/` and `tiny-prior/` as on the hub, and the same weights as single files in `tiny-original/`."""
+    tiny, prior, original = fixtures / "tiny", fixtures / "tiny-prior", fixtures / "tiny-original"
+    for folder, name in [(prior, "prior"), (tiny, "decoder"), (tiny, "vqgan")]:
+        model, path = models[name], folder / name
+        model.save_pretrained(path)
+        if name != "vqgan":
+            stored = contiguous(bf16(model.state_dict()))
+            save_file(stored, path / "diffusion_pytorch_model.bf16.safetensors", metadata={"format": "pt"})
+    models["text_encoder"].to(torch.bfloat16).save_pretrained(tiny / "text_encoder")
+    models["text_encoder"].float()
+    write_tokenizer(tiny / "tokenizer")
+    scheduler = {"_class_name": "DDPMWuerstchenScheduler", "_diffusers_version": "0.42.1", "s": 0.008, "scaler": 1.0}
+    for folder in (tiny, prior):
+        (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    shared = {"scheduler": ["diffusers", "DDPMWuerstchenScheduler"],
+              "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+              "tokenizer": ["transformers", "CLIPTokenizerFast"]}
+    write_json(tiny / "model_index.json",
+               {"_class_name": "StableCascadeDecoderPipeline", "_diffusers_version": "0.42.1",
+                "decoder": ["diffusers", "StableCascadeUNet"], "latent_dim_scale": 10.67, **shared,
+                "vqgan": ["wuerstchen", "PaellaVQModel"]})
+    write_json(prior / "model_index.json",
+               {"_class_name": "StableCascadePriorPipeline", "_diffusers_version": "0.42.1",
+                "prior": ["diffusers", "StableCascadeUNet"], "resolution_multiple": 42.67, **shared,
+                "feature_extractor": [None, None], "image_encoder": [None, None]})
+
+    original.mkdir(parents=True, exist_ok=True)
+    stage_a = {k.replace("vquantizer.embedding.", "vquantizer.codebook."): v
+               for k, v in models["vqgan"].state_dict().items()}
+    stage_b = bf16(to_original_names(models["decoder"].state_dict(), stage_b=True))
+    stage_c = bf16(to_original_names(models["prior"].state_dict(), stage_b=False))
+    for name, state in [("stage_a", stage_a), ("stage_b", stage_b), ("stage_c", stage_c)]:
+        save_file(contiguous(state), original / f"{name}.safetensors")
+
+
+def load(fixtures: Path, variant: str) -> dict:
+    """What is on disk, in f32: `variant` is "f32" or "bf16" (which UNet files to read)."""
+    tiny, prior = fixtures / "tiny", fixtures / "tiny-prior"
+    options = dict(torch_dtype=torch.float32, variant="bf16" if variant == "bf16" else None)
+    tokenizer = CLIPTokenizer.from_pretrained(tiny / "tokenizer")
+    assert tokenizer.pad_token == EOS and tokenizer.model_max_length == 77
+    return dict(
+        prior=StableCascadeUNet.from_pretrained(prior / "prior", **options).eval(),
+        decoder=StableCascadeUNet.from_pretrained(tiny / "decoder", **options).eval(),
+        vqgan=PaellaVQModel.from_pretrained(tiny / "vqgan").eval(),
+        text_encoder=CLIPTextModelWithProjection.from_pretrained(tiny / "text_encoder", dtype=torch.float32).eval(),
+        tokenizer=tokenizer,
+    )
