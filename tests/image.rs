@@ -4,6 +4,8 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -157,5 +159,18 @@ fn compare(name: &str, case: &Value, variant: &str) {
     let output = cascade(&args);
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     let want = fixtures().join("pipeline").join(case["file"].as_str().unwrap());
-    check(name, &dir.path().join("dump.safetensors"), &want, case["prompts"].as_array().unwrap().len());
+    let dump = dir.path().join("dump.safetensors");
+    check(name, &dump, &want, case["prompts"].as_array().unwrap().len());
+    // The files' pixels are the dumped pictures', rounded.
+    let files = String::from_utf8(output.stdout).unwrap();
+    let (dims, pictures) = &tensors(&dump)["image"];
+    assert_eq!(files.lines().count(), dims[0], "{name}: {files}");
+    let pixels = dims[2] * dims[3];
+    for (file, picture) in files.lines().zip(pictures.chunks(3 * pixels)) {
+        let mut reader = png::Decoder::new(BufReader::new(File::open(file).unwrap())).read_info().unwrap();
+        let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut rgb).unwrap();
+        let want = |i: usize| (picture[i % 3 * pixels + i / 3] * 255.0).round_ties_even() as u8;
+        assert!(rgb.iter().enumerate().all(|(i, v)| *v == want(i)), "{name}: {file} shows something else");
+    }
 }

@@ -1,14 +1,12 @@
 //! What several test programs need.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cascade_rt::backend::{Backend, Program, cpu::Cpu};
+use cascade_rt::backend::{self, Backend, Program, cpu::Cpu};
 use cascade_rt::net::config::Table;
 use cascade_rt::plan::{Recorder, Slot};
-use cascade_rt::registry::Caps;
 use cascade_rt::shape::Shape;
 use cascade_rt::weights::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
@@ -134,10 +132,11 @@ impl Bench {
     }
 }
 
-/// Every exact way of computing that this machine offers: the references
-/// themselves, and each device with its best kernels.
+/// Every exact way of computing that this machine offers, and the references themselves.
 pub fn backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::reference()), Box::new(Cpu::with_caps(Caps::NONE)), Box::new(Cpu::new(false))]
+    let mut all = backend::exact();
+    all.push(Box::new(Cpu::reference()));
+    all
 }
 
 /// `‖got − want‖ / ‖want‖`.
@@ -147,6 +146,3 @@ pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
     let difference = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
     difference / sum(&|i| f64::from(want[i]).powi(2))
 }
-
-/// Names used by tests that look things up.
-pub type Named = HashMap<String, Vec<f32>>;

@@ -16,8 +16,8 @@ from faster import speed_up
 from nets import Encoder, Preview, stage_a, stage_b
 from train_encoder import preview_loss, small_pictures
 
-BATCH, RATE, ENCODER_RATE = int(os.environ.get("DEMO_BATCH", "16")), float(os.environ.get("DEMO_RATE", "1e-3")), 5e-4
-TOLD_RATE = 3 * RATE
+BATCH, RATE, ENCODER_RATE = int(os.environ.get("DEMO_BATCH", "16")), float(os.environ.get("DEMO_RATE", "1.6e-3")), 5e-4
+TOLD_RATE = 2 * RATE
 BLUR = 0.8  # Stage B sees latents with up to this much noise, seldom so much, so that it forgives Stage C's errors
 
 
