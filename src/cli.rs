@@ -5,6 +5,7 @@ mod info;
 mod inspect;
 mod latents;
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
@@ -127,7 +128,7 @@ pub fn run() -> Result<()> {
 fn exit_when_interrupted() -> Result<()> {
     let stop = || {
         let _whole = crate::image::output_guard();
-        eprintln!("\nerror: {}", Error::Interrupted);
+        note(&format!("\nerror: {}", Error::Interrupted));
         std::process::exit(Error::Interrupted.exit_code().into());
     };
     ctrlc::set_handler(stop).map_err(|e| no_handler(&e.to_string()))
@@ -147,6 +148,22 @@ fn open_device(name: &str, round_bf16: bool) -> Result<Box<dyn Backend>> {
         "auto" | "cpu" => Ok(Box::new(Cpu::new(round_bf16))),
         _ => Err(Error::Request { what: "--device".into(), expected: "auto or cpu".into(), found: name.into() }),
     }
+}
+
+/// Prints a line to standard error. If even that fails, nobody is left to tell.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
+}
+
+/// The text without characters that would command a terminal. Inside of JSON it
+/// stays JSON.
+fn printable(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(commands) {
+        return text.into();
+    }
+    let escape = |c: char| if commands(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    text.chars().map(escape).collect()
 }
 
 /// Prints a line of results; a reader that went away is no error.

@@ -180,18 +180,10 @@ pub fn output_guard() -> MutexGuard<'static, ()> {
 /// [`Error::Disk`] if writing fails, and then nothing is left behind.
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     let _guard = output_guard();
-    match fs::metadata(path) {
-        Ok(there) if there.is_dir() => return Err(disk(path, "write", ErrorKind::IsADirectory.into())),
-        Ok(there) if !there.is_file() => return fs::write(path, bytes).map_err(|e| disk(path, "write", e)),
-        Ok(_) if !force => return Err(exists(path)),
-        _ => {}
+    if is_device(path, force)? {
+        return fs::write(path, bytes).map_err(|e| disk(path, "write", e));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".cascade-rt-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-    let mut file = builder.tempfile_in(folder).map_err(|e| disk(path, "create", e))?;
+    let mut file = temporary(path, folder_of(path))?;
     file.as_file_mut().write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| disk(path, "write", e))?;
     match if force { file.persist(path) } else { file.persist_noclobber(path) } {
         Ok(_) => Ok(()),
@@ -200,11 +192,54 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     }
 }
 
+/// Finds out, before any work is done, whether [`write_atomically`] could write
+/// this file. Leaves nothing behind; folders that are still missing are fine if
+/// `make_folders` says that they will be made.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn check_writable(path: &Path, force: bool, make_folders: bool) -> Result<()> {
+    let _guard = output_guard();
+    if is_device(path, force)? {
+        return Ok(());
+    }
+    let mut folder = folder_of(path);
+    while make_folders && fs::symlink_metadata(folder).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        folder = folder_of(folder);
+    }
+    temporary(path, folder).map(drop)
+}
+
+/// Whether `path` is to be written directly; an error if it must not be written.
+fn is_device(path: &Path, force: bool) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => Err(disk(path, "write", ErrorKind::IsADirectory.into())),
+        Ok(there) if !there.is_file() => Ok(true),
+        Ok(_) if !force => Err(exists(path)),
+        // A link to nowhere is there, too.
+        Err(_) if !force && path.is_symlink() => Err(exists(path)),
+        _ => Ok(false),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file without a final name in `folder`; `path` is what it will become.
+fn temporary(path: &Path, folder: &Path) -> Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".cascade-rt-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+    builder.tempfile_in(folder).map_err(|e| disk(path, "create", e))
+}
+
 fn exists(path: &Path) -> Error {
     Error::Request {
-        what: "--output".into(),
+        what: path.display().to_string(),
         expected: "a new file, or --force to replace one".into(),
-        found: format!("{}, which exists", path.display()),
+        found: "one that exists".into(),
     }
 }
 

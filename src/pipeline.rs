@@ -1,20 +1,21 @@
 //! From a request to pictures: the one road through all stages.
 
 pub mod record;
+mod run;
 
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Program};
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::noise::{LatentNoise, NoiseGenerator, NoiseStream};
-use crate::plan::{Plan, Slot};
+use crate::noise::{NoiseGenerator, NoiseStream};
 use crate::request::Request;
 use crate::sampler::{self, StageSizes};
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::weights::model::Model;
-use record::{Extent, Recorded, Sampler};
+use record::{Extent, Recorded};
+use run::{Run, crop, end_of, finite, noise_of, of_batch, write_times};
 
 /// A model on a device, ready for requests.
 pub struct Pipeline {
@@ -172,7 +173,7 @@ impl Pipeline {
             }
             self.compiled = None;
             let recorded = record::record(&self.model, &extent)?;
-            let (need, free) = (recorded.plan.arena_bytes(), self.backend.device().free_bytes);
+            let (need, free) = (recorded.bytes(total), self.backend.device().free_bytes);
             if need <= free / 10 * 9 {
                 (options.progress)(Progress::Planned(images, need, recorded.plan.weight_bytes()));
                 let program = self.backend.compile(recorded.plan.clone())?;
@@ -180,13 +181,13 @@ impl Pipeline {
                 return Ok(images);
             }
             if images == 1 {
-                return Err(self.does_not_fit(&extent, need));
+                return Err(self.does_not_fit(&extent, total, need));
             }
             images = images.div_ceil(2);
         }
     }
 
-    fn does_not_fit(&self, extent: &Extent, need: u64) -> Error {
+    fn does_not_fit(&self, extent: &Extent, total: usize, need: u64) -> Error {
         let device = self.backend.device();
         let mut smaller = *extent;
         let fits = loop {
@@ -195,7 +196,7 @@ impl Pipeline {
             if smaller.width < 64 || smaller.height < 64 {
                 break None;
             }
-            if record::record(&self.model, &smaller).is_ok_and(|r| r.plan.arena_bytes() <= device.free_bytes / 10 * 9) {
+            if record::record(&self.model, &smaller).is_ok_and(|r| r.bytes(total) <= device.free_bytes / 10 * 9) {
                 break Some(smaller);
             }
         };
@@ -204,10 +205,13 @@ impl Pipeline {
             device: device.name.clone(),
             free_mib: mib(device.free_bytes / 10 * 9),
             need_mib: mib(need),
-            detail: format!("one image of {}×{} px", extent.width, extent.height),
+            detail: format!(
+                "one image of {}×{} px, {} and {} steps",
+                extent.width, extent.height, extent.steps[0], extent.steps[1]
+            ),
             remedy: match fits {
                 Some(s) => format!("--width {} --height {} would fit", s.width, s.height),
-                None => "no size would fit".into(),
+                None => "no size would fit; try fewer steps, or free memory".into(),
             },
         }
     }
@@ -278,12 +282,11 @@ impl Pipeline {
             write_times(&mut run, sampler, &schedule)?;
             run.phase(condition)?;
             if stage == 1 {
-                finite(&mut run, recorded.not_finite[0], "Stage C", extent.steps[0], &self.model.stage_c.0)?;
+                finite(&mut run, recorded.not_finite[0], "Stage C", extent.steps[0], &self.model)?;
             }
 
             let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
-            let noise =
-                LatentNoise::draw(&mut generator, Shape { n: total, ..sampler.x.shape }, steps).images(images.clone());
+            let noise = noise_of(&mut generator, Shape { n: total, ..sampler.x.shape }, steps, images.clone());
             let x = match given {
                 None => noise.start,
                 Some(all) => of_batch(all, sampler.x.shape, total, images.clone(), name)?,
@@ -307,7 +310,8 @@ impl Pipeline {
         (options.progress)(Progress::Begin("Stage A", 1));
         let start = Instant::now();
         run.phase("decode")?;
-        finite(&mut run, recorded.not_finite[1], "Stage B", extent.steps[1], &self.model.stage_b.0)?;
+        finite(&mut run, recorded.not_finite[1], "Stage B", extent.steps[1], &self.model)?;
+        finite(&mut run, recorded.not_finite[2], "Stage A", 1, &self.model)?;
         let mut pixels = vec![0u8; recorded.rgb.shape.elements() * 4];
         run.program.read(recorded.rgb, &mut pixels)?;
         if options.keep {
@@ -347,88 +351,5 @@ fn extent(request: &Request, first: usize, images: usize, keep: bool) -> Extent 
         steps: [request.steps.0 as usize, request.steps.1 as usize],
         guided,
         keep,
-    }
-}
-
-/// Position of the end token: the first of its id; with the id 2 of old configurations, the largest id.
-fn end_of(ids: &[u32], end_id: u32) -> usize {
-    let wanted = if end_id == 2 { ids.iter().copied().max().unwrap_or(0) } else { end_id };
-    ids.iter().position(|&id| id == wanted).unwrap_or(0)
-}
-
-/// Timestep embeddings of every step, and zeros where no condition is given.
-fn write_times(run: &mut Run<'_>, sampler: &Sampler, schedule: &[sampler::Step]) -> Result<()> {
-    for (i, slot) in sampler.times.iter().enumerate() {
-        let r = |step: &sampler::Step| if i == 0 { step.r } else { 0.0 };
-        let rows: Vec<f32> = schedule.iter().flat_map(|s| sampler::timestep_embedding(r(s), slot.shape.c)).collect();
-        run.write(*slot, &rows)?;
-    }
-    sampler.zeros.iter().try_for_each(|slot| run.write(*slot, &vec![0f32; slot.shape.elements()]))
-}
-
-/// The part of user-given latents that belongs to `images`.
-fn of_batch(all: &[f32], shape: Shape, total: usize, images: std::ops::Range<usize>, stage: &str) -> Result<Vec<f32>> {
-    let image = shape.elements() / shape.n;
-    if all.len() != image * total {
-        return Err(Error::Request {
-            what: format!("--latents, {stage}"),
-            expected: format!("{} values for {total} images of [{}, {}, {}]", image * total, shape.c, shape.h, shape.w),
-            found: format!("{}", all.len()),
-        });
-    }
-    Ok(all[images.start * image..images.end * image].to_vec())
-}
-
-/// A stage's result must be finite; if not, says whether the weights are to blame.
-fn finite(
-    run: &mut Run<'_>,
-    count: Slot,
-    stage: &'static str,
-    steps: usize,
-    weights: &crate::weights::Checkpoint,
-) -> Result<()> {
-    let mut bytes = [0; 4];
-    run.program.read(count, &mut bytes)?;
-    let count = u32::from_le_bytes(bytes);
-    if count == 0 {
-        return Ok(());
-    }
-    let remedy = match weights.first_non_finite() {
-        Some((name, _)) => {
-            format!("the weights are damaged: tensor `{name}` of {} holds NaN or infinity", weights.path.display())
-        }
-        None => "the weights are finite; try --dtype f32, or less guidance".into(),
-    };
-    Err(Error::NotFinite { stage, count, after: format!(" after {steps} steps"), remedy })
-}
-
-/// Rows and columns of `[n, h, w, 3]` pictures that belong to the size asked for.
-fn crop(picture: &[f32], (_, w): (usize, usize), to: Shape) -> Vec<f32> {
-    let image = picture.len() / to.n;
-    let rows = picture.chunks(image).flat_map(|p| p.chunks(w * 3).take(to.h));
-    rows.flat_map(|row| &row[..to.w * 3]).map(|v| v.clamp(0.0, 1.0)).collect()
-}
-
-/// A program being run.
-struct Run<'a> {
-    plan: &'a Plan,
-    program: &'a mut dyn Program,
-    check_nodes: bool,
-}
-
-impl Run<'_> {
-    fn write<T: bytemuck::NoUninit>(&mut self, slot: Slot, values: &[T]) -> Result<()> {
-        self.program.write(slot, bytemuck::cast_slice(values))
-    }
-
-    fn read_f32(&mut self, slot: Slot) -> Result<Vec<f32>> {
-        let mut values = vec![0f32; slot.shape.elements()];
-        self.program.read(slot, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
-    }
-
-    fn phase(&mut self, name: &str) -> Result<()> {
-        let nodes = self.plan.phase(name);
-        if self.check_nodes { crate::check::run(self.plan, self.program, nodes) } else { self.program.run(nodes) }
     }
 }

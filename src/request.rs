@@ -137,6 +137,15 @@ pub fn parse_guidance(s: &str) -> std::result::Result<(f32, f32), String> {
     }
 }
 
+/// A number of pixels, images or a seed, with a message that says what was expected.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_whole<T: std::str::FromStr>(s: &str) -> std::result::Result<T, String> {
+    let bits = 8 * size_of::<T>();
+    s.trim().parse().map_err(|_| format!("expected a whole number from 0 up, of at most {bits} bits, got `{s}`"))
+}
+
 fn pair<T: std::str::FromStr>(s: &str) -> Option<(T, T)> {
     let (c, b) = s.split_once(',')?;
     Some((c.trim().parse().ok()?, b.trim().parse().ok()?))
@@ -157,6 +166,15 @@ mod tests {
         assert_eq!(parse_guidance("100,1e-1"), Ok((100.0, 0.1)));
         for bad in ["", "4", "NaN,0", "inf,1", "0,101", "-0.5,1", "1,2,3"] {
             assert!(parse_guidance(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers() {
+        assert_eq!(parse_whole::<u32>("1024"), Ok(1024));
+        assert_eq!(parse_whole(" 18446744073709551615 "), Ok(u64::MAX));
+        for bad in ["", "-5", "abc", "1.5", "4294967296", "0x40"] {
+            assert!(parse_whole::<u32>(bad).unwrap_err().contains(&format!("32 bits, got `{bad}`")), "{bad}");
         }
     }
 

@@ -1,19 +1,22 @@
 //! `cascade-rt generate`.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::latents::{Dump, read_latents};
-use super::{ModelArgs, open_device, say};
+use super::{ModelArgs, note, open_device, say};
 use crate::error::{Error, Result};
-use crate::image::{Image, Record, write_atomically};
+use crate::image::{Image, Record, check_writable, write_atomically};
 use crate::noise::NoiseKind;
 use crate::pipeline::{Options, Pipeline, Progress, StartLatents, Times};
-use crate::request::{Request, parse_guidance, parse_steps};
+use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 use crate::weights::model::Model;
+
+/// Longest file of prompts, in bytes.
+const PROMPTS_LIMIT: u64 = 64 << 20;
 
 /// Precision of matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,25 +40,25 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "TEXT", default_value = "", env = "CASCADE_NEGATIVE")]
     negative: String,
     /// Width in pixels, a multiple of 8 from 64 up.
-    #[arg(short = 'W', long, value_name = "PX", default_value_t = 1024, env = "CASCADE_WIDTH")]
+    #[arg(short = 'W', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_hyphen_values = true, env = "CASCADE_WIDTH")]
     width: u32,
     /// Height in pixels, a multiple of 8 from 64 up.
-    #[arg(short = 'H', long, value_name = "PX", default_value_t = 1024, env = "CASCADE_HEIGHT")]
+    #[arg(short = 'H', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_hyphen_values = true, env = "CASCADE_HEIGHT")]
     height: u32,
     /// Where the noise starts; the same seed makes the same picture.
-    #[arg(short, long, value_name = "N", default_value_t = 0, env = "CASCADE_SEED")]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>, allow_hyphen_values = true, env = "CASCADE_SEED")]
     seed: u64,
     /// Denoising steps of Stage C, then Stage B.
     ///
     /// More steps cost time in proportion and change the picture little past the
     /// default.
-    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, env = "CASCADE_STEPS")]
+    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
     steps: (u32, u32),
     /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
-    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, env = "CASCADE_GUIDANCE")]
+    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
     guidance: (f32, f32),
     /// Pictures of each prompt.
-    #[arg(short, long, value_name = "N", default_value_t = 1, env = "CASCADE_COUNT")]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_hyphen_values = true, env = "CASCADE_COUNT")]
     count: u32,
     /// auto or cpu.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
@@ -128,10 +131,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         keep: args.dump.is_some(),
         check_nodes: args.check_nodes,
         progress: &mut |event| bar.show(event),
-        truncated: &mut |prompt, cut| {
+        truncated: &mut |_, cut| {
             if !args.quiet {
-                eprintln!("warning: the prompt is too long, cut off: \"{}\"", shorten(cut));
-                let _ = prompt;
+                note(&format!("warning: the prompt is too long, cut off: \"{}\"", shorten(cut)));
             }
         },
     };
@@ -145,7 +147,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             if !args.json {
                 path.iter().try_for_each(|path| say(&path.display().to_string()))?;
             }
-            paths.extend(path);
+            paths.extend(path.map(|path| path.display().to_string()));
         }
         encode += start.elapsed();
         if let (Some(dump), Some(intermediates)) = (&mut dump, batch.intermediates) {
@@ -161,14 +163,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         say(&serde_json::json!({ "images": paths, "request": request, "model": name, "device": device, "seconds": seconds }).to_string())?;
     } else if !args.quiet {
         let total = begin.elapsed().as_secs_f64();
-        eprintln!(
+        note(&format!(
             "{total:.2} s on {device}: load {:.2}, text {:.2}, Stage C {:.2}, Stage B {:.2}, Stage A {:.2}",
             (load + times.plan).as_secs_f64(),
             times.text.as_secs_f64(),
             times.stage_c.as_secs_f64(),
             times.stage_b.as_secs_f64(),
             times.stage_a.as_secs_f64(),
-        );
+        ));
     }
     Ok(())
 }
@@ -187,17 +189,21 @@ fn seconds(load: Duration, times: &Times, encode: Duration) -> serde_json::Value
 
 fn prompts(args: &Args) -> Result<Vec<String>> {
     let Some(path) = &args.prompts else { return Ok(args.prompt.iter().cloned().collect()) };
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
-    let prompts: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-    if prompts.is_empty() {
-        return Err(Error::Request {
-            what: "--prompts".into(),
-            expected: "a file with one prompt a line".into(),
-            found: format!("{} with none", path.display()),
-        });
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(PROMPTS_LIMIT + 1).read_to_end(&mut bytes));
+    read.map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
+    let wrong = |found: String| Error::Request {
+        what: format!("--prompts {}", path.display()),
+        expected: "UTF-8 text with one prompt a line, at most 64 MiB".into(),
+        found,
+    };
+    if bytes.len() as u64 > PROMPTS_LIMIT {
+        return Err(wrong("more".into()));
     }
-    Ok(prompts)
+    let text = String::from_utf8(bytes).map_err(|e| wrong(e.utf8_error().to_string()))?;
+    let lines = text.trim_start_matches('\u{feff}').lines();
+    let prompts: Vec<String> = lines.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    if prompts.is_empty() { Err(wrong("no prompt".into())) } else { Ok(prompts) }
 }
 
 /// At most some 200 characters of a text.
@@ -211,7 +217,12 @@ fn shorten(text: &str) -> String {
 /// Where pictures go.
 enum Outputs {
     Stdout,
-    Files { paths: Vec<PathBuf>, force: bool },
+    /// `folder` is made when the first picture is done.
+    Files {
+        paths: Vec<PathBuf>,
+        folder: Option<PathBuf>,
+        force: bool,
+    },
 }
 
 impl Outputs {
@@ -221,6 +232,9 @@ impl Outputs {
         let refuse = |expected: &str, found: String| {
             Err(Error::Request { what: "--output".into(), expected: expected.into(), found })
         };
+        if let Some(dump) = &args.dump {
+            check_writable(dump, args.force, false)?;
+        }
         if args.output == Path::new("-") {
             return match (images, args.json) {
                 (1, false) => Ok(Outputs::Stdout),
@@ -229,13 +243,6 @@ impl Outputs {
             };
         }
         let folder = args.output.is_dir() || args.output.as_os_str().to_string_lossy().ends_with('/');
-        if folder && !args.output.is_dir() {
-            std::fs::create_dir_all(&args.output).map_err(|source| Error::Disk {
-                path: args.output.clone(),
-                action: "create",
-                source,
-            })?;
-        }
         let (parent, stem, extension) = if folder {
             (args.output.clone(), format!("cascade-{}", args.seed), "png".into())
         } else {
@@ -251,17 +258,13 @@ impl Outputs {
             _ => parent.join(format!("{stem}-{:0digits$}.{extension}", i + 1)),
         };
         let paths: Vec<PathBuf> = (0..images).map(name).collect();
-        for path in paths.iter().chain(&args.dump) {
-            if path.exists() && !args.force {
-                return refuse("a new file, or --force to replace one", format!("{}, which exists", path.display()));
+        for path in &paths {
+            if args.dump.as_ref() == Some(path) {
+                return refuse("another file than --dump", path.display().to_string());
             }
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if !path.exists() {
-                let probe = tempfile::Builder::new().prefix(".cascade-rt-").tempfile_in(folder);
-                probe.map_err(|source| Error::Disk { path: path.clone(), action: "create", source })?;
-            }
+            check_writable(path, args.force, folder)?;
         }
-        Ok(Outputs::Files { paths, force: args.force })
+        Ok(Outputs::Files { paths, folder: folder.then_some(parent), force: args.force })
     }
 
     /// Writes image `index`; returns where.
@@ -277,7 +280,11 @@ impl Outputs {
                 })?;
                 Ok(None)
             }
-            Outputs::Files { paths, force } => {
+            Outputs::Files { paths, folder, force } => {
+                if let Some(folder) = folder {
+                    let made = std::fs::create_dir_all(folder);
+                    made.map_err(|source| Error::Disk { path: folder.clone(), action: "create", source })?;
+                }
                 write_atomically(&paths[index], &png, *force)?;
                 Ok(Some(paths[index].clone()))
             }

@@ -1,9 +1,10 @@
 //! `cascade-rt inspect`: what a model, a single file or a generated PNG holds.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::say;
+use super::{printable, say};
 use crate::error::{Error, Result};
 use crate::image::read_metadata;
 use crate::weights::Checkpoint;
@@ -28,7 +29,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return folder(args);
     }
     let mut start = [0u8; 8];
-    let open = std::fs::File::open(path).map_err(|source| Error::Disk { path: path.clone(), action: "open", source });
+    let open = std::fs::File::open(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => Error::ModelMissing {
+            path: path.clone(),
+            missing: "model folder, weights file or picture".into(),
+            remedy: "check the path".into(),
+        },
+        _ => Error::Disk { path: path.clone(), action: "open", source },
+    });
     let png = std::io::Read::read_exact(&mut open?, &mut start).is_ok() && start == *b"\x89PNG\r\n\x1a\n";
     if png { picture(path) } else { file(path, args) }
 }
@@ -39,8 +47,8 @@ fn picture(path: &Path) -> Result<()> {
     match (&metadata.parameters, &metadata.cascade) {
         (None, None) => say("no record of how it was made")?,
         (parameters, cascade) => {
-            parameters.iter().try_for_each(|text| say(text))?;
-            cascade.iter().try_for_each(|text| say(text))?;
+            // Somebody else's text must not command our terminal.
+            parameters.iter().chain(cascade).try_for_each(|text| say(&printable(text)))?;
         }
     }
     Ok(())

@@ -18,6 +18,9 @@ use crate::weights::model::Model;
 /// If the file is no safetensors file, holds neither `stage_c` nor `stage_b`, or
 /// one of another shape than the request's.
 pub(super) fn read_latents(path: &Path, request: &Request, model: &Model) -> Result<StartLatents> {
+    if let Err(source) = std::fs::metadata(path) {
+        return Err(Error::Disk { path: path.to_owned(), action: "read", source });
+    }
     let file = Checkpoint::open(path)?;
     let sizes = request.sizes();
     let read = |name: &str, (h, w): (usize, usize), c: usize| -> Result<Option<Vec<f32>>> {
@@ -36,7 +39,7 @@ pub(super) fn read_latents(path: &Path, request: &Request, model: &Model) -> Res
         return Err(Error::Model {
             path: path.to_owned(),
             expected: "tensors `stage_c`, `stage_b` or both".into(),
-            found: format!("`{}`", file.names().collect::<Vec<_>>().join("`, `")),
+            found: format!("{} others, like `{}`", file.names().count(), file.names().next().unwrap_or_default()),
         });
     }
     Ok(latents)

@@ -77,13 +77,26 @@ pub struct Recorded {
     pub c: Sampler,
     /// Stage B's sampler.
     pub b: Sampler,
-    /// Values of Stage C's and Stage B's results that are not finite, u32; readable
-    /// after `condition_b` and after `decode`.
-    pub not_finite: [Slot; 2],
+    /// Values of each stage's result that are not finite, u32: Stage C's readable
+    /// after `condition_b`, Stage B's and Stage A's after `decode`.
+    pub not_finite: [Slot; 3],
     /// Pictures as real numbers, `[n, 4·h, 4·w, 3]`, not cropped.
     pub picture: Slot,
     /// Pictures as packed pixels, `[n, height, width, 1]`.
     pub rgb: Slot,
+}
+
+impl Recorded {
+    /// Memory for activations, and what the host holds besides while it fills
+    /// them: a batch's noise, one draw for all `total` images of the run, pixels.
+    pub fn bytes(&self, total: usize) -> u64 {
+        let noise = |sampler: &Sampler| {
+            let latents = sampler.x.shape.elements();
+            sampler.noise.shape.elements() + latents + 2 * latents / sampler.x.shape.n * total
+        };
+        let host = noise(&self.c).max(noise(&self.b)).max(2 * self.rgb.shape.elements());
+        self.plan.arena_bytes() + 4 * host as u64
+    }
 }
 
 /// Records the plan for `extent`.
@@ -108,9 +121,10 @@ pub fn record(model: &Model, extent: &Extent) -> Result<Recorded> {
     rec.phase("decode");
     let (weights, config) = &model.stage_a;
     let mut net = Net::new(&mut rec, weights);
-    let not_finite = [c_not_finite, net.op("finite", CountNonFinite, &[slot(b.x)])?];
+    let b_not_finite = net.op("finite", CountNonFinite, &[slot(b.x)])?;
     let z = net.op("scale_factor", Scale { factor: config.scale_factor }, &[slot(b.x)])?;
     let picture = stage_a::decode(&mut net, config, z, false)?;
+    let not_finite = [c_not_finite, b_not_finite, net.op("finite", CountNonFinite, &[slot(picture)])?];
     let rgb = net.op("to_rgb8", ToRgb8 { height: extent.height, width: extent.width }, &[slot(picture)])?;
     rec.keep(rgb);
     not_finite.iter().for_each(|s| rec.keep(*s));

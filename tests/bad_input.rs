@@ -1,0 +1,251 @@
+//! Bad input through the binary: every mistake ends quickly, with its own exit
+//! code and a message that names the thing, and writes nothing.
+#![cfg(unix)]
+
+#[path = "bad_input/models.rs"]
+mod models;
+#[path = "bad_input/outputs.rs"]
+mod outputs;
+#[path = "bad_input/signals.rs"]
+mod signals;
+#[path = "bad_input/weights.rs"]
+mod weights;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// What a mistake may cost, on a busy machine.
+const QUICK: Duration = Duration::from_secs(20);
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// An empty folder to run the program in.
+struct Room(tempfile::TempDir);
+
+impl Room {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// The program with exactly these arguments and no environment.
+    fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
+        command.args(args).current_dir(&self.0).env_clear();
+        command
+    }
+
+    /// `generate` with these arguments, and a small request where they leave it open.
+    fn generate(&self, args: &[&str]) -> Command {
+        let tiny = fixture("tiny");
+        let defaults =
+            [("-m", tiny.to_str().unwrap()), ("-W", "64"), ("-H", "64"), ("--steps", "1,1"), ("-o", "out.png")];
+        let mut all = vec!["generate"];
+        all.extend(args);
+        for (flag, value) in defaults {
+            if !args.contains(&flag) {
+                all.extend([flag, value]);
+            }
+        }
+        self.command(&all)
+    }
+
+    /// Every file below this folder and what it holds.
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        fn walk(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    files.insert(path.clone(), Vec::new());
+                    walk(&path, files);
+                } else {
+                    // Links to nowhere have no contents.
+                    files.insert(path.clone(), fs::read(&path).unwrap_or_default());
+                }
+            }
+        }
+        let mut files = BTreeMap::new();
+        walk(self.0.path(), &mut files);
+        files
+    }
+
+    /// The command fails with `code` and a message that holds each of `words`;
+    /// nothing is printed as a result, and no file appears or changes.
+    #[track_caller]
+    fn fails(&self, mut command: Command, code: i32, words: &[&str]) -> String {
+        let (before, start) = (self.files(), Instant::now());
+        let output = command.output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command:?}\n{stderr}");
+        assert!(start.elapsed() < QUICK, "{command:?} took {:?}", start.elapsed());
+        assert!(stderr.starts_with("error: "), "{command:?}\n{stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "{command:?}\n{stderr}lacks `{word}`");
+        }
+        assert!(output.stdout.is_empty(), "{command:?} printed {}", text(&output.stdout));
+        assert!(self.files() == before, "{command:?} left {:?}", self.files().keys());
+        stderr
+    }
+
+    #[track_caller]
+    fn succeeds(&self, mut command: Command) -> Output {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}\n{}", text(&output.stderr));
+        output
+    }
+}
+
+#[test]
+fn values_out_of_range() {
+    let room = Room::new();
+    let side = "a multiple of 8 from 64 to 16384 pixels, got";
+    let whole = "expected a whole number from 0 up";
+    let steps = "expected two counts from 1 to 1000 like 20,10";
+    let guidance = "expected two numbers from 0 to 100 like 4.0,0.0";
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["-W", "0"], &["--width", side, "got 0 (try 64)"]),
+        (&["-W", "56"], &["--width", side, "(try 64)"]),
+        (&["-W", "100"], &["--width", side, "got 100 (try 104)"]),
+        (&["-H", "1001"], &["--height", side, "got 1001 (try 1008)"]),
+        (&["-H", "100000"], &["--height", side, "(try 16384)"]),
+        (&["-W", "-5"], &["--width", whole, "got `-5`"]),
+        (&["-W", "abc"], &["--width", whole, "got `abc`"]),
+        (&["-H", "64.0"], &["--height", whole, "got `64.0`"]),
+        (&["-H", "99999999999"], &["--height", "of at most 32 bits"]),
+        (&["--steps", "0,1"], &["--steps", steps, "got `0,1`"]),
+        (&["--steps", "1000000,10"], &["--steps", steps]),
+        (&["--steps", "20"], &["--steps", steps, "got `20`"]),
+        (&["--steps", "-1,10"], &["--steps", steps]),
+        (&["--guidance", "nan,0"], &["--guidance", guidance, "got `nan,0`"]),
+        (&["--guidance", "4,inf"], &["--guidance", guidance]),
+        (&["--guidance", "-1,0"], &["--guidance", guidance, "got `-1,0`"]),
+        (&["--guidance", "4"], &["--guidance", guidance]),
+        (&["-c", "0"], &["--count", "1 to 64 images per prompt", "got 0"]),
+        (&["-c", "1000000000"], &["--count", "1 to 64", "got 1000000000"]),
+        (&["-s", "-1"], &["--seed", whole, "of at most 64 bits"]),
+        (&["-s", "18446744073709551616"], &["--seed", whole]),
+        (&["--device", "nonsense"], &["--device", "expected auto", "nonsense"]),
+        (&["--dtype", "int4"], &["--dtype", "int4", "bf16"]),
+        (&["--noise", "pink"], &["--noise", "torch-bf16 or philox", "pink"]),
+        (&["--frobnicate"], &["--frobnicate", "--help"]),
+        (&["y"], &["'y'"]),
+    ];
+    for (args, words) in cases {
+        room.fails(room.generate(&[&["x"], *args].concat()), 2, words);
+    }
+    room.fails(room.generate(&[]), 2, &["PROMPT"]);
+    room.fails(room.command::<&str>(&["generate", "x"]), 2, &["--model", "expected a model folder", "got neither"]);
+    room.fails(room.command::<&str>(&["paint"]), 2, &["paint", "--help"]);
+}
+
+#[test]
+fn environment_twins_are_checked_like_flags() {
+    let room = Room::new();
+    let base = ["generate", "x", "-m", fixture("tiny").to_str().unwrap()].map(String::from);
+    for (name, value, words) in [
+        ("CASCADE_WIDTH", "abc", ["--width", "got `abc`"]),
+        ("CASCADE_HEIGHT", "100", ["--height", "try 104"]),
+        ("CASCADE_STEPS", "20", ["--steps", "got `20`"]),
+        ("CASCADE_GUIDANCE", "nan,nan", ["--guidance", "got `nan,nan`"]),
+        ("CASCADE_NOISE", "white", ["--noise", "white"]),
+        ("CASCADE_DEVICE", "abacus", ["--device", "abacus"]),
+        ("CASCADE_FORCE", "perhaps", ["--force", "perhaps"]),
+        ("CASCADE_DTYPE", "f8", ["--dtype", "f8"]),
+        ("CASCADE_COUNT", "65", ["--count", "got 65"]),
+    ] {
+        let mut command = room.command(&base);
+        command.env(name, value);
+        room.fails(command, 2, &words);
+    }
+}
+
+#[test]
+fn prompts_files() {
+    let room = Room::new();
+    room.write("empty", "\n  \n\r\n");
+    room.write("latin1", b"caf\xe9\n");
+    room.write("many", "a\n".repeat(1025));
+    for (file, code, words) in [
+        ("none", 7, ["none: cannot read", "No such file"]),
+        (".", 7, [".: cannot read", "directory"]),
+        ("empty", 2, ["--prompts empty: expected UTF-8 text with one prompt a line", "no prompt"]),
+        ("latin1", 2, ["--prompts latin1", "index 3"]),
+        ("many", 2, ["--prompts: expected at most 1024 images", "1025 prompts"]),
+        ("/dev/zero", 2, ["--prompts /dev/zero", "at most 64 MiB, got more"]),
+    ] {
+        room.fails(room.generate(&["--prompts", file]), code, &words);
+    }
+    room.fails(room.generate(&["x", "--prompts", "many"]), 2, &["--prompts", "PROMPT"]);
+}
+
+#[test]
+fn prompts_of_any_text() {
+    let room = Room::new();
+    let words: Vec<String> = (0..200_000).map(|i| format!("w{i}")).collect();
+    for (prompt, cut) in
+        [("a".repeat(1 << 20), "aaa"), (words.join(" "), "w"), ("\u{1f431}".repeat(1 << 18), "\u{1f431}")]
+    {
+        room.write("long", &prompt);
+        let start = Instant::now();
+        let output = room.succeeds(room.generate(&["--prompts", "long", "--force"]));
+        assert!(start.elapsed() < Duration::from_secs(5), "1 MB of prompt took {:?}", start.elapsed());
+        let stderr = text(&output.stderr);
+        let warning = stderr.lines().next().unwrap();
+        assert!(warning.starts_with("warning: the prompt is too long, cut off: \""), "{warning}");
+        assert!(warning.contains(cut) && warning.len() < 1000, "{warning}");
+    }
+    room.write("nul", b"a\0b\x1b[31mc\x7f\n");
+    room.succeeds(room.generate(&["--prompts", "nul", "--force"]));
+    let shown = text(&room.succeeds(room.command(&["inspect", "out.png"])).stdout);
+    assert!(!shown.contains(['\0', '\x1b', '\x7f']) && shown.contains("\\u001b[31mc"), "{shown}");
+
+    for prompt in ["", " ", "\x01\x02\x1b]0;x\x07", "\u{202e}e\u{301}\u{1f468}\u{200d}\u{1f469}", "<|endoftext|>"] {
+        let output = room.succeeds(room.generate(&[prompt, "--force"]));
+        assert_eq!(text(&output.stdout), "out.png\n");
+    }
+    fs::remove_file(room.path("out.png")).unwrap();
+    let mut command = room.generate(&[]);
+    command.arg(OsStr::from_bytes(b"\xff\xfe"));
+    room.fails(command, 2, &["invalid UTF-8"]);
+}
+
+#[test]
+fn what_does_not_fit_is_said_at_once() {
+    let room = Room::new();
+    // 1000 steps' noise for Stage B alone takes 250 GiB.
+    let huge = |count| ["x", "-W", "16384", "-H", "16384", "--steps", "1000,1000", "-c", count];
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    if total.is_none_or(|kib| kib.parse::<u64>().unwrap() > 200 << 20) {
+        eprintln!("SKIPPED: this machine has 200 GiB, or does not say how much it has");
+        return;
+    }
+    for count in ["1", "64"] {
+        let message =
+            room.fails(room.generate(&huge(count)), 4, &["MiB free, this request needs", "one image of 16384"]);
+        assert!(message.contains("would fit"), "{message}");
+    }
+    // What it says would fit does: only the first step is taken.
+    let message = room.fails(room.generate(&huge("1")), 4, &["--width", "--height"]);
+    let side: u32 = message.split("--width ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((64..16384).contains(&side) && side.is_multiple_of(8), "{message}");
+}

@@ -1,0 +1,116 @@
+//! Model folders that are missing, incomplete or wrong.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Room, fixture};
+
+/// A model folder `name` (and `name-prior`) of links to the fixture's files.
+pub fn model(room: &Room, name: &str) {
+    fn link(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let from = entry.unwrap().path();
+            let to = to.join(from.file_name().unwrap());
+            if from.is_dir() { link(&from, &to) } else { std::os::unix::fs::symlink(from, to).unwrap() }
+        }
+    }
+    link(&fixture("tiny"), &room.path(name));
+    link(&fixture("tiny-prior"), &room.path(&format!("{name}-prior")));
+}
+
+/// Replaces one file of a model of links.
+pub fn replace(room: &Room, name: &str, bytes: impl AsRef<[u8]>) {
+    fs::remove_file(room.path(name)).unwrap();
+    room.write(name, bytes);
+}
+
+#[test]
+fn missing_parts() {
+    let room = Room::new();
+    fs::create_dir(room.path("empty")).unwrap();
+    room.fails(room.generate(&["x", "-m", "none"]), 3, &["none: model folder not found", "check the path"]);
+    room.fails(room.generate(&["x", "-m", "empty"]), 3, &["empty: Stage C weights", "prior/", "--prior", "--stage-c"]);
+    room.fails(room.generate(&["x", "--prior", "none"]), 3, &["none: folder of the prior not found"]);
+    room.fails(room.command(&["inspect", "empty"]), 3, &["empty: Stage C weights"]);
+    room.fails(room.command(&["inspect", "none"]), 3, &["none", "not found"]);
+
+    for (gone, words) in [
+        ("m-prior/prior", ["Stage C weights", "--stage-c"]),
+        ("m/decoder", ["Stage B weights", "--stage-b"]),
+        ("m/vqgan", ["Stage A weights", "--stage-a"]),
+        ("m/text_encoder", ["text encoder weights", "--text-encoder"]),
+        ("m/tokenizer", ["tokenizer.json, or vocab.json and merges.txt", "--tokenizer"]),
+    ] {
+        let room = Room::new();
+        model(&room, "m");
+        fs::remove_dir_all(room.path(gone)).unwrap();
+        room.fails(room.generate(&["x", "-m", "m"]), 3, &words);
+    }
+    for flag in ["--stage-a", "--stage-b", "--stage-c", "--text-encoder", "--tokenizer"] {
+        room.fails(room.generate(&["x", flag, "gone.safetensors"]), 3, &["gone.safetensors: ", "not found"]);
+    }
+}
+
+#[test]
+fn a_file_where_a_folder_belongs() {
+    let room = Room::new();
+    room.write("model.safetensors", "x");
+    let words = ["model.safetensors: expected a model folder", "--stage-c"];
+    room.fails(room.generate(&["x", "-m", "model.safetensors"]), 3, &words);
+    room.fails(room.generate(&["x", "--stage-c", "/dev/null"]), 3, &["/dev/null", "not a regular file"]);
+}
+
+#[test]
+fn tokenizers() {
+    for (file, contents, words) in [
+        ("vocab.json", "{", ["vocab.json", "expected JSON"]),
+        ("vocab.json", "{}", ["vocab.json", "expected"]),
+        ("vocab.json", r#"{"a":99999999}"#, ["vocab.json", "token ids below 49408"]),
+        ("merges.txt", "#version: 0.2\nzzqq qqzz\n", ["merges of two tokens", "`zzqq qqzz`"]),
+        ("merges.txt", "oneword\n", ["merges of two tokens", "`oneword`"]),
+        ("tokenizer_config.json", "nonsense", ["tokenizer_config.json", "expected JSON"]),
+        ("tokenizer_config.json", r#"{"bos_token":"<|nothing|>"}"#, ["special token", "<|nothing|>"]),
+    ] {
+        let room = Room::new();
+        model(&room, "m");
+        replace(&room, &format!("m/tokenizer/{file}"), contents);
+        room.fails(room.generate(&["x", "-m", "m"]), 3, &words);
+    }
+    let room = Room::new();
+    model(&room, "m");
+    room.write("m/tokenizer/tokenizer.json", "[1, 2]");
+    room.fails(room.generate(&["x", "-m", "m"]), 3, &["tokenizer.json", "a CLIP tokenizer"]);
+}
+
+#[test]
+fn configs() {
+    let prior = "m-prior/prior/config.json";
+    for (file, from, to, words) in [
+        (prior, "{", "", ["config.json", "expected"]),
+        (prior, "20,", "99999999999,", ["config.json", "block_out_channels"]),
+        (prior, "20,", "0,", ["config.json", "block_out_channels"]),
+        (prior, "20,", "-1,", ["config.json", "invalid value"]),
+        (prior, "20,", "20, 20,", ["config.json", "entries"]),
+        (prior, "20,", "40,", ["diffusion_pytorch_model.bf16.safetensors: tensor `", "expected"]),
+        (prior, "\"clip_text_in_channels\": 12", "\"clip_text_in_channels\": 13", ["tensor `clip_txt_mapper", "13"]),
+        (prior, "5,", "7,", ["config.json", "that divides the width 20"]),
+        ("m/decoder/config.json", "\"in_channels\": 4", "\"in_channels\": 5", ["decoder", "expected [8, 20, 1, 1]"]),
+        (
+            "m/text_encoder/config.json",
+            "\"hidden_size\": 12",
+            "\"hidden_size\": 15",
+            ["model.safetensors: tensor", "15"],
+        ),
+        ("m/text_encoder/config.json", "77", "1000000000", ["config.json", "max_position_embeddings"]),
+        ("m/text_encoder/config.json", "\"gelu\"", "\"mish\"", ["config.json", "mish"]),
+        ("m/vqgan/config.json", "{", "{{", ["vqgan/config.json", "line 1 column 2"]),
+    ] {
+        let room = Room::new();
+        model(&room, "m");
+        let config = fs::read_to_string(room.path(file)).unwrap();
+        assert!(config.contains(from), "{file} has no {from}");
+        replace(&room, file, config.replacen(from, to, 1));
+        room.fails(room.generate(&["x", "-m", "m"]), 3, &words);
+    }
+}

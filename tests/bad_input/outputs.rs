@@ -1,0 +1,170 @@
+//! Where results go: files that cannot be written or must not be, standard
+//! output, what a picture says about itself, the same request twice.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Room, fixture, text};
+
+#[test]
+fn files_that_cannot_be_written() {
+    let room = Room::new();
+    room.write("file", "precious");
+    fs::create_dir(room.path("folder")).unwrap();
+    std::os::unix::fs::symlink("nowhere", room.path("link")).unwrap();
+    fs::create_dir(room.path("pair-2.png")).unwrap();
+    for (args, code, words) in [
+        (&["-o", "file"][..], 2, ["file: expected a new file, or --force", "exists"]),
+        (&["-o", "link"], 2, ["link: expected a new file, or --force", "exists"]),
+        (&["-o", "file/x.png", "--force"], 7, ["file/x.png: cannot create", "Not a directory"]),
+        (&["-o", "file/", "--force"], 7, ["file/cascade-0.png: cannot", "Not a directory"]),
+        (&["-o", "file/more/"], 7, ["file/more/cascade-0.png: cannot", "Not a directory"]),
+        (&["-o", "none/x.png"], 7, ["none/x.png: cannot create", "No such file"]),
+        (&["-o", "pair.png", "-c", "2"], 7, ["pair-2.png: cannot write", "directory"]),
+        (&["-o", "/proc/x.png"], 7, ["/proc/x.png: cannot create", ""]),
+        (&["-o", "-", "-c", "2"], 2, ["--output: expected a file or a folder for several pictures", "got -"]),
+        (&["-o", "-", "--json"], 2, ["--output: expected a file, because --json", "got -"]),
+        (&["--dump", "file"], 2, ["file: expected a new file, or --force", "exists"]),
+        (&["--dump", "out.png"], 2, ["--output: expected another file than --dump", "out.png"]),
+        (&["--dump", "folder"], 7, ["folder: cannot write", "directory"]),
+        (&["--dump", "file/d", "-o", "-"], 7, ["file/d: cannot create", "Not a directory"]),
+        (&["--dump", "none/d"], 7, ["none/d: cannot create", "No such file"]),
+        (&["-o", "new/folder/", "--stage-a", "file"], 3, ["file: expected a safetensors file", ""]),
+    ] {
+        room.fails(room.generate(&[&["x"], args].concat()), code, &words);
+    }
+    room.succeeds(room.generate(&["x", "-o", "file", "--force"]));
+    assert!(fs::read(room.path("file")).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_full_disk() {
+    let room = Room::new();
+    room.fails(room.generate(&["x", "-o", "/dev/full"]), 7, &["/dev/full: cannot write", "No space left"]);
+    let mut command = room.generate(&["x", "-o", "-"]);
+    command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+    room.fails(command, 7, &["standard output: cannot write to", "No space left"]);
+    // A message that cannot be printed is lost; the picture is not.
+    let mut command = room.generate(&["x"]);
+    command.stderr(fs::File::options().write(true).open("/dev/full").unwrap());
+    room.succeeds(command);
+
+    fs::create_dir(room.path("small")).unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=4k", "tmpfs"];
+    if !Command::new("mount").args(mount).arg(room.path("small")).output().is_ok_and(|o| o.status.success()) {
+        eprintln!("SKIPPED: a small disk cannot be mounted here");
+        return;
+    }
+    let failed = std::panic::catch_unwind(|| {
+        room.fails(room.generate(&["x", "-o", "small/x.png"]), 7, &["small/x.png: cannot write", "No space left"])
+    });
+    assert!(Command::new("umount").arg(room.path("small")).status().unwrap().success());
+    failed.unwrap();
+}
+
+#[test]
+fn names_of_several_pictures() {
+    let room = Room::new();
+    let printed = |args: &[&str]| text(&room.succeeds(room.generate(&[&["x"], args].concat())).stdout);
+    assert_eq!(printed(&["-o", "new/folder/"]), "new/folder/cascade-0.png\n");
+    assert_eq!(printed(&["-o", "new", "-s", "7"]), "new/cascade-7.png\n");
+    assert_eq!(printed(&["-o", "a.b.png", "-c", "2"]), "a.b-1.png\na.b-2.png\n");
+    assert_eq!(printed(&["-o", "ten", "-c", "10"]).lines().last(), Some("ten-10.png"));
+    assert!(room.path("ten-01.png").is_file() && room.path("a.b-2.png").is_file());
+    let before = room.files();
+    room.fails(room.generate(&["x", "-o", "a.b.png", "-c", "2"]), 2, &["a.b-1.png: expected a new file"]);
+    assert!(room.files() == before);
+}
+
+#[test]
+fn results_on_stdout_all_else_on_stderr() {
+    let room = Room::new();
+    let output = room.succeeds(room.generate(&["x"]));
+    assert_eq!(text(&output.stdout), "out.png\n");
+    assert!(text(&output.stderr).contains(" s on "), "{}", text(&output.stderr));
+
+    let long = "word ".repeat(100);
+    let output = room.succeeds(room.generate(&[&long, "-q", "--force"]));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("out.png\n".into(), String::new()));
+
+    let output = room.succeeds(room.generate(&["x", "-q", "-o", "-"]));
+    assert!(output.stdout.starts_with(b"\x89PNG") && output.stdout.ends_with(b"IEND\xaeB`\x82"));
+    assert!(output.stderr.is_empty());
+
+    let output = room.succeeds(room.generate(&["x", "--json", "-c", "2", "-o", "j.png"]));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["images"], serde_json::json!(["j-1.png", "j-2.png"]));
+    assert!(json["seconds"]["stage_c"].is_f64() && json["request"]["width"] == 64, "{json}");
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_reader_that_goes_away() {
+    let room = Room::new();
+    let mut child = room.generate(&["x", "-o", "-"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("standard output: cannot write to: Broken pipe"));
+    // Names that nobody reads do no harm.
+    let mut child = room.generate(&["x"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success() && room.path("out.png").is_file());
+}
+
+#[test]
+fn a_picture_tells_how_it_was_made() {
+    let room = Room::new();
+    let prompt = "Zwölf Boxkämpfer, \u{1f431}: \"jagen\"";
+    let args = [prompt, "-n", "Ωmega", "-s", "18446744073709551615", "--guidance", "3.5,1.1", "--noise", "philox"];
+    room.succeeds(room.generate(&args));
+    let shown = text(&room.succeeds(room.command(&["inspect", "out.png"])).stdout);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[..3], ["out.png: PNG, 64×64 px", prompt, "Negative prompt: Ωmega"]);
+    for word in ["Steps: 1,", "CFG scale: 3.5,", "Seed: 18446744073709551615,", "Size: 64x64", "Decoder CFG scale: 1.1"]
+    {
+        assert!(lines[3].contains(word), "{word} in {}", lines[3]);
+    }
+    let record: Value = serde_json::from_str(lines[4]).unwrap();
+    assert_eq!((&record["request"]["prompts"][0], &record["request"]["negative"]), (&prompt.into(), &"Ωmega".into()));
+
+    // A picture cut short still says so, or is called what it is.
+    let png = fs::read(room.path("out.png")).unwrap();
+    room.write("cut.png", &png[..60]);
+    room.fails(room.command(&["inspect", "cut.png"]), 3, &["cut.png: expected a PNG image"]);
+}
+
+#[test]
+fn other_commands() {
+    let room = Room::new();
+    for name in ["devices", "kernels"] {
+        let plain = room.succeeds(room.command(&[name]));
+        assert!(text(&plain.stdout).contains("cpu") && plain.stderr.is_empty());
+        let json: Value = serde_json::from_slice(&room.succeeds(room.command(&[name, "--json"])).stdout).unwrap();
+        assert!(json.as_array().is_some_and(|entries| !entries.is_empty()), "{json}");
+    }
+    let tiny = fixture("tiny");
+    let shown = text(&room.succeeds(room.command(&["inspect".as_ref(), tiny.as_os_str()])).stdout);
+    for word in ["Stage A", "Stage B", "Stage C", "text encoder", "tokenizer", "BF16: "] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+}
+
+#[test]
+fn the_same_request_gives_the_same_bytes() {
+    let room = Room::new();
+    let mut pictures = Vec::new();
+    for threads in ["1", "2", "2", "3"] {
+        let mut command =
+            room.generate(&["x", "-W", "200", "-H", "136", "--steps", "3,2", "-c", "2", "-o", "p.png", "--force"]);
+        room.succeeds({
+            command.env("RAYON_NUM_THREADS", threads);
+            command
+        });
+        pictures.push(["p-1.png", "p-2.png"].map(|name| fs::read(room.path(name)).unwrap()));
+    }
+    assert!(pictures.iter().all(|pair| *pair == pictures[0]));
+    assert_ne!(pictures[0][0], pictures[0][1]);
+}

@@ -1,0 +1,78 @@
+//! Runs that are ended from outside: Ctrl-C, and a model file that shrinks.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::models::{model, replace};
+use super::{Room, fixture, text};
+
+/// Minutes of work, on the model `m` of this room.
+fn long_run(room: &Room) -> Child {
+    let args = ["x", "-m", "m", "-W", "512", "-H", "512", "--steps", "1000,1000", "--dump", "dump"];
+    room.generate(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the program has mapped a file of this name.
+fn wait_until_mapped(child: &Child, name: &str) {
+    let start = Instant::now();
+    while !fs::read_to_string(format!("/proc/{}/maps", child.id())).is_ok_and(|maps| maps.contains(name)) {
+        assert!(start.elapsed() < Duration::from_secs(20), "{name} is never mapped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the program said when it ended, within some seconds.
+fn end_of(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(10) {
+            child.kill().unwrap();
+            panic!("still running after {:?}", start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn ctrl_c_ends_a_run_at_once() {
+    for signal in ["INT", "TERM"] {
+        let room = Room::new();
+        model(&room, "m");
+        room.write("out.png", "precious");
+        let before = room.files();
+        let force = ["x", "-m", "m", "-W", "512", "-H", "512", "--steps", "1000,1000", "--force", "--dump", "dump"];
+        let child = room.generate(&force).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until_mapped(&child, "vqgan");
+        std::thread::sleep(Duration::from_millis(1500));
+        let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
+        assert!(kill.success());
+        let start = Instant::now();
+        let output = end_of(child);
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("error: interrupted") && output.stdout.is_empty());
+        assert!(room.files() == before, "{:?}", room.files().keys());
+    }
+}
+
+#[test]
+fn a_model_file_that_shrinks() {
+    let room = Room::new();
+    model(&room, "m");
+    let (from, file) = (
+        "tiny-prior/prior/diffusion_pytorch_model.bf16.safetensors",
+        "m-prior/prior/diffusion_pytorch_model.bf16.safetensors",
+    );
+    replace(&room, file, fs::read(fixture(from)).unwrap());
+    let child = long_run(&room);
+    wait_until_mapped(&child, "prior/diffusion_pytorch_model");
+    fs::File::options().write(true).open(room.path(file)).unwrap().set_len(4096).unwrap();
+    let output = end_of(child);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("diffusion_pytorch_model.bf16.safetensors: ") && stderr.contains("run again"), "{stderr}");
+    assert!(!room.path("out.png").exists() && !room.path("dump").exists());
+}
