@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut dump = args.dump.as_ref().map(|_| Dump::default());
     let name = args.model.name();
     let options = Options {
-        latents,
+        latents: &latents,
         keep: args.dump.is_some(),
         check_nodes: args.check_nodes,
         progress: &mut |event| bar.show(event),
