@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::plan::{Plan, Slot};
-use crate::registry::{Caps, Lang};
+use crate::registry::{Caps, Kernel, Lang, Launch};
 
 /// What a backend found out about its device.
 #[derive(Debug, Clone)]
@@ -32,6 +32,23 @@ pub trait Backend {
 
     /// Chooses a kernel for each node, and makes everything that running needs.
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>>;
+}
+
+/// Every device that is here, each with its best exact kernels, and with nothing
+/// but those that any device of its kind can run.
+pub fn exact() -> Vec<Box<dyn Backend>> {
+    vec![Box::new(cpu::Cpu::new(false)), Box::new(cpu::Cpu::with_caps(Caps::NONE))]
+}
+
+/// A device that has what `kernel` needs and no more, so that the registry
+/// chooses it wherever it fits; `None` if no such device is here.
+pub fn with_just(kernel: &Kernel) -> Option<Box<dyn Backend>> {
+    match kernel.launch {
+        Launch::Cpu(_) => {
+            let has = cpu::detect().and(Caps::ROUND_BF16);
+            has.contains(kernel.needs).then(|| Box::new(cpu::Cpu::with_caps(kernel.needs)) as Box<dyn Backend>)
+        }
+    }
 }
 
 /// A compiled plan with its memory.

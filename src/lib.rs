@@ -1,4 +1,4 @@
-//! Stable Cascade, from prompt to picture, on hand-written kernels.
+#![doc = include_str!("../README.md")]
 
 pub mod backend;
 pub mod check;

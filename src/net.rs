@@ -6,13 +6,15 @@
 pub mod blocks;
 pub mod clip;
 pub mod config;
+pub mod effnet;
+pub mod previewer;
 pub mod stage_a;
 pub mod unet;
 
 use std::fmt::Display;
 
 use crate::error::Result;
-use crate::ops::{Affine, Function, LayerNorm, Linear, Op};
+use crate::ops::{Affine, BatchNorm, Function, LayerNorm, Linear, Op};
 use crate::plan::{Recorder, Slot, Source};
 use crate::tensor::Weight;
 use crate::weights::Checkpoint;
@@ -137,5 +139,14 @@ impl<'a> Net<'a> {
         let weight = self.weight(&format!("{name}.weight"), &[x.shape.c])?;
         let bias = self.weight(&format!("{name}.bias"), &[x.shape.c])?;
         self.op(name, LayerNorm { eps, affine: Affine::Channels }, &[slot(x), weight, bias])
+    }
+
+    /// Batch norm with `name.{running_mean,running_var,weight,bias}`, then `function`.
+    pub fn batch_norm(&mut self, name: &str, x: Slot, eps: f32, function: Function) -> Result<Slot> {
+        let mut inputs = vec![slot(x)];
+        for tensor in ["running_mean", "running_var", "weight", "bias"] {
+            inputs.push(self.weight(&format!("{name}.{tensor}"), &[x.shape.c])?);
+        }
+        self.op(name, BatchNorm { eps, function }, &inputs)
     }
 }

@@ -1,21 +1,22 @@
 //! From a request to pictures: the one road through all stages.
 
+mod batch;
 pub mod record;
 mod run;
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Program};
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::noise::{NoiseGenerator, NoiseStream};
 use crate::request::Request;
-use crate::sampler::{self, StageSizes};
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::weights::model::Model;
+use batch::Job;
 use record::{Extent, Recorded};
-use run::{Run, crop, end_of, finite, noise_of, of_batch, write_times};
+use run::Run;
 
 /// A model on a device, ready for requests.
 pub struct Pipeline {
@@ -43,6 +44,9 @@ pub struct StartLatents {
 /// What is going on, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
+    /// A plan was made: images at once, bytes of activations, bytes of weights
+    /// that it reads from mapped files.
+    Planned(usize, u64, u64),
     /// A stage begins; it takes this many steps.
     Begin(&'static str, usize),
     /// One step of it is done.
@@ -87,7 +91,7 @@ pub struct Batch {
 /// What the caller wants besides pictures, and whom to tell.
 pub struct Options<'a> {
     /// Instead of seeded noise.
-    pub latents: StartLatents,
+    pub latents: &'a StartLatents,
     /// Keep intermediate results.
     pub keep: bool,
     /// Compare every node with the reference as it runs.
@@ -135,7 +139,7 @@ impl Pipeline {
         let mut first = 0;
         while first < total {
             let start = Instant::now();
-            let images = self.compile(request, first, options.keep)?;
+            let images = self.compile(request, first, &mut options)?;
             times.plan += start.elapsed();
             done(self.run(request, &texts, first..first + images, &mut options, &mut times)?)?;
             first += images;
@@ -157,14 +161,14 @@ impl Pipeline {
     }
 
     /// Makes the program for as many images from `first` on as memory allows; returns how many.
-    fn compile(&mut self, request: &Request, first: usize, keep: bool) -> Result<usize> {
+    fn compile(&mut self, request: &Request, first: usize, options: &mut Options<'_>) -> Result<usize> {
         let total = request.images();
         let mut images = total - first;
         if let Some((extent, _)) = &self.compiled {
             images = images.min(extent.images);
         }
         loop {
-            let extent = extent(request, first, images, keep);
+            let extent = extent(request, first, images, options.keep);
             if self.compiled.as_ref().is_some_and(|(known, _)| *known == extent) {
                 return Ok(images);
             }
@@ -172,6 +176,7 @@ impl Pipeline {
             let recorded = record::record(&self.model, &extent)?;
             let (need, free) = (recorded.bytes(total), self.backend.device().free_bytes);
             if need <= free / 10 * 9 {
+                (options.progress)(Progress::Planned(images, need, recorded.plan.weight_bytes()));
                 let program = self.backend.compile(recorded.plan.clone())?;
                 self.compiled = Some((extent, Compiled { recorded, program }));
                 return Ok(images);
@@ -216,120 +221,14 @@ impl Pipeline {
         &mut self,
         request: &Request,
         texts: &[Encoding],
-        images: std::ops::Range<usize>,
+        images: Range<usize>,
         options: &mut Options<'_>,
         times: &mut Times,
     ) -> Result<Batch> {
-        let (extent, compiled) = self.compiled.as_mut().expect("compiled before it is run");
-        let Compiled { recorded, program } = compiled;
-        let mut run = Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes };
-        let prompt_of = |image: usize| image / request.count as usize;
-        let total = request.images();
-        let sizes = StageSizes::for_image(extent.width, extent.height);
-
-        (options.progress)(Progress::Begin("text", 1));
-        let start = Instant::now();
-        let first_prompt = prompt_of(images.start);
-        let mut encoded: Vec<&Encoding> = (first_prompt..=prompt_of(images.end - 1)).map(|p| &texts[p]).collect();
-        let negative = encoded.len();
-        if extent.texts > encoded.len() {
-            encoded.push(&texts[request.prompts.len()]);
-        }
-        let ids: Vec<u32> = encoded.iter().flat_map(|e| e.ids.iter().copied()).collect();
-        let lens: Vec<u32> = encoded.iter().map(|e| e.len as u32).collect();
-        let tokens = ids.len() / encoded.len();
-        let end_id = self.model.text.1.eos_token_id;
-        let ends: Vec<u32> =
-            encoded.iter().enumerate().map(|(i, e)| (i * tokens + end_of(&e.ids, end_id)) as u32).collect();
-        run.write(recorded.ids, &ids)?;
-        run.write(recorded.key_len, &lens)?;
-        run.write(recorded.end, &ends)?;
-        run.phase("text")?;
-        let mut tensors = Vec::new();
-        if options.keep {
-            let text = recorded.text;
-            for (name, slot) in [("text_states", text.states), ("text_pooled", text.pooled)] {
-                let values = run.read_f32(slot)?;
-                let row = values.len() / encoded.len();
-                let of_images = images.clone().flat_map(|i| &values[(prompt_of(i) - first_prompt) * row..][..row]);
-                tensors.push((name, Shape { n: images.len(), ..slot.shape }, of_images.copied().collect()));
-            }
-        }
-        (options.progress)(Progress::Step);
-        times.text += start.elapsed();
-
-        for (stage, time) in [(0, &mut times.stage_c), (1, &mut times.stage_b)] {
-            let (sampler, given, stream) = [
-                (&recorded.c, &options.latents.stage_c, NoiseStream::StageC),
-                (&recorded.b, &options.latents.stage_b, NoiseStream::StageB),
-            ][stage];
-            let (name, condition, step) =
-                [("Stage C", "condition_c", "step_c"), ("Stage B", "condition_b", "step_b")][stage];
-            let (steps, guided) = (extent.steps[stage], extent.guided[stage]);
-            (options.progress)(Progress::Begin(name, steps));
-            let start = Instant::now();
-
-            let mut of_images: Vec<u32> = images.clone().map(|i| (prompt_of(i) - first_prompt) as u32).collect();
-            if guided {
-                of_images.extend(vec![negative as u32; images.len()]);
-            }
-            run.write(sampler.texts, &of_images)?;
-            let schedule = sampler::ddpm(steps as u32);
-            write_times(&mut run, sampler, &schedule)?;
-            run.phase(condition)?;
-            if stage == 1 {
-                finite(&mut run, recorded.not_finite[0], "Stage C", extent.steps[0], &self.model)?;
-            }
-
-            let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
-            let noise = noise_of(&mut generator, Shape { n: total, ..sampler.x.shape }, steps, images.clone());
-            let x = match given {
-                None => noise.start,
-                Some(all) => of_batch(all, sampler.x.shape, total, images.clone(), name)?,
-            };
-            run.write(sampler.x, &x)?;
-            run.write(sampler.noise, &noise.steps)?;
-            let guidance = [request.guidance.0, request.guidance.1][stage];
-            let coefficients: Vec<f32> = schedule.iter().flat_map(|s| [s.c0, s.c1, s.sigma, guidance]).collect();
-            run.write(sampler.coefficients, &coefficients)?;
-            run.write(sampler.counter, &[0u32])?;
-            for _ in 0..steps {
-                run.phase(step)?;
-                (options.progress)(Progress::Step);
-            }
-            if options.keep {
-                tensors.push((["stage_c", "stage_b"][stage], sampler.x.shape, run.read_f32(sampler.x)?));
-            }
-            *time += start.elapsed();
-        }
-
-        (options.progress)(Progress::Begin("Stage A", 1));
-        let start = Instant::now();
-        run.phase("decode")?;
-        finite(&mut run, recorded.not_finite[1], "Stage B", extent.steps[1], &self.model)?;
-        finite(&mut run, recorded.not_finite[2], "Stage A", 1, &self.model)?;
-        let mut pixels = vec![0u8; recorded.rgb.shape.elements() * 4];
-        run.program.read(recorded.rgb, &mut pixels)?;
-        if options.keep {
-            let picture = run.read_f32(recorded.picture)?;
-            tensors.push(("image", recorded.rgb.shape.with_c(3), crop(&picture, sizes.image, recorded.rgb.shape)));
-        }
-        (options.progress)(Progress::Step);
-        times.stage_a += start.elapsed();
-
-        let image = |rgba: &[u8]| {
-            let rgb = rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
-            Image { width: extent.width as u32, height: extent.height as u32, rgb }
-        };
-        let tokens_of = |i: usize| texts[prompt_of(i)].ids.iter().copied();
-        Ok(Batch {
-            first: images.start,
-            images: pixels.chunks(extent.width * extent.height * 4).map(image).collect(),
-            intermediates: options.keep.then(|| Intermediates {
-                tokens: (Shape::new(images.len(), 1, tokens, 1), images.clone().flat_map(tokens_of).collect()),
-                tensors,
-            }),
-        })
+        let (extent, Compiled { recorded, program }) = self.compiled.as_mut().expect("compiled before it is run");
+        let run = Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes };
+        Job { model: &self.model, request, texts, images, extent, recorded, run, options, tensors: Vec::new() }
+            .make(times)
     }
 }
 

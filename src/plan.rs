@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::ops::{Element, Op};
 use crate::shape::Shape;
-use crate::tensor::{Identity, Weight};
+use crate::tensor::{Identity, Part, Weight};
 
 /// A value in a plan: where it is stored, and the shape it is seen as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,10 +136,13 @@ impl Plan {
         4 * self.arena_len as u64
     }
 
-    /// Bytes of weights that the plan reads, as stored.
+    /// Bytes of weights that the plan reads, as stored; each counted once, though
+    /// keys and values are projected by the same weights for image and text.
     pub fn weight_bytes(&self) -> u64 {
-        let parts = self.weights.iter().flat_map(Weight::parts);
-        parts.map(|p| (p.elements().len() * p.dtype().bytes()) as u64).sum()
+        let mut places: Vec<_> = self.weights.iter().flat_map(Weight::parts).map(Part::place).collect();
+        places.sort_by(|(a, x), (b, y)| (a, x.start).cmp(&(b, y.start)));
+        places.dedup();
+        places.iter().map(|(_, range)| range.len() as u64).sum()
     }
 }
 

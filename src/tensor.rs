@@ -131,6 +131,11 @@ impl Part {
         self.dtype
     }
 
+    /// Where it lies: equal for the same bytes, which need not be moved twice.
+    pub fn place(&self) -> (usize, Range<usize>) {
+        (Arc::as_ptr(&self.source) as *const u8 as usize, self.range.clone())
+    }
+
     /// The rows `rows` of this part seen as `[_, row_len]`.
     pub fn rows(&self, rows: Range<usize>, row_len: usize) -> Part {
         let size = row_len * self.dtype.bytes();
@@ -195,8 +200,7 @@ impl Weight {
 
     /// What makes it this weight: equal for views of the same bytes in the same shape.
     pub fn identity(&self) -> Identity {
-        let part = |p: &Part| (Arc::as_ptr(&p.source) as *const u8 as usize, p.range.clone());
-        Identity { dims: self.dims.clone(), parts: self.parts.iter().map(part).collect() }
+        Identity { dims: self.dims.clone(), parts: self.parts.iter().map(Part::place).collect() }
     }
 
     /// Its contiguous ranges, in row order.

@@ -5,10 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use cascade_rt::backend::{Backend, cpu};
+use cascade_rt::backend::{self, Backend, cpu};
 use cascade_rt::ops::{self, Case, Element, Operand};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
-use cascade_rt::registry::{Caps, KERNELS, Kernel, Launch};
+use cascade_rt::registry::{KERNELS, Kernel};
 use cascade_rt::tensor::{Dtype, Part, Weight};
 use half::{bf16, f16};
 
@@ -110,14 +110,12 @@ fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
     (0..got.len()).map(|i| (i, key(error(i)))).fold((0, 0.0), |a, b| if b.1 > a.1 { b } else { a })
 }
 
-/// A device with exactly what the row needs, so that the row is the one chosen.
-fn device_for(kernel: &Kernel) -> Option<Box<dyn Backend>> {
-    match kernel.launch {
-        Launch::Cpu(_) => {
-            let has = cpu::detect().and(Caps::ROUND_BF16);
-            has.contains(kernel.needs).then(|| Box::new(cpu::Cpu::with_caps(kernel.needs)) as Box<dyn Backend>)
-        }
-    }
+/// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
+/// capabilities that the machine is meant to have, e.g. `avx2,avx512`.
+fn required(kernel: &Kernel) -> bool {
+    let required = std::env::var("CASCADE_REQUIRE").unwrap_or_default();
+    let lacking = kernel.needs.without(cpu::detect()).to_string();
+    required.split(',').any(|name| lacking.split(" + ").any(|l| l == name))
 }
 
 #[test]
@@ -125,7 +123,8 @@ fn every_kernel_matches_its_reference() {
     let mut ran = 0;
     let reference = cpu::Cpu::reference();
     for kernel in KERNELS {
-        let Some(backend) = device_for(kernel) else {
+        let Some(backend) = backend::with_just(kernel) else {
+            assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
         };

@@ -6,7 +6,7 @@ mod common;
 
 use cascade_rt::net::config::{self, Activation, Block, ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
 use cascade_rt::net::unet::{Conditions, UNet};
-use cascade_rt::net::{Net, clip, stage_a};
+use cascade_rt::net::{Net, clip, effnet, previewer, stage_a};
 use cascade_rt::sampler::timestep_embedding;
 use cascade_rt::shape::Shape;
 use common::{Bench, golden_checkpoint, golden_input, to_nchw};
@@ -336,5 +336,69 @@ fn clip_vision() {
     };
     for (device, outputs) in bench.run(&[y]) {
         golden.check(&device, &outputs[0]);
+    }
+}
+
+/// Values of a table, but for what is measured rather than learned.
+fn parameters(table: &config::Table) -> usize {
+    let learned = table.iter().filter(|(name, _)| !name.contains(".running_"));
+    learned.map(|(_, dims)| dims.iter().product::<usize>()).sum()
+}
+
+#[test]
+fn effnet_encodes() {
+    let table = config::effnet_tensors();
+    // Files have 784 tensors: each of the 111 batch norms also counts its steps.
+    assert_eq!((table.len(), parameters(&table)), (784 - 111, 20_197_968));
+    let dir = tempfile::tempdir().unwrap();
+    let weights = golden_checkpoint(table, dir.path());
+    let mut bench = Bench::new();
+    let picture = Shape::new(1, 64, 96, 3);
+    let x = bench.input_nchw(picture, &golden_input(8, picture.elements()));
+    let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), x).unwrap();
+    assert_eq!(y.shape, Shape::new(1, 2, 3, 16));
+    let golden = Golden {
+        first: [0.444523, 0.318684, 0.482393, 0.513169, 0.516047, 0.464940],
+        last: [0.081344, 0.079456],
+        sum: 4.34507,
+        squares: 11.66123,
+        name: "EfficientNet encoder",
+    };
+    for (device, outputs) in bench.run(&[y]) {
+        golden.check(&device, &to_nchw(&outputs[0], y.shape));
+    }
+}
+
+/// Sizes that no stride divides are rounded up, stage by stage.
+#[test]
+fn effnet_takes_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = golden_checkpoint(config::effnet_tensors(), dir.path());
+    let mut bench = Bench::new();
+    let x = bench.input(Shape::new(2, 33, 65, 3), &vec![0.0; 2 * 33 * 65 * 3]);
+    let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), x).unwrap();
+    assert_eq!(y.shape, Shape::new(2, 2, 3, 16));
+}
+
+#[test]
+fn previewer() {
+    let table = config::previewer_tensors();
+    assert_eq!(parameters(&table), 3_979_651);
+    let dir = tempfile::tempdir().unwrap();
+    let weights = golden_checkpoint(table, dir.path());
+    let mut bench = Bench::new();
+    let latents = Shape::new(1, 3, 2, 16);
+    let z = bench.input_nchw(latents, &golden_input(9, latents.elements()));
+    let y = previewer::preview(&mut Net::new(&mut bench.rec, &weights), z).unwrap();
+    assert_eq!(y.shape, Shape::new(1, 24, 16, 3));
+    let golden = Golden {
+        first: [0.256692, 0.019839, 0.133595, 0.010855, 0.138118, 0.006344],
+        last: [0.032324, 0.024240],
+        sum: -40.47701,
+        squares: 7.36613,
+        name: "previewer",
+    };
+    for (device, outputs) in bench.run(&[y]) {
+        golden.check(&device, &to_nchw(&outputs[0], y.shape));
     }
 }

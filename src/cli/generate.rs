@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut dump = args.dump.as_ref().map(|_| Dump::default());
     let name = args.model.name();
     let options = Options {
-        latents,
+        latents: &latents,
         keep: args.dump.is_some(),
         check_nodes: args.check_nodes,
         progress: &mut |event| bar.show(event),
@@ -296,18 +296,24 @@ impl Outputs {
 struct Bar {
     bar: Option<ProgressBar>,
     shown: bool,
+    quiet: bool,
 }
 
 impl Bar {
     fn new(quiet: bool) -> Self {
-        Self { bar: None, shown: !quiet && std::io::stderr().is_terminal() }
+        Self { bar: None, shown: !quiet && std::io::stderr().is_terminal(), quiet }
     }
 
     fn show(&mut self, event: Progress) {
-        if !self.shown {
-            return;
-        }
         match event {
+            Progress::Planned(images, activations, weights) => {
+                if !self.quiet {
+                    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+                    let (activations, weights) = (mib(activations), mib(weights));
+                    eprintln!("memory: {activations} MiB for batches of {images}, and {weights} MiB of mapped weights");
+                }
+            }
+            _ if !self.shown => {}
             Progress::Begin(stage, steps) => {
                 let bar = ProgressBar::new(steps as u64).with_prefix(stage);
                 let style = ProgressStyle::with_template("{prefix:8} {bar:30} {pos}/{len} [{elapsed}, {eta} left]");

@@ -1,10 +1,11 @@
 //! `y[i, j] = Σ_k a[i, k]·b[j, k]`, in blocks that fit the caches.
 //!
-//! Rows of `a` go in strips. A strip is packed once, by all threads, and read
-//! from L3. Then each task takes [`CHUNK`] rows of `b` (output columns), packs
-//! [`BLOCK`] of the inner dimension at a time into its L2, and sweeps the strip
-//! over it. Sums that wait for the next block lie in the task's scratch, tile by
-//! tile, so `y` is only written when it is final, by a [`Store`].
+//! Rows of `a` go in strips. A strip is packed once, by all threads, block
+//! after block of the inner dimension, so that a pass over a block reads it from
+//! L3 in one run. Then each task takes [`CHUNK`] rows of `b` (output columns),
+//! packs [`BLOCK`] of the inner dimension at a time into its L2, and sweeps the
+//! strip over it. Sums that wait for the next block lie in the task's scratch,
+//! tile by tile, so `y` is only written when it is final, by a [`Store`].
 //!
 //! ```text
 //! for strip of a:       pack it                                  (parallel)
@@ -25,8 +26,8 @@ use super::tile::{MAX_COLS, MAX_ROWS, tile};
 /// Rows of `a` in a strip: a multiple of every tile's rows.
 const STRIP: usize = 96 * MAX_ROWS;
 /// Rows of `b` per task: a multiple of every tile's columns.
-const CHUNK: usize = 2 * MAX_COLS;
-/// Values of the inner dimension per pass.
+const CHUNK: usize = 4 * MAX_COLS;
+/// Values of the inner dimension per pass, an even number.
 const BLOCK: usize = 512;
 /// Tasks per thread that even out unequal progress.
 const TASKS_PER_THREAD: usize = 4;
@@ -59,60 +60,72 @@ pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
     scratch: &mut [f32],
 ) {
     let mut scratch = Scratch::new(scratch);
-    let panel = cpu.rows() * cpu.depth(k);
-    let packed = scratch.take(m.min(STRIP).div_ceil(cpu.rows()) * panel);
+    let packed = scratch.take(m.min(STRIP).next_multiple_of(cpu.rows()) * cpu.depth(k));
     let (memory, threads) = scratch.pieces(task_scratch(m));
     let chunks = n.div_ceil(CHUNK);
     // Too few chunks for the threads: also cut the strip's rows.
     let cuts = (threads * TASKS_PER_THREAD).div_ceil(chunks);
 
     for first in (0..m).step_by(STRIP) {
-        let rows = STRIP.min(m - first);
-        let packed = &mut packed[..rows.div_ceil(cpu.rows()) * panel];
-        packed.par_chunks_mut(panel).enumerate().for_each(|(i, panel)| {
-            let row = first + i * cpu.rows();
-            pack(cpu, a, row, m.min(row + cpu.rows()), cpu.rows(), 0, k, panel);
+        let panels = STRIP.min(m - first).div_ceil(cpu.rows());
+        let packed = &mut packed[..panels * cpu.rows() * cpu.depth(k)];
+        packed.par_chunks_mut(panels * cpu.rows() * cpu.depth(BLOCK)).enumerate().for_each(|(block, packed)| {
+            let at = block * BLOCK;
+            let len = BLOCK.min(k - at);
+            packed.par_chunks_mut(cpu.rows() * cpu.depth(len)).enumerate().for_each(|(i, panel)| {
+                let row = first + i * cpu.rows();
+                pack(cpu, a, row, m.min(row + cpu.rows()), cpu.rows(), at, len, panel);
+            });
         });
 
         let packed = &*packed;
-        let panels_per_task = (packed.len() / panel).div_ceil(cuts);
-        let cuts = (packed.len() / panel).div_ceil(panels_per_task);
+        let panels_per_task = panels.div_ceil(cuts);
+        let cuts = panels.div_ceil(panels_per_task);
         run_tasks(memory, task_scratch(m), chunks * cuts, |task, memory| {
             let (chunk, cut) = (task / cuts * CHUNK, task % cuts * panels_per_task);
-            let task = Task { cpu, row: first + cut * cpu.rows(), end: m, cols: chunk..n.min(chunk + CHUNK), k };
-            let packed = &packed[cut * panel..packed.len().min((cut + panels_per_task) * panel)];
-            task.run(packed, b, store, memory);
+            let (panels, cols) = (cut..panels.min(cut + panels_per_task), chunk..n.min(chunk + CHUNK));
+            Task { cpu, first, end: m, packed, panels, cols, k }.run(b, store, memory);
         });
     }
 }
 
-/// One task: rows `row..` of `a`, already packed, times rows `cols` of `b`.
-struct Task {
+/// One task: some panels of a strip of `a`, times rows `cols` of `b`.
+struct Task<'a> {
     cpu: Verified,
-    row: usize,
+    /// The strip's first row.
+    first: usize,
+    /// The end of all rows.
     end: usize,
+    /// The strip: blocks of the inner dimension, each of all panels.
+    packed: &'a [f32],
+    panels: Range<usize>,
     cols: Range<usize>,
     k: usize,
 }
 
-impl Task {
-    fn run<B: Rows, S: Store>(&self, packed: &[f32], b: &B, store: &S, memory: &mut [f32]) {
+impl Task<'_> {
+    fn run<B: Rows, S: Store>(&self, b: &B, store: &S, memory: &mut [f32]) {
         let cpu = self.cpu;
         let (width, height) = (cpu.cols(), cpu.rows());
         let (b_panels, sums) = memory.split_at_mut(lines(BLOCK * CHUNK));
-        let panels = self.cols.len().div_ceil(width);
+        let columns = self.cols.clone().step_by(width);
+        let mut blocks = self.packed;
         for k in (0..self.k).step_by(BLOCK) {
             let block = BLOCK.min(self.k - k);
             let depth = cpu.depth(block);
-            let b_panels = &mut b_panels[..panels * depth * width];
-            for (col, panel) in self.cols.clone().step_by(width).zip(b_panels.chunks_exact_mut(depth * width)) {
+            let b_panels = &mut b_panels[..columns.len() * depth * width];
+            for (col, panel) in columns.clone().zip(b_panels.chunks_exact_mut(depth * width)) {
                 pack(cpu, b, col, self.cols.end.min(col + width), width, k, block, panel);
             }
             let last = k + block == self.k;
             let mut sums = sums.chunks_exact_mut(height * width);
-            for (row, a) in (self.row..).step_by(height).zip(packed.chunks_exact(height * cpu.depth(self.k))) {
-                let a = &a[cpu.depth(k) * height..][..depth * height];
-                for (col, b) in self.cols.clone().step_by(width).zip(b_panels.chunks_exact(depth * width)) {
+            let (a_panels, rest) = blocks.split_at(self.packed.len() / cpu.depth(self.k) * depth);
+            blocks = rest;
+            for (i, a) in
+                a_panels.chunks_exact(height * depth).enumerate().take(self.panels.end).skip(self.panels.start)
+            {
+                let row = self.first + i * height;
+                for (col, b) in columns.clone().zip(b_panels.chunks_exact(depth * width)) {
                     let sum = sums.next().expect("task_scratch counted the tiles");
                     tile(cpu, a, b, sum, k > 0);
                     if last {

@@ -163,7 +163,8 @@ per_isa! {
 
 per_isa! {
     /// Packs the transpose of `rows [count, len]`: `panels [len / height][depth(count), height]`.
-    /// Rows go in as they are, `height` values to each panel.
+    /// Rows go in as they are, `height` values to each panel; beyond `len` the last
+    /// panel keeps what it held, which only reaches sums that nobody reads.
     pub(super) fn pack_columns[R: RowAt](cpu, rows: &R, count: usize, len: usize, height: usize, panels: &mut [f32]) {
         let zero = [0.0; MAX_ROWS];
         let panel = cpu.depth(count) * height;
@@ -174,12 +175,10 @@ per_isa! {
                     let low = &rows.row(2 * j)[first..end];
                     let high = if 2 * j + 1 < count { &rows.row(2 * j + 1)[first..end] } else { &zero[..end - first] };
                     round_pairs(low, high, to);
-                    to[end - first..].fill(0.0);
                 }
             } else {
                 for (j, to) in panel.chunks_exact_mut(height).enumerate() {
                     to[..end - first].copy_from_slice(&rows.row(j)[first..end]);
-                    to[end - first..].fill(0.0);
                 }
             }
         }

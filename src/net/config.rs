@@ -12,7 +12,10 @@ mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
 pub use stage_a::StageAConfig;
-pub use tables::{clip_text_tensors, clip_vision_tensors, stage_a_tensors, tensors};
+pub use tables::{
+    EFFNET_STAGES, EffnetBlock, EffnetStage, PREVIEWER_UNITS, PreviewerConv, clip_text_tensors, clip_vision_tensors,
+    effnet_tensors, previewer_tensors, stage_a_tensors, tensors,
+};
 pub use unet::{Block, UNetConfig};
 
 use std::ops::RangeInclusive;

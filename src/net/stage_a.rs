@@ -4,8 +4,8 @@ use super::config::StageAConfig;
 use super::{Net, With, slot};
 use crate::error::Result;
 use crate::ops::{
-    Affine, BatchNorm, Conv2d, ConvTranspose2d, DepthwiseResidual, FeedForward, Function, LayerNorm, NearestCode,
-    PixelShuffle, PixelUnshuffle,
+    Affine, Conv2d, ConvTranspose2d, DepthwiseResidual, FeedForward, Function, LayerNorm, NearestCode, PixelShuffle,
+    PixelUnshuffle,
 };
 use crate::plan::Slot;
 
@@ -70,11 +70,7 @@ pub fn encode(net: &mut Net<'_>, config: &StageAConfig, x: Slot) -> Result<Slot>
     let mut net = net.scope(format!("down_blocks.{index}"));
     let c = config.latent_channels;
     x = net.linear("0", x, c, With { bias: false, ..With::default() })?;
-    let mut inputs = vec![slot(x)];
-    for name in ["1.running_mean", "1.running_var", "1.weight", "1.bias"] {
-        inputs.push(net.weight(name, &[c])?);
-    }
-    net.op("1", BatchNorm { eps: 1e-5, function: Function::Identity }, &inputs)
+    net.batch_norm("1", x, 1e-5, Function::Identity)
 }
 
 /// `x` mixed over space, then over channels, each scaled by its gammas. 3 nodes.

@@ -15,7 +15,7 @@ use crate::shape::Shape;
 #[derive(Debug, Clone)]
 pub struct Conditions {
     /// Embeddings of the timestep, then of each extra condition of the
-    /// configuration: `[m, 1, steps, d]` each, `m` images or 1 for all.
+    /// configuration: `[m, 1, steps, d]`, with the same `m` for each, `n` or 1 for all images.
     pub times: Vec<Slot>,
     /// Pooled text, `[n, 1, s, p]`.
     pub pooled: Slot,

@@ -1,14 +1,12 @@
 //! What several test programs need.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cascade_rt::backend::{Backend, Program, cpu::Cpu};
+use cascade_rt::backend::{self, Backend, Program, cpu::Cpu};
 use cascade_rt::net::config::Table;
 use cascade_rt::plan::{Recorder, Slot};
-use cascade_rt::registry::Caps;
 use cascade_rt::shape::Shape;
 use cascade_rt::weights::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
@@ -59,9 +57,9 @@ pub fn golden_checkpoint(mut table: Table, dir: &Path) -> Checkpoint {
 /// `[n, c, h, w]` → `[n, h, w, c]`.
 pub fn to_nhwc(x: &[f32], s: Shape) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
-    for i in 0..x.len() {
+    for (i, &v) in x.iter().enumerate() {
         let (w, h, c, n) = (i % s.w, i / s.w % s.h, i / s.w / s.h % s.c, i / s.w / s.h / s.c);
-        y[((n * s.h + h) * s.w + w) * s.c + c] = x[i];
+        y[((n * s.h + h) * s.w + w) * s.c + c] = v;
     }
     y
 }
@@ -69,9 +67,9 @@ pub fn to_nhwc(x: &[f32], s: Shape) -> Vec<f32> {
 /// `[n, h, w, c]` → `[n, c, h, w]`.
 pub fn to_nchw(x: &[f32], s: Shape) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
-    for i in 0..x.len() {
+    for (i, &v) in x.iter().enumerate() {
         let (c, w, h, n) = (i % s.c, i / s.c % s.w, i / s.c / s.w % s.h, i / s.c / s.w / s.h);
-        y[((n * s.c + c) * s.h + h) * s.w + w] = x[i];
+        y[((n * s.c + c) * s.h + h) * s.w + w] = v;
     }
     y
 }
@@ -107,11 +105,16 @@ impl Bench {
     }
 
     /// Runs everything on every backend and returns the outputs of each, by its name.
-    pub fn run(mut self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+    pub fn run(self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
+        self.run_on(&backends(), outputs)
+    }
+
+    /// The same on these backends.
+    pub fn run_on(mut self, backends: &[Box<dyn Backend>], outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
         outputs.iter().for_each(|slot| self.rec.keep(*slot));
         let plan = Arc::new(self.rec.finish());
         let mut results = Vec::new();
-        for backend in backends() {
+        for backend in backends {
             let mut program: Box<dyn Program> = backend.compile(plan.clone()).unwrap();
             for (slot, bytes) in &self.writes {
                 program.write(*slot, bytes).unwrap();
@@ -129,10 +132,11 @@ impl Bench {
     }
 }
 
-/// Every exact way of computing that this machine offers: the references
-/// themselves, and each device with its best kernels.
+/// Every exact way of computing that this machine offers, and the references themselves.
 pub fn backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::reference()), Box::new(Cpu::with_caps(Caps::NONE)), Box::new(Cpu::new(false))]
+    let mut all = backend::exact();
+    all.push(Box::new(Cpu::reference()));
+    all
 }
 
 /// `‖got − want‖ / ‖want‖`.
@@ -142,6 +146,3 @@ pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
     let difference = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
     difference / sum(&|i| f64::from(want[i]).powi(2))
 }
-
-/// Names used by tests that look things up.
-pub type Named = HashMap<String, Vec<f32>>;

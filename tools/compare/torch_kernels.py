@@ -60,6 +60,7 @@ def wider(shape):
 OPERATIONS = {
     "linear_576x2048x2048": ([576, 2048, 2048], lambda d: linear(576, 2048, 2048, d)),
     "linear_1024x1280x5120": ([1024, 1280, 5120], lambda d: linear(1024, 1280, 5120, d)),
+    "linear_1024x5120x1280": ([1024, 5120, 1280], lambda d: linear(1024, 5120, 1280, d)),
     "attention_576+85x32x64": ([576, 85, 32, 64], lambda d: attention(576, 85, 32, 64, d)),
     "attention_1024+4x20x64": ([1024, 4, 20, 64], lambda d: attention(1024, 4, 20, 64, d)),
     "depthwise_norm_2x24x24x2048": (STAGE_C, lambda d: depthwise_norm(STAGE_C, d)),

@@ -95,6 +95,13 @@ def stratified(count, device):
     return ((torch.arange(count, device=device) + torch.rand(count, device=device)) / count)[torch.randperm(count, device=device)]
 
 
+def lines_to_train(rows):
+    """Pictures whose pair is not held out; white ones three times, since every caption without a colour means white."""
+    lines = torch.nonzero(rows[:, 2] == 0)[:, 0]
+    white = lines[rows[lines, 1] == 0]
+    return torch.cat([lines, white, white])
+
+
 def path(*parts):
     full = os.path.join(WORK, *parts)
     os.makedirs(os.path.dirname(full), exist_ok=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from common import COLOUR_NAMES, exists, load, path, prompt, read_objects
 from nets import SIDE, Encoder, Preview
 from sample import Demo, sheet
+from train_encoder import small_pictures
 
 data, things = torch.load(path("data.pt"), mmap=True), read_objects()
 pick = torch.randperm(len(data["rows"]), generator=torch.Generator().manual_seed(1))[:12]
@@ -20,7 +21,7 @@ pair.eval()
 demo = Demo(parts="b" if exists("stage_b.pt") else "")
 with torch.no_grad():
     lines.append(demo.a.decode(demo.a.encode(true).latents).sample.clamp(0, 1))
-    z = pair[0](torch.load(path("small.pt"))[pick].float() / 255)
+    z = pair[0](small_pictures()[pick].float() / 255)
     lines.append(F.interpolate(pair[1](z), size=(SIDE, SIDE), mode="bilinear").clamp(0, 1))
 if demo.b:
     prompts = [prompt(things[o], COLOUR_NAMES[c]) for o, c, *_ in data["rows"][pick].tolist()]

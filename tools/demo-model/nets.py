@@ -35,13 +35,13 @@ def stage_a():
     return net
 
 
-def stage_b(widths=(64, 128, 192), down=(1, 1, 2), up=(2, 1, 1), repeat=(1, 1, 2)):
+def stage_b(widths=(64, 128, 192), down=(1, 1, 2), up=(2, 2, 2), repeat=(1, 1, 2)):
     net = StableCascadeUNet(
         in_channels=4, out_channels=4, timestep_ratio_embedding_dim=32, patch_size=2, conditioning_dim=128,
-        block_out_channels=widths, num_attention_heads=(-1, -1, widths[-1] // 32),
+        block_out_channels=widths, num_attention_heads=(-1, widths[1] // 32, widths[2] // 32),
         down_num_layers_per_block=down, up_num_layers_per_block=up,
         down_blocks_repeat_mappers=(1, 1, 1), up_blocks_repeat_mappers=repeat,
-        block_types_per_layer=((RES, TIME), (RES, TIME), (RES, TIME, ATTN)),
+        block_types_per_layer=((RES, TIME), (RES, TIME, ATTN), (RES, TIME, ATTN)),
         clip_text_in_channels=None, clip_text_pooled_in_channels=TEXT, clip_image_in_channels=None, clip_seq=4,
         effnet_in_channels=LATENT_C, pixel_mapper_in_channels=3, kernel_size=3, dropout=(0.0, 0.0, 0.0), self_attn=True,
         timestep_conditioning_type=("sca",), switch_level=None,

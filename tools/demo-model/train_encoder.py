@@ -14,10 +14,15 @@ from nets import ENCODER_SIDE, Encoder, Preview
 BATCH, RATE = 32, 2e-3
 
 
-def shrink(pictures):
-    """What the encoder sees, as bytes."""
+def small_pictures():
+    """What the encoder sees, as bytes, made once."""
+    if exists("small.pt"):
+        return torch.load(path("small.pt"))
     small = lambda p: F.interpolate(p.float(), size=(ENCODER_SIDE, ENCODER_SIDE), mode="bilinear", antialias=True, align_corners=False)
-    return torch.cat([small(p).round().clamp(0, 255).byte() for p in pictures.split(256)])
+    pictures = torch.load(path("data.pt"), mmap=True)["pictures"]
+    made = torch.cat([small(p).round().clamp(0, 255).byte() for p in pictures.split(256)])
+    save(made, "small.pt")
+    return made
 
 
 def preview_loss(preview, z, x):
@@ -29,10 +34,7 @@ def preview_loss(preview, z, x):
 def main():
     minutes = float(sys.argv[1])
     torch.manual_seed(0)
-    data = torch.load(path("data.pt"), mmap=True)
-    if not exists("small.pt"):
-        save(shrink(data["pictures"]), "small.pt")
-    small = torch.load(path("small.pt"))[data["rows"][:, 2] == 0]
+    small = small_pictures()[torch.load(path("data.pt"), mmap=True)["rows"][:, 2] == 0]
     encoder, preview = Encoder().to(DEVICE), Preview().to(DEVICE)
     both = torch.nn.ModuleList([encoder, preview]).to(memory_format=torch.channels_last)
     print("encoder parameters", sum(p.numel() for p in encoder.parameters()))

@@ -10,14 +10,15 @@ import sys
 
 import torch
 
-from common import DEVICE, Average, Clock, add_noise, exists, load, noise_weight, path, save, stratified
+from common import DEVICE, Average, Clock, add_noise, exists, lines_to_train, load, noise_weight, path, save, stratified
 from embed_captions import CaptionPool
 from faster import speed_up
 from nets import Encoder, Preview, stage_a, stage_b
-from train_encoder import preview_loss
+from train_encoder import preview_loss, small_pictures
 
-BATCH, RATE, ENCODER_RATE = int(os.environ.get("DEMO_BATCH", "16")), float(os.environ.get("DEMO_RATE", "1e-3")), 5e-4
-BLUR = 0.3  # Stage B sees latents with up to this much noise, so that it forgives Stage C's errors
+BATCH, RATE, ENCODER_RATE = int(os.environ.get("DEMO_BATCH", "16")), float(os.environ.get("DEMO_RATE", "1.6e-3")), 5e-4
+TOLD_RATE = 2 * RATE
+BLUR = 0.8  # Stage B sees latents with up to this much noise, seldom so much, so that it forgives Stage C's errors
 
 
 @torch.no_grad()
@@ -48,14 +49,17 @@ def main():
     rows = data["rows"]
     if not exists("latents_a.pt"):
         stage_a_latents(data["pictures"])
-    small, latents = torch.load(path("small.pt")), torch.load(path("latents_a.pt"))
-    train = torch.nonzero(rows[:, 2] == 0)[:, 0]
+    small, latents = small_pictures(), torch.load(path("latents_a.pt"))
+    train = lines_to_train(rows)
     captions = CaptionPool()
     net, pair = stage_b().to(DEVICE), torch.nn.ModuleList([Encoder(), Preview()]).to(DEVICE).to(memory_format=torch.channels_last)
     print("Stage B parameters", sum(p.numel() for p in net.parameters()))
     pair.load_state_dict(load("encoder.pt")["both"])
     encoder, preview = pair
-    groups = [dict(params=net.parameters(), top=RATE), dict(params=pair.parameters(), top=ENCODER_RATE)]
+    told = [n for n, _ in net.named_parameters() if "attention" in n or "kv_mapper" in n or "clip" in n]  # the text's way in
+    groups = [dict(params=[p for n, p in net.named_parameters() if n not in told], top=RATE),
+              dict(params=[p for n, p in net.named_parameters() if n in told], top=TOLD_RATE),
+              dict(params=pair.parameters(), top=ENCODER_RATE)]
     opt, average = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True), Average(net, 0.9985)
     step, before, frozen = 0, 0.0, None
     if "resume" in sys.argv and exists("stage_b.pt"):
@@ -72,10 +76,10 @@ def main():
     def checkpoint():
         save(dict(net=net.state_dict(), pair=pair.state_dict(), opt=opt.state_dict(), average=average.state(), step=step, seconds=clock.seconds()), "stage_b.pt")
 
-    log, sums = [], torch.zeros(2, 4)
+    first, log, sums = step, [], torch.zeros(2, 4)
     while (done := clock.seconds() / 60 / minutes) < 1:
         for g in opt.param_groups:
-            g["lr"] = g["top"] * min(1, (step + 1) / 100) * min(1, (1 - done) / 0.5 + 0.01)
+            g["lr"] = g["top"] * min(1, (step - first + 1) / 100) * min(1, (1 - done) / 0.5 + 0.01)
         if frozen is None and clock.seconds() / 60 >= together:
             frozen = stage_c_latents(encoder, small)
         pick = train[torch.randint(len(train), (BATCH,))]
@@ -89,8 +93,8 @@ def main():
                 shown, _ = preview_loss(preview, z + 0.15 * torch.randn_like(z), picture)
             else:
                 z = frozen[pick].to(DEVICE)
-            z = z + BLUR * torch.rand(BATCH, 1, 1, 1, device=DEVICE) * torch.randn_like(z)
-            noise, r = torch.randn_like(x), stratified(BATCH, DEVICE)
+            z = z + BLUR * torch.rand(BATCH, 1, 1, 1, device=DEVICE) ** 2 * torch.randn_like(z)
+            noise, r = torch.randn_like(x), stratified(BATCH, DEVICE) ** 0.6  # more of the hard, high noise
             noisy = add_noise(x, noise, r).to(memory_format=torch.channels_last)
             guess = net(noisy, r, clip_text_pooled=pooled, effnet=z, return_dict=False)[0]
         each = (guess.float() - noise).square().mean((1, 2, 3))

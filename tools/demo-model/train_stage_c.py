@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from common import DEVICE, Average, Clock, add_noise, exists, load, noise_weight, path, save, stratified
+from common import DEVICE, Average, Clock, add_noise, exists, lines_to_train, load, noise_weight, path, save, stratified
 from embed_captions import CaptionPool
 from faster import speed_up
 from nets import IMAGE, stage_c
@@ -18,7 +18,7 @@ def main():
     torch.manual_seed(0)
     rows = torch.load(path("data.pt"), mmap=True)["rows"]
     latents, captions = torch.load(path("latents_c.pt")), CaptionPool()
-    train = torch.nonzero(rows[:, 2] == 0)[:, 0]
+    train = lines_to_train(rows)
     net = stage_c().to(DEVICE)
     print("Stage C parameters", sum(p.numel() for p in net.parameters()))
     opt, average = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True), Average(net, 0.9985)
@@ -34,10 +34,10 @@ def main():
         save(dict(net=net.state_dict(), opt=opt.state_dict(), average=average.state(), step=step, seconds=clock.seconds()), "stage_c.pt")
 
     zeros = torch.zeros(BATCH, 1, IMAGE, device=DEVICE)
-    log, sums = [], torch.zeros(2, 4)
+    first, log, sums = step, [], torch.zeros(2, 4)
     while (done := clock.seconds() / 60 / minutes) < 1:
         for g in opt.param_groups:
-            g["lr"] = RATE * min(1, (step + 1) / 150) * min(1, (1 - done) / 0.5 + 0.01)
+            g["lr"] = RATE * min(1, (step - first + 1) / 150) * min(1, (1 - done) / 0.5 + 0.01)
         pick = train[torch.randint(len(train), (BATCH,))]
         x = latents[pick].to(DEVICE)
         hidden, pooled = captions.draw(rows[pick], drop=0.1)

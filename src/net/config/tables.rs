@@ -35,6 +35,12 @@ impl Rows {
     fn norm(&mut self, name: &str, c: usize) {
         self.layer(name, &[c], c);
     }
+
+    fn batch_norm(&mut self, name: &str, c: usize) {
+        self.norm(name, c);
+        self.row(format!("{name}.running_mean"), &[c]);
+        self.row(format!("{name}.running_var"), &[c]);
+    }
 }
 
 /// The tensors of a UNet in the `diffusers` scheme, in execution order.
@@ -146,9 +152,7 @@ pub fn stage_a_tensors(config: &StageAConfig) -> Table {
     }
     let last = 2 * levels - 1;
     t.row(format!("down_blocks.{last}.0.weight"), &[config.latent_channels, width(levels - 1), 1, 1]);
-    for name in ["weight", "bias", "running_mean", "running_var"] {
-        t.row(format!("down_blocks.{last}.1.{name}"), &[config.latent_channels]);
-    }
+    t.batch_norm(&format!("down_blocks.{last}.1"), config.latent_channels);
     t.row("vquantizer.embedding.weight", &[config.num_vq_embeddings, config.latent_channels]);
 
     t.conv("up_blocks.0.0", width(levels - 1), config.latent_channels, 1);
@@ -215,4 +219,128 @@ fn encoder(t: &mut Rows, tower: &str, layers: usize, c: usize, hidden: usize) {
         t.linear(&format!("{p}.mlp.fc1"), hidden, c);
         t.linear(&format!("{p}.mlp.fc2"), c, hidden);
     }
+}
+
+/// What a layer of EfficientNetV2 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EffnetBlock {
+    /// `FusedMBConv`: a full convolution widens and mixes at once.
+    Fused,
+    /// `MBConv`: widened, mixed by channel, gated.
+    Inverted,
+}
+
+/// Equal layers of EfficientNetV2, but for the stride of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EffnetStage {
+    /// What each layer is.
+    pub block: EffnetBlock,
+    /// Channels inside a layer, as a multiple of its input's.
+    pub expand: usize,
+    /// Of the first layer; 1 in the others.
+    pub stride: usize,
+    /// Channels of the result.
+    pub width: usize,
+    /// How many.
+    pub layers: usize,
+}
+
+/// Stages 1 to 6 of EfficientNetV2-S. Before them a 3×3 convolution of stride 2
+/// to 24 channels, after them a 1×1 convolution to 1280.
+pub const EFFNET_STAGES: [EffnetStage; 6] = {
+    use EffnetBlock::{Fused, Inverted};
+    const fn stage(block: EffnetBlock, expand: usize, stride: usize, width: usize, layers: usize) -> EffnetStage {
+        EffnetStage { block, expand, stride, width, layers }
+    }
+    [
+        stage(Fused, 1, 1, 24, 2),
+        stage(Fused, 4, 2, 48, 4),
+        stage(Fused, 4, 2, 64, 4),
+        stage(Inverted, 4, 2, 128, 6),
+        stage(Inverted, 6, 1, 160, 9),
+        stage(Inverted, 6, 2, 256, 15),
+    ]
+};
+
+/// The tensors of the EfficientNet encoder, without the batch norms' step counters.
+pub fn effnet_tensors() -> Table {
+    let mut t = Rows::default();
+    // A convolution without bias and its batch norm.
+    let conv = |t: &mut Rows, name: &str, dims: [usize; 4]| {
+        t.row(format!("{name}.0.weight"), &dims);
+        t.batch_norm(&format!("{name}.1"), dims[0]);
+    };
+    conv(&mut t, "backbone.0", [24, 3, 3, 3]);
+    let mut c = 24;
+    for (stage, index) in EFFNET_STAGES.iter().zip(1..) {
+        for layer in 0..stage.layers {
+            let p = format!("backbone.{index}.{layer}.block");
+            let (wide, to) = (stage.expand * c, stage.width);
+            match stage.block {
+                EffnetBlock::Fused if stage.expand == 1 => conv(&mut t, &format!("{p}.0"), [to, c, 3, 3]),
+                EffnetBlock::Fused => {
+                    conv(&mut t, &format!("{p}.0"), [wide, c, 3, 3]);
+                    conv(&mut t, &format!("{p}.1"), [to, wide, 1, 1]);
+                }
+                EffnetBlock::Inverted => {
+                    conv(&mut t, &format!("{p}.0"), [wide, c, 1, 1]);
+                    conv(&mut t, &format!("{p}.1"), [wide, 1, 3, 3]);
+                    t.conv(&format!("{p}.2.fc1"), c / 4, wide, 1);
+                    t.conv(&format!("{p}.2.fc2"), wide, c / 4, 1);
+                    conv(&mut t, &format!("{p}.3"), [to, wide, 1, 1]);
+                }
+            }
+            c = to;
+        }
+    }
+    conv(&mut t, &format!("backbone.{}", EFFNET_STAGES.len() + 1), [1280, c, 1, 1]);
+    t.row("mapper.0.weight", &[16, 1280, 1, 1]);
+    t.row("mapper.1.running_mean", &[16]);
+    t.row("mapper.1.running_var", &[16]);
+    t.0
+}
+
+/// A convolution of the previewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PreviewerConv {
+    /// 1×1.
+    Pixel,
+    /// 3×3, padded.
+    Window,
+    /// Transposed 2×2 of stride 2: doubles the size.
+    Double,
+}
+
+/// The previewer's units, and the channels that each makes. After them a 1×1
+/// convolution to RGB.
+pub const PREVIEWER_UNITS: [(PreviewerConv, usize); 8] = {
+    use PreviewerConv::{Double, Pixel, Window};
+    [
+        (Pixel, 512),
+        (Window, 512),
+        (Double, 256),
+        (Window, 256),
+        (Double, 128),
+        (Window, 128),
+        (Double, 128),
+        (Window, 128),
+    ]
+};
+
+/// The tensors of the previewer, without the batch norms' step counters.
+pub fn previewer_tensors() -> Table {
+    let mut t = Rows::default();
+    let mut c = 16;
+    for (i, (conv, to)) in PREVIEWER_UNITS.into_iter().enumerate() {
+        let name = format!("blocks.{}", 3 * i);
+        match conv {
+            PreviewerConv::Pixel => t.conv(&name, to, c, 1),
+            PreviewerConv::Window => t.conv(&name, to, c, 3),
+            PreviewerConv::Double => t.conv_transpose(&name, to, c, 2),
+        }
+        t.batch_norm(&format!("blocks.{}", 3 * i + 2), to);
+        c = to;
+    }
+    t.conv(&format!("blocks.{}", 3 * PREVIEWER_UNITS.len()), 3, c, 1);
+    t.0
 }

@@ -1,0 +1,79 @@
+//! EfficientNetV2-S: pictures → Stage C's latents.
+
+use super::config::{EFFNET_STAGES, EffnetBlock};
+use super::{Net, With, slot};
+use crate::error::Result;
+use crate::ops::{Add, BatchNorm, Conv2d, DepthwiseConv, Function, Gate, Mean};
+use crate::plan::Slot;
+
+/// Of the backbone's batch norms.
+const EPS: f32 = 1e-3;
+
+/// The encoder: `x [n, h, w, 3]` → `[n, ⌈h/32⌉, ⌈w/32⌉, 16]`, which are latents as
+/// Stage C makes them, without any further scale.
+///
+/// `x` is RGB from 0 to 1, normalised by the caller: `(x − mean) / std` with mean
+/// `0.485, 0.456, 0.406` and std `0.229, 0.224, 0.225`.
+///
+/// Source: `EfficientNetEncoder` of StableCascade; `efficientnet_v2_s` of torchvision.
+pub fn encode(net: &mut Net<'_>, x: Slot) -> Result<Slot> {
+    let mut backbone = net.scope("backbone");
+    let mut x = conv(&mut backbone.scope(0), x, 24, 3, 2, Function::Silu)?;
+    for (stage, index) in EFFNET_STAGES.iter().zip(1..) {
+        for layer in 0..stage.layers {
+            let stride = if layer == 0 { stage.stride } else { 1 };
+            let mut net = backbone.scope(format!("{index}.{layer}.block"));
+            let y = match stage.block {
+                EffnetBlock::Fused => fused_block(&mut net, x, stage.expand, stage.width, stride)?,
+                EffnetBlock::Inverted => inverted_block(&mut net, x, stage.expand, stage.width, stride)?,
+            };
+            x = if y.shape == x.shape { net.op("", Add, &[slot(y), slot(x)])? } else { y };
+        }
+    }
+    x = conv(&mut backbone.scope(EFFNET_STAGES.len() + 1), x, 1280, 1, 1, Function::Silu)?;
+    let mut mapper = net.scope("mapper");
+    x = mapper.linear("0", x, 16, With { bias: false, ..With::default() })?;
+    let [mean, var] = ["1.running_mean", "1.running_var"].map(|name| mapper.weight(name, &[16]));
+    mapper.op("1", BatchNorm { eps: 1e-5, function: Function::Identity }, &[slot(x), mean?, var?, None, None])
+}
+
+/// `x [n, h, w, c]` → `[n, ⌈h/stride⌉, ⌈w/stride⌉, width]`: a 3×3 convolution to
+/// `expand·c` channels and a 1×1 convolution back, or just one 3×3 convolution.
+///
+/// Source: `FusedMBConv`, without the residual.
+fn fused_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, stride: usize) -> Result<Slot> {
+    if expand == 1 {
+        return conv(&mut net.scope(0), x, width, 3, stride, Function::Silu);
+    }
+    let y = conv(&mut net.scope(0), x, expand * x.shape.c, 3, stride, Function::Silu)?;
+    conv(&mut net.scope(1), y, width, 1, 1, Function::Identity)
+}
+
+/// `x [n, h, w, c]` → `[n, ⌈h/stride⌉, ⌈w/stride⌉, width]`: widened, convolved
+/// by channel, gated by what the whole image holds, narrowed.
+///
+/// Source: `MBConv`, without the residual.
+fn inverted_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, stride: usize) -> Result<Slot> {
+    let (c, wide) = (x.shape.c, expand * x.shape.c);
+    let mut y = conv(&mut net.scope(0), x, wide, 1, 1, Function::Silu)?;
+    let weight = net.weight("1.0.weight", &[wide, 1, 3, 3])?;
+    y = net.op("1.0", DepthwiseConv { stride }, &[slot(y), weight])?;
+    y = net.batch_norm("1.1", y, EPS, Function::Silu)?;
+    // The bottleneck is a quarter of the block's own input, not of the widened one.
+    let s = net.op("2", Mean, &[slot(y)])?;
+    let s = net.linear("2.fc1", s, c / 4, With { function: Function::Silu, ..With::default() })?;
+    let s = net.linear("2.fc2", s, wide, With::default())?;
+    y = net.op("2", Gate, &[slot(y), slot(s)])?;
+    conv(&mut net.scope(3), y, width, 1, 1, Function::Identity)
+}
+
+/// Convolution without bias, batch norm, function: `0.weight`, `1.*`.
+fn conv(net: &mut Net<'_>, x: Slot, to: usize, window: usize, stride: usize, function: Function) -> Result<Slot> {
+    let y = if window == 1 {
+        net.linear("0", x, to, With { bias: false, ..With::default() })?
+    } else {
+        let weight = net.weight("0.weight", &[to, x.shape.c, window, window])?;
+        net.op("0", Conv2d { stride, padding: window / 2 }, &[slot(x), weight, None])?
+    };
+    net.batch_norm("1", y, EPS, function)
+}
