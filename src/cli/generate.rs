@@ -123,7 +123,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let device = pipeline.backend().device().name.clone();
     let load = begin.elapsed();
 
-    let mut bar = Bar::new(args.quiet);
+    let mut bar = Bar::new(args.quiet || args.json);
     let mut dump = args.dump.as_ref().map(|_| Dump::default());
     let name = args.model.name();
     let options = Options {
@@ -310,7 +310,8 @@ impl Bar {
                 if !self.quiet {
                     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
                     let (activations, weights) = (mib(activations), mib(weights));
-                    eprintln!("memory: {activations} MiB for batches of {images}, and {weights} MiB of mapped weights");
+                    let batches = format!("memory: {activations} MiB for batches of {images}");
+                    note(&format!("{batches}, and {weights} MiB of mapped weights"));
                 }
             }
             _ if !self.shown => {}
