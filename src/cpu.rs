@@ -2,8 +2,8 @@
 //!
 //! - **One body, several instruction sets.** Element-wise loops are plain Rust,
 //!   compiled once per [`Isa`] by `per_isa!` and vectorised by the compiler.
-//!   Only the matrix tiles ([`tile`]) and the transposition that feeds them
-//!   ([`pack`]) are written in intrinsics.
+//!   Only the matrix tiles (`tile`) and the transposition that feeds them
+//!   (`pack`) are written in intrinsics.
 //! - **No allocation.** Every kernel takes its scratch memory, and has a
 //!   companion `*_scratch` that says how many f32 it needs.
 //! - **Any thread count, the same bits.** Work is cut so that each output

@@ -1,7 +1,7 @@
 //! The registry: one row per kernel.
 //!
 //! A row says which op the kernel computes, what the device must have
-//! ([`Kernel::needs`]), which shapes it serves ([`Kernel::fit`]) and how it is
+//! ([`Kernel::needs`]), which shapes it serves (its `fit`) and how it is
 //! launched. The first row of an op whose needs and fit are met is used; the
 //! last row of every op in a language needs nothing and fits anything. Tests
 //! and benches take their lists from here.

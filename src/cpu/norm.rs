@@ -30,7 +30,7 @@ pub fn layer_norm_scratch(c: usize) -> usize {
 /// Without `x`, the rows are those that `out` holds.
 ///
 /// Numerics: f32, mean first, then the variance about it: the one-pass formula
-/// loses the variance when the mean is large. Sums run over [`LANES`] partial sums.
+/// loses the variance when the mean is large. Sums run over 32 partial sums.
 pub fn layer_norm(
     isa: Isa,
     x: Option<&[f32]>,
