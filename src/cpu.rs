@@ -20,6 +20,7 @@ pub mod elementwise;
 pub mod feed_forward;
 mod gemm;
 pub mod grn;
+pub mod group_norm;
 pub mod linear;
 mod math;
 pub mod norm;

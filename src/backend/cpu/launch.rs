@@ -2,7 +2,7 @@
 
 use super::Kernel;
 use crate::cpu::linear::Residual;
-use crate::cpu::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, linear, norm};
+use crate::cpu::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, group_norm, linear, norm};
 use crate::ops::{Affine, Function, Op, Shapes};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -61,12 +61,7 @@ kernel!(
         };
         let args = linear::Linear {
             bias: call.inputs[2].map(|t| t.weight()),
-            activation: match op.function {
-                Function::Identity => linear::Activation::None,
-                Function::GeluErf => linear::Activation::Gelu,
-                Function::QuickGelu => linear::Activation::QuickGelu,
-                Function::Silu => linear::Activation::Silu,
-            },
+            activation: activation(op.function),
             residual: match (call.aliased, call.inputs[3]) {
                 (Some(_), _) => Residual::InPlace,
                 (None, Some(residual)) => Residual::Slice(residual.f32()),
@@ -84,6 +79,16 @@ kernel!(
             + linear::linear_scratch(out.rows(), out.c, shape(inputs, 0).c, threads())
     }
 );
+
+/// The kernels' word for an op's function.
+fn activation(function: Function) -> linear::Activation {
+    match function {
+        Function::Identity => linear::Activation::None,
+        Function::GeluErf => linear::Activation::Gelu,
+        Function::QuickGelu => linear::Activation::QuickGelu,
+        Function::Silu => linear::Activation::Silu,
+    }
+}
 
 /// Scratch in which the rows of a modulation table of several images are gathered.
 fn gathered(table: Option<Shape>) -> usize {
@@ -255,4 +260,24 @@ kernel!(
         feed_forward::feed_forward(call.isa, &args, call.out, call.scratch)
     },
     |_op, inputs, out| feed_forward::feed_forward_scratch(out.c, shape(inputs, 2).w, threads())
+);
+
+kernel!(
+    /// [`group_norm::group_norm`]
+    group_norm,
+    GroupNorm,
+    |op, call| {
+        let [x, weight, bias] = [0, 1, 2].map(|i| call.inputs[i].expect("every operand"));
+        let args = group_norm::GroupNorm {
+            x: x.f32(),
+            pixels: x.shape.tokens(),
+            groups: op.groups,
+            eps: op.eps,
+            weight: weight.weight(),
+            bias: bias.weight(),
+            activation: activation(op.function),
+        };
+        group_norm::group_norm(call.isa, &args, call.out, call.scratch)
+    },
+    |_op, _inputs, out| group_norm::group_norm_scratch(out.tokens(), out.c)
 );
