@@ -25,6 +25,13 @@ pub struct Device {
     pub free_bytes: u64,
 }
 
+impl Device {
+    /// Whether kernels may round factors of products to bf16.
+    pub fn rounds(&self) -> bool {
+        self.caps.contains(Caps::ROUND_BF16)
+    }
+}
+
 /// Software that runs plans on a device.
 pub trait Backend {
     /// The device.

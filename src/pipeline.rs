@@ -225,8 +225,10 @@ impl Pipeline {
         options: &mut Options<'_>,
         times: &mut Times,
     ) -> Result<Batch> {
+        let rounds = self.backend.device().rounds();
         let (extent, Compiled { recorded, program }) = self.compiled.as_mut().expect("compiled before it is run");
-        let run = Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes };
+        let run =
+            Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes.then_some(rounds) };
         Job { model: &self.model, request, texts, images, extent, recorded, run, options, tensors: Vec::new() }
             .make(times)
     }

@@ -94,7 +94,8 @@ pub(super) fn crop(picture: &[f32], (_, w): (usize, usize), to: Shape) -> Vec<f3
 pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
     pub(super) program: &'a mut dyn Program,
-    pub(super) check_nodes: bool,
+    /// Whether nodes are checked, and if so whether the device may round.
+    pub(super) check_nodes: Option<bool>,
 }
 
 impl Run<'_> {
@@ -110,7 +111,10 @@ impl Run<'_> {
 
     pub(super) fn phase(&mut self, name: &str) -> Result<()> {
         let nodes = self.plan.phase(name);
-        if self.check_nodes { crate::check::run(self.plan, self.program, nodes) } else { self.program.run(nodes) }
+        match self.check_nodes {
+            Some(rounds) => crate::check::run(self.plan, self.program, nodes, rounds),
+            None => self.program.run(nodes),
+        }
     }
 }
 
