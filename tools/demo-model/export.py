@@ -11,6 +11,7 @@ import sys
 import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeDecoderPipeline, StableCascadePriorPipeline
 from diffusers.models import StableCascadeUNet
+from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from common import path
@@ -54,13 +55,12 @@ def write(out):
 
 
 def try_pipelines(out, picture, text="a red apple on a blue background"):
-    decoder = StableCascadeDecoderPipeline.from_pretrained(out)
-    prior = StableCascadePriorPipeline(
-        tokenizer=CLIPTokenizer.from_pretrained(os.path.join(out, "tokenizer")),
-        text_encoder=CLIPTextModelWithProjection.from_pretrained(os.path.join(out, "text_encoder"), dtype=torch.float32),
-        prior=StableCascadeUNet.from_pretrained(os.path.join(out, "prior")).float(),
-        scheduler=DDPMWuerstchenScheduler.from_pretrained(os.path.join(out, "scheduler")))
-    decoder.to(dtype=torch.float32)
+    at = lambda name: os.path.join(out, name)
+    shared = dict(tokenizer=CLIPTokenizer.from_pretrained(at("tokenizer")), scheduler=DDPMWuerstchenScheduler.from_pretrained(at("scheduler")),
+                  text_encoder=CLIPTextModelWithProjection.from_pretrained(at("text_encoder"), dtype=torch.float32))
+    prior = StableCascadePriorPipeline(prior=StableCascadeUNet.from_pretrained(at("prior")).float(), **shared)
+    decoder = StableCascadeDecoderPipeline(decoder=StableCascadeUNet.from_pretrained(at("decoder")).float(),
+                                           vqgan=PaellaVQModel.from_pretrained(at("vqgan")).float(), **shared)
     for pipeline in (prior, decoder):
         pipeline.set_progress_bar_config(disable=True)
     made = prior(text, height=SIDE, width=SIDE, num_inference_steps=STEPS_C, guidance_scale=GUIDANCE, generator=torch.Generator().manual_seed(1))
