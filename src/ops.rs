@@ -41,6 +41,12 @@ pub trait Define: std::fmt::Debug {
     /// Shape of the result, or what the op takes instead of `inputs`.
     fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String>;
 
+    /// The op's own numbers in the order of its fields, f32 as bits: what a GPU kernel is told
+    /// besides the shapes.
+    fn constants(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// What the result's elements are.
     fn element(&self) -> Element {
         Element::F32

@@ -23,6 +23,10 @@ impl Define for Activation {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.function as u32]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }

@@ -54,6 +54,10 @@ impl Define for Attention {
         if fits { Ok(x.with_c(c)) } else { Err(takes()) }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.heads as u32, self.head_dim as u32, u32::from(self.self_part), u32::from(self.causal)]
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         4 * (out.rows() * self.keys(inputs) * self.channels()) as u64
     }

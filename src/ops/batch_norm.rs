@@ -31,6 +31,10 @@ impl Define for BatchNorm {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.eps.to_bits(), self.function as u32]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }

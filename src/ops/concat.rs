@@ -34,6 +34,10 @@ impl Define for Concat {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![*self as u32]
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
         let [a, b] = [0, 1].map(|i| inputs[i].expect("a and b"));
         let [len_a, len_b] = [a, b].map(|t| match self {

@@ -33,6 +33,10 @@ impl Define for ConvTranspose2d {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.stride as u32, self.padding as u32]
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         let per_pixel = inputs[1].map_or(0, |w| w.n * w.h * w.w * w.c);
         2 * (inputs[0].map_or(out.rows(), |x| x.rows()) * per_pixel) as u64

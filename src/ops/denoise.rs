@@ -43,6 +43,10 @@ impl Define for Denoise {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![u32::from(self.guided)]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }

@@ -25,6 +25,10 @@ impl Define for DepthwiseConv {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.stride as u32]
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         2 * (out.elements() * inputs[1].map_or(0, |w| w.w * w.c)) as u64
     }

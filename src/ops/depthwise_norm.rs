@@ -28,6 +28,10 @@ impl Define for DepthwiseNorm {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.eps.to_bits()]
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         (out.elements() * inputs[1].map_or(0, |w| 2 * w.w * w.c + 5)) as u64
     }

@@ -34,6 +34,10 @@ impl Define for FeedForward {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.eps.to_bits()]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }

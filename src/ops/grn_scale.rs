@@ -29,6 +29,10 @@ impl Define for GrnScale {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.eps.to_bits()]
+    }
+
     fn flops(&self, inputs: Shapes<'_>, _: Shape) -> u64 {
         2 * inputs[0].map_or(0, |x| x.elements()) as u64
     }

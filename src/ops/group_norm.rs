@@ -32,6 +32,10 @@ impl Define for GroupNorm {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.groups as u32, self.eps.to_bits(), self.function as u32]
+    }
+
     fn flops(&self, _: Shapes<'_>, out: Shape) -> u64 {
         8 * out.elements() as u64
     }

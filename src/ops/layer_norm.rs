@@ -39,6 +39,10 @@ impl Define for LayerNorm {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.eps.to_bits(), self.affine as u32]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }

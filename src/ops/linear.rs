@@ -49,6 +49,10 @@ impl Define for Linear {
         if fits { Ok(out) } else { Err(takes.into()) }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.function as u32]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(Self::RESIDUAL)
     }

@@ -23,6 +23,10 @@ impl Define for PixelShuffle {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.patch as u32]
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (x, p) = (inputs[0].expect("x"), self.patch);
         for (i, y) in out.iter_mut().enumerate() {

@@ -22,6 +22,10 @@ impl Define for Scale {
         }
     }
 
+    fn constants(&self) -> Vec<u32> {
+        vec![self.factor.to_bits()]
+    }
+
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }

@@ -1,0 +1,68 @@
+// What every shader can use. The loader appends this file to each of them, so
+// that the line numbers of a message are those of the shader itself.
+
+// Extent of a tensor: images, rows, columns, channels; channels are contiguous.
+struct Shape { n: u32, h: u32, w: u32, c: u32 }
+
+// What an operand is: the value of `<operand>_kind`, set when the pipeline is made.
+const ABSENT: u32 = 0u;
+const F32: u32 = 1u;
+const F16: u32 = 2u;
+const BF16: u32 = 3u;
+const IN_PLACE: u32 = 4u; // the values lie in `out`
+
+// ops::Function
+const IDENTITY: u32 = 0u;
+const GELU_ERF: u32 = 1u;
+const QUICK_GELU: u32 = 2u;
+const SILU: u32 = 3u;
+
+// Index of the 32-bit word that holds element i of a learned tensor.
+fn word(i: u32, kind: u32) -> u32 {
+    return select(i >> 1u, i, kind == F32);
+}
+
+// Element i, out of its word, widened to f32; exact but for what f32 itself rounds.
+fn element(bits: u32, i: u32, kind: u32) -> f32 {
+    if kind == F32 { return bitcast<f32>(bits); }
+    let half = (bits >> ((i & 1u) * 16u)) & 0xffffu;
+    if kind == BF16 { return bitcast<f32>(half << 16u); }
+    return unpack2x16float(half).x;
+}
+
+// Both elements of a word of 16-bit elements.
+fn elements(bits: u32, kind: u32) -> vec2<f32> {
+    if kind == BF16 { return vec2(bitcast<f32>(bits << 16u), bitcast<f32>(bits & 0xffff0000u)); }
+    return unpack2x16float(bits);
+}
+
+// Error function, |error| < 3.1e-7: x·P(x²)/Q(x²), clamped where it is 1 in f32.
+// Source: Eigen, `generic_fast_erf`.
+fn erf(v: f32) -> f32 {
+    let x = clamp(v, -3.925724783138660, 3.925724783138660);
+    let s = x * x;
+    var p = 0.00022905065861350646;
+    p = p * s + 0.0034082910107109506;
+    p = p * s + 0.050955695062380861;
+    p = p * s + 0.18520832239976145;
+    p = p * s + 1.128379143519084;
+    var q = -1.1791602954361697e-7;
+    q = q * s + 0.000023547966471313185;
+    q = q * s + 0.0010179625278914885;
+    q = q * s + 0.014070470171167667;
+    q = q * s + 0.11098505178285362;
+    q = q * s + 0.49746925110067538;
+    q = q * s + 1.0;
+    return clamp(x * p / q, -1.0, 1.0);
+}
+
+// ops::Function of x. exp overflows to infinity, and 1/inf is 0, but WGSL does not promise
+// infinities: arguments are kept where exp is finite.
+fn apply(function: u32, x: f32) -> f32 {
+    switch function {
+        case GELU_ERF: { return 0.5 * x * (1.0 + erf(x * 0.70710678118654752)); }
+        case QUICK_GELU: { return x / (1.0 + exp(min(-1.702 * x, 80.0))); }
+        case SILU: { return x / (1.0 + exp(min(-x, 80.0))); }
+        default: { return x; }
+    }
+}
