@@ -11,7 +11,7 @@
 // Reference  src/ops/pixel_shuffle.rs
 override WG: u32 = 64u;
 
-struct Params { out: Shape, x: Shape, patch: u32 }
+struct Params { out: Shape, x: Shape, side: u32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
@@ -24,7 +24,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let ch = i % p.out.c;
     let col = i / p.out.c % p.out.w;
     let row = i / p.out.c / p.out.w; // counts over all images, of which each has whole patches
-    let k = p.patch;
+    let k = p.side;
     let pixel = row / k * p.x.w + col / k;
     out[i] = x[pixel * p.x.c + (ch * k + row % k) * k + col % k];
 }

@@ -11,7 +11,7 @@
 // Reference  src/ops/pixel_unshuffle.rs
 override WG: u32 = 64u;
 
-struct Params { out: Shape, x: Shape, patch: u32 }
+struct Params { out: Shape, x: Shape, side: u32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
@@ -22,7 +22,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let i = id.x + id.y * groups.x * WG;
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let ch = i % p.out.c;
-    let k = p.patch;
+    let k = p.side;
     let col = i / p.out.c % p.out.w * k + ch % k;
     let row = i / p.out.c / p.out.w * k + ch / k % k; // counts over all images, of which each has whole patches
     out[i] = x[(row * p.x.w + col) * p.x.c + ch / (k * k)];
