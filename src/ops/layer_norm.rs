@@ -80,6 +80,6 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(stage_a, vec![slot(2, 3, 5, 192), weight(&[6]), None]),
         Case::new(plain, vec![slot(1, 1, 3, 1), None, None]),
         Case::new(plain, vec![values(1, 1, 2, 333, &[30.0, 30.25, 29.5, 31.0, 29.875]), None, None]), // mean ≫ deviation
-        Case::new(plain, vec![slot(1, 256, 257, 3), None, None]), // more rows than a grid is wide
+        Case::new(plain, vec![slot(1, 256, 257, 8), None, None]), // more rows than a grid is wide
     ]
 }

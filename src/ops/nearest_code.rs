@@ -32,6 +32,7 @@ impl Define for NearestCode {
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(NearestCode, vec![slot(2, 3, 5, 4), weight(&[16, 4])]),
+        Case::new(NearestCode, vec![slot(1, 5, 5, 3), weight(&[2, 3])]),
         Case::new(NearestCode, vec![values(1, 1, 1, 3, &[1e8]), weight(&[5, 3])]), // all equally far in f32
     ]
 }
