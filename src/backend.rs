@@ -4,6 +4,7 @@
 //! [`Backend::compile`], [`Program::write`], [`Program::run`] and [`Program::read`].
 
 pub mod cpu;
+pub mod devices;
 pub mod wgpu;
 
 use std::ops::Range;

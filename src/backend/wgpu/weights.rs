@@ -180,7 +180,7 @@ impl Weights {
 /// Writes a block, straight from the map where parts are whole words of the wanted type.
 fn write(queue: &wgpu::Queue, buffer: &wgpu::Buffer, block: &Block, weight: &Weight) {
     let mut at = block.place.1;
-    let whole = |part: &Part| part.dtype() == block.dtype && part.bytes().len() % 4 == 0;
+    let whole = |part: &Part| part.dtype() == block.dtype && part.bytes().len().is_multiple_of(4);
     if weight.parts().iter().all(whole) {
         for part in weight.parts() {
             queue.write_buffer(buffer, at, part.bytes());
