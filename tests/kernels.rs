@@ -128,6 +128,7 @@ fn every_kernel_matches_its_reference() {
     let mut ran = 0;
     let reference = cpu::Cpu::reference();
     for kernel in registry::all() {
+        let before = ran;
         let Some(backend) = devices::with_just(kernel).unwrap() else {
             assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
@@ -156,6 +157,7 @@ fn every_kernel_matches_its_reference() {
                 }
             }
         }
+        println!("{:20} {:28} {} cases", kernel.op, kernel.name, ran - before);
     }
     assert!(ran > 0, "no kernel was tested");
     println!("{ran} kernel cases");
