@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 /// Modules, each with all that it imports, tests apart. A row stands for everything below
 /// its module except what has a row of its own. Rows import rows further down.
 const LAYERS: &[(&str, &str)] = &[
-    ("cli", "backend backend::cpu error image noise ops pipeline registry request shape synth weights weights::model"),
+    (
+        "cli",
+        "backend backend::cpu demo error files image noise ops pipeline registry request shape synth weights \
+         weights::model",
+    ),
+    ("demo", "files"),
     ("synth", "error net::config"),
     (
         "pipeline",
@@ -21,18 +26,19 @@ const LAYERS: &[(&str, &str)] = &[
     ("registry", "cpu plan tensor"),
     ("image", "error request"),
     ("request", "error noise sampler"),
-    ("tokenizer", "error"),
+    ("tokenizer", "error files"),
     ("sampler", ""),
     ("noise", "shape"),
-    ("weights::model", "error net::config weights"),
+    ("weights::model", "error files net::config weights"),
     ("net", "error net::config ops plan shape tensor weights"),
-    ("net::config", "error weights"),
-    ("weights", "error tensor"),
+    ("net::config", "error files weights"),
+    ("weights", "error files tensor"),
     ("plan", "error ops shape tensor"),
     ("cpu", "tensor"),
     ("ops", "shape tensor"),
     ("tensor", "shape"),
     ("shape", ""),
+    ("files", "error"),
     ("error", ""),
 ];
 
