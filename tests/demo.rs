@@ -156,9 +156,9 @@ fn every_backend_draws_the_same_picture() {
         let first = first.get_or_insert_with(|| image.clone());
         let differences = || image.rgb.iter().zip(&first.rgb).map(|(a, b)| f64::from(a.abs_diff(*b)));
         let mean = differences().sum::<f64>() / image.rgb.len() as f64;
-        let most = differences().fold(0.0, f64::max);
-        println!("{name}: mean {mean:.4}, most {most} of 255");
-        assert!(mean < 0.05 && most <= 8.0, "{name}: mean difference {mean}, largest {most}");
+        let large = differences().filter(|d| *d > 4.0).count();
+        println!("{name}: differs by {mean:.5} of 255 on average, by more than 4 in {large} values");
+        assert!(mean < 0.05 && large <= image.rgb.len() / 1000, "{name}: by {mean}, by more than 4 in {large} values");
     }
 }
 
