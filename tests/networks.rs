@@ -114,7 +114,7 @@ impl Fixture {
 /// A network that carries its own weights, under `model.`.
 fn check_small(name: &str) {
     let fixture = Fixture::open(name);
-    let config = UNetConfig::read(&fixtures().join(format!("network/{name}.json"))).unwrap();
+    let config = UNetConfig::read(fixtures().join(format!("network/{name}.json"))).unwrap();
     let mut table: Vec<String> =
         config::tensors(&config).into_iter().map(|(name, _)| format!("model.{name}")).collect();
     table.sort();

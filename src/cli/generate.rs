@@ -114,10 +114,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     request.check()?;
     let outputs = Outputs::plan(args, request.images())?;
 
+    let paths = args.model.find()?;
     if !args.model.is_given() && !args.quiet {
         note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
     }
-    let model = Model::open(&args.model.find()?)?;
+    let model = Model::open(&paths)?;
     if let Some(side) = model.native_size {
         (request.width, request.height) = (args.width.unwrap_or(side), args.height.unwrap_or(side));
     }
