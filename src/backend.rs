@@ -4,13 +4,26 @@
 //! [`Backend::compile`], [`Program::write`], [`Program::run`] and [`Program::read`].
 
 pub mod cpu;
+pub mod devices;
+pub mod wgpu;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::plan::{Plan, Slot};
-use crate::registry::{Caps, Kernel, Lang, Launch};
+use crate::registry::{Caps, Lang};
+
+/// What a device is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The host's cores.
+    Cpu,
+    /// A graphics processor.
+    Gpu,
+    /// A program on the host's cores that behaves like a GPU.
+    Software,
+}
 
 /// What a backend found out about its device.
 #[derive(Debug, Clone)]
@@ -19,10 +32,14 @@ pub struct Device {
     pub name: String,
     /// Language of its kernels.
     pub lang: Lang,
+    /// What it is made of.
+    pub kind: Kind,
     /// What it can do.
     pub caps: Caps,
-    /// Memory that activations may take, in bytes.
+    /// Memory that can be had, in bytes; the largest number where that is not known.
     pub free_bytes: u64,
+    /// Whether weights are copied into that memory; the CPU reads them where the file is mapped.
+    pub copies_weights: bool,
 }
 
 impl Device {
@@ -39,23 +56,6 @@ pub trait Backend {
 
     /// Chooses a kernel for each node, and makes everything that running needs.
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>>;
-}
-
-/// Every device that is here, each with its best exact kernels, and with nothing
-/// but those that any device of its kind can run.
-pub fn exact() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(cpu::Cpu::new(false)), Box::new(cpu::Cpu::with_caps(Caps::NONE))]
-}
-
-/// A device that has what `kernel` needs and no more, so that the registry
-/// chooses it wherever it fits; `None` if no such device is here.
-pub fn with_just(kernel: &Kernel) -> Option<Box<dyn Backend>> {
-    match kernel.launch {
-        Launch::Cpu(_) => {
-            let has = cpu::detect().and(Caps::ROUND_BF16);
-            has.contains(kernel.needs).then(|| Box::new(cpu::Cpu::with_caps(kernel.needs)) as Box<dyn Backend>)
-        }
-    }
 }
 
 /// A compiled plan with its memory.

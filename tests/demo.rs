@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cascade_rt::backend::{self, Backend};
+use cascade_rt::backend::{Backend, devices};
 use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::pipeline::{Options, Pipeline, StartLatents};
@@ -114,7 +114,7 @@ fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Imag
 }
 
 fn best() -> Box<dyn Backend> {
-    backend::exact().remove(0)
+    devices::exact().unwrap().remove(0)
 }
 
 /// Each picture has the colours of its prompt and so, as no two prompts have the
@@ -149,7 +149,7 @@ fn other_prompts_show_something_else() {
 fn every_backend_draws_the_same_picture() {
     let _alone = alone();
     let mut first: Option<Image> = None;
-    for backend in backend::exact() {
+    for backend in devices::exact().unwrap() {
         let name = format!("{} with {}", backend.device().name, backend.device().caps);
         let image = pictures(backend, &[APPLE], 1).remove(0);
         assert_eq!(seen(&image), ("red", "blue"), "{name}");
