@@ -44,11 +44,11 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> counter: array<u32>;
 
 // x*scale + shift; zero past the end of a row. Rows past the last are the last again, and not stored.
-fn load_x(some_row: u32, k: u32) -> f32 {
+// `scales`: where the row's image has its scales.
+fn load_x(row: u32, scales: u32, k: u32) -> f32 {
     if k >= p.x.c { return 0.0; }
-    let row = min(some_row, p.out.n * p.out.h * p.out.w - 1u);
-    var v = x[row * p.x.c + k];
-    if scale_kind != ABSENT { v *= scale[row / (p.x.h * p.x.w) * p.x.c + k]; }
+    var v = x[min(row, p.out.n * p.out.h * p.out.w - 1u) * p.x.c + k];
+    if scale_kind != ABSENT { v *= scale[scales + k]; }
     if shift_kind != ABSENT { v += element(shift[word(k, shift_kind)], k, shift_kind); }
     return v;
 }
@@ -91,18 +91,20 @@ fn main(
     let o = group.x * TILE_N + lane;
     let column = min(o, p.out.c - 1u); // every lane stays, for the others ask it
     let width = min(subgroup, TILE_N);
+    let scales0 = (row0 + vec4(0u, 1u, 2u, 3u)) / (p.x.h * p.x.w) * p.x.c;
+    let scales4 = (row0 + vec4(4u, 5u, 6u, 7u)) / (p.x.h * p.x.w) * p.x.c;
     var s0 = 0.0; var s1 = 0.0; var s2 = 0.0; var s3 = 0.0;
     var s4 = 0.0; var s5 = 0.0; var s6 = 0.0; var s7 = 0.0;
 
     for (var k0 = 0u; k0 < p.x.c; k0 += width) {
-        let x0 = load_x(row0, k0 + here);
-        let x1 = load_x(row0 + 1u, k0 + here);
-        let x2 = load_x(row0 + 2u, k0 + here);
-        let x3 = load_x(row0 + 3u, k0 + here);
-        let x4 = load_x(row0 + 4u, k0 + here);
-        let x5 = load_x(row0 + 5u, k0 + here);
-        let x6 = load_x(row0 + 6u, k0 + here);
-        let x7 = load_x(row0 + 7u, k0 + here);
+        let x0 = load_x(row0, scales0.x, k0 + here);
+        let x1 = load_x(row0 + 1u, scales0.y, k0 + here);
+        let x2 = load_x(row0 + 2u, scales0.z, k0 + here);
+        let x3 = load_x(row0 + 3u, scales0.w, k0 + here);
+        let x4 = load_x(row0 + 4u, scales4.x, k0 + here);
+        let x5 = load_x(row0 + 5u, scales4.y, k0 + here);
+        let x6 = load_x(row0 + 6u, scales4.z, k0 + here);
+        let x7 = load_x(row0 + 7u, scales4.w, k0 + here);
         for (var j = 0u; j < min(width, p.x.c - k0); j += 2u) {
             let w = load_w(column, k0 + j);
             s0 = fma(subgroupShuffle(x0, j), w.x, fma(subgroupShuffle(x0, j + 1u), w.y, s0));

@@ -46,11 +46,11 @@ struct Params {
 var<workgroup> tile_x: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four rows in each
 var<workgroup> tile_w: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four outputs in each
 
-// x*scale + shift; zero outside, so that nothing is added there.
-fn load_x(row: u32, k: u32) -> f32 {
+// x*scale + shift; zero outside, so that nothing is added there. `scales`: where the row's image has its scales.
+fn load_x(row: u32, scales: u32, k: u32) -> f32 {
     if row >= p.out.n * p.out.h * p.out.w || k >= p.x.c { return 0.0; }
     var v = x[row * p.x.c + k];
-    if scale_kind != ABSENT { v *= scale[row / (p.x.h * p.x.w) * p.x.c + k]; }
+    if scale_kind != ABSENT { v *= scale[scales + k]; }
     if shift_kind != ABSENT { v += element(shift[word(k, shift_kind)], k, shift_kind); }
     return v;
 }
@@ -97,24 +97,26 @@ fn main(
     var r0 = vec4(0.0); var r1 = vec4(0.0); var r2 = vec4(0.0); var r3 = vec4(0.0);
     var r4 = vec4(0.0); var r5 = vec4(0.0); var r6 = vec4(0.0); var r7 = vec4(0.0);
 
+    // What this lane brings into the tiles: four rows and four outputs, every fourth k.
+    let four = lane / 4u;
+    let row = row0 + 4u * four + vec4(0u, 1u, 2u, 3u);
+    let scales = row / (p.x.h * p.x.w) * p.x.c;
+    let o = o0 + 4u * four;
+
     for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
-        for (var i = lane; i < TILE_K * TILE_M / 4u; i += 64u) {
-            let k = i % TILE_K;
-            let four = i / TILE_K;
-            let row = row0 + 4u * four;
-            tile_x[k * STRIDE + four] = vec4(
-                load_x(row, k0 + k), load_x(row + 1u, k0 + k), load_x(row + 2u, k0 + k), load_x(row + 3u, k0 + k));
+        for (var i = lane % 4u; i < TILE_K; i += 4u) {
+            let k = k0 + i;
+            tile_x[i * STRIDE + four] = vec4(
+                load_x(row.x, scales.x, k), load_x(row.y, scales.y, k),
+                load_x(row.z, scales.z, k), load_x(row.w, scales.w, k));
         }
-        for (var i = lane; i < TILE_K / 2u * TILE_N / 4u; i += 64u) {
-            let k = i % (TILE_K / 2u) * 2u;
-            let four = i / (TILE_K / 2u);
-            let o = o0 + 4u * four;
-            let w0 = load_w(o, k0 + k);
-            let w1 = load_w(o + 1u, k0 + k);
-            let w2 = load_w(o + 2u, k0 + k);
-            let w3 = load_w(o + 3u, k0 + k);
-            tile_w[k * STRIDE + four] = vec4(w0.x, w1.x, w2.x, w3.x);
-            tile_w[(k + 1u) * STRIDE + four] = vec4(w0.y, w1.y, w2.y, w3.y);
+        for (var i = lane % 4u * 2u; i < TILE_K; i += 8u) {
+            let w0 = load_w(o, k0 + i);
+            let w1 = load_w(o + 1u, k0 + i);
+            let w2 = load_w(o + 2u, k0 + i);
+            let w3 = load_w(o + 3u, k0 + i);
+            tile_w[i * STRIDE + four] = vec4(w0.x, w1.x, w2.x, w3.x);
+            tile_w[(i + 1u) * STRIDE + four] = vec4(w0.y, w1.y, w2.y, w3.y);
         }
         workgroupBarrier();
         for (var k = 0u; k < TILE_K; k++) {

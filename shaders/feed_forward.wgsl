@@ -1,0 +1,181 @@
+// feed_forward: y = x + g5*(W2*gelu(W0*(LN(x)*(1 + g3) + g4) + b0) + b2), g = gammas
+//
+// x       [n, h, w, c] f32, arena             binding 2; in `out` where in place
+// gammas  [6] f32, f16 or bf16                binding 3
+// w0      [m, c] likewise                     binding 4
+// b0      [m] likewise                        binding 5
+// w2      [c, m] likewise                     binding 6
+// b2      [c] likewise                        binding 7
+// out     [n, h, w, c] f32, arena             binding 1
+//
+// Launch     one group of WG lanes per ROWS pixels. A lane has all rows of one hidden channel in a chunk of WG, then
+//            all rows of COLUMNS outputs, WG apart.
+// Memory     x is read three times, the last two from cache; W0 and W2 once a group; y is written once. The
+//            hidden channels exist a chunk at a time, in workgroup memory.
+// Numerics   f32; mean and variance in two passes; weights are widened exactly.
+// Needs      c at most C_MAX; 14.3 KiB of workgroup memory.
+// Tunables   none: what a lane holds is spelled out, because arrays indexed at run time leave the registers.
+// Reference  src/ops/feed_forward.rs
+const WG: u32 = 64u;
+const ROWS: u32 = 8u;
+const COLUMNS: u32 = 6u;
+const C_MAX: u32 = 384u; // WG * COLUMNS
+@id(0) override x_kind: u32;
+@id(1) override gammas_kind: u32;
+@id(2) override w0_kind: u32;
+@id(3) override b0_kind: u32;
+@id(4) override w2_kind: u32;
+@id(5) override b2_kind: u32;
+
+struct Params { out: Shape, x: Shape, gammas: Shape, w0: Shape, b0: Shape, w2: Shape, b2: Shape, eps: f32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read> gammas: array<u32>;
+@group(0) @binding(4) var<storage, read> w0: array<u32>;
+@group(0) @binding(5) var<storage, read> b0: array<u32>;
+@group(0) @binding(6) var<storage, read> w2: array<u32>;
+@group(0) @binding(7) var<storage, read> b2: array<u32>;
+
+var<workgroup> normed: array<vec4<f32>, 768>; // [C_MAX][2], rows 0..4 and 4..8
+var<workgroup> hidden: array<vec4<f32>, 128>; // [WG][2], likewise
+var<workgroup> partial: array<f32, 64>;       // [ROWS][8]
+
+fn gamma(i: u32) -> f32 {
+    return element(gammas[word(i, gammas_kind)], i, gammas_kind);
+}
+
+// Rows past the last are the last again, and not stored.
+fn load_x(row: u32, k: u32) -> f32 {
+    let i = min(row, p.out.n * p.out.h * p.out.w - 1u) * p.out.c + k;
+    if x_kind == IN_PLACE { return out[i]; }
+    return x[i];
+}
+
+// W0[o, k] and W0[o, k + 1], out of one word where they share it; zero outside.
+fn load_w0(o: u32, k: u32) -> vec2<f32> {
+    if o >= p.w0.w { return vec2(0.0); }
+    let i = o * p.w0.c + k;
+    if w0_kind != F32 && p.w0.c % 2u == 0u { return elements(w0[i / 2u], w0_kind); }
+    let first = element(w0[word(i, w0_kind)], i, w0_kind);
+    if k + 1u == p.w0.c { return vec2(first, 0.0); }
+    return vec2(first, element(w0[word(i + 1u, w0_kind)], i + 1u, w0_kind));
+}
+
+// The same of W2.
+fn load_w2(o: u32, k: u32) -> vec2<f32> {
+    if o >= p.w2.w { return vec2(0.0); }
+    let i = o * p.w2.c + k;
+    if w2_kind != F32 && p.w2.c % 2u == 0u { return elements(w2[i / 2u], w2_kind); }
+    let first = element(w2[word(i, w2_kind)], i, w2_kind);
+    if k + 1u == p.w2.c { return vec2(first, 0.0); }
+    return vec2(first, element(w2[word(i + 1u, w2_kind)], i + 1u, w2_kind));
+}
+
+// Sum over the 8 lanes that share a row, the same in each.
+fn row_sum(lane: u32, v: f32) -> f32 {
+    workgroupBarrier();
+    partial[lane] = v;
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < 8u; i++) { sum += partial[lane / 8u * 8u + i]; }
+    return sum;
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row0 = (group.x + group.y * groups.x) * ROWS;
+    let rows = p.out.n * p.out.h * p.out.w;
+    if row0 >= rows { return; }
+    let c = p.out.c;
+
+    // The norm: 8 lanes a row.
+    let row = lane / 8u;
+    var v = 0.0;
+    for (var k = lane % 8u; k < c; k += 8u) { v += load_x(row0 + row, k); }
+    let mean = row_sum(lane, v) / f32(c);
+    v = 0.0;
+    for (var k = lane % 8u; k < c; k += 8u) {
+        let d = load_x(row0 + row, k) - mean;
+        v += d * d;
+    }
+    let factor = inverseSqrt(row_sum(lane, v) / f32(c) + p.eps) * (1.0 + gamma(3u));
+    for (var k = lane % 8u; k < c; k += 8u) {
+        normed[2u * k + row / 4u][row % 4u] = (load_x(row0 + row, k) - mean) * factor + gamma(4u);
+    }
+    workgroupBarrier();
+
+    // Sums of outputs lane + WG*i: a for rows 0..4, b for 4..8.
+    var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0); var a4 = vec4(0.0); var a5 = vec4(0.0);
+    var d0 = vec4(0.0); var d1 = vec4(0.0); var d2 = vec4(0.0); var d3 = vec4(0.0); var d4 = vec4(0.0); var d5 = vec4(0.0);
+    for (var j0 = 0u; j0 < p.w0.w; j0 += WG) {
+        let j = j0 + lane;
+        var a = vec4(0.0);
+        var b = vec4(0.0);
+        for (var k = 0u; k < c; k += 2u) {
+            let w = load_w0(j, k);
+            let next = min(k + 1u, c - 1u); // its weight is zero where there is none
+            a = fma(w.yyyy, normed[2u * next], fma(w.xxxx, normed[2u * k], a));
+            b = fma(w.yyyy, normed[2u * next + 1u], fma(w.xxxx, normed[2u * k + 1u], b));
+        }
+        var bias = 0.0;
+        if j < p.w0.w { bias = element(b0[word(j, b0_kind)], j, b0_kind); }
+        for (var i = 0u; i < ROWS; i++) {
+            hidden[2u * lane + i / 4u][i % 4u] = apply(GELU_ERF, select(a, b, i >= 4u)[i % 4u] + bias);
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < min(WG, p.w0.w - j0); k += 2u) {
+            let h0 = hidden[2u * k];
+            let h1 = hidden[2u * k + 1u];
+            let i0 = hidden[2u * k + 2u];
+            let i1 = hidden[2u * k + 3u];
+            var w = load_w2(lane, j0 + k);
+            a0 = fma(w.yyyy, i0, fma(w.xxxx, h0, a0));
+            d0 = fma(w.yyyy, i1, fma(w.xxxx, h1, d0));
+            if c <= WG { continue; }
+            w = load_w2(lane + WG, j0 + k);
+            a1 = fma(w.yyyy, i0, fma(w.xxxx, h0, a1));
+            d1 = fma(w.yyyy, i1, fma(w.xxxx, h1, d1));
+            if c <= 2u * WG { continue; }
+            w = load_w2(lane + 2u * WG, j0 + k);
+            a2 = fma(w.yyyy, i0, fma(w.xxxx, h0, a2));
+            d2 = fma(w.yyyy, i1, fma(w.xxxx, h1, d2));
+            if c <= 3u * WG { continue; }
+            w = load_w2(lane + 3u * WG, j0 + k);
+            a3 = fma(w.yyyy, i0, fma(w.xxxx, h0, a3));
+            d3 = fma(w.yyyy, i1, fma(w.xxxx, h1, d3));
+            w = load_w2(lane + 4u * WG, j0 + k);
+            a4 = fma(w.yyyy, i0, fma(w.xxxx, h0, a4));
+            d4 = fma(w.yyyy, i1, fma(w.xxxx, h1, d4));
+            w = load_w2(lane + 5u * WG, j0 + k);
+            a5 = fma(w.yyyy, i0, fma(w.xxxx, h0, a5));
+            d5 = fma(w.yyyy, i1, fma(w.xxxx, h1, d5));
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < COLUMNS; i++) {
+        let o = lane + i * WG;
+        if o >= c { break; }
+        var a = a0;
+        var b = d0;
+        switch i {
+            case 1u: { a = a1; b = d1; }
+            case 2u: { a = a2; b = d2; }
+            case 3u: { a = a3; b = d3; }
+            case 4u: { a = a4; b = d4; }
+            case 5u: { a = a5; b = d5; }
+            default: {}
+        }
+        let bias = element(b2[word(o, b2_kind)], o, b2_kind);
+        for (var r = 0u; r < min(ROWS, rows - row0); r++) {
+            let sum = select(a, b, r >= 4u)[r % 4u] + bias;
+            out[(row0 + r) * c + o] = load_x(row0 + r, o) + gamma(5u) * sum;
+        }
+    }
+}
