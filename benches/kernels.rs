@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cascade_rt::backend::{Backend, Program, cpu};
+use cascade_rt::backend::{self, Backend, Program, cpu};
 use cascade_rt::ops::{self, Affine, Case, Element, Function, Op, Operand};
 use cascade_rt::plan::{Plan, Recorder, Source};
-use cascade_rt::registry::{self, Caps, KERNELS, Kernel, Launch};
+use cascade_rt::registry::{self, Caps};
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::{Dtype, Part, Weight};
 use criterion::{Criterion, Throughput};
@@ -117,19 +117,9 @@ fn stored(caps: Caps) -> Dtype {
     if caps.contains(Caps::ROUND_BF16) { Dtype::Bf16 } else { Dtype::F32 }
 }
 
-/// A device with exactly what the row needs, if this machine has it.
-fn device_for(kernel: &Kernel) -> Option<Box<dyn Backend>> {
-    match kernel.launch {
-        Launch::Cpu(_) => {
-            let has = cpu::detect().and(Caps::ROUND_BF16);
-            has.contains(kernel.needs).then(|| Box::new(cpu::Cpu::with_caps(kernel.needs)) as Box<dyn Backend>)
-        }
-    }
-}
-
 fn rows(criterion: &mut Criterion) {
-    for kernel in KERNELS {
-        let Some(backend) = device_for(kernel) else { continue };
+    for kernel in registry::all() {
+        let Some(backend) = backend::with_just(kernel).expect("the device opens") else { continue };
         let mut cases: Vec<(String, Case)> = ops::cases().into_iter().map(|case| (String::new(), case)).collect();
         cases.extend(compared().into_iter().map(|(name, _, case)| (name, case)));
         cases.retain(|(_, case)| case.op.name() == kernel.op);
@@ -151,7 +141,15 @@ fn rows(criterion: &mut Criterion) {
             });
             group.bench_function(name, |bencher| {
                 let mut program = program(case, plan.clone(), backend.as_ref());
-                bencher.iter(|| program.run(0..1).expect("it runs"));
+                let out = plan.nodes[0].output;
+                let mut result = vec![0u32; out.shape.elements()];
+                bencher.iter_custom(|times| {
+                    let start = Instant::now();
+                    (0..times).for_each(|_| program.run(0..1).expect("it runs"));
+                    // A GPU may still be at work when `run` returns.
+                    program.read(out, bytemuck::cast_slice_mut(&mut result)).expect("it can be read");
+                    start.elapsed()
+                });
             });
         }
         group.finish();

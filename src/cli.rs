@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::backend::{Backend, cpu::Cpu};
 use crate::error::{Error, Result};
 use crate::synth::Preset;
 use crate::weights::paths::{ModelPaths, Overrides};
@@ -139,14 +138,6 @@ fn no_handler(found: &str) -> Error {
         wanted: "signal handlers".into(),
         found: found.into(),
         remedy: "the system refuses what every program may do; try another environment".into(),
-    }
-}
-
-/// The backend that `--device` names.
-fn open_device(name: &str, round_bf16: bool) -> Result<Box<dyn Backend>> {
-    match name {
-        "auto" | "cpu" => Ok(Box::new(Cpu::new(round_bf16))),
-        _ => Err(Error::Request { what: "--device".into(), expected: "auto or cpu".into(), found: name.into() }),
     }
 }
 

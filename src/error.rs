@@ -110,6 +110,15 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A shader is not what it should be.
+    #[error("{path}: {}", message.trim_end())]
+    Shader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line where there is one.
+        message: String,
+    },
+
     /// Reading or writing a file failed.
     #[error("{path}: cannot {action}: {source}")]
     Disk {
@@ -135,7 +144,7 @@ impl Error {
     /// 7 disk, 130 interrupted, 1 anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Request { .. } => 2,
+            Error::Request { .. } | Error::Shader { .. } => 2,
             Error::ModelMissing { .. } | Error::Model { .. } | Error::Tensor { .. } => 3,
             Error::DoesNotFit { .. } => 4,
             Error::Device { .. } => 5,

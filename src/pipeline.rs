@@ -44,8 +44,8 @@ pub struct StartLatents {
 /// What is going on, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
-    /// A plan was made: images at once, bytes of activations, bytes of weights
-    /// that it reads from mapped files.
+    /// A plan was made and nothing moved yet: images at once, bytes that must be free at once,
+    /// bytes of weights.
     Planned(usize, u64, u64),
     /// A stage begins; it takes this many steps.
     Begin(&'static str, usize),
@@ -174,7 +174,8 @@ impl Pipeline {
             }
             self.compiled = None;
             let recorded = record::record(&self.model, &extent)?;
-            let (need, free) = (recorded.bytes(total), self.backend.device().free_bytes);
+            let device = self.backend.device();
+            let (need, free) = (recorded.bytes(total, device), device.free_bytes);
             if need <= free / 10 * 9 {
                 (options.progress)(Progress::Planned(images, need, recorded.plan.weight_bytes()));
                 let program = self.backend.compile(recorded.plan.clone())?;
@@ -197,7 +198,8 @@ impl Pipeline {
             if smaller.width < 64 || smaller.height < 64 {
                 break None;
             }
-            if record::record(&self.model, &smaller).is_ok_and(|r| r.bytes(total) <= device.free_bytes / 10 * 9) {
+            if record::record(&self.model, &smaller).is_ok_and(|r| r.bytes(total, device) <= device.free_bytes / 10 * 9)
+            {
                 break Some(smaller);
             }
         };

@@ -139,7 +139,21 @@ impl Plan {
     /// Bytes of weights that the plan reads, as stored; each counted once, though
     /// keys and values are projected by the same weights for image and text.
     pub fn weight_bytes(&self) -> u64 {
-        let mut places: Vec<_> = self.weights.iter().flat_map(Weight::parts).map(Part::place).collect();
+        self.weight_bytes_of(0..self.nodes.len())
+    }
+
+    /// The same for the phase that reads most: what must be in memory at once at least.
+    pub fn phase_weight_bytes(&self) -> u64 {
+        self.phases.iter().map(|p| self.weight_bytes_of(p.nodes.clone())).max().unwrap_or(0)
+    }
+
+    fn weight_bytes_of(&self, nodes: Range<usize>) -> u64 {
+        let sources = self.nodes[nodes].iter().flat_map(|node| node.inputs.iter().flatten());
+        let weights = sources.filter_map(|source| match source {
+            Source::Weight(w, _) => Some(&self.weights[*w]),
+            Source::Slot(_) => None,
+        });
+        let mut places: Vec<_> = weights.flat_map(Weight::parts).map(Part::place).collect();
         places.sort_by(|(a, x), (b, y)| (a, x.start).cmp(&(b, y.start)));
         places.dedup();
         places.iter().map(|(_, range)| range.len() as u64).sum()

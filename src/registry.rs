@@ -6,8 +6,12 @@
 //! last row of every op in a language needs nothing and fits anything. Tests
 //! and benches take their lists from here.
 
-use crate::backend::cpu::{self, launch};
-use crate::cpu::Isa;
+mod cpu;
+mod grid;
+mod wgsl;
+
+pub use grid::{Axis, Count, Grid, Of, Pass};
+
 use crate::plan::{Node, Source};
 use crate::tensor::{Dtype, Weight};
 
@@ -16,6 +20,13 @@ use crate::tensor::{Dtype, Weight};
 pub enum Lang {
     /// Rust, run on the host's cores.
     Cpu,
+    /// WGSL, run on any GPU that Vulkan, Metal or DX12 can reach.
+    Wgsl,
+}
+
+impl Lang {
+    /// Every language.
+    pub const ALL: [Lang; 2] = [Lang::Cpu, Lang::Wgsl];
 }
 
 /// What a device can do, as a set of bits.
@@ -33,12 +44,21 @@ impl Caps {
     pub const AVX512_BF16: Caps = Caps(1 << 2);
     /// The user allows factors to be rounded to bf16 (`--dtype bf16`).
     pub const ROUND_BF16: Caps = Caps(1 << 3);
+    /// WGSL subgroup operations.
+    pub const SUBGROUP: Caps = Caps(1 << 4);
+    /// WGSL 16-bit floats.
+    pub const F16: Caps = Caps(1 << 5);
+    /// WGSL cooperative matrices, 16×16×16, f16 factors and f32 sums.
+    pub const COOPERATIVE: Caps = Caps(1 << 6);
 
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
         (Caps::AVX512, "avx512"),
         (Caps::AVX512_BF16, "avx512_bf16"),
         (Caps::ROUND_BF16, "round_bf16"),
+        (Caps::SUBGROUP, "subgroup"),
+        (Caps::F16, "f16"),
+        (Caps::COOPERATIVE, "cooperative_matrix"),
     ];
 
     /// Both sets together.
@@ -106,7 +126,22 @@ pub struct Kernel {
 #[derive(Debug, Clone, Copy)]
 pub enum Launch {
     /// A function of the CPU backend.
-    Cpu(cpu::Kernel),
+    Cpu(crate::backend::cpu::Kernel),
+    /// A shader.
+    Wgsl(Shader),
+}
+
+/// A shader file and how it is dispatched.
+#[derive(Debug, Clone, Copy)]
+pub struct Shader {
+    /// Text of the file. It may name any tunable `override` or `const`; see [`Axis::per`].
+    pub source: &'static str,
+    /// Entry points, run one after the other.
+    pub passes: &'static [Pass],
+    /// Elements of memory that the passes share, as the product of these; empty if they need none.
+    pub scratch: &'static [Axis],
+    /// Values for the shader's tunables instead of its own.
+    pub tunables: &'static [(&'static str, u32)],
 }
 
 impl Kernel {
@@ -152,86 +187,19 @@ pub fn choose(
     panic!("{} has a row in {lang:?} that fits anything", node.op.name())
 }
 
-/// All rows of a language.
+/// All rows of a language. Within an op, the first that can be used is.
 pub fn kernels(lang: Lang) -> impl Iterator<Item = &'static Kernel> {
-    KERNELS.iter().filter(move |k| k.lang == lang)
+    match lang {
+        Lang::Cpu => cpu::ROWS,
+        Lang::Wgsl => wgsl::ROWS,
+    }
+    .iter()
 }
 
-const fn row(op: &'static str, name: &'static str, needs: Caps, kernel: cpu::Kernel) -> Kernel {
-    Kernel { op, name, lang: Lang::Cpu, needs, fit: &[], launch: Launch::Cpu(kernel) }
+/// Every kernel there is.
+pub fn all() -> impl Iterator<Item = &'static Kernel> {
+    Lang::ALL.into_iter().flat_map(kernels)
 }
-
-/// The row of an op's own definition.
-const fn reference(op: &'static str) -> Kernel {
-    row(op, "reference", Caps::NONE, cpu::REFERENCE)
-}
-
-/// What [`Isa::Avx512Bf16`] needs; factors of products are rounded.
-const BF16: Caps = Caps::AVX512_BF16.and(Caps::AVX512).and(Caps::ROUND_BF16);
-
-/// Every kernel. Within an op and a language, the first row that can be used is.
-#[rustfmt::skip]
-pub static KERNELS: &[Kernel] = &[
-    reference("activation"),
-    row("add", "add.avx512", Caps::AVX512, launch::add(Isa::Avx512)),
-    row("add", "add.avx2", Caps::AVX2, launch::add(Isa::Avx2)),
-    row("add", "add", Caps::NONE, launch::add(Isa::Portable)),
-    reference("advance"),
-    row("attention", "attention.avx512_bf16", BF16, launch::attention(Isa::Avx512Bf16)),
-    row("attention", "attention.avx512", Caps::AVX512, launch::attention(Isa::Avx512)),
-    row("attention", "attention.avx2", Caps::AVX2, launch::attention(Isa::Avx2)),
-    row("attention", "attention", Caps::NONE, launch::attention(Isa::Portable)),
-    reference("batch_norm"),
-    reference("concat"),
-    row("conv2d", "conv2d.avx512_bf16", BF16, launch::conv2d(Isa::Avx512Bf16)),
-    row("conv2d", "conv2d.avx512", Caps::AVX512, launch::conv2d(Isa::Avx512)),
-    row("conv2d", "conv2d.avx2", Caps::AVX2, launch::conv2d(Isa::Avx2)),
-    row("conv2d", "conv2d", Caps::NONE, launch::conv2d(Isa::Portable)),
-    row("conv_transpose2d", "conv_transpose2d.avx512_bf16", BF16, launch::conv_transpose2d(Isa::Avx512Bf16)),
-    row("conv_transpose2d", "conv_transpose2d.avx512", Caps::AVX512, launch::conv_transpose2d(Isa::Avx512)),
-    row("conv_transpose2d", "conv_transpose2d.avx2", Caps::AVX2, launch::conv_transpose2d(Isa::Avx2)),
-    row("conv_transpose2d", "conv_transpose2d", Caps::NONE, launch::conv_transpose2d(Isa::Portable)),
-    reference("count_non_finite"),
-    reference("denoise"),
-    reference("depthwise_conv"),
-    row("depthwise_norm", "depthwise_norm.avx512", Caps::AVX512, launch::depthwise_norm(Isa::Avx512)).fit(&[Fit::WindowAtMost(7)]),
-    row("depthwise_norm", "depthwise_norm.avx2", Caps::AVX2, launch::depthwise_norm(Isa::Avx2)).fit(&[Fit::WindowAtMost(7)]),
-    row("depthwise_norm", "depthwise_norm", Caps::NONE, launch::depthwise_norm(Isa::Portable)).fit(&[Fit::WindowAtMost(7)]),
-    reference("depthwise_norm"),
-    row("depthwise_residual", "depthwise_residual.avx512", Caps::AVX512, launch::depthwise_residual(Isa::Avx512)),
-    row("depthwise_residual", "depthwise_residual.avx2", Caps::AVX2, launch::depthwise_residual(Isa::Avx2)),
-    row("depthwise_residual", "depthwise_residual", Caps::NONE, launch::depthwise_residual(Isa::Portable)),
-    reference("embed"),
-    row("feed_forward", "feed_forward.avx512_bf16", BF16, launch::feed_forward(Isa::Avx512Bf16)),
-    row("feed_forward", "feed_forward.avx512", Caps::AVX512, launch::feed_forward(Isa::Avx512)),
-    row("feed_forward", "feed_forward.avx2", Caps::AVX2, launch::feed_forward(Isa::Avx2)),
-    row("feed_forward", "feed_forward", Caps::NONE, launch::feed_forward(Isa::Portable)),
-    reference("gate"),
-    reference("gather"),
-    row("grn_scale", "grn_scale.avx512", Caps::AVX512, launch::grn_scale(Isa::Avx512)),
-    row("grn_scale", "grn_scale.avx2", Caps::AVX2, launch::grn_scale(Isa::Avx2)),
-    row("grn_scale", "grn_scale", Caps::NONE, launch::grn_scale(Isa::Portable)),
-    row("group_norm", "group_norm.avx512", Caps::AVX512, launch::group_norm(Isa::Avx512)),
-    row("group_norm", "group_norm.avx2", Caps::AVX2, launch::group_norm(Isa::Avx2)),
-    row("group_norm", "group_norm", Caps::NONE, launch::group_norm(Isa::Portable)),
-    row("layer_norm", "layer_norm.avx512", Caps::AVX512, launch::layer_norm(Isa::Avx512)),
-    row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
-    row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),
-    row("linear", "linear.avx512_bf16", BF16, launch::linear(Isa::Avx512Bf16)),
-    row("linear", "linear.avx512", Caps::AVX512, launch::linear(Isa::Avx512)),
-    row("linear", "linear.avx2", Caps::AVX2, launch::linear(Isa::Avx2)),
-    row("linear", "linear", Caps::NONE, launch::linear(Isa::Portable)),
-    reference("mean"),
-    reference("modulate"),
-    reference("nearest_code"),
-    reference("pixel_shuffle"),
-    reference("pixel_unshuffle"),
-    row("resample", "resample.avx512", Caps::AVX512, launch::resample(Isa::Avx512)),
-    row("resample", "resample.avx2", Caps::AVX2, launch::resample(Isa::Avx2)),
-    row("resample", "resample", Caps::NONE, launch::resample(Isa::Portable)),
-    reference("scale"),
-    reference("to_rgb8"),
-];
 
 #[cfg(test)]
 mod tests {
@@ -239,16 +207,18 @@ mod tests {
 
     #[test]
     fn the_last_row_of_every_op_serves_anything() {
-        for op in crate::ops::NAMES {
-            let last = kernels(Lang::Cpu).filter(|k| k.op == *op).last();
-            let last = last.unwrap_or_else(|| panic!("{op} has no row"));
-            assert!(last.needs == Caps::NONE && last.fit.is_empty(), "{op}: {}", last.name);
+        for lang in Lang::ALL {
+            for op in crate::ops::NAMES {
+                let last = kernels(lang).filter(|k| k.op == *op).last();
+                let Some(last) = last else { continue };
+                assert!(last.needs == Caps::NONE && last.fit.is_empty(), "{op}: {}", last.name);
+            }
         }
     }
 
     #[test]
     fn every_row_names_an_op() {
-        for kernel in KERNELS {
+        for kernel in all() {
             assert!(crate::ops::NAMES.contains(&kernel.op), "{}", kernel.op);
         }
     }

@@ -118,12 +118,17 @@ impl Part {
 
     /// The elements.
     pub fn elements(&self) -> Elements<'_> {
-        let bytes = &self.source.bytes()[self.range.clone()];
+        let bytes = self.bytes();
         match self.dtype {
             Dtype::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
             Dtype::Bf16 => Elements::Bf16(bytemuck::cast_slice(bytes)),
             Dtype::F16 => Elements::F16(bytemuck::cast_slice(bytes)),
         }
+    }
+
+    /// The elements as they are stored.
+    pub fn bytes(&self) -> &[u8] {
+        &self.source.bytes()[self.range.clone()]
     }
 
     /// The element type.

@@ -5,10 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use cascade_rt::backend::{self, Backend, cpu};
+use cascade_rt::backend::{self, Backend, cpu, wgpu};
 use cascade_rt::ops::{self, Case, Element, Operand};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
-use cascade_rt::registry::{KERNELS, Kernel};
+use cascade_rt::registry::{self, Kernel, Lang};
 use cascade_rt::tensor::{Dtype, Part, Weight};
 use half::{bf16, f16};
 
@@ -111,19 +111,24 @@ fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
 }
 
 /// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
-/// capabilities that the machine is meant to have, e.g. `avx2,avx512`.
+/// what the machine is meant to have, capabilities or `wgpu`, e.g. `avx2,wgpu`.
 fn required(kernel: &Kernel) -> bool {
     let required = std::env::var("CASCADE_REQUIRE").unwrap_or_default();
-    let lacking = kernel.needs.without(cpu::detect()).to_string();
-    required.split(',').any(|name| lacking.split(" + ").any(|l| l == name))
+    let (devices, has) = match kernel.lang {
+        Lang::Cpu => ("cpu", vec![cpu::detect()]),
+        Lang::Wgsl => ("wgpu", wgpu::adapters().iter().map(|adapter| adapter.caps).collect()),
+    };
+    let lacking = has.iter().map(|caps| kernel.needs.without(*caps).to_string());
+    let lacking: Vec<String> = if has.is_empty() { vec![devices.into()] } else { lacking.collect() };
+    required.split(',').any(|name| lacking.iter().any(|all| all.split(" + ").any(|l| l == name)))
 }
 
 #[test]
 fn every_kernel_matches_its_reference() {
     let mut ran = 0;
     let reference = cpu::Cpu::reference();
-    for kernel in KERNELS {
-        let Some(backend) = backend::with_just(kernel) else {
+    for kernel in registry::all() {
+        let Some(backend) = backend::with_just(kernel).unwrap() else {
             assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
@@ -134,7 +139,7 @@ fn every_kernel_matches_its_reference() {
                     let Some(one) = plan(case, dtype, state) else { continue };
                     let weights = &one.plan.weights;
                     let caps = backend.device().caps;
-                    let chosen = cascade_rt::registry::choose(&one.plan.nodes[0], weights, kernel.lang, caps).0;
+                    let chosen = registry::choose(&one.plan.nodes[0], weights, kernel.lang, caps).0;
                     if !std::ptr::eq(chosen, kernel) {
                         continue; // the shape does not fit this row
                     }

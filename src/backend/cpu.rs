@@ -5,7 +5,7 @@ pub mod launch;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Device, Program};
+use super::{Backend, Device, Kind, Program};
 use crate::cpu::Isa;
 use crate::error::Result;
 use crate::ops::{Op, Shapes};
@@ -84,7 +84,14 @@ impl Cpu {
         if round_bf16 {
             caps = caps.and(Caps::ROUND_BF16);
         }
-        let device = Device { name: cpu_name(), lang: Lang::Cpu, caps, free_bytes: available_memory() };
+        let device = Device {
+            name: cpu_name(),
+            lang: Lang::Cpu,
+            kind: Kind::Cpu,
+            caps,
+            free_bytes: available_memory(),
+            copies_weights: false,
+        };
         Self { device, reference: false }
     }
 
@@ -121,7 +128,7 @@ fn cpu_name() -> String {
 }
 
 /// Memory that can be taken without swapping; everything, where the system does not say.
-fn available_memory() -> u64 {
+pub(super) fn available_memory() -> u64 {
     let kib = proc_field("/proc/meminfo", "MemAvailable").and_then(|v| v.trim_end_matches(" kB").parse::<u64>().ok());
     kib.map_or(u64::MAX, |kib| kib * 1024)
 }
@@ -137,7 +144,10 @@ impl Backend for Cpu {
             let kernel = if self.reference {
                 REFERENCE
             } else {
-                let Launch::Cpu(kernel) = registry::choose(node, &plan.weights, Lang::Cpu, self.device.caps).0.launch;
+                let chosen = registry::choose(node, &plan.weights, Lang::Cpu, self.device.caps).0;
+                let Launch::Cpu(kernel) = chosen.launch else {
+                    unreachable!("rows of the CPU are functions");
+                };
                 kernel
             };
             scratch = scratch.max((kernel.scratch)(&node.op, &node.shapes(), node.output.shape));

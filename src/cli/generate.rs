@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::latents::{Dump, read_latents};
-use super::{ModelArgs, note, open_device, say};
+use super::{ModelArgs, note, say};
+use crate::backend::devices::{self, Choice};
 use crate::error::{Error, Result};
 use crate::image::{Image, Record, check_writable, write_atomically};
 use crate::noise::NoiseKind;
@@ -60,9 +61,12 @@ pub(super) struct Args {
     /// Pictures of each prompt.
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_COUNT")]
     count: u32,
-    /// auto or cpu.
+    /// auto, cpu or wgpu[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
-    device: String,
+    device: Choice,
+    /// Use the shaders in this folder instead of the built-in ones of the same name.
+    #[arg(long, value_name = "DIR", env = "CASCADE_SHADER_DIR")]
+    shader_dir: Option<PathBuf>,
     /// Precision of matrix products.
     #[arg(long, value_enum, default_value_t = Precision::Auto, env = "CASCADE_DTYPE")]
     dtype: Precision,
@@ -118,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Some(path) => read_latents(path, &request, &model)?,
         None => StartLatents::default(),
     };
-    let backend = open_device(&args.device, args.dtype == Precision::Bf16)?;
+    let backend = devices::open(args.device, args.dtype == Precision::Bf16, args.shader_dir.as_deref())?;
     let mut pipeline = Pipeline::new(model, backend)?;
     let device = pipeline.backend().device().name.clone();
     let load = begin.elapsed();
@@ -311,7 +315,7 @@ impl Bar {
                     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
                     let (activations, weights) = (mib(activations), mib(weights));
                     let batches = format!("memory: {activations} MiB for batches of {images}");
-                    note(&format!("{batches}, and {weights} MiB of mapped weights"));
+                    note(&format!("{batches}, and {weights} MiB of weights"));
                 }
             }
             _ if !self.shown => {}

@@ -1,10 +1,11 @@
 //! `cascade-rt devices` and `cascade-rt kernels`.
 
 use super::say;
-use crate::backend::{Backend, cpu::Cpu};
+use crate::backend::devices::{self, Choice};
+use crate::backend::{Device, Kind};
 use crate::error::Result;
 use crate::ops;
-use crate::registry::{Caps, Kernel, Lang, kernels as rows};
+use crate::registry::{self, Caps, Kernel, Lang};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,61 +16,89 @@ pub(super) struct Args {
 
 /// Lists devices and which would be chosen.
 pub(super) fn devices(args: &Args) -> Result<()> {
-    let cpu = Cpu::new(false);
-    let device = cpu.device();
+    let all = devices::all();
+    let preferred = devices::preferred(&all);
+    let free_mib = |device: &Device| (device.free_bytes != u64::MAX).then_some(device.free_bytes >> 20);
     if args.json {
-        let entry = serde_json::json!({
-            "name": "cpu", "description": device.name, "capabilities": device.caps.to_string(),
-            "free_mib": device.free_bytes >> 20, "chosen": true,
-        });
-        return say(&serde_json::json!([entry]).to_string());
+        let entry = |(choice, device): &(Choice, Device)| {
+            serde_json::json!({
+                "name": choice.to_string(), "description": device.name, "capabilities": device.caps.to_string(),
+                "free_mib": free_mib(device), "chosen": *choice == preferred, "reason": reason(device, *choice == preferred),
+            })
+        };
+        return say(&serde_json::Value::from_iter(all.iter().map(entry)).to_string());
     }
-    say(&format!("cpu    {}", device.name))?;
-    say(&format!("       capabilities {}, {} MiB free", device.caps, device.free_bytes >> 20))?;
-    say("       chosen by --device auto: the one device that this program runs on")?;
-    let bf16 = device.caps.contains(Caps::AVX512_BF16);
-    say(if bf16 {
-        "       --dtype bf16 is faster here"
-    } else {
-        "       --dtype bf16 changes nothing here: no AVX512-BF16"
-    })
+    for (choice, device) in &all {
+        let memory = free_mib(device).map_or("memory unknown".into(), |mib| format!("{mib} MiB"));
+        say(&format!("{:8} {}", choice.to_string(), device.name))?;
+        say(&format!("         capabilities {}, {memory}", device.caps))?;
+        say(&format!("         {}", reason(device, *choice == preferred)))?;
+    }
+    if all.len() == 1 {
+        say("no adapter answers through Vulkan, Metal or DX12")?;
+    }
+    Ok(())
 }
 
-/// Lists, for each op, the rows and the one that this machine uses.
+/// Why `--device auto` takes a device or passes it over.
+fn reason(device: &Device, chosen: bool) -> &'static str {
+    match (device.kind, chosen) {
+        (Kind::Gpu, true) => "chosen by --device auto: the first GPU",
+        (Kind::Gpu, false) => "not chosen by --device auto: another GPU comes first",
+        (Kind::Cpu, true) => "chosen by --device auto: there is no GPU",
+        (Kind::Cpu, false) => "not chosen by --device auto: there is a GPU",
+        (Kind::Software, _) => "never chosen by --device auto: software on the same cores is slower than cpu",
+    }
+}
+
+/// Lists, for each op and device, the rows and the one that is used there.
 pub(super) fn kernels(args: &Args) -> Result<()> {
-    let [exact, rounding] = [Cpu::new(false), Cpu::new(true)].map(|cpu| cpu.device().caps);
     let mut entries = Vec::new();
     for op in ops::NAMES {
-        let all: Vec<&Kernel> = rows(Lang::Cpu).filter(|k| k.op == *op).collect();
-        let first = |caps: Caps| all.iter().position(|k| caps.contains(k.needs));
-        let (exact_row, rounding_row) = (first(exact), first(rounding));
-        for (i, kernel) in all.iter().enumerate() {
-            let lacking = kernel.needs.without(rounding);
-            let reason = if Some(i) == exact_row && exact_row == rounding_row {
-                "chosen".to_owned()
-            } else if Some(i) == exact_row {
-                "chosen by --dtype f32".to_owned()
-            } else if Some(i) == rounding_row {
-                "chosen by --dtype bf16".to_owned()
-            } else if lacking != Caps::NONE {
-                format!("this machine lacks {lacking}")
-            } else {
-                "an earlier row serves".to_owned()
-            };
-            let fit = match kernel.fit {
-                [] => String::new(),
-                fit => format!(", where {fit:?}"),
-            };
-            entries.push((*op, kernel.name, kernel.needs.to_string(), format!("{reason}{fit}")));
+        for (choice, device) in devices::all() {
+            let name = choice.to_string();
+            let rows = explain(op, device.lang, device.caps);
+            entries.extend(
+                rows.into_iter()
+                    .map(|(kernel, reason)| (*op, name.clone(), kernel.name, kernel.needs.to_string(), reason)),
+            );
         }
     }
     if args.json {
-        let json = |(op, kernel, needs, reason): &(&str, &str, String, String)| serde_json::json!({ "op": op, "device": "cpu", "kernel": kernel, "needs": needs, "reason": reason });
+        let json = |(op, device, kernel, needs, reason): &(&str, String, &str, String, String)| serde_json::json!({ "op": op, "device": device, "kernel": kernel, "needs": needs, "reason": reason });
         return say(&serde_json::Value::from_iter(entries.iter().map(json)).to_string());
     }
-    say(&format!("{:20} {:6} {:26} {:36} reason", "op", "device", "kernel", "needs"))?;
-    for (op, kernel, needs, reason) in &entries {
-        say(&format!("{op:20} {:6} {kernel:26} {needs:36} {reason}", "cpu"))?;
+    say(&format!("{:20} {:8} {:28} {:36} reason", "op", "device", "kernel", "needs"))?;
+    for (op, device, kernel, needs, reason) in &entries {
+        say(&format!("{op:20} {device:8} {kernel:28} {needs:36} {reason}"))?;
     }
     Ok(())
+}
+
+/// The rows of `op`, each with the reason why a device of these capabilities uses it or not.
+fn explain(op: &str, lang: Lang, exact: Caps) -> Vec<(&'static Kernel, String)> {
+    let rounding = exact.and(Caps::ROUND_BF16);
+    let all: Vec<&Kernel> = registry::kernels(lang).filter(|k| k.op == op).collect();
+    let first = |caps: Caps| all.iter().position(|k| caps.contains(k.needs));
+    let (exact_row, rounding_row) = (first(exact), first(rounding));
+    let explain = |(i, kernel): (usize, &&'static Kernel)| {
+        let lacking = kernel.needs.without(rounding);
+        let reason = if Some(i) == exact_row && exact_row == rounding_row {
+            "chosen".to_owned()
+        } else if Some(i) == exact_row {
+            "chosen by --dtype f32".to_owned()
+        } else if Some(i) == rounding_row {
+            "chosen by --dtype bf16".to_owned()
+        } else if lacking != Caps::NONE {
+            format!("this device lacks {lacking}")
+        } else {
+            "an earlier row serves".to_owned()
+        };
+        let fit = match kernel.fit {
+            [] => String::new(),
+            fit => format!(", where {fit:?}"),
+        };
+        (*kernel, format!("{reason}{fit}"))
+    };
+    all.iter().enumerate().map(explain).collect()
 }

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::Device;
 use crate::error::Result;
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
@@ -87,9 +88,13 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Memory for activations, and what the host holds besides while it fills
-    /// them: a batch's noise, one draw for all `total` images of the run, pixels.
-    pub fn bytes(&self, total: usize) -> u64 {
+    /// Memory that must be free at once. On the CPU, activations and what the host holds besides
+    /// while it fills them: a batch's noise, one draw for all `total` images of the run, pixels.
+    /// On a device that weights are copied to, activations and the weights of one phase.
+    pub fn bytes(&self, total: usize, device: &Device) -> u64 {
+        if device.copies_weights {
+            return self.plan.arena_bytes() + self.plan.phase_weight_bytes();
+        }
         let noise = |sampler: &Sampler| {
             let latents = sampler.x.shape.elements();
             sampler.noise.shape.elements() + latents + 2 * latents / sampler.x.shape.n * total

@@ -134,7 +134,7 @@ impl Bench {
 
 /// Every exact way of computing that this machine offers, and the references themselves.
 pub fn backends() -> Vec<Box<dyn Backend>> {
-    let mut all = backend::exact();
+    let mut all = backend::exact().unwrap();
     all.push(Box::new(Cpu::reference()));
     all
 }

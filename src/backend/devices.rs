@@ -1,0 +1,105 @@
+//! Which devices there are, and which is used.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use super::cpu::Cpu;
+use super::wgpu::{self, Wgpu};
+use super::{Backend, Device, Kind};
+use crate::error::Result;
+
+/// What a user asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The best there is: a GPU, else the CPU. Software that behaves like a GPU runs on the
+    /// same cores as the CPU's own kernels, and slower.
+    Auto,
+    /// The host's cores.
+    Cpu,
+    /// An adapter of wgpu, by its number.
+    Wgpu(usize),
+}
+
+impl Choice {
+    /// How to write one.
+    pub const FORMS: &str = "auto, cpu or wgpu[:N]";
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (name, index) = text.split_once(':').map_or((text, None), |(name, index)| (name, Some(index)));
+        match (name, index.map(str::parse)) {
+            ("auto", None) => Ok(Choice::Auto),
+            ("cpu", None) => Ok(Choice::Cpu),
+            ("wgpu", None) => Ok(Choice::Wgpu(0)),
+            ("wgpu", Some(Ok(index))) => Ok(Choice::Wgpu(index)),
+            _ => Err(format!("expected {}", Self::FORMS)),
+        }
+    }
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Choice::Auto => f.write_str("auto"),
+            Choice::Cpu => f.write_str("cpu"),
+            Choice::Wgpu(index) => write!(f, "wgpu:{index}"),
+        }
+    }
+}
+
+/// Every device that is here, the CPU last.
+pub fn all() -> Vec<(Choice, Device)> {
+    let adapters = wgpu::adapters().into_iter().enumerate().map(|(i, device)| (Choice::Wgpu(i), device));
+    adapters.chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
+}
+
+/// What [`Choice::Auto`] means among these devices.
+pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
+    devices.iter().find(|(_, device)| device.kind == Kind::Gpu).map_or(Choice::Cpu, |(choice, _)| *choice)
+}
+
+/// Opens a device. `round_bf16`: factors of products may be rounded where that is faster.
+/// Shaders in `shader_dir` replace those of the same name.
+///
+/// # Errors
+/// If there is no such device, it does not open, or the folder holds what is no shader.
+pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
+    Ok(match choice {
+        Choice::Auto => return open(preferred(&all()), round_bf16, shader_dir),
+        Choice::Cpu => Box::new(Cpu::new(round_bf16)),
+        Choice::Wgpu(index) => Box::new(Wgpu::open(index, round_bf16, shader_dir)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Caps, Lang};
+
+    #[test]
+    fn choices() {
+        for text in ["auto", "cpu", "wgpu:0", "wgpu:3"] {
+            assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
+        }
+        assert_eq!("wgpu".parse(), Ok(Choice::Wgpu(0)));
+        for bad in ["", "gpu", "cpu:0", "wgpu:", "wgpu:-1", "wgpu:x", "auto:1"] {
+            assert!(bad.parse::<Choice>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_is_preferred_to_the_cpu_and_the_cpu_to_software() {
+        let device = |choice, kind| {
+            let (name, lang) = (String::new(), Lang::Wgsl);
+            (choice, Device { name, lang, kind, caps: Caps::NONE, free_bytes: 0, copies_weights: true })
+        };
+        let (software, gpu) = (device(Choice::Wgpu(0), Kind::Software), device(Choice::Wgpu(1), Kind::Gpu));
+        let cpu = device(Choice::Cpu, Kind::Cpu);
+        assert_eq!(preferred(&[software.clone(), gpu, cpu.clone()]), Choice::Wgpu(1));
+        assert_eq!(preferred(&[software, cpu.clone()]), Choice::Cpu);
+        assert_eq!(preferred(&[cpu]), Choice::Cpu);
+    }
+}

@@ -1,0 +1,118 @@
+//! The WGSL backend: any GPU that Vulkan, Metal or DX12 can reach, through wgpu.
+//!
+//! Activations lie in one read-write buffer, weights in read-only buffers as
+//! they are in the file, the parameters of all nodes in one uniform buffer. All
+//! pipelines and bind groups are made when a plan is compiled; running records
+//! one compute pass.
+
+mod adapter;
+mod context;
+mod program;
+mod shader;
+mod shaders;
+mod weights;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Backend, Device, Program};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::registry::{self, Caps, Lang, Launch};
+use context::Context;
+use shaders::Shaders;
+use weights::Weights;
+
+/// What is known of every adapter without opening it, by number.
+pub fn adapters() -> Vec<Device> {
+    adapter::all().iter().map(adapter::describe).collect()
+}
+
+/// An opened GPU.
+pub struct Wgpu {
+    context: Arc<Context>,
+    shaders: Shaders,
+    /// Of the plan compiled last; another size of the same model needs the same.
+    weights: Mutex<Option<Arc<Weights>>>,
+}
+
+impl Wgpu {
+    /// Opens adapter `index` with everything it has. Shaders in `shader_dir` replace those
+    /// of the same name.
+    ///
+    /// # Errors
+    /// If there is no such adapter, it does not open, or the folder holds what is no kernel.
+    pub fn open(index: usize, round_bf16: bool, shader_dir: Option<&Path>) -> Result<Self> {
+        let round = if round_bf16 { Caps::ROUND_BF16 } else { Caps::NONE };
+        let caps = adapter::all().get(index).map_or(Caps::NONE, |a| adapter::describe(a).caps);
+        Self::with_caps(index, caps.and(round), shader_dir)
+    }
+
+    /// The same with the capabilities given; those that the adapter lacks are left out.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn with_caps(index: usize, caps: Caps, shader_dir: Option<&Path>) -> Result<Self> {
+        let Some(adapter) = adapter::all().get(index) else {
+            let found = match adapter::all().len() {
+                0 => "no Vulkan, Metal or DX12 driver answers".to_owned(),
+                n => format!("there are {n}, the first is wgpu:0"),
+            };
+            let remedy = "install a GPU driver, or use --device cpu; `cascade-rt devices` lists what there is";
+            return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy: remedy.into() });
+        };
+        let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();
+        let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
+        let context = Arc::new(Context::open(adapter, caps.without(missing))?);
+        let shaders = Shaders::new(context.clone(), replacements);
+        Ok(Self { context, shaders, weights: Mutex::default() })
+    }
+
+    /// The same with less memory, for tests.
+    pub fn with_memory(mut self, free_bytes: u64) -> Self {
+        if let Some(context) = Arc::get_mut(&mut self.context) {
+            context.limit_memory(free_bytes);
+        }
+        self
+    }
+
+    /// Gives the device up at once, as if it had been unplugged. Whatever is compiled for it reports
+    /// the loss; [`open`](Self::open) makes a new one.
+    pub fn lose(&self) {
+        self.context.device.destroy();
+    }
+
+    /// The weights of `plan`: those already here, if they are the same.
+    fn weights(&self, plan: &Plan) -> Arc<Weights> {
+        let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref() {
+            Some(weights) if weights.key() == weights::key(plan) => weights.clone(),
+            _ => {
+                // First let go of the old.
+                *known = None;
+                known.insert(Arc::new(Weights::new(self.context.clone(), plan))).clone()
+            }
+        }
+    }
+}
+
+impl Backend for Wgpu {
+    fn device(&self) -> &Device {
+        self.context.info()
+    }
+
+    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+        let caps = self.device().caps;
+        let choose = |node| {
+            let kernel = registry::choose(node, &plan.weights, Lang::Wgsl, caps).0;
+            let Launch::Wgsl(shader) = &kernel.launch else {
+                unreachable!("rows of WGSL are shaders");
+            };
+            (kernel, shader)
+        };
+        let kernels: Vec<_> = plan.nodes.iter().map(choose).collect();
+        let weights = self.weights(&plan);
+        let program = program::compile(self.context.clone(), &self.shaders, weights, plan, &kernels)?;
+        Ok(Box::new(program))
+    }
+}

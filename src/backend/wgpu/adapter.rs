@@ -1,0 +1,87 @@
+//! Adapters: the GPUs, and programs that behave like one, that wgpu can reach.
+
+use std::sync::OnceLock;
+
+use wgpu::{Adapter, Backends, CooperativeScalarType, DeviceType, Features, Instance, InstanceDescriptor};
+
+use crate::backend::{Device, Kind};
+use crate::registry::{Caps, Lang};
+
+/// Every adapter of this machine, in the order of their numbers. Asked for once.
+pub(super) fn all() -> &'static [Adapter] {
+    static ALL: OnceLock<Vec<Adapter>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
+        pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY))
+    })
+}
+
+/// What an adapter says of itself.
+pub(super) fn describe(adapter: &Adapter) -> Device {
+    let info = adapter.get_info();
+    let kind = match info.device_type {
+        DeviceType::Cpu => Kind::Software,
+        _ => Kind::Gpu,
+    };
+    let free_bytes = match kind {
+        Kind::Software => crate::backend::cpu::available_memory(),
+        _ => memory(adapter).unwrap_or(u64::MAX),
+    };
+    Device {
+        name: format!("{} ({}, {})", info.name, info.backend, info.driver_info),
+        lang: Lang::Wgsl,
+        kind,
+        caps: caps(adapter),
+        free_bytes,
+        copies_weights: true,
+    }
+}
+
+/// What an adapter can do, of what some kernel asks for.
+fn caps(adapter: &Adapter) -> Caps {
+    let features = adapter.features();
+    let wanted = [
+        (Caps::SUBGROUP, features.contains(Features::SUBGROUP)),
+        (Caps::F16, features.contains(Features::SHADER_F16)),
+        (Caps::COOPERATIVE, features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has_f16_tiles(adapter)),
+    ];
+    wanted.into_iter().filter(|(_, has)| *has).fold(Caps::NONE, |all, (caps, _)| all.and(caps))
+}
+
+fn has_f16_tiles(adapter: &Adapter) -> bool {
+    adapter.cooperative_matrix_properties().iter().any(|p| {
+        (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+            && p.ab_type == CooperativeScalarType::F16
+            && p.cr_type == CooperativeScalarType::F32
+    })
+}
+
+/// The features of wgpu behind capabilities.
+pub(super) fn features(caps: Caps) -> Features {
+    let wanted = [
+        (Caps::SUBGROUP, Features::SUBGROUP),
+        (Caps::F16, Features::SHADER_F16),
+        (Caps::COOPERATIVE, Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+    ];
+    wanted.into_iter().filter(|(cap, _)| caps.contains(*cap)).fold(Features::empty(), |all, (_, f)| all | f)
+}
+
+/// Bytes of the adapter's largest heap of its own memory, where Vulkan says; wgpu itself does not.
+#[cfg(not(target_vendor = "apple"))]
+fn memory(adapter: &Adapter) -> Option<u64> {
+    #[expect(unsafe_code, reason = "wgpu knows no call for it")]
+    // SAFETY: the raw handles are used while `adapter`, which owns them, lives, and only to read properties.
+    let properties = unsafe {
+        let hal = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        hal.shared_instance().raw_instance().get_physical_device_memory_properties(hal.raw_physical_device())
+    };
+    let heaps = properties.memory_heaps_as_slice().iter();
+    // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT is 1.
+    heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size).max()
+}
+
+/// Metal does not say.
+#[cfg(target_vendor = "apple")]
+fn memory(_: &Adapter) -> Option<u64> {
+    None
+}

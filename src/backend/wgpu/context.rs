@@ -1,0 +1,147 @@
+//! A device and its queue, with everything that can go wrong turned into errors.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::adapter;
+use crate::backend::Device;
+use crate::error::{Error, Result};
+use crate::registry::Caps;
+
+/// What the device reported outside of any call.
+#[derive(Debug, Clone)]
+enum Fault {
+    Lost(String),
+    OutOfMemory,
+    Other(String),
+}
+
+/// An opened device.
+pub(super) struct Context {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    info: Device,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+impl Context {
+    /// Opens an adapter with what `caps` needs and no more.
+    pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps) -> Result<Self> {
+        let info = Device { caps, ..adapter::describe(adapter) };
+        let features = adapter::features(caps);
+        let experimental = features.intersects(wgpu::Features::all_experimental_mask());
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("cascade-rt"),
+            required_features: features,
+            required_limits: adapter.limits(),
+            experimental_features: if experimental {
+                #[expect(unsafe_code, reason = "cooperative matrices are experimental in wgpu")]
+                // SAFETY: wgpu asks to be told that such features may have bugs; the kernels that use
+                // them are compared with the reference before a device is trusted with them.
+                unsafe {
+                    wgpu::ExperimentalFeatures::enabled()
+                }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
+            // Few large buffers, made once.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        };
+        let opened = pollster::block_on(adapter.request_device(&descriptor));
+        let (device, queue) = opened.map_err(|e| Error::Device {
+            wanted: info.name.clone(),
+            found: e.to_string(),
+            remedy: "try --device cpu".into(),
+        })?;
+        let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
+        // The first fault is the cause; those that follow are its consequences. Loss explains everything.
+        let note = |fault: &Mutex<Option<Fault>>, new: Fault| {
+            let mut known = fault.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.is_none() || matches!(new, Fault::Lost(_)) {
+                *known = Some(new);
+            }
+        };
+        let lost = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            note(&lost, Fault::Lost(format!("{reason:?} {message}").trim().to_owned()));
+        });
+        let uncaptured = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            let new = match error {
+                wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory,
+                other => Fault::Other(other.to_string()),
+            };
+            note(&uncaptured, new);
+        }));
+        Ok(Self { device, queue, info, fault })
+    }
+
+    /// What the device can do, as asked for when it was opened.
+    pub(super) fn info(&self) -> &Device {
+        &self.info
+    }
+
+    /// Pretends that the device has less memory.
+    pub(super) fn limit_memory(&mut self, free_bytes: u64) {
+        self.info.free_bytes = free_bytes;
+    }
+
+    /// The error of a call that failed without a fault being reported.
+    pub(super) fn failed(&self, found: String) -> Error {
+        Error::Device { wanted: self.info.name.clone(), found, remedy: "try --device cpu".into() }
+    }
+
+    /// The device's limits.
+    pub(super) fn limits(&self) -> wgpu::Limits {
+        self.device.limits()
+    }
+
+    /// An error if the device has reported one.
+    pub(super) fn check(&self) -> Result<()> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (found, remedy) = match fault {
+            None => return Ok(()),
+            Some(Fault::OutOfMemory) => return Err(self.does_not_fit(0, "the driver refused an allocation")),
+            Some(Fault::Lost(why)) => (
+                format!("the device was lost ({why})"),
+                "run again; if it happens again try a smaller size, an updated driver, or --device cpu",
+            ),
+            Some(Fault::Other(why)) => (why, "this is a fault of a kernel or the driver; --device cpu always works"),
+        };
+        Err(Error::Device { wanted: self.info.name.clone(), found, remedy: remedy.into() })
+    }
+
+    /// The error of a request for `need` bytes that cannot be met.
+    pub(super) fn does_not_fit(&self, need: u64, detail: &str) -> Error {
+        Error::DoesNotFit {
+            device: self.info.name.clone(),
+            free_mib: self.info.free_bytes >> 20,
+            need_mib: need.div_ceil(1 << 20),
+            detail: detail.into(),
+            remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
+        }
+    }
+
+    /// A buffer of at least 256 bytes.
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let size = bytes.max(256);
+        if size > self.limits().max_buffer_size {
+            let limit = self.limits().max_buffer_size >> 20;
+            return Err(self.does_not_fit(size, &format!("{label} in one buffer; the device allows {limit} MiB")));
+        }
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&descriptor);
+        match pollster::block_on(scope.pop()) {
+            Some(_) => Err(self.does_not_fit(size, label)),
+            None => self.check().map(|()| buffer),
+        }
+    }
+
+    /// Waits until the device has done everything handed to it.
+    pub(super) fn wait(&self) -> Result<()> {
+        let done = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        done.map(drop).map_err(|e| self.failed(e.to_string()))
+    }
+}

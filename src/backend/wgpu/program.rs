@@ -1,0 +1,310 @@
+//! A plan on a device: buffers, bind groups, and the dispatches of each node.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use wgpu::BufferUsages;
+
+use super::context::Context;
+use super::shaders::{Loaded, Shaders};
+use super::weights::Weights;
+use crate::backend::Program;
+use crate::error::Result;
+use crate::plan::{Node, Plan, Slot, Source};
+use crate::registry::{Kernel, Shader};
+use crate::shape::Shape;
+use crate::tensor::Dtype;
+
+/// The parameters of every node lie at multiples of this in one uniform buffer.
+const ALIGN: u64 = 256;
+
+/// The binding of memory that a kernel's passes share.
+const SCRATCH: u32 = 12;
+
+/// Work in one submission before the next begins, in FLOP: a display's watchdog
+/// waits seconds, and this takes the slowest of GPUs a few tenths of one.
+const SUBMISSION_FLOPS: u64 = 100_000_000_000;
+
+/// What a shader's `<operand>_kind` says; see `shaders/common.wgsl`.
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+enum KindOf {
+    Absent = 0,
+    F32 = 1,
+    F16 = 2,
+    Bf16 = 3,
+    InPlace = 4,
+}
+
+/// A node's dispatches.
+struct Dispatches {
+    shader: Arc<Loaded>,
+    passes: Vec<(wgpu::ComputePipeline, [u32; 3])>,
+    flops: u64,
+}
+
+/// A compiled plan with its memory.
+pub(super) struct WgpuProgram {
+    context: Arc<Context>,
+    plan: Arc<Plan>,
+    weights: Arc<Weights>,
+    /// Whether weights and activations fit all at once, so that no phase makes room for another.
+    all_fit: bool,
+    nodes: Vec<Dispatches>,
+    /// For each node; empty where its phase's weights are not resident.
+    bind_groups: Vec<Option<wgpu::BindGroup>>,
+    arena: wgpu::Buffer,
+    scratch: wgpu::Buffer,
+    /// Bound where an optional weight is absent.
+    nothing: wgpu::Buffer,
+    params: wgpu::Buffer,
+}
+
+/// Chooses nothing, makes everything: `kernels` holds the row of each node.
+pub(super) fn compile(
+    context: Arc<Context>,
+    shaders: &Shaders,
+    weights: Arc<Weights>,
+    plan: Arc<Plan>,
+    kernels: &[(&'static Kernel, &'static Shader)],
+) -> Result<WgpuProgram> {
+    let mut nodes = Vec::with_capacity(plan.nodes.len());
+    let mut params = Vec::new();
+    let mut scratch_len = 0;
+    for (node, (kernel, shader)) in plan.nodes.iter().zip(kernels) {
+        let loaded = shaders.load(kernel, shader)?;
+        let kinds: Vec<u32> = (0..node.inputs.len()).map(|i| kind(node, i, &weights) as u32).collect();
+        let number = |name: &str| loaded.module.number(name).expect("looked up when the shader was loaded");
+        let mut passes = Vec::new();
+        for pass in shader.passes {
+            let pipeline = shaders.pipeline(kernel.name, &loaded, pass.entry, &kinds)?;
+            let groups = pass.grid.map(|axis| axis.resolve(node, number));
+            passes.push((pipeline, fold(groups, &context, node)?));
+        }
+        if !shader.scratch.is_empty() {
+            let len: u64 = shader.scratch.iter().map(|axis| axis.resolve(node, number)).product();
+            scratch_len = scratch_len.max(len);
+        }
+        params.resize(params.len().next_multiple_of(ALIGN as usize), 0u8);
+        params.extend_from_slice(bytemuck::cast_slice(&words(node)));
+        let flops = node.op.cost(&node.shapes(), 0, node.output.shape).flops;
+        nodes.push(Dispatches { shader: loaded, passes, flops });
+    }
+    params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
+
+    let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+    let arena = context.buffer("activations", plan.arena_bytes(), storage)?;
+    let scratch = context.buffer("scratch memory of kernels", 4 * scratch_len, storage)?;
+    let nothing = context.buffer("nothing", ALIGN, storage)?;
+    let uniform = context.buffer("parameters", params.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+    context.queue.write_buffer(&uniform, 0, &params);
+
+    let free = context.info().free_bytes;
+    let around = plan.arena_bytes() + 4 * scratch_len;
+    let all_fit = around + weights.bytes() <= free;
+    let least = around + weights.largest_phase_bytes();
+    if least > free {
+        return Err(context.does_not_fit(least, "activations and the weights of one stage"));
+    }
+    let mut program = WgpuProgram {
+        bind_groups: vec![None; nodes.len()],
+        context,
+        weights,
+        all_fit,
+        nodes,
+        arena,
+        scratch,
+        nothing,
+        params: uniform,
+        plan,
+    };
+    if all_fit {
+        (0..program.plan.phases.len()).try_for_each(|p| program.prepare(p))?;
+    }
+    Ok(program)
+}
+
+/// What operand `i` of a node is.
+fn kind(node: &Node, i: usize, weights: &Weights) -> KindOf {
+    match node.inputs[i] {
+        None => KindOf::Absent,
+        Some(Source::Slot(_)) if node.aliased == Some(i) => KindOf::InPlace,
+        Some(Source::Slot(_)) => KindOf::F32,
+        Some(Source::Weight(w, _)) => match weights.place(w).dtype {
+            Dtype::F32 => KindOf::F32,
+            Dtype::F16 => KindOf::F16,
+            Dtype::Bf16 => KindOf::Bf16,
+        },
+    }
+}
+
+/// A shader's `Params`: shapes of the result and the operands, then the op's constants.
+fn words(node: &Node) -> Vec<u32> {
+    let operands = node.inputs.iter().map(|i| i.map_or(Shape::new(0, 0, 0, 0), |source| source.shape()));
+    let shapes = std::iter::once(node.output.shape).chain(operands);
+    let mut words: Vec<u32> = shapes.flat_map(|s| [s.n, s.h, s.w, s.c]).map(|v| v as u32).collect();
+    words.extend(node.op.constants());
+    words
+}
+
+/// Workgroups as the device allows them: a long grid of one axis is folded in two.
+fn fold(groups: [u64; 3], context: &Context, node: &Node) -> Result<[u32; 3]> {
+    let limit = u64::from(context.limits().max_compute_workgroups_per_dimension);
+    let folded = match groups {
+        [x, 1, 1] if x > limit => {
+            let rows = x.div_ceil(limit);
+            [x.div_ceil(rows), rows, 1]
+        }
+        other => other,
+    };
+    match folded.iter().all(|&g| g <= limit) {
+        true => Ok(folded.map(|g| g as u32)),
+        false => Err(context.does_not_fit(
+            context.info().free_bytes,
+            &format!("{} takes {groups:?} workgroups, the device allows {limit} along each axis", node.at),
+        )),
+    }
+}
+
+impl WgpuProgram {
+    /// Brings the weights of phase `p` to the device and binds everything that its nodes use.
+    fn prepare(&mut self, p: usize) -> Result<()> {
+        let moved = self.weights.make_resident(1 << p, self.all_fit)?;
+        if moved && !self.all_fit {
+            // Bind groups of other phases would keep the memory that was to be freed.
+            self.bind_groups.fill(None);
+        }
+        for i in self.plan.phases[p].nodes.clone() {
+            if self.bind_groups[i].is_none() {
+                self.bind_groups[i] = Some(self.bind(i)?);
+            }
+        }
+        self.context.check()
+    }
+
+    fn bind(&self, i: usize) -> Result<wgpu::BindGroup> {
+        let (node, shader) = (&self.plan.nodes[i], &self.nodes[i].shader);
+        let limit = self.context.limits().max_storage_buffer_binding_size;
+        let mut sources = Vec::with_capacity(shader.bindings.len());
+        for entry in &shader.bindings {
+            let (buffer, range) = self.source(i, entry);
+            let bytes = range.end - range.start;
+            if bytes > limit {
+                let detail =
+                    format!("{} ({}) in one binding; the device allows {} MiB", node.at, node.op.name(), limit >> 20);
+                return Err(self.context.does_not_fit(bytes, &detail));
+            }
+            sources.push((entry.binding, buffer, range));
+        }
+        let entries: Vec<_> = sources
+            .iter()
+            .map(|(binding, buffer, range)| wgpu::BindGroupEntry {
+                binding: *binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer,
+                    offset: range.start,
+                    size: std::num::NonZeroU64::new(range.end - range.start),
+                }),
+            })
+            .collect();
+        Ok(self.context.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&node.at),
+            layout: &shader.layout,
+            entries: &entries,
+        }))
+    }
+
+    /// The bytes that belong at a binding: 0 parameters, 1 the result, 2 the first operand, …
+    fn source(&self, i: usize, entry: &wgpu::BindGroupLayoutEntry) -> (wgpu::Buffer, Range<u64>) {
+        let node = &self.plan.nodes[i];
+        let slot = |slot: Slot| {
+            let elements = self.plan.slots[slot.id()].range();
+            (self.arena.clone(), 4 * elements.start as u64..4 * elements.end as u64)
+        };
+        let operand = match entry.binding {
+            0 => return (self.params.clone(), i as u64 * ALIGN..(i as u64 + 1) * ALIGN),
+            1 => return slot(node.output),
+            SCRATCH => return (self.scratch.clone(), 0..self.scratch.size()),
+            binding => binding as usize - 2,
+        };
+        match node.inputs.get(operand).copied().flatten() {
+            Some(Source::Slot(s)) if node.aliased != Some(operand) => slot(s),
+            Some(Source::Weight(w, _)) => {
+                let place = self.weights.place(w);
+                (self.weights.buffer(place), place.range.clone())
+            }
+            // Absent, or in the result: a stand-in. One buffer may not be bound for reading alone and for
+            // writing in the same dispatch.
+            _ => match entry.ty {
+                wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only: true }, .. } => {
+                    (self.nothing.clone(), 0..ALIGN)
+                }
+                _ => (self.scratch.clone(), 0..ALIGN),
+            },
+        }
+    }
+
+    fn submit(&self, nodes: Range<usize>) {
+        let mut encoder = self.context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for i in nodes {
+            pass.set_bind_group(0, self.bind_groups[i].as_ref(), &[]);
+            for (pipeline, [x, y, z]) in &self.nodes[i].passes {
+                pass.set_pipeline(pipeline);
+                pass.dispatch_workgroups(*x, *y, *z);
+            }
+        }
+        drop(pass);
+        self.context.queue.submit([encoder.finish()]);
+    }
+}
+
+impl Program for WgpuProgram {
+    fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
+        let start = 4 * self.plan.slots[slot.id()].range().start as u64;
+        self.context.queue.write_buffer(&self.arena, start, bytes);
+        self.context.check()
+    }
+
+    fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+        for p in 0..self.plan.phases.len() {
+            let phase = self.plan.phases[p].nodes.clone();
+            let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
+            if range.is_empty() {
+                continue;
+            }
+            if !self.all_fit {
+                self.prepare(p)?;
+            }
+            let (mut start, mut flops) = (range.start, 0);
+            for i in range.clone() {
+                flops += self.nodes[i].flops;
+                if flops > SUBMISSION_FLOPS {
+                    self.submit(start..i + 1);
+                    (start, flops) = (i + 1, 0);
+                }
+            }
+            if start < range.end {
+                self.submit(start..range.end);
+            }
+        }
+        self.context.check()
+    }
+
+    fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
+        let start = 4 * self.plan.slots[slot.id()].range().start as u64;
+        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+        let staging = self.context.buffer("staging", bytes.len() as u64, usage)?;
+        let mut encoder = self.context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(&self.arena, start, &staging, 0, bytes.len() as u64);
+        self.context.queue.submit([encoder.finish()]);
+        let (sender, mapped) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+        self.context.wait()?;
+        let failed = |found: String| self.context.failed(found);
+        mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let view = staging.get_mapped_range(..bytes.len() as u64).map_err(|e| failed(e.to_string()))?;
+        bytes.copy_from_slice(&view);
+        Ok(())
+    }
+}

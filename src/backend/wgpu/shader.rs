@@ -1,0 +1,138 @@
+//! A shader's text → a checked module, with what the host must know of it:
+//! bindings, numbers by name, and the workgroup memory that it takes.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, ArraySize, BinaryOperator, Expression, Handle, Literal, StorageAccess, TypeInner};
+
+use crate::error::{Error, Result};
+
+/// Appended to every shader, after its own text so that line numbers are the file's.
+pub(super) const COMMON: &str = include_str!("../../../shaders/common.wgsl");
+
+/// A parsed and checked shader with its tunables.
+pub(super) struct Module {
+    naga: naga::Module,
+    tunables: &'static [(&'static str, u32)],
+}
+
+impl Module {
+    /// Parses and checks `source`; `path` is what messages call it.
+    pub(super) fn parse(path: &Path, source: &str, tunables: &'static [(&'static str, u32)]) -> Result<Self> {
+        let broken = |message: String| Error::Shader { path: path.into(), message };
+        let name = path.display().to_string();
+        let text = format!("{source}\n{COMMON}");
+        let naga = naga::front::wgsl::parse_str(&text).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
+        let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
+        validator.validate(&naga).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
+        Ok(Self { naga, tunables })
+    }
+
+    /// The module as wgpu takes it.
+    pub(super) fn source(&self) -> wgpu::ShaderSource<'static> {
+        wgpu::ShaderSource::Naga(Cow::Owned(self.naga.clone()))
+    }
+
+    /// Whether there is a compute entry point of this name.
+    pub(super) fn has_entry(&self, name: &str) -> bool {
+        self.naga.entry_points.iter().any(|e| e.name == name && e.stage == naga::ShaderStage::Compute)
+    }
+
+    /// Bindings of group 0 and what each may hold.
+    pub(super) fn bindings(&self) -> Vec<wgpu::BindGroupLayoutEntry> {
+        let entry = |(_, variable): (_, &naga::GlobalVariable)| {
+            let ty = match variable.space {
+                AddressSpace::Uniform => wgpu::BufferBindingType::Uniform,
+                AddressSpace::Storage { access } => {
+                    wgpu::BufferBindingType::Storage { read_only: !access.contains(StorageAccess::STORE) }
+                }
+                _ => return None,
+            };
+            Some(wgpu::BindGroupLayoutEntry {
+                binding: variable.binding.as_ref()?.binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            })
+        };
+        self.naga.global_variables.iter().filter_map(entry).collect()
+    }
+
+    /// Pipeline constants: the row's tunables, and for each operand whose kind
+    /// the shader asks for (an `override` with the operand's number as its id), that kind.
+    pub(super) fn constants(&self, kinds: &[u32]) -> Vec<(String, f64)> {
+        let constant = |(_, o): (_, &naga::Override)| match (o.id, &o.name) {
+            (Some(id), _) => kinds.get(usize::from(id)).map(|&kind| (id.to_string(), f64::from(kind))),
+            (None, Some(name)) => self.tunable(name).map(|value| (name.clone(), f64::from(value))),
+            (None, None) => None,
+        };
+        self.naga.overrides.iter().filter_map(constant).collect()
+    }
+
+    fn tunable(&self, name: &str) -> Option<u32> {
+        self.tunables.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+
+    /// The whole number that the shader calls `name`, an `override` or a `const`.
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        let named = |other: &Option<String>| other.as_deref() == Some(name);
+        let mut overrides = self.naga.overrides.iter();
+        if let Some((handle, _)) = overrides.find(|(_, o)| named(&o.name)) {
+            return self.override_value(handle);
+        }
+        let (_, constant) = self.naga.constants.iter().find(|(_, c)| named(&c.name))?;
+        self.value(constant.init)
+    }
+
+    fn override_value(&self, handle: Handle<naga::Override>) -> Option<u64> {
+        let o = &self.naga.overrides[handle];
+        match o.name.as_deref().and_then(|name| self.tunable(name)) {
+            Some(value) => Some(value.into()),
+            None => self.value(o.init?),
+        }
+    }
+
+    fn value(&self, expression: Handle<Expression>) -> Option<u64> {
+        match self.naga.global_expressions[expression] {
+            Expression::Literal(Literal::U32(v)) => Some(v.into()),
+            Expression::Literal(Literal::I32(v)) => v.try_into().ok(),
+            Expression::Literal(Literal::AbstractInt(v)) => v.try_into().ok(),
+            Expression::Constant(c) => self.value(self.naga.constants[c].init),
+            Expression::Override(o) => self.override_value(o),
+            Expression::Binary { op, left, right } => {
+                let (left, right) = (self.value(left)?, self.value(right)?);
+                match op {
+                    BinaryOperator::Add => left.checked_add(right),
+                    BinaryOperator::Subtract => left.checked_sub(right),
+                    BinaryOperator::Multiply => left.checked_mul(right),
+                    BinaryOperator::Divide => left.checked_div(right),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes of workgroup memory, all variables together; `None` if a size cannot be told.
+    /// wgpu checks this against no limit, and too much ends some drivers.
+    pub(super) fn workgroup_bytes(&self) -> Option<u64> {
+        let variables = self.naga.global_variables.iter();
+        variables.filter(|(_, v)| v.space == AddressSpace::WorkGroup).map(|(_, v)| self.size(v.ty)).sum()
+    }
+
+    fn size(&self, ty: Handle<naga::Type>) -> Option<u64> {
+        match self.naga.types[ty].inner {
+            TypeInner::Array { size, stride, .. } => {
+                let count = match size {
+                    ArraySize::Constant(n) => n.get().into(),
+                    ArraySize::Pending(o) => self.override_value(o)?,
+                    ArraySize::Dynamic => return None,
+                };
+                Some(count * u64::from(stride))
+            }
+            _ => Some(self.naga.types[ty].inner.size(self.naga.to_ctx()).into()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Launch geometry as data: how many workgroups a kernel of a GPU takes.
+
+use crate::plan::Node;
+use crate::shape::Shape;
+
+/// Whose extent is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// The result.
+    Out,
+    /// An operand; an absent one counts as one element.
+    Operand(usize),
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// One.
+    One,
+    /// `n·h·w·c`.
+    Elements(Of),
+    /// `n·h·w`.
+    Rows(Of),
+    /// `h·w`.
+    Tokens(Of),
+    /// `n`.
+    Images(Of),
+    /// `c`.
+    Channels(Of),
+    /// One of the op's [constants](crate::ops::Define::constants).
+    Constant(usize),
+}
+
+/// Workgroups along one axis: a count divided by what one workgroup does, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Axis {
+    /// What is divided up.
+    pub count: Count,
+    /// How much of it one workgroup does: a number of the kernel's source, by its name
+    /// there; empty for 1.
+    pub per: &'static str,
+}
+
+impl Axis {
+    /// A single workgroup.
+    pub const ONE: Axis = Axis { count: Count::One, per: "" };
+
+    /// One workgroup for each.
+    pub const fn each(count: Count) -> Axis {
+        Axis { count, per: "" }
+    }
+
+    /// One workgroup for every `per`.
+    pub const fn every(count: Count, per: &'static str) -> Axis {
+        Axis { count, per }
+    }
+
+    /// The number of workgroups for `node`; `number` knows the kernel's tunables.
+    pub fn resolve(&self, node: &Node, number: impl Fn(&str) -> u64) -> u64 {
+        let of = |of| match of {
+            Of::Out => node.output.shape,
+            Of::Operand(i) => node.inputs[i].map_or(Shape::vector(1), |source| source.shape()),
+        };
+        let count = match self.count {
+            Count::One => 1,
+            Count::Elements(tensor) => of(tensor).elements(),
+            Count::Rows(tensor) => of(tensor).rows(),
+            Count::Tokens(tensor) => of(tensor).tokens(),
+            Count::Images(tensor) => of(tensor).n,
+            Count::Channels(tensor) => of(tensor).c,
+            Count::Constant(i) => node.op.constants()[i] as usize,
+        };
+        let per = if self.per.is_empty() { 1 } else { number(self.per) };
+        (count as u64).div_ceil(per)
+    }
+}
+
+/// Workgroups along x, y and z. A grid of one axis may be longer than a device
+/// allows: it is then folded into x and y, and the kernel unfolds it.
+pub type Grid = [Axis; 3];
+
+/// One workgroup for every `per` elements of the result.
+pub const fn elements(per: &'static str) -> Grid {
+    [Axis::every(Count::Elements(Of::Out), per), Axis::ONE, Axis::ONE]
+}
+
+/// One workgroup for every `per` rows (pixels) of the result.
+#[allow(dead_code, reason = "rows follow")]
+pub const fn rows(per: &'static str) -> Grid {
+    [Axis::every(Count::Rows(Of::Out), per), Axis::ONE, Axis::ONE]
+}
+
+/// One workgroup for every tile of channels by rows of the result.
+#[allow(dead_code, reason = "rows follow")]
+pub const fn tiles(channels: &'static str, rows: &'static str) -> Grid {
+    [Axis::every(Count::Channels(Of::Out), channels), Axis::every(Count::Rows(Of::Out), rows), Axis::ONE]
+}
+
+/// One entry point of a kernel and its workgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pass {
+    /// The function's name.
+    pub entry: &'static str,
+    /// Its workgroups.
+    pub grid: Grid,
+}
+
+/// The usual: one entry point called `main`.
+pub const fn main(grid: Grid) -> Pass {
+    Pass { entry: "main", grid }
+}
