@@ -8,16 +8,17 @@
 // b2      [c] likewise                        binding 7
 // out     [n, h, w, c] f32, arena             binding 1
 //
-// Launch     one group of WG lanes per ROWS pixels. A lane has all rows of one hidden channel in a chunk of WG, then
-//            all rows of COLUMNS outputs, WG apart.
+// Launch     one group of WG lanes per ROWS pixels. Of a chunk of CHUNK hidden channels a lane computes four rows
+//            of four; then, of its share of the outputs, all rows of COLUMNS, WG apart.
 // Memory     x is read three times, the last two from cache; W0 and W2 once a group; y is written once. The
 //            hidden channels exist a chunk at a time, in workgroup memory.
 // Numerics   f32; mean and variance in two passes; weights are widened exactly.
-// Needs      c at most C_MAX; 14.3 KiB of workgroup memory.
+// Needs      c at most C_MAX; 16 KiB of workgroup memory.
 // Tunables   none: what a lane holds is spelled out, because arrays indexed at run time leave the registers.
 // Reference  src/ops/feed_forward.rs
 const WG: u32 = 64u;
 const ROWS: u32 = 8u;
+const CHUNK: u32 = 128u;
 const COLUMNS: u32 = 6u;
 const C_MAX: u32 = 384u; // WG * COLUMNS
 @id(0) override x_kind: u32;
@@ -39,8 +40,7 @@ struct Params { out: Shape, x: Shape, gammas: Shape, w0: Shape, b0: Shape, w2: S
 @group(0) @binding(7) var<storage, read> b2: array<u32>;
 
 var<workgroup> normed: array<vec4<f32>, 768>; // [C_MAX][2], rows 0..4 and 4..8
-var<workgroup> hidden: array<vec4<f32>, 128>; // [WG][2], likewise
-var<workgroup> partial: array<f32, 64>;       // [ROWS][8]
+var<workgroup> hidden: array<vec4<f32>, 256>; // [CHUNK][2], likewise; before that, partial sums of the norm
 
 fn gamma(i: u32) -> f32 {
     return element(gammas[word(i, gammas_kind)], i, gammas_kind);
@@ -53,10 +53,10 @@ fn load_x(row: u32, k: u32) -> f32 {
     return x[i];
 }
 
-// W0[o, k] and W0[o, k + 1], out of one word where they share it; zero outside.
+// W0[o, k] and W0[o, k + 1], out of one word where they share it; zero past the end of a row. Rows
+// past the last are the last again, and what is computed from them is not used.
 fn load_w0(o: u32, k: u32) -> vec2<f32> {
-    if o >= p.w0.w { return vec2(0.0); }
-    let i = o * p.w0.c + k;
+    let i = min(o, p.w0.w - 1u) * p.w0.c + k;
     if w0_kind != F32 && p.w0.c % 2u == 0u { return elements(w0[i / 2u], w0_kind); }
     let first = element(w0[word(i, w0_kind)], i, w0_kind);
     if k + 1u == p.w0.c { return vec2(first, 0.0); }
@@ -65,21 +65,29 @@ fn load_w0(o: u32, k: u32) -> vec2<f32> {
 
 // The same of W2.
 fn load_w2(o: u32, k: u32) -> vec2<f32> {
-    if o >= p.w2.w { return vec2(0.0); }
-    let i = o * p.w2.c + k;
+    let i = min(o, p.w2.w - 1u) * p.w2.c + k;
     if w2_kind != F32 && p.w2.c % 2u == 0u { return elements(w2[i / 2u], w2_kind); }
     let first = element(w2[word(i, w2_kind)], i, w2_kind);
     if k + 1u == p.w2.c { return vec2(first, 0.0); }
     return vec2(first, element(w2[word(i + 1u, w2_kind)], i + 1u, w2_kind));
 }
 
-// Sum over the 8 lanes that share a row, the same in each.
-fn row_sum(lane: u32, v: f32) -> f32 {
+// Four neighbouring rows.
+fn load_rows(row: u32, k: u32) -> vec4<f32> {
+    return vec4(load_x(row, k), load_x(row + 1u, k), load_x(row + 2u, k), load_x(row + 3u, k));
+}
+
+fn gelu(v: vec4<f32>) -> vec4<f32> {
+    return vec4(apply(GELU_ERF, v.x), apply(GELU_ERF, v.y), apply(GELU_ERF, v.z), apply(GELU_ERF, v.w));
+}
+
+// Sum over the lanes that share rows, the same in each.
+fn row_sum(lane: u32, v: vec4<f32>) -> vec4<f32> {
     workgroupBarrier();
-    partial[lane] = v;
+    hidden[lane] = v;
     workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < 8u; i++) { sum += partial[lane / 8u * 8u + i]; }
+    var sum = vec4(0.0);
+    for (var i = lane % 2u; i < WG; i += 2u) { sum += hidden[i]; }
     return sum;
 }
 
@@ -94,42 +102,55 @@ fn main(
     if row0 >= rows { return; }
     let c = p.out.c;
 
-    // The norm: 8 lanes a row.
-    let row = lane / 8u;
-    var v = 0.0;
-    for (var k = lane % 8u; k < c; k += 8u) { v += load_x(row0 + row, k); }
+    // The norm: half the lanes have rows 0..4, the others 4..8.
+    let half = lane % 2u;
+    let row = row0 + 4u * half;
+    var v = vec4(0.0);
+    for (var k = lane / 2u; k < c; k += WG / 2u) { v += load_rows(row, k); }
     let mean = row_sum(lane, v) / f32(c);
-    v = 0.0;
-    for (var k = lane % 8u; k < c; k += 8u) {
-        let d = load_x(row0 + row, k) - mean;
+    v = vec4(0.0);
+    for (var k = lane / 2u; k < c; k += WG / 2u) {
+        let d = load_rows(row, k) - mean;
         v += d * d;
     }
     let factor = inverseSqrt(row_sum(lane, v) / f32(c) + p.eps) * (1.0 + gamma(3u));
-    for (var k = lane % 8u; k < c; k += 8u) {
-        normed[2u * k + row / 4u][row % 4u] = (load_x(row0 + row, k) - mean) * factor + gamma(4u);
+    for (var k = lane / 2u; k < c; k += WG / 2u) {
+        normed[2u * k + half] = (load_rows(row, k) - mean) * factor + gamma(4u);
     }
     workgroupBarrier();
 
-    // Sums of outputs lane + WG*i: a for rows 0..4, b for 4..8.
+    // Sums of outputs lane + WG*i: a for rows 0..4, d for 4..8.
     var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0); var a4 = vec4(0.0); var a5 = vec4(0.0);
     var d0 = vec4(0.0); var d1 = vec4(0.0); var d2 = vec4(0.0); var d3 = vec4(0.0); var d4 = vec4(0.0); var d5 = vec4(0.0);
-    for (var j0 = 0u; j0 < p.w0.w; j0 += WG) {
-        let j = j0 + lane;
-        var a = vec4(0.0);
-        var b = vec4(0.0);
+    for (var j0 = 0u; j0 < p.w0.w; j0 += CHUNK) {
+        // Hidden channels j, j + 32, j + 64, j + 96 of the rows that this lane has in the norm.
+        let j = j0 + lane / 2u;
+        var s0 = vec4(0.0); var s1 = vec4(0.0); var s2 = vec4(0.0); var s3 = vec4(0.0);
         for (var k = 0u; k < c; k += 2u) {
-            let w = load_w0(j, k);
-            let next = min(k + 1u, c - 1u); // its weight is zero where there is none
-            a = fma(w.yyyy, normed[2u * next], fma(w.xxxx, normed[2u * k], a));
-            b = fma(w.yyyy, normed[2u * next + 1u], fma(w.xxxx, normed[2u * k + 1u], b));
+            let t = normed[2u * k + half];
+            let u = normed[2u * min(k + 1u, c - 1u) + half]; // its weight is zero where there is none
+            let w0 = load_w0(j, k);
+            let w1 = load_w0(j + 32u, k);
+            let w2 = load_w0(j + 64u, k);
+            let w3 = load_w0(j + 96u, k);
+            s0 = fma(w0.yyyy, u, fma(w0.xxxx, t, s0));
+            s1 = fma(w1.yyyy, u, fma(w1.xxxx, t, s1));
+            s2 = fma(w2.yyyy, u, fma(w2.xxxx, t, s2));
+            s3 = fma(w3.yyyy, u, fma(w3.xxxx, t, s3));
         }
-        var bias = 0.0;
-        if j < p.w0.w { bias = element(b0[word(j, b0_kind)], j, b0_kind); }
-        for (var i = 0u; i < ROWS; i++) {
-            hidden[2u * lane + i / 4u][i % 4u] = apply(GELU_ERF, select(a, b, i >= 4u)[i % 4u] + bias);
+        for (var i = 0u; i < 4u; i++) {
+            var s = s0;
+            switch i {
+                case 1u: { s = s1; }
+                case 2u: { s = s2; }
+                case 3u: { s = s3; }
+                default: {}
+            }
+            let at = min(j + 32u * i, p.w0.w - 1u);
+            hidden[lane + WG * i] = gelu(s + element(b0[word(at, b0_kind)], at, b0_kind));
         }
         workgroupBarrier();
-        for (var k = 0u; k < min(WG, p.w0.w - j0); k += 2u) {
+        for (var k = 0u; k < min(CHUNK, p.w0.w - j0); k += 2u) {
             let h0 = hidden[2u * k];
             let h1 = hidden[2u * k + 1u];
             let i0 = hidden[2u * k + 2u];
@@ -137,24 +158,25 @@ fn main(
             var w = load_w2(lane, j0 + k);
             a0 = fma(w.yyyy, i0, fma(w.xxxx, h0, a0));
             d0 = fma(w.yyyy, i1, fma(w.xxxx, h1, d0));
-            if c <= WG { continue; }
-            w = load_w2(lane + WG, j0 + k);
-            a1 = fma(w.yyyy, i0, fma(w.xxxx, h0, a1));
-            d1 = fma(w.yyyy, i1, fma(w.xxxx, h1, d1));
-            if c <= 2u * WG { continue; }
-            w = load_w2(lane + 2u * WG, j0 + k);
-            a2 = fma(w.yyyy, i0, fma(w.xxxx, h0, a2));
-            d2 = fma(w.yyyy, i1, fma(w.xxxx, h1, d2));
-            if c <= 3u * WG { continue; }
-            w = load_w2(lane + 3u * WG, j0 + k);
-            a3 = fma(w.yyyy, i0, fma(w.xxxx, h0, a3));
-            d3 = fma(w.yyyy, i1, fma(w.xxxx, h1, d3));
-            w = load_w2(lane + 4u * WG, j0 + k);
-            a4 = fma(w.yyyy, i0, fma(w.xxxx, h0, a4));
-            d4 = fma(w.yyyy, i1, fma(w.xxxx, h1, d4));
-            w = load_w2(lane + 5u * WG, j0 + k);
-            a5 = fma(w.yyyy, i0, fma(w.xxxx, h0, a5));
-            d5 = fma(w.yyyy, i1, fma(w.xxxx, h1, d5));
+            if c > WG {
+                w = load_w2(lane + WG, j0 + k);
+                a1 = fma(w.yyyy, i0, fma(w.xxxx, h0, a1));
+                d1 = fma(w.yyyy, i1, fma(w.xxxx, h1, d1));
+                w = load_w2(lane + 2u * WG, j0 + k);
+                a2 = fma(w.yyyy, i0, fma(w.xxxx, h0, a2));
+                d2 = fma(w.yyyy, i1, fma(w.xxxx, h1, d2));
+            }
+            if c > 3u * WG {
+                w = load_w2(lane + 3u * WG, j0 + k);
+                a3 = fma(w.yyyy, i0, fma(w.xxxx, h0, a3));
+                d3 = fma(w.yyyy, i1, fma(w.xxxx, h1, d3));
+                w = load_w2(lane + 4u * WG, j0 + k);
+                a4 = fma(w.yyyy, i0, fma(w.xxxx, h0, a4));
+                d4 = fma(w.yyyy, i1, fma(w.xxxx, h1, d4));
+                w = load_w2(lane + 5u * WG, j0 + k);
+                a5 = fma(w.yyyy, i0, fma(w.xxxx, h0, a5));
+                d5 = fma(w.yyyy, i1, fma(w.xxxx, h1, d5));
+            }
         }
         workgroupBarrier();
     }
