@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cascade_rt::backend::{self, Backend, Program, cpu};
+use cascade_rt::backend::{Backend, Program, cpu, devices};
 use cascade_rt::ops::{self, Affine, Case, Element, Function, Op, Operand};
 use cascade_rt::plan::{Plan, Recorder, Source};
 use cascade_rt::registry::{self, Caps};
@@ -119,7 +119,7 @@ fn stored(caps: Caps) -> Dtype {
 
 fn rows(criterion: &mut Criterion) {
     for kernel in registry::all() {
-        let Some(backend) = backend::with_just(kernel).expect("the device opens") else { continue };
+        let Some(backend) = devices::with_just(kernel).expect("the device opens") else { continue };
         let mut cases: Vec<(String, Case)> = ops::cases().into_iter().map(|case| (String::new(), case)).collect();
         cases.extend(compared().into_iter().map(|(name, _, case)| (name, case)));
         cases.retain(|(_, case)| case.op.name() == kernel.op);

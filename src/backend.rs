@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::plan::{Plan, Slot};
-use crate::registry::{Caps, Kernel, Lang, Launch};
+use crate::registry::{Caps, Lang};
 
 /// What a device is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,39 +56,6 @@ pub trait Backend {
 
     /// Chooses a kernel for each node, and makes everything that running needs.
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>>;
-}
-
-/// Every device that is here, each with its best exact kernels, and with nothing
-/// but those that any device of its kind can run.
-///
-/// # Errors
-/// If a device is there but does not open.
-pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
-    let mut all: Vec<Box<dyn Backend>> =
-        vec![Box::new(cpu::Cpu::new(false)), Box::new(cpu::Cpu::with_caps(Caps::NONE))];
-    let complete = crate::ops::NAMES.iter().all(|op| crate::registry::kernels(Lang::Wgsl).any(|k| k.op == *op));
-    for i in 0..wgpu::adapters().len() * usize::from(complete) {
-        all.push(Box::new(wgpu::Wgpu::open(i, false, None)?));
-        all.push(Box::new(wgpu::Wgpu::with_caps(i, Caps::NONE, None)?));
-    }
-    Ok(all)
-}
-
-/// A device that has what `kernel` needs and no more, so that the registry
-/// chooses it wherever it fits; `None` if no such device is here.
-///
-/// # Errors
-/// If the device is there but does not open.
-pub fn with_just(kernel: &Kernel) -> Result<Option<Box<dyn Backend>>> {
-    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(kernel.needs);
-    Ok(match kernel.launch {
-        Launch::Cpu(_) if met(cpu::detect()) => Some(Box::new(cpu::Cpu::with_caps(kernel.needs))),
-        Launch::Wgsl(_) => match wgpu::adapters().iter().position(|adapter| met(adapter.caps)) {
-            Some(i) => Some(Box::new(wgpu::Wgpu::with_caps(i, kernel.needs, None)?)),
-            None => None,
-        },
-        Launch::Cpu(_) => None,
-    })
 }
 
 /// A compiled plan with its memory.

@@ -145,6 +145,7 @@ fn values_out_of_range() {
         (&["-s", "-1"], &["--seed", whole, "of at most 64 bits"]),
         (&["-s", "18446744073709551616"], &["--seed", whole]),
         (&["--device", "nonsense"], &["--device", "expected auto", "nonsense"]),
+        (&["--device", "wgpu:x"], &["--device", "expected auto, cpu or wgpu[:N]", "wgpu:x"]),
         (&["--dtype", "int4"], &["--dtype", "int4", "bf16"]),
         (&["--noise", "pink"], &["--noise", "torch-bf16 or philox", "pink"]),
         (&["--frobnicate"], &["--frobnicate", "--help"]),
@@ -156,6 +157,16 @@ fn values_out_of_range() {
     room.fails(room.generate(&[]), 2, &["PROMPT"]);
     room.fails(room.command::<&str>(&["generate", "x"]), 2, &["--model", "expected a model folder", "got neither"]);
     room.fails(room.command::<&str>(&["paint"]), 2, &["paint", "--help"]);
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    let room = Room::new();
+    let words = ["wgpu:99", "cascade-rt devices", "--device cpu"];
+    room.fails(room.generate(&["x", "--device", "wgpu:99"]), 5, &words);
+    let mut command = room.generate(&["x", "--device", "wgpu"]);
+    command.env("VK_DRIVER_FILES", "/nonexistent.json").env("VK_ICD_FILENAMES", "/nonexistent.json");
+    room.fails(command, 5, &["wgpu:0", "driver", "--device cpu"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use cascade_rt::backend::{self, Backend, cpu, wgpu};
+use cascade_rt::backend::{Backend, cpu, devices, wgpu};
 use cascade_rt::ops::{self, Case, Element, Operand};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
 use cascade_rt::registry::{self, Kernel, Lang};
@@ -128,7 +128,8 @@ fn every_kernel_matches_its_reference() {
     let mut ran = 0;
     let reference = cpu::Cpu::reference();
     for kernel in registry::all() {
-        let Some(backend) = backend::with_just(kernel).unwrap() else {
+        let before = ran;
+        let Some(backend) = devices::with_just(kernel).unwrap() else {
             assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
@@ -156,6 +157,7 @@ fn every_kernel_matches_its_reference() {
                 }
             }
         }
+        println!("{:20} {:28} {} cases", kernel.op, kernel.name, ran - before);
     }
     assert!(ran > 0, "no kernel was tested");
     println!("{ran} kernel cases");

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 /// Modules, each with all that it imports, tests apart. A row stands for everything below
 /// its module except what has a row of its own. Rows import rows further down.
 const LAYERS: &[(&str, &str)] = &[
-    ("cli", "backend backend::cpu error image noise ops pipeline registry request shape synth weights weights::model"),
+    (
+        "cli",
+        "backend backend::devices error image noise ops pipeline registry request shape synth weights weights::model",
+    ),
     ("synth", "error net::config"),
     (
         "pipeline",
@@ -16,9 +19,11 @@ const LAYERS: &[(&str, &str)] = &[
          weights::model",
     ),
     ("check", "backend error ops plan tensor"),
+    ("backend::devices", "backend backend::cpu backend::wgpu error registry"),
+    ("backend::wgpu", "backend backend::cpu error plan registry shape tensor"),
     ("backend::cpu", "backend cpu error ops plan registry shape tensor"),
     ("backend", "error plan registry"),
-    ("registry", "cpu plan tensor"),
+    ("registry", "cpu plan shape tensor"),
     ("image", "error request"),
     ("request", "error noise sampler"),
     ("tokenizer", "error"),

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::wgpu::{self, Wgpu};
 use super::{Backend, Device, Kind};
 use crate::error::Result;
+use crate::registry::{Caps, Kernel, Launch};
 
 /// What a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +75,41 @@ pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Resu
     })
 }
 
+/// Every device that is here, each with its best exact kernels, and with nothing
+/// but those that any device of its kind can run.
+///
+/// # Errors
+/// If a device is there but does not open.
+pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
+    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new(false)), Box::new(Cpu::with_caps(Caps::NONE))];
+    for i in 0..wgpu::adapters().len().min(0) {
+        all.push(Box::new(Wgpu::open(i, false, None)?));
+        all.push(Box::new(Wgpu::with_caps(i, Caps::NONE, None)?));
+    }
+    Ok(all)
+}
+
+/// A device that has what `kernel` needs and no more, so that the registry
+/// chooses it wherever it fits; `None` if no such device is here.
+///
+/// # Errors
+/// If the device is there but does not open.
+pub fn with_just(kernel: &Kernel) -> Result<Option<Box<dyn Backend>>> {
+    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(kernel.needs);
+    Ok(match kernel.launch {
+        Launch::Cpu(_) if met(cpu::detect()) => Some(Box::new(Cpu::with_caps(kernel.needs))),
+        Launch::Wgsl(_) => match wgpu::adapters().iter().position(|adapter| met(adapter.caps)) {
+            Some(i) => Some(Box::new(Wgpu::with_caps(i, kernel.needs, None)?)),
+            None => None,
+        },
+        Launch::Cpu(_) => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Caps, Lang};
+    use crate::registry::Lang;
 
     #[test]
     fn choices() {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cascade_rt::backend::{self, Backend, Program, cpu::Cpu};
+use cascade_rt::backend::{Backend, Program, cpu::Cpu, devices};
 use cascade_rt::net::config::Table;
 use cascade_rt::plan::{Recorder, Slot};
 use cascade_rt::shape::Shape;
@@ -134,7 +134,7 @@ impl Bench {
 
 /// Every exact way of computing that this machine offers, and the references themselves.
 pub fn backends() -> Vec<Box<dyn Backend>> {
-    let mut all = backend::exact().unwrap();
+    let mut all = devices::exact().unwrap();
     all.push(Box::new(Cpu::reference()));
     all
 }

@@ -136,3 +136,59 @@ impl Module {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Lang, Launch, kernels};
+
+    fn parse(source: &str) -> Result<Module> {
+        Module::parse(Path::new("a.wgsl"), source, &[("WG", 8)])
+    }
+
+    /// Also those that no device here can run.
+    #[test]
+    fn every_shader_is_valid_and_becomes_spirv() {
+        for kernel in kernels(Lang::Wgsl) {
+            let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
+            let module = Module::parse(Path::new(kernel.name), shader.source, shader.tunables).unwrap();
+            assert!(module.workgroup_bytes().is_some_and(|bytes| bytes <= 32 << 10), "{}", kernel.name);
+            for pass in shader.passes {
+                assert!(module.has_entry(pass.entry), "{} {}", kernel.name, pass.entry);
+            }
+            let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module.naga).unwrap();
+            let constants = module.constants(&[1; 8]).into_iter().collect();
+            let (naga, info) =
+                naga::back::pipeline_constants::process_overrides(&module.naga, &info, None, &constants).unwrap();
+            let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+            let words = naga::back::spv::write_vec(&naga, &info, &options, None);
+            assert!(words.is_ok_and(|w| !w.is_empty()), "{}", kernel.name);
+        }
+    }
+
+    #[test]
+    fn numbers_and_workgroup_memory() {
+        let module = parse(
+            "override WG: u32 = 64u;\nconst TILE = 4u;\noverride LEN: u32 = WG * TILE + 1u;\n\
+             var<workgroup> a: array<f32, LEN>;\nvar<workgroup> b: array<vec4<f32>, TILE>;\n\
+             @compute @workgroup_size(WG) fn main() { a[0] = b[TILE - 1u].x; }",
+        )
+        .unwrap();
+        assert_eq!(module.number("WG"), Some(8), "the row's value replaces the shader's");
+        assert_eq!(module.number("TILE"), Some(4));
+        assert_eq!(module.number("LEN"), Some(33));
+        assert_eq!(module.number("main"), None);
+        assert_eq!(module.workgroup_bytes(), Some(33 * 4 + 4 * 16));
+        assert_eq!(module.constants(&[]), [("WG".to_owned(), 8.0)]);
+    }
+
+    #[test]
+    fn messages_name_file_and_line() {
+        for (source, line) in
+            [("\nfn f() -> f32 { return 1u; }", "a.wgsl:2"), ("fn f() {\n  let x = y;\n}", "a.wgsl:2")]
+        {
+            let Err(error) = parse(source) else { panic!("{source:?} is broken") };
+            assert!(error.to_string().contains(line), "{error}");
+        }
+    }
+}
