@@ -85,13 +85,11 @@ pub const fn elements(per: &'static str) -> Grid {
 }
 
 /// One workgroup for every `per` rows (pixels) of the result.
-#[allow(dead_code, reason = "rows follow")]
 pub const fn rows(per: &'static str) -> Grid {
     [Axis::every(Count::Rows(Of::Out), per), Axis::ONE, Axis::ONE]
 }
 
 /// One workgroup for every tile of channels by rows of the result.
-#[allow(dead_code, reason = "rows follow")]
 pub const fn tiles(channels: &'static str, rows: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), channels), Axis::every(Count::Rows(Of::Out), rows), Axis::ONE]
 }
