@@ -59,12 +59,12 @@ fn stages_take_turns_where_they_do_not_fit_together() {
     let want = run(roomy.compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
     let layer = 4 * (SIDE * SIDE) as u64;
     // Activations and one layer fit, two layers do not.
-    let tight = device().unwrap().with_memory(plan.arena_bytes() + layer + 1024);
+    let tight = Wgpu::with_memory(0, plan.arena_bytes() + layer + 1024).unwrap();
     let mut program = tight.compile(plan.clone()).unwrap();
     for _ in 0..2 {
         assert_eq!(run(program.as_mut(), &plan, input, out).unwrap(), want);
     }
-    let tiny = device().unwrap().with_memory(layer);
+    let tiny = Wgpu::with_memory(0, layer).unwrap();
     let Err(error) = tiny.compile(plan) else { panic!("it does not fit") };
     assert_eq!(error.exit_code(), 4, "{error}");
 }
