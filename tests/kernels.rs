@@ -118,14 +118,13 @@ fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
 /// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
 /// what the machine is meant to have, capabilities or `wgpu`, e.g. `avx2,wgpu`.
 fn required(kernel: &Kernel) -> bool {
-    let required = std::env::var("CASCADE_REQUIRE").unwrap_or_default();
     let (devices, has) = match kernel.lang {
         Lang::Cpu => ("cpu", vec![cpu::detect()]),
         Lang::Wgsl => ("wgpu", wgpu::adapters().iter().map(|adapter| adapter.caps).collect()),
     };
     let lacking = has.iter().map(|caps| kernel.needs.without(*caps).to_string());
     let lacking: Vec<String> = if has.is_empty() { vec![devices.into()] } else { lacking.collect() };
-    required.split(',').any(|name| lacking.iter().any(|all| all.split(" + ").any(|l| l == name)))
+    lacking.iter().flat_map(|all| all.split(" + ")).any(common::required)
 }
 
 #[test]
