@@ -90,7 +90,6 @@ pub const fn rows(per: &'static str) -> Grid {
 }
 
 /// One workgroup for every tile of channels by rows of the result.
-#[allow(dead_code, reason = "rows follow")]
 pub const fn tiles(channels: &'static str, rows: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), channels), Axis::every(Count::Rows(Of::Out), rows), Axis::ONE]
 }
