@@ -78,5 +78,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 0, slot(1, 4, 6, 16), &[16, 12, 2, 2], true), // Stage B, between levels
         case(2, 0, slot(2, 3, 1, 9), &[9, 3, 2, 2], false),
         case(2, 1, slot(1, 1, 1, 4), &[4, 3, 4, 4], true),
+        case(3, 2, slot(2, 4, 5, 6), &[6, 7, 5, 4], true), // a window that is not square
     ]
 }

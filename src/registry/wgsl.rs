@@ -1,7 +1,7 @@
 //! Rows of shaders. The file of a row is `shaders/<name>.wgsl`.
 
 use super::grid::{elements, main, pass, rows, tiles};
-use super::{Axis, Caps, Count, Grid, Kernel, Lang, Launch, Of, Shader};
+use super::{Axis, Caps, Count, Fit, Grid, Kernel, Lang, Launch, Of, Shader};
 
 /// `shader!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! shader {
@@ -85,6 +85,8 @@ pub(super) static ROWS: &[Kernel] = &[
         main(tiles("TILE_N", "TILE_M")),
     ]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
     shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("linear", "linear.rows", Caps::NONE, [main([Axis::every(Count::Channels(Of::Out), "TILE_N"), Axis::ONE, Axis::ONE])])
+        .fit(&[Fit::RowsAtMost(8)]),
     shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
     shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
