@@ -80,7 +80,7 @@ fn plan(case: &Case, dtype: Dtype) -> Plan {
         .iter()
         .map(|operand| {
             Some(match operand.as_ref()? {
-                Operand::Slot(shape) => Source::Slot(rec.input(*shape, Element::F32)),
+                Operand::Slot(shape) | Operand::Values(shape, _) => Source::Slot(rec.input(*shape, Element::F32)),
                 Operand::Index(shape, _) => Source::Slot(rec.input(*shape, Element::U32)),
                 Operand::Weight(dims) => rec.weight(weight(dims, dtype)),
             })
@@ -99,6 +99,7 @@ fn program(case: &Case, plan: Arc<Plan>, backend: &dyn Backend) -> Box<dyn Progr
         let values = noise(slot.shape.elements());
         let bytes = match operand {
             Some(Operand::Index(_, values)) => bytemuck::cast_slice(values),
+            Some(Operand::Values(_, values)) => bytemuck::cast_slice(values),
             _ => bytemuck::cast_slice(&values),
         };
         program.write(*slot, bytes).expect("it can be written");

@@ -9,9 +9,12 @@ use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use crate::demo;
 use crate::error::{Error, Result};
+use crate::files::Location;
 use crate::synth::Preset;
 use crate::weights::paths::{ModelPaths, Overrides};
 
@@ -58,46 +61,76 @@ struct SynthArgs {
 #[derive(Debug, clap::Args)]
 struct ModelArgs {
     /// Model folder, with decoder/ and vqgan/ or the original single files.
-    #[arg(short, long, value_name = "PATH", env = "CASCADE_MODEL")]
-    model: Option<PathBuf>,
+    ///
+    /// `demo`, where no folder has that name, is the small model built into this
+    /// program. It is also what runs if neither a folder nor a part is given.
+    #[arg(short, long, value_name = "PATH", value_parser = PathBufValueParser::new().map(locate), env = "CASCADE_MODEL")]
+    model: Option<Location>,
     /// Folder with prior/, if it is neither in the model folder nor beside it.
     #[arg(long, value_name = "PATH", env = "CASCADE_PRIOR")]
-    prior: Option<PathBuf>,
+    prior: Option<Location>,
     /// Stage A weights, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_A")]
-    stage_a: Option<PathBuf>,
+    stage_a: Option<Location>,
     /// Stage B weights, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_B")]
-    stage_b: Option<PathBuf>,
+    stage_b: Option<Location>,
     /// Stage C weights, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_C")]
-    stage_c: Option<PathBuf>,
+    stage_c: Option<Location>,
     /// Text encoder weights, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_TEXT_ENCODER")]
-    text_encoder: Option<PathBuf>,
+    text_encoder: Option<Location>,
     /// Tokenizer file or folder, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_TOKENIZER")]
-    tokenizer: Option<PathBuf>,
+    tokenizer: Option<Location>,
 }
 
 impl ModelArgs {
-    fn find(&self) -> Result<ModelPaths> {
-        let overrides = Overrides {
+    /// Whether a model was asked for, or any part of one.
+    fn is_given(&self) -> bool {
+        self.model.is_some() || self.prior.is_some() || self.parts() != Overrides::default()
+    }
+
+    /// The model folder that was asked for; where nothing was, the built-in one.
+    fn folder(&self) -> Result<Option<Location>> {
+        if self.is_given() {
+            return Ok(self.model.clone());
+        }
+        let built_in = demo::MODEL.ok_or_else(|| Error::Request {
+            what: "--model".into(),
+            expected: "a model folder, because this program was built without the demo model".into(),
+            found: "none".into(),
+        });
+        Ok(Some(built_in?.into()))
+    }
+
+    fn parts(&self) -> Overrides {
+        Overrides {
             stage_a: self.stage_a.clone(),
             stage_b: self.stage_b.clone(),
             stage_c: self.stage_c.clone(),
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
-        };
-        ModelPaths::find(self.model.as_deref(), self.prior.as_deref(), &overrides)
+        }
+    }
+
+    fn find(&self) -> Result<ModelPaths> {
+        ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &self.parts())
     }
 
     /// What people call it.
-    fn name(&self) -> String {
-        let path = self.model.as_ref().or(self.stage_c.as_ref());
-        let name = path.map(|p| p.canonicalize().unwrap_or_else(|_| p.clone()));
-        name.and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned())).unwrap_or_default()
+    fn name(&self) -> Result<String> {
+        let location = self.folder()?.or_else(|| self.stage_c.clone());
+        let path = location.map(|l| l.path().canonicalize().unwrap_or_else(|_| l.path().to_owned()));
+        Ok(path.and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned())).unwrap_or_default())
     }
+}
+
+/// What a path stands for: itself, or the built-in model of that name if there is nothing.
+fn locate(path: PathBuf) -> Location {
+    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && !path.exists());
+    built_in.map_or_else(|| path.into(), Location::from)
 }
 
 /// Parses the command line and does what it says.

@@ -89,13 +89,15 @@ pub enum Operand {
     Weight(Vec<usize>),
     /// Indices.
     Index(Shape, Vec<u32>),
+    /// Activations of which the values matter.
+    Values(Shape, Vec<f32>),
 }
 
 impl Operand {
     /// The operand's extent.
     pub fn shape(&self) -> Shape {
         match self {
-            Operand::Slot(shape) | Operand::Index(shape, _) => *shape,
+            Operand::Slot(shape) | Operand::Index(shape, _) | Operand::Values(shape, _) => *shape,
             Operand::Weight(dims) => crate::tensor::shape_of_dims(dims),
         }
     }
@@ -121,6 +123,12 @@ fn weight(dims: &[usize]) -> Option<Operand> {
 
 fn index(values: &[u32]) -> Option<Operand> {
     Some(Operand::Index(Shape::vector(values.len()), values.to_vec()))
+}
+
+/// `pattern` over and over.
+fn values(n: usize, h: usize, w: usize, c: usize, pattern: &[f32]) -> Option<Operand> {
+    let shape = Shape::new(n, h, w, c);
+    Some(Operand::Values(shape, pattern.iter().copied().cycle().take(shape.elements()).collect()))
 }
 
 macro_rules! ops {

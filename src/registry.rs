@@ -51,8 +51,10 @@ impl Caps {
     pub const SUBGROUP: Caps = Caps(1 << 4);
     /// WGSL 16-bit floats.
     pub const F16: Caps = Caps(1 << 5);
-    /// WGSL cooperative matrices, 16×16×16, f16 factors and f32 sums.
+    /// WGSL cooperative matrices, 16×16×16, f16 factors and f32 sums, of subgroups of 32.
     pub const COOPERATIVE: Caps = Caps(1 << 6);
+    /// WGSL run on the host's cores: a subgroup is a vector register, and asking its lanes is cheaper than memory.
+    pub const SOFTWARE: Caps = Caps(1 << 7);
 
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
@@ -62,6 +64,7 @@ impl Caps {
         (Caps::SUBGROUP, "subgroup"),
         (Caps::F16, "f16"),
         (Caps::COOPERATIVE, "cooperative_matrix"),
+        (Caps::SOFTWARE, "software"),
     ];
 
     /// Both sets together.
@@ -169,6 +172,16 @@ impl Kernel {
         Kernel { fit, ..self }
     }
 
+    /// Elements of memory that the passes of a GPU's kernel share, as the product of these.
+    const fn with_scratch(self, scratch: &'static [Axis]) -> Kernel {
+        let launch = match self.launch {
+            Launch::Wgsl(shader) => Launch::Wgsl(Shader { scratch, ..shader }),
+            Launch::Cuda(cuda) => Launch::Cuda(Cuda { scratch, ..cuda }),
+            Launch::Cpu(_) => panic!("the CPU's kernels say themselves what they need"),
+        };
+        Kernel { launch, ..self }
+    }
+
     /// Whether factors are rounded to bf16, so that the looser tolerance of a case applies.
     pub fn rounds(&self) -> bool {
         self.needs.contains(Caps::ROUND_BF16)
@@ -231,7 +244,7 @@ mod tests {
         for lang in Lang::ALL {
             for op in crate::ops::NAMES {
                 let last = kernels(lang).filter(|k| k.op == *op).last();
-                let Some(last) = last else { continue };
+                let last = last.unwrap_or_else(|| panic!("{op} has no row in {lang:?}"));
                 assert!(last.needs == Caps::NONE && last.fit.is_empty(), "{op}: {}", last.name);
             }
         }

@@ -83,11 +83,17 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// Bytes that a weight may point into: a mapped file, or memory that was
-/// aligned by copying. Pointers stay valid and contents unchanged while it lives.
+/// Bytes that a weight may point into: a mapped file, a part of the program, or
+/// memory that was aligned by copying. Pointers stay valid and contents unchanged while it lives.
 pub trait Bytes: Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
+}
+
+impl Bytes for &'static [u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
 }
 
 impl Bytes for Vec<f32> {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::files::Location;
 
 /// What begins and ends every CLIP text, unless the model's files say otherwise.
 const BOS: &str = "<|startoftext|>";
@@ -40,7 +41,7 @@ impl Tokenizer {
     /// Reads the tokenizer of a text encoder that has `positions` positions
     /// (77 for CLIP) and `vocabulary` token embeddings (49,408 for CLIP).
     ///
-    /// `path` is a `tokenizer.json`, or a folder that holds one, or `vocab.json`
+    /// `location` is a `tokenizer.json`, or a folder that holds one, or `vocab.json`
     /// and `merges.txt`. The special tokens come from `tokenizer_config.json`,
     /// else `special_tokens_map.json` beside it; the padding token then from
     /// `tokenizer.json`; else they are CLIP's, which pads with EOS. Lengths and
@@ -49,10 +50,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::ModelMissing`] without files, [`Error::Disk`] for unreadable and
     /// [`Error::Model`] for broken ones, and for ids that have no embedding.
-    pub fn open(path: &Path, positions: usize, vocabulary: usize) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-        let special = SpecialTokens::read(folder)?;
-        let (file, json) = read_tokenizer(path, &special)?;
+    pub fn open(location: impl Into<Location>, positions: usize, vocabulary: usize) -> Result<Self> {
+        let location = &location.into();
+        let special = SpecialTokens::read(location)?;
+        let (file, json) = read_tokenizer(location, &special)?;
 
         let stored: Stored<'_> = serde_json::from_slice(&json)
             .map_err(|e| bad(&file, "a CLIP tokenizer: a BPE `model` with `vocab` and `merges`", e))?;
@@ -72,7 +73,7 @@ impl Tokenizer {
         let eos = id(special.eos())?;
         let pad = special.text("pad_token").or(stored_pad.as_deref()).map_or(Ok(eos), id)?;
         if positions < 2 {
-            return Err(bad(path, "a text encoder of at least 2 positions", positions));
+            return Err(bad(location.path(), "a text encoder of at least 2 positions", positions));
         }
         Ok(Self { bpe, path: file, positions, bos, eos, pad })
     }
@@ -125,13 +126,14 @@ fn head(prompt: &str) -> &str {
 struct SpecialTokens([Value; 2]);
 
 impl SpecialTokens {
-    fn read(folder: &Path) -> Result<Self> {
+    /// Those in the folder `tokenizer`, or beside the file.
+    fn read(tokenizer: &Location) -> Result<Self> {
         let read = |name| {
-            let file = folder.join(name);
-            match std::fs::read(&file) {
-                Ok(json) => serde_json::from_slice(&json).map_err(|e| bad(&file, "JSON", e)),
+            let file = if tokenizer.is_dir() { tokenizer.join(name) } else { tokenizer.with_file_name(name) };
+            match file.read() {
+                Ok(json) => serde_json::from_slice(&json).map_err(|e| bad(file.path(), "JSON", e)),
                 Err(e) if e.kind() == ErrorKind::NotFound => Ok(Value::Null),
-                Err(source) => Err(Error::Disk { path: file, action: "read", source }),
+                Err(source) => Err(Error::Disk { path: file.path().to_owned(), action: "read", source }),
             }
         };
         Ok(Self([read("tokenizer_config.json")?, read("special_tokens_map.json")?]))
@@ -160,19 +162,19 @@ fn content(entry: &Value) -> Option<&str> {
 }
 
 /// The file that holds the vocabulary, and the tokenizer as `tokenizer.json` text.
-fn read_tokenizer(path: &Path, special: &SpecialTokens) -> Result<(PathBuf, Vec<u8>)> {
-    if !path.is_dir() {
-        return Ok((path.to_owned(), read(path)?));
+fn read_tokenizer(location: &Location, special: &SpecialTokens) -> Result<(PathBuf, Cow<'static, [u8]>)> {
+    if !location.is_dir() {
+        return Ok((location.path().to_owned(), read(location)?));
     }
-    let [whole, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| path.join(name));
-    if whole.exists() || !(vocab.exists() || merges.exists()) {
+    let [whole, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| location.join(name));
+    if whole.is_file() || !(vocab.is_file() || merges.is_file()) {
         let json = read(&whole)?;
-        return Ok((whole, json));
+        return Ok((whole.path().to_owned(), json));
     }
-    let table = serde_json::from_slice(&read(&vocab)?).map_err(|e| bad(&vocab, "JSON of token → id", e))?;
-    let merges = String::from_utf8(read(&merges)?).map_err(|e| bad(&merges, "UTF-8 text", e))?;
+    let table = serde_json::from_slice(&read(&vocab)?).map_err(|e| bad(vocab.path(), "JSON of token → id", e))?;
+    let merges = String::from_utf8(read(&merges)?.into_owned()).map_err(|e| bad(merges.path(), "UTF-8 text", e))?;
     let json = clip_pipeline(table, &merges, special).to_string().into_bytes();
-    Ok((vocab, json))
+    Ok((vocab.path().to_owned(), json.into()))
 }
 
 /// The `tokenizer.json` of CLIP's fast tokenizer around a vocabulary and its merges.
@@ -275,14 +277,14 @@ impl Stored<'_> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| match source.kind() {
+fn read(file: &Location) -> Result<Cow<'static, [u8]>> {
+    file.read().map_err(|source| match source.kind() {
         ErrorKind::NotFound => Error::ModelMissing {
-            path: path.to_owned(),
+            path: file.path().to_owned(),
             missing: "the tokenizer (tokenizer.json, or vocab.json and merges.txt)".into(),
             remedy: "download the model's tokenizer folder, or name one with --tokenizer".into(),
         },
-        _ => Error::Disk { path: path.to_owned(), action: "read", source },
+        _ => Error::Disk { path: file.path().to_owned(), action: "read", source },
     })
 }
 

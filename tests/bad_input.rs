@@ -155,7 +155,8 @@ fn values_out_of_range() {
         room.fails(room.generate(&[&["x"], *args].concat()), 2, words);
     }
     room.fails(room.generate(&[]), 2, &["PROMPT"]);
-    room.fails(room.command::<&str>(&["generate", "x"]), 2, &["--model", "expected a model folder", "got neither"]);
+    let part = ["generate", "x", "--stage-c", "c"];
+    room.fails(room.command(&part), 2, &["--model: expected a model folder, or --stage-b FILE as well, got neither"]);
     room.fails(room.command::<&str>(&["paint"]), 2, &["paint", "--help"]);
 }
 

@@ -60,6 +60,11 @@ fn plan(case: &Case, dtype: Dtype, state: bool) -> Option<One> {
                     writes.push((slot, bytemuck::cast_slice(&values).to_vec()));
                     Source::Slot(slot)
                 }
+                Operand::Values(shape, values) => {
+                    let slot = rec.input(*shape, Element::F32);
+                    writes.push((slot, bytemuck::cast_slice(values).to_vec()));
+                    Source::Slot(slot)
+                }
                 Operand::Index(shape, values) => {
                     let slot = rec.input(*shape, Element::U32);
                     writes.push((slot, bytemuck::cast_slice(values).to_vec()));

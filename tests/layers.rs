@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "backend backend::cuda backend::devices error image noise ops pipeline registry request shape synth weights weights::model",
+        "backend backend::cuda backend::devices demo error files image noise ops pipeline registry request shape synth weights \
+         weights::model",
     ),
+    ("demo", "files"),
     ("synth", "error net::config"),
     (
         "pipeline",
@@ -27,18 +29,19 @@ const LAYERS: &[(&str, &str)] = &[
     ("registry", "cpu plan shape tensor"),
     ("image", "error request"),
     ("request", "error noise sampler"),
-    ("tokenizer", "error"),
+    ("tokenizer", "error files"),
     ("sampler", ""),
     ("noise", "shape"),
-    ("weights::model", "error net::config weights"),
+    ("weights::model", "error files net::config weights"),
     ("net", "error net::config ops plan shape tensor weights"),
-    ("net::config", "error weights"),
-    ("weights", "error tensor"),
+    ("net::config", "error files weights"),
+    ("weights", "error files tensor"),
     ("plan", "error ops shape tensor"),
     ("cpu", "tensor"),
     ("ops", "shape tensor"),
     ("tensor", "shape"),
     ("shape", ""),
+    ("files", "error"),
     ("error", ""),
 ];
 

@@ -114,7 +114,7 @@ impl Fixture {
 /// A network that carries its own weights, under `model.`.
 fn check_small(name: &str) {
     let fixture = Fixture::open(name);
-    let config = UNetConfig::read(&fixtures().join(format!("network/{name}.json"))).unwrap();
+    let config = UNetConfig::read(fixtures().join(format!("network/{name}.json"))).unwrap();
     let mut table: Vec<String> =
         config::tensors(&config).into_iter().map(|(name, _)| format!("model.{name}")).collect();
     table.sort();
@@ -161,7 +161,7 @@ small! {
 fn tiny(folder: &str) -> (UNetConfig, Checkpoint) {
     let folder = fixtures().join(folder);
     let weights = Checkpoint::open(folder.join("diffusion_pytorch_model.bf16.safetensors")).unwrap();
-    (UNetConfig::open(Some(&folder.join("config.json")), &weights).unwrap(), weights)
+    (UNetConfig::open(Some(&folder.join("config.json").into()), &weights).unwrap(), weights)
 }
 
 fn check_tiny(name: &str, folder: &str) {
@@ -214,7 +214,7 @@ fn tiny_vqgan() {
     let fixture = Fixture::open("tiny_vqgan");
     let folder = fixtures().join("tiny/vqgan");
     let weights = Checkpoint::open(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
-    let config = StageAConfig::open(Some(&folder.join("config.json")), &weights).unwrap();
+    let config = StageAConfig::open(Some(&folder.join("config.json").into()), &weights).unwrap();
     let mut bench = Bench::new();
     let z = fixture.image(&mut bench, "latent").expect("latents");
     let y = stage_a::decode(&mut Net::new(&mut bench.rec, &weights), &config, z, false).unwrap();

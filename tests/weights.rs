@@ -493,7 +493,7 @@ fn absurd_configs_are_refused() {
     fs::write(&path, r#"{"hidden_act":"relu"}"#).unwrap();
     let weights = dir.path().join("t.safetensors");
     write(&weights, &table(&[("text_model.embeddings.token_embedding.weight", &[1])]));
-    let error = error_of(ClipTextConfig::open(Some(&path), &Checkpoint::open(&weights).unwrap()));
+    let error = error_of(ClipTextConfig::open(Some(&path.as_path().into()), &Checkpoint::open(&weights).unwrap()));
     assert!(error.contains("unknown variant `relu`, expected `gelu` or `quick_gelu`"), "{error}");
     fs::write(&path, r#"{"embed_dim":385}"#).unwrap();
     assert!(error_of(StageAConfig::read(&path)).contains("halved"));
@@ -507,7 +507,7 @@ fn configs_are_checked_against_tensors() {
     let full = config::tensors(&config);
     let open = |table: &Table| {
         write(&path, table);
-        UNetConfig::open(Some(&dir.path().join("config.json")), &Checkpoint::open(&path).unwrap())
+        UNetConfig::open(Some(&dir.path().join("config.json").into()), &Checkpoint::open(&path).unwrap())
     };
     assert_eq!(open(&full).unwrap(), config);
 
@@ -586,7 +586,7 @@ fn tiny_model(dir: &Path) {
 }
 
 fn find(model: &Path, overrides: &Overrides) -> Result<ModelPaths, cascade_rt::error::Error> {
-    ModelPaths::find(Some(model), None, overrides)
+    ModelPaths::find(Some(&model.into()), None, overrides)
 }
 
 #[test]
@@ -599,26 +599,34 @@ fn a_folder_is_a_model() {
     assert_eq!(model.stage_a.1.scale_factor, 0.5);
     assert_eq!(model.text.1.projection_dim, 12);
     assert_eq!(model.stage_c.1.clip_seq, 2);
-    assert_eq!(model.tokenizer, root.join("tokenizer"));
+    assert_eq!(model.tokenizer.path(), root.join("tokenizer"));
 
     // The prior in a sibling, or in a folder given.
     let sibling = dir.path().join("cascade-prior");
     fs::create_dir(&sibling).unwrap();
     fs::rename(root.join("prior"), sibling.join("prior")).unwrap();
-    assert!(find(&root, &none).unwrap().stage_c.weights.starts_with(&sibling));
+    assert!(find(&root, &none).unwrap().stage_c.weights.path().starts_with(&sibling));
     let elsewhere = dir.path().join("elsewhere");
     fs::rename(&sibling, &elsewhere).unwrap();
     let error = error_of(find(&root, &none));
     assert!(error.contains("Stage C weights (prior/") && error.contains("--prior"), "{error}");
-    assert!(ModelPaths::find(Some(&root), Some(&elsewhere), &none).unwrap().stage_c.weights.starts_with(&elsewhere));
+    assert!(
+        ModelPaths::find(Some(&root.as_path().into()), Some(&elsewhere.as_path().into()), &none)
+            .unwrap()
+            .stage_c
+            .weights
+            .path()
+            .starts_with(&elsewhere)
+    );
 
     // Small networks only where there are no large ones.
     fs::rename(elsewhere.join("prior"), root.join("prior_lite")).unwrap();
-    assert!(find(&root, &none).unwrap().stage_c.weights.starts_with(root.join("prior_lite")));
+    assert!(find(&root, &none).unwrap().stage_c.weights.path().starts_with(root.join("prior_lite")));
 
     // bf16 before plain before fp16; an index stands for its file.
     let decoder = root.join("decoder");
-    let chosen = || find(&root, &none).unwrap().stage_b.weights.file_name().unwrap().to_str().unwrap().to_owned();
+    let chosen =
+        || find(&root, &none).unwrap().stage_b.weights.path().file_name().unwrap().to_str().unwrap().to_owned();
     for name in [
         "diffusion_pytorch_model.fp16.safetensors",
         "diffusion_pytorch_model.safetensors",
@@ -647,20 +655,20 @@ fn single_files_are_a_model() {
     }
     assert!(error_of(find(&files, &Overrides::default())).contains("text encoder weights"));
     let overrides = Overrides {
-        text_encoder: Some(root.join("text_encoder/model.safetensors")),
-        tokenizer: Some(root.join("tokenizer")),
+        text_encoder: Some(root.join("text_encoder/model.safetensors").into()),
+        tokenizer: Some(root.join("tokenizer").into()),
         ..Overrides::default()
     };
     let paths = find(&files, &overrides).unwrap();
     assert_eq!(paths.stage_b.config, None);
-    assert_eq!(paths.text_encoder.config, Some(root.join("text_encoder/config.json")));
+    assert_eq!(paths.text_encoder.config, Some(root.join("text_encoder/config.json").into()));
     Model::open(&paths).unwrap();
 
     // Everything by flags; and a flag that names the wrong file.
     let mut all = Overrides {
-        stage_a: Some(files.join("stage_a.safetensors")),
-        stage_b: Some(root.join("decoder")),
-        stage_c: Some(files.join("stage_c_lite.safetensors")),
+        stage_a: Some(files.join("stage_a.safetensors").into()),
+        stage_b: Some(root.join("decoder").into()),
+        stage_c: Some(files.join("stage_c_lite.safetensors").into()),
         ..overrides
     };
     Model::open(&ModelPaths::find(None, None, &all).unwrap()).unwrap();
@@ -695,13 +703,13 @@ fn combined_files_are_a_model() {
     let paths = find(&files, &Overrides::default()).unwrap();
     assert_eq!(paths.text_encoder.weights, paths.stage_c.weights);
     assert_eq!(paths.stage_a.weights, paths.stage_b.weights);
-    assert_eq!(paths.tokenizer, files);
+    assert_eq!(paths.tokenizer.path(), files);
     // Text of width 20 has no heads of 64: this needs a config, and says so.
     let error = error_of(Model::open(&paths));
     assert!(error.contains("put the model's config.json beside it"), "{error}");
     let model = Model::open(&ModelPaths {
         text_encoder: PartFiles {
-            config: Some(dir.path().join("text_encoder/config.json")),
+            config: Some(dir.path().join("text_encoder/config.json").into()),
             ..paths.text_encoder.clone()
         },
         ..paths
@@ -744,7 +752,7 @@ fn a_synthetic_model_is_a_model() {
     let variance = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
     assert!(mean.abs() < 1e-4 && (variance * 512.0 - 1.0).abs() < 0.01, "{mean} {variance}");
 
-    let tokenizer = tokenizers::Tokenizer::from_file(model.tokenizer.join("tokenizer.json")).unwrap();
+    let tokenizer = tokenizers::Tokenizer::from_file(model.tokenizer.join("tokenizer.json").path()).unwrap();
     assert_eq!(tokenizer.get_vocab_size(true), 49_408);
     let ids = tokenizer.encode("A  cat!", true).unwrap();
     // `a</w>`, `c`, `a`, `t</w>`, `!</w>`; byte symbols begin at `!`.

@@ -89,7 +89,7 @@ pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Resu
 /// If a device is there but does not open.
 pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
     let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new(false)), Box::new(Cpu::with_caps(Caps::NONE))];
-    for i in 0..wgpu::adapters().len().min(0) {
+    for i in 0..wgpu::adapters().len() {
         all.push(Box::new(Wgpu::open(i, false, None)?));
         all.push(Box::new(Wgpu::with_caps(i, Caps::NONE, None)?));
     }

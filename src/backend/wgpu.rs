@@ -67,12 +67,16 @@ impl Wgpu {
         Ok(Self { context, shaders, weights: Mutex::default() })
     }
 
-    /// The same with less memory, for tests.
-    pub fn with_memory(mut self, free_bytes: u64) -> Self {
-        if let Some(context) = Arc::get_mut(&mut self.context) {
-            context.limit_memory(free_bytes);
-        }
-        self
+    /// The same as [`open`](Self::open) with everything it has but memory, for tests.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn with_memory(index: usize, free_bytes: u64) -> Result<Self> {
+        let mut gpu = Self::open(index, false, None)?;
+        let context = Arc::new(gpu.context.with_memory(free_bytes));
+        gpu.shaders = Shaders::new(context.clone(), Default::default());
+        gpu.context = context;
+        Ok(gpu)
     }
 
     /// Gives the device up at once, as if it had been unplugged. Whatever is compiled for it reports

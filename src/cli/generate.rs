@@ -40,12 +40,12 @@ pub(super) struct Args {
     /// What guidance leads away from.
     #[arg(short, long, value_name = "TEXT", default_value = "", env = "CASCADE_NEGATIVE")]
     negative: String,
-    /// Width in pixels, a multiple of 8 from 64 up.
-    #[arg(short = 'W', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
-    width: u32,
-    /// Height in pixels, a multiple of 8 from 64 up.
-    #[arg(short = 'H', long, value_name = "PX", default_value_t = 1024, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_HEIGHT")]
-    height: u32,
+    /// Width in pixels, a multiple of 8 from 64 up. Without it, what the model was made for, or 1024.
+    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
+    width: Option<u32>,
+    /// Height in pixels, like the width.
+    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_HEIGHT")]
+    height: Option<u32>,
     /// Where the noise starts; the same seed makes the same picture.
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>, allow_negative_numbers = true, env = "CASCADE_SEED")]
     seed: u64,
@@ -103,11 +103,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
-    let request = Request {
+    let usual = Request::default();
+    let mut request = Request {
         prompts: prompts(args)?,
         negative: args.negative.clone(),
-        width: args.width,
-        height: args.height,
+        width: args.width.unwrap_or(usual.width),
+        height: args.height.unwrap_or(usual.height),
         seed: args.seed,
         steps: args.steps,
         guidance: args.guidance,
@@ -117,7 +118,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     request.check()?;
     let outputs = Outputs::plan(args, request.images())?;
 
-    let model = Model::open(&args.model.find()?)?;
+    let paths = args.model.find()?;
+    if !args.model.is_given() && !args.quiet {
+        note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
+    }
+    let model = Model::open(&paths)?;
+    if let Some(side) = model.native_size {
+        (request.width, request.height) = (args.width.unwrap_or(side), args.height.unwrap_or(side));
+    }
     let latents = match &args.latents {
         Some(path) => read_latents(path, &request, &model)?,
         None => StartLatents::default(),
@@ -129,7 +137,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let mut bar = Bar::new(args.quiet || args.json);
     let mut dump = args.dump.as_ref().map(|_| Dump::default());
-    let name = args.model.name();
+    let name = args.model.name()?;
     let options = Options {
         latents: &latents,
         keep: args.dump.is_some(),

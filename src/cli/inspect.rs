@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{printable, say};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+
+use super::{locate, printable, say};
 use crate::error::{Error, Result};
+use crate::files::Location;
 use crate::image::read_metadata;
 use crate::weights::Checkpoint;
 use crate::weights::paths::{ModelPaths, Overrides};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A model folder, a safetensors file or a PNG.
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    /// A model folder, a safetensors file or a PNG; or `demo`, the built-in model, where no file or folder has that name.
+    #[arg(value_name = "PATH", value_parser = PathBufValueParser::new().map(locate))]
+    path: Location,
     /// List every tensor.
     #[arg(long)]
     tensors: bool,
@@ -25,27 +28,28 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let path = &args.path;
+    if args.path.is_dir() {
+        return folder(args);
+    }
+    let path = args.path.path();
     let there = fs::metadata(path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => Error::ModelMissing {
-            path: path.clone(),
+            path: path.to_owned(),
             missing: "model folder, weights file or picture".into(),
             remedy: "check the path".into(),
         },
-        _ => Error::Disk { path: path.clone(), action: "open", source },
+        _ => Error::Disk { path: path.to_owned(), action: "open", source },
     })?;
-    if there.is_dir() {
-        return folder(args);
-    }
     let mut start = [0u8; 8];
     // Not of a pipe, which might wait for ever.
     if there.is_file() {
-        let mut open = File::open(path).map_err(|source| Error::Disk { path: path.clone(), action: "open", source })?;
+        let mut open =
+            File::open(path).map_err(|source| Error::Disk { path: path.to_owned(), action: "open", source })?;
         let read = open.read(&mut start);
-        read.map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?;
+        read.map_err(|source| Error::Disk { path: path.to_owned(), action: "read", source })?;
     }
     let png = start == *b"\x89PNG\r\n\x1a\n";
-    if png { picture(path) } else { file(path, args) }
+    if png { picture(path) } else { file(&args.path, args) }
 }
 
 fn picture(path: &Path) -> Result<()> {
@@ -69,11 +73,15 @@ fn folder(args: &Args) -> Result<()> {
             say(&format!("  config {}", config.display()))?;
         }
     }
-    say(&format!("{}: tokenizer", paths.tokenizer.display()))
+    say(&format!("{}: tokenizer", paths.tokenizer.display()))?;
+    match paths.native_size()? {
+        Some(side) => say(&format!("{}: made for pictures of {side}×{side} px", args.path.display())),
+        None => Ok(()),
+    }
 }
 
-fn file(path: &Path, args: &Args) -> Result<()> {
-    for network in Checkpoint::open_all(path)? {
+fn file(file: &Location, args: &Args) -> Result<()> {
+    for network in Checkpoint::open_all(file)? {
         let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
         for stored in network.names().filter_map(|name| network.stored(name)) {
             let entry = types.entry(format!("{:?}", stored.dtype)).or_default();
@@ -81,7 +89,7 @@ fn file(path: &Path, args: &Args) -> Result<()> {
             entry.1 += stored.dims.iter().product::<usize>() as u64;
         }
         let scheme = if network.original { "original names" } else { "diffusers names" };
-        say(&format!("{}: {}, {scheme}", path.display(), network.kind()))?;
+        say(&format!("{}: {}, {scheme}", file.display(), network.kind()))?;
         for (dtype, (tensors, elements)) in types {
             say(&format!("  {dtype}: {tensors} tensors, {elements} parameters"))?;
         }

@@ -1,4 +1,4 @@
-use super::{Case, Define, Function, Operands, Shapes, slot};
+use super::{Case, Define, Function, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
 /// `y = f(x)`, element by element, in place where the plan allows.
@@ -39,8 +39,12 @@ impl Define for Activation {
 }
 
 pub(super) fn cases() -> Vec<Case> {
+    // Where exp and erf leave their range.
+    let large = [-1e4, -200.0, -90.0, -20.0, -6.0, -4.0, -3.9, 0.0, 3.9, 4.0, 6.0, 20.0, 90.0, 200.0, 1e4];
     [Function::Silu, Function::GeluErf, Function::QuickGelu, Function::Identity]
         .into_iter()
-        .map(|function| Case::new(Activation { function }, vec![slot(2, 3, 5, 7)]))
+        .flat_map(|function| {
+            [slot(2, 3, 5, 7), values(1, 1, 3, 5, &large)].map(|x| Case::new(Activation { function }, vec![x]))
+        })
         .collect()
 }

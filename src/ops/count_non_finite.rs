@@ -1,4 +1,4 @@
-use super::{Case, Define, Element, Operands, Shapes, slot};
+use super::{Case, Define, Element, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
 /// Number of elements that are NaN or infinite, as u32.
@@ -31,5 +31,6 @@ impl Define for CountNonFinite {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new(CountNonFinite, vec![slot(2, 3, 5, 7)])]
+    let mixed = [0.0, f32::NAN, f32::MAX, -f32::NAN, f32::INFINITY, 1e-45, -1.0, f32::NEG_INFINITY, -0.0, f32::MIN, 1.0];
+    [slot(2, 3, 5, 7), values(2, 20, 30, 7, &mixed)].map(|x| Case::new(CountNonFinite, vec![x])).to_vec()
 }

@@ -64,5 +64,12 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |n, h, w, c: usize, k: usize| {
         Case::new(DepthwiseNorm { eps: 1e-6 }, vec![slot(n, h, w, c), weight(&[c, 1, k, k]), weight(&[c])])
     };
-    vec![case(2, 6, 6, 512, 3), case(1, 5, 3, 320, 3), case(2, 1, 1, 7, 3), case(1, 3, 2, 24, 5), case(1, 4, 4, 1, 3)]
+    vec![
+        case(2, 6, 6, 512, 3),
+        case(1, 5, 3, 320, 3),
+        case(2, 1, 1, 7, 3),
+        case(1, 3, 2, 24, 5),
+        case(1, 4, 4, 1, 3),
+        case(1, 256, 257, 8, 3), // more pixels than a grid is wide
+    ]
 }

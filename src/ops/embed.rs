@@ -43,5 +43,6 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(Embed, vec![ids(), weight(&[7, 10]), weight(&[4, 10])]),
         Case::new(Embed, vec![ids(), weight(&[7, 10]), None]),
+        Case::new(Embed, vec![ids(), weight(&[6, 7]), weight(&[3, 7])]), // odd rows, and an id too large
     ]
 }

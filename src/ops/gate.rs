@@ -1,4 +1,4 @@
-use super::{Case, Define, Operands, Shapes, slot};
+use super::{Case, Define, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
 /// Every channel of an image let through in part: `y = x · sigmoid(s)`.
@@ -36,5 +36,7 @@ impl Define for Gate {
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |n, h, w, c| Case::new(Gate, vec![slot(n, h, w, c), slot(n, 1, 1, c)]);
-    vec![case(1, 24, 24, 256), case(2, 3, 5, 7), case(1, 1, 1, 1)]
+    // Where exp leaves its range.
+    let large = Case::new(Gate, vec![slot(1, 2, 2, 8), values(1, 1, 1, 8, &[-1e4, -200.0, -90.0, -9.0, 9.0, 90.0, 200.0, 1e4])]);
+    vec![case(1, 24, 24, 256), case(2, 3, 5, 7), case(1, 1, 1, 1), large]
 }

@@ -33,5 +33,5 @@ impl Define for Gather {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new(Gather, vec![slot(2, 1, 77, 40), index(&[8, 78, 78, 0, 153])])]
+    vec![Case::new(Gather, vec![slot(2, 1, 77, 40), index(&[8, 78, 78, 0, 153, 154, 9999])])]
 }

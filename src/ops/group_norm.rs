@@ -1,4 +1,4 @@
-use super::{Case, Define, Function, Operands, Shapes, mean_rstd, slot, weight};
+use super::{Case, Define, Function, Operands, Shapes, mean_rstd, slot, values, weight};
 use crate::shape::Shape;
 
 /// `y = f((x − mean) / sqrt(var + eps) · weight + bias)`, statistics over all
@@ -65,5 +65,12 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |groups, function, n, h, w, c: usize| {
         Case::new(GroupNorm { groups, eps: 1e-5, function }, vec![slot(n, h, w, c), weight(&[c]), weight(&[c])])
     };
-    vec![case(32, Function::Silu, 2, 16, 16, 320), case(3, Function::Identity, 2, 3, 5, 9), case(1, Function::Silu, 1, 1, 1, 7)]
+    let mut offset = case(2, Function::Identity, 1, 33, 16, 6); // mean ≫ deviation
+    offset.inputs[0] = values(1, 33, 16, 6, &[30.0, 30.25, 29.5, 31.0, 29.875]);
+    vec![
+        case(32, Function::Silu, 2, 16, 16, 320),
+        case(3, Function::Identity, 2, 3, 5, 9),
+        case(1, Function::Silu, 1, 1, 1, 7),
+        offset,
+    ]
 }

@@ -1,4 +1,4 @@
-use super::{Case, Define, Operands, Shapes, mean_rstd, slot, weight};
+use super::{Case, Define, Operands, Shapes, mean_rstd, slot, values, weight};
 use crate::shape::Shape;
 
 /// `y = (x − mean) / sqrt(var + eps)` over the channels, then an affine map
@@ -79,5 +79,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(clip, vec![slot(1, 1, 1, 7), weight(&[7]), weight(&[7])]),
         Case::new(stage_a, vec![slot(2, 3, 5, 192), weight(&[6]), None]),
         Case::new(plain, vec![slot(1, 1, 3, 1), None, None]),
+        Case::new(plain, vec![values(1, 1, 2, 333, &[30.0, 30.25, 29.5, 31.0, 29.875]), None, None]), // mean ≫ deviation
+        Case::new(plain, vec![slot(1, 256, 257, 8), None, None]), // more rows than a grid is wide
     ]
 }

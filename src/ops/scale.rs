@@ -1,4 +1,4 @@
-use super::{Case, Define, Operands, Shapes, slot};
+use super::{Case, Define, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
 /// `y = factor·x`, in place where the plan allows.
@@ -38,5 +38,7 @@ impl Define for Scale {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new(Scale { factor: 0.3764 }, vec![slot(2, 3, 5, 7)])]
+    // More groups of 64 elements than a grid is wide.
+    let wide = values(1, 1, 64 * 65_535 + 65, 1, &[0.5, -1.0, 3.0, 0.0, 7.0]);
+    [slot(2, 3, 5, 7), wide].map(|x| Case::new(Scale { factor: 0.3764 }, vec![x])).to_vec()
 }

@@ -1,4 +1,4 @@
-use super::{Case, Define, Element, Operands, Shapes, slot};
+use super::{Case, Define, Element, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
 /// Pictures as bytes: `round(255·clamp(x, 0, 1))`, halves to even, cropped to
@@ -46,5 +46,8 @@ impl Define for ToRgb8 {
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |x, height, width| Case::new(ToRgb8 { height, width }, vec![x]);
-    vec![case(slot(2, 8, 8, 3), 8, 8), case(slot(2, 7, 9, 3), 5, 8)]
+    let halves = (0..255u8).map(|v| (f32::from(v) + 0.5) / 255.0);
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, -0.5, 2.0];
+    let edge: Vec<f32> = halves.chain(odd).collect();
+    vec![case(slot(2, 8, 8, 3), 8, 8), case(slot(2, 7, 9, 3), 5, 8), case(values(1, 9, 10, 3, &edge), 9, 10)]
 }

@@ -1,9 +1,9 @@
 //! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it.
 
-use super::grid::{channels, elements, product, rows};
-use super::{Axis, Caps, Count, Cuda, Grid, Kernel, Lang, Launch, Of, Pass};
+use super::grid::{channels, elements, pass, product, rows};
+use super::{Axis, Caps, Count, Cuda, Grid, Kernel, Lang, Launch, Of};
 
-/// `cuda!("op", "op.variant", needs, [passes…])`.
+/// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
     ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Cuda {
@@ -24,20 +24,6 @@ macro_rules! only {
     ($op:literal, $grid:expr) => {
         cuda!($op, $op, Caps::NONE, [pass($op, $grid)])
     };
-}
-
-const fn pass(entry: &'static str, grid: Grid) -> Pass {
-    Pass { entry, grid }
-}
-
-impl Kernel {
-    /// The row with memory that its passes share.
-    const fn scratch(self, scratch: &'static [Axis]) -> Kernel {
-        match self.launch {
-            Launch::Cuda(cuda) => Kernel { launch: Launch::Cuda(Cuda { scratch, ..cuda }), ..self },
-            _ => self,
-        }
-    }
 }
 
 const ONE: Grid = [Axis::ONE; 3];
@@ -85,7 +71,7 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("feed_forward", "feed_forward", Caps::NONE, [
         pass("feed_forward_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
         pass("feed_forward", product("TILE_M", "TILE_N")),
-    ]).scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
+    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     only!("gate", THREADS),
     only!("gather", THREADS),
     cuda!("grn_scale", "grn_scale", Caps::NONE, [

@@ -15,8 +15,8 @@ pub enum Of {
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// One.
-    One,
+    /// A number.
+    Exactly(usize),
     /// `n·h·w·c`.
     Elements(Of),
     /// `n·h·w`.
@@ -43,7 +43,7 @@ pub struct Axis {
 
 impl Axis {
     /// A single workgroup.
-    pub const ONE: Axis = Axis { count: Count::One, per: "" };
+    pub const ONE: Axis = Axis { count: Count::Exactly(1), per: "" };
 
     /// One workgroup for each.
     pub const fn each(count: Count) -> Axis {
@@ -62,7 +62,7 @@ impl Axis {
             Of::Operand(i) => node.inputs[i].map_or(Shape::vector(1), |source| source.shape()),
         };
         let count = match self.count {
-            Count::One => 1,
+            Count::Exactly(number) => number,
             Count::Elements(tensor) => of(tensor).elements(),
             Count::Rows(tensor) => of(tensor).rows(),
             Count::Tokens(tensor) => of(tensor).tokens(),
@@ -85,13 +85,11 @@ pub const fn elements(per: &'static str) -> Grid {
 }
 
 /// One workgroup for every `per` rows (pixels) of the result.
-#[allow(dead_code, reason = "rows follow")]
 pub const fn rows(per: &'static str) -> Grid {
     [Axis::every(Count::Rows(Of::Out), per), Axis::ONE, Axis::ONE]
 }
 
 /// One workgroup for every tile of channels by rows of the result.
-#[allow(dead_code, reason = "rows follow")]
 pub const fn tiles(channels: &'static str, rows: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), channels), Axis::every(Count::Rows(Of::Out), rows), Axis::ONE]
 }
@@ -113,6 +111,11 @@ pub struct Pass {
     pub entry: &'static str,
     /// Its workgroups.
     pub grid: Grid,
+}
+
+/// One of several entry points.
+pub const fn pass(entry: &'static str, grid: Grid) -> Pass {
+    Pass { entry, grid }
 }
 
 /// The usual: one entry point called `main`.

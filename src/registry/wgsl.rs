@@ -1,9 +1,9 @@
 //! Rows of shaders. The file of a row is `shaders/<name>.wgsl`.
 
-use super::grid::{elements, main};
-use super::{Caps, Kernel, Lang, Launch, Shader};
+use super::grid::{elements, main, pass, rows, tiles};
+use super::{Axis, Caps, Count, Grid, Kernel, Lang, Launch, Of, Shader};
 
-/// `shader!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` and the like where needed.
+/// `shader!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! shader {
     ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Shader {
@@ -19,7 +19,70 @@ const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) 
     Kernel { op, name, lang: Lang::Wgsl, needs, fit: &[], launch: Launch::Wgsl(shader) }
 }
 
+const ONE: Grid = [Axis::ONE; 3];
+/// Of the first operand: images, blocks of its pixels, its channels one by one and in groups.
+const IMAGES: Axis = Axis::each(Count::Images(Of::Operand(0)));
+const BLOCKS: Axis = Axis::every(Count::Tokens(Of::Operand(0)), "PIXELS");
+const CHANNELS: Axis = Axis::each(Count::Channels(Of::Operand(0)));
+const LANES: Axis = Axis::every(Count::Channels(Of::Operand(0)), "WG");
+/// Groups of a group norm, its first constant.
+const GROUPS: Axis = Axis::each(Count::Constant(0));
+
+/// What `linear.coop` needs; it rounds factors to f16, which keeps more than bf16 does.
+const COOPERATIVE: Caps = Caps::COOPERATIVE.and(Caps::F16).and(Caps::SUBGROUP).and(Caps::ROUND_BF16);
+
+/// One workgroup for every tile of queries, head and image.
+const QUERIES: Grid =
+    [Axis::every(Count::Tokens(Of::Out), "TILE_Q"), Axis::each(Count::Constant(0)), Axis::each(Count::Images(Of::Out))];
+
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
+    shader!("activation", "activation", Caps::NONE, [main(elements("WG"))]),
     shader!("add", "add", Caps::NONE, [main(elements("WG"))]),
+    shader!("advance", "advance", Caps::NONE, [main(ONE)]),
+    shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
+    shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),
+    shader!("concat", "concat", Caps::NONE, [main(elements("WG"))]),
+    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("count_non_finite", "count_non_finite", Caps::NONE, [
+        pass("clear", ONE),
+        main([Axis::every(Count::Elements(Of::Operand(0)), "CHUNK"), Axis::ONE, Axis::ONE]),
+    ]),
+    shader!("denoise", "denoise", Caps::NONE, [main(elements("WG"))]),
+    shader!("depthwise_conv", "depthwise_conv", Caps::NONE, [main(elements("WG"))]),
+    shader!("depthwise_norm", "depthwise_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]),
+    shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]),
+    shader!("depthwise_residual", "depthwise_residual", Caps::NONE, [main(elements("WG"))]),
+    shader!("embed", "embed", Caps::NONE, [main(elements("WG"))]),
+    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]),
+    shader!("gate", "gate", Caps::NONE, [main(elements("WG"))]),
+    shader!("gather", "gather", Caps::NONE, [main(elements("WG"))]),
+    shader!("grn_scale", "grn_scale", Caps::NONE, [
+        pass("squares", [LANES, BLOCKS, IMAGES]),
+        pass("norms", [LANES, IMAGES, Axis::ONE]),
+        main([LANES, IMAGES, Axis::ONE]),
+    ]).with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
+    shader!("group_norm", "group_norm", Caps::NONE, [
+        pass("blocks", [BLOCKS, GROUPS, IMAGES]),
+        pass("merge", [GROUPS, IMAGES, Axis::ONE]),
+        main(elements("WG")),
+    ]).with_scratch(&[IMAGES, GROUPS, BLOCKS, Axis::each(Count::Exactly(2))]),
+    shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]),
+    shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]),
+    shader!("linear", "linear.coop", COOPERATIVE, [
+        pass("ranges", rows("")),
+        main(tiles("TILE_N", "TILE_M")),
+    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
+    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
+        .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
+    shader!("modulate", "modulate", Caps::NONE, [main(elements("WG"))]),
+    shader!("nearest_code", "nearest_code", Caps::NONE, [main(rows("WG"))]),
+    shader!("pixel_shuffle", "pixel_shuffle", Caps::NONE, [main(elements("WG"))]),
+    shader!("pixel_unshuffle", "pixel_unshuffle", Caps::NONE, [main(elements("WG"))]),
+    shader!("resample", "resample", Caps::NONE, [main(elements("WG"))]),
+    shader!("scale", "scale", Caps::NONE, [main(elements("WG"))]),
+    shader!("to_rgb8", "to_rgb8", Caps::NONE, [main(elements("WG"))]),
 ];

@@ -12,6 +12,7 @@ use super::index;
 use super::kind::NetworkKind;
 use super::names::{self, Rename, SECTIONS};
 use crate::error::{Error, Result};
+use crate::files::Location;
 use crate::tensor::{Elements, Weight};
 
 /// Tensors of one network under their names in the `diffusers` scheme, whatever
@@ -42,31 +43,31 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If a file is missing, is no sound safetensors file, or holds no tensors.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let found = Self::open_all(path)?.into_iter().next();
+    pub fn open(location: impl Into<Location>) -> Result<Self> {
+        let location = location.into();
+        let found = Self::open_all(&location)?.into_iter().next();
         found.ok_or_else(|| Error::Model {
-            path: path.to_owned(),
+            path: location.path().to_owned(),
             expected: "tensors of a network".to_owned(),
             found: "none".to_owned(),
         })
     }
 
-    /// Opens `path` and picks the network of the kind wanted.
+    /// Opens a file and picks the network of the kind wanted.
     ///
     /// # Errors
     /// As [`open`](Self::open), and [`Error::Model`] that says what the file is
     /// instead.
-    pub fn open_as(path: impl AsRef<Path>, wanted: NetworkKind) -> Result<Self> {
-        let path = path.as_ref();
-        let all = Self::open_all(path)?;
+    pub fn open_as(location: impl Into<Location>, wanted: NetworkKind) -> Result<Self> {
+        let location = location.into();
+        let all = Self::open_all(&location)?;
         let what = |c: &Checkpoint| match c.kind {
             NetworkKind::Unknown => format!("an unknown network (with `{}`)", c.names().next().unwrap_or_default()),
             kind => kind.to_string(),
         };
         let found: Vec<String> = all.iter().map(what).collect();
         all.into_iter().find(|c| c.kind == wanted).ok_or_else(|| Error::Model {
-            path: path.to_owned(),
+            path: location.path().to_owned(),
             expected: wanted.to_string(),
             found: if found.is_empty() { "no tensors".to_owned() } else { found.join(" and ") },
         })
@@ -76,8 +77,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_all(path: &Path) -> Result<Vec<Self>> {
-        let stored = if path.extension().is_some_and(|e| e == "json") { index::open(path)? } else { file::open(path)? };
+    pub fn open_all(location: impl Into<Location>) -> Result<Vec<Self>> {
+        let location = location.into();
+        let path = location.path();
+        let sharded = path.extension().is_some_and(|e| e == "json");
+        let stored = if sharded { index::open(&location)? } else { file::open(&location)? };
         let mut sections: [Vec<(Stored, Rename)>; SECTIONS.len() + 1] = Default::default();
         for tensor in stored {
             let (section, name) = names::section(&tensor.name);

@@ -18,6 +18,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 
 use super::mmap::Map;
 use crate::error::{Error, Result};
+use crate::files::{Location, unreadable};
 use crate::tensor::{Bytes, Dtype, Part};
 
 /// Bytes of the header length in front of the header.
@@ -38,15 +39,16 @@ pub struct Stored {
     pub dtype: safetensors::Dtype,
     /// Dimensions in PyTorch's order.
     pub dims: Vec<usize>,
-    /// Bytes of the file.
+    /// Where in the file.
     range: Range<usize>,
-    file: Arc<Map>,
+    path: Arc<Path>,
+    file: Arc<dyn Bytes>,
 }
 
 impl Stored {
     /// The file it lies in.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        &self.path
     }
 
     /// Size in bytes.
@@ -111,13 +113,18 @@ impl fmt::Debug for Stored {
     }
 }
 
-/// Maps a safetensors file and lists its tensors, in the order of the data.
+/// Lists the tensors of a safetensors file, in the order of the data. A file on
+/// disk is mapped, a built-in one is in memory already.
 ///
 /// # Errors
 /// [`Error::Model`] or [`Error::Tensor`] if the file is not a sound safetensors
 /// file, and what [`Map::open`] returns.
-pub fn open(path: &Path) -> Result<Vec<Stored>> {
-    let file = Arc::new(Map::open(path)?);
+pub fn open(location: &Location) -> Result<Vec<Stored>> {
+    let path: &Path = location.path();
+    let file: Arc<dyn Bytes> = match location.built_in() {
+        Some(found) => Arc::new(found.map_err(|e| unreadable(path, "weights file", e))?),
+        None => Arc::new(Map::open(path)?),
+    };
     let bytes = file.bytes();
     let data = PREFIX + header_len(path, bytes)?;
     // Parsed from a copy, which nobody else can write to meanwhile.
@@ -130,11 +137,13 @@ pub fn open(path: &Path) -> Result<Vec<Stored>> {
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     check_offsets(path, &tensors, bytes.len() - data)?;
 
+    let shared: Arc<Path> = path.into();
     let stored = |(name, info): (String, TensorInfo)| Stored {
         name,
         dtype: info.dtype,
         dims: info.shape,
         range: data + info.data_offsets.0..data + info.data_offsets.1,
+        path: shared.clone(),
         file: file.clone(),
     };
     Ok(tensors.into_iter().map(stored).collect())

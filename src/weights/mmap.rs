@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+use crate::files::unreadable;
 use crate::tensor::Bytes;
 
 /// A file mapped into memory, read-only. Pages are read from disk when touched.
 pub struct Map {
-    file: Arc<Open>,
+    /// Listed in [`OPEN`] as long as this lives.
+    _file: Arc<Open>,
     map: Mmap,
 }
 
@@ -44,14 +46,7 @@ impl Map {
             expected: "a safetensors file".to_owned(),
             found: found.to_owned(),
         };
-        let disk = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => Error::ModelMissing {
-                path: path.to_owned(),
-                missing: "weights file".to_owned(),
-                remedy: "check the path, or download the model again".to_owned(),
-            },
-            _ => Error::Disk { path: path.to_owned(), action: "read", source },
-        };
+        let disk = |source: io::Error| unreadable(path, "weights file", source);
 
         // Asked before opening: opening a named pipe would wait for a writer.
         let kind = fs::metadata(path).map_err(disk)?;
@@ -76,12 +71,7 @@ impl Map {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| other.strong_count() > 0);
         open.push(Arc::downgrade(&file));
-        Ok(Self { file, map })
-    }
-
-    /// The mapped file.
-    pub fn path(&self) -> &Path {
-        &self.file.path
+        Ok(Self { _file: file, map })
     }
 }
 

@@ -1,12 +1,11 @@
 //! A whole model: every part opened, its sizes known, and the parts checked
 //! against each other.
 
-use std::path::PathBuf;
-
 use super::checkpoint::Checkpoint;
 use super::kind::NetworkKind;
-use super::paths::ModelPaths;
+use super::paths::{ModelPaths, PartFiles};
 use crate::error::{Error, Result};
+use crate::files::Location;
 use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
 
 /// The parts of Stable Cascade, text to image.
@@ -21,7 +20,9 @@ pub struct Model {
     /// Tokens to text states.
     pub text: (Checkpoint, ClipTextConfig),
     /// The tokenizer's folder or file.
-    pub tokenizer: PathBuf,
+    pub tokenizer: Location,
+    /// Side of the pictures that it was made for, pixels, if it says so.
+    pub native_size: Option<u32>,
 }
 
 impl Model {
@@ -32,23 +33,24 @@ impl Model {
     /// If a file is damaged or holds another network than its place says, if a
     /// config and its tensors disagree, or if two parts do not fit together.
     pub fn open(paths: &ModelPaths) -> Result<Self> {
-        let unet = |part: &super::paths::PartFiles, kind| {
+        let unet = |part: &PartFiles, kind| {
             let weights = Checkpoint::open_as(&part.weights, kind)?;
-            let config = UNetConfig::open(part.config.as_deref(), &weights)?;
+            let config = UNetConfig::open(part.config.as_ref(), &weights)?;
             Ok((weights, config))
         };
         let stage_c = unet(&paths.stage_c, NetworkKind::StageC)?;
         let stage_b = unet(&paths.stage_b, NetworkKind::StageB)?;
 
         let weights = Checkpoint::open_as(&paths.stage_a.weights, NetworkKind::StageA)?;
-        let config = StageAConfig::open(paths.stage_a.config.as_deref(), &weights)?;
+        let config = StageAConfig::open(paths.stage_a.config.as_ref(), &weights)?;
         let stage_a = (weights, config);
 
         let weights = Checkpoint::open_as(&paths.text_encoder.weights, NetworkKind::TextEncoder)?;
-        let config = ClipTextConfig::open(paths.text_encoder.config.as_deref(), &weights)?;
+        let config = ClipTextConfig::open(paths.text_encoder.config.as_ref(), &weights)?;
         let text = (weights, config);
 
-        let model = Self { stage_a, stage_b, stage_c, text, tokenizer: paths.tokenizer.clone() };
+        let native_size = paths.native_size()?;
+        let model = Self { stage_a, stage_b, stage_c, text, tokenizer: paths.tokenizer.clone(), native_size };
         model.check_fit()?;
         Ok(model)
     }

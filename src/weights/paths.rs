@@ -1,4 +1,4 @@
-//! Where the parts of a model lie on disk.
+//! Where the parts of a model lie.
 //!
 //! | Part | Folder layout (`diffusers`) | Single files (original, ComfyUI) |
 //! |---|---|---|
@@ -14,19 +14,20 @@
 //! before the plain one (f32, twice the size) before fp16. Names only say where
 //! to look; what a file is, its tensors say.
 
-use std::path::{Path, PathBuf};
+use serde::Deserialize;
 
 use super::checkpoint::Checkpoint;
 use super::kind::NetworkKind;
 use crate::error::{Error, Result};
+use crate::files::Location;
 
 /// Weights of one part and, in the folder layout, its config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartFiles {
     /// A safetensors file, or the index of a sharded one.
-    pub weights: PathBuf,
+    pub weights: Location,
     /// `config.json` beside it; without one, sizes come from the tensors.
-    pub config: Option<PathBuf>,
+    pub config: Option<Location>,
 }
 
 /// Where each part of a model lies.
@@ -42,23 +43,25 @@ pub struct ModelPaths {
     pub text_encoder: PartFiles,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// such a `tokenizer.json`.
-    pub tokenizer: PathBuf,
+    pub tokenizer: Location,
+    /// `model_index.json`, which says what is true of the model as a whole.
+    pub index: Option<Location>,
 }
 
 /// Parts given one by one instead of by a folder: a file, or a folder in the
 /// layout of the part's own.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// `--stage-a`
-    pub stage_a: Option<PathBuf>,
+    pub stage_a: Option<Location>,
     /// `--stage-b`
-    pub stage_b: Option<PathBuf>,
+    pub stage_b: Option<Location>,
     /// `--stage-c`
-    pub stage_c: Option<PathBuf>,
+    pub stage_c: Option<Location>,
     /// `--text-encoder`
-    pub text_encoder: Option<PathBuf>,
+    pub text_encoder: Option<Location>,
     /// `--tokenizer`
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<Location>,
 }
 
 /// How a part is called and where it may lie in a model folder.
@@ -126,36 +129,61 @@ impl ModelPaths {
     /// [`Error::ModelMissing`] names the part that is missing, the places that
     /// were looked at and the flag that gives it; [`Error::Request`] if no
     /// folder was given and the overrides do not cover every part.
-    pub fn find(model: Option<&Path>, prior: Option<&Path>, overrides: &Overrides) -> Result<Self> {
+    pub fn find(model: Option<&Location>, prior: Option<&Location>, overrides: &Overrides) -> Result<Self> {
         let roots = roots(model, prior)?;
-        let stage_c = STAGE_C.find(overrides.stage_c.as_deref(), &roots, None)?;
-        let stage_b = STAGE_B.find(overrides.stage_b.as_deref(), &roots, None)?;
+        let stage_c = STAGE_C.find(overrides.stage_c.as_ref(), &roots, None)?;
+        let stage_b = STAGE_B.find(overrides.stage_b.as_ref(), &roots, None)?;
         Ok(Self {
-            stage_a: STAGE_A.find(overrides.stage_a.as_deref(), &roots, Some(&stage_b))?,
-            text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_deref(), &roots, Some(&stage_c))?,
-            tokenizer: tokenizer(overrides.tokenizer.as_deref(), &roots)?,
+            stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, Some(&stage_b))?,
+            text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, Some(&stage_c))?,
+            tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
+            index: roots.iter().map(|root| root.join("model_index.json")).find(Location::is_file),
             stage_b,
             stage_c,
         })
     }
+
+    /// Side of the pictures that the model was made for, pixels, if it says so:
+    /// `_native_size` in `model_index.json`. Python pipelines know no such key, and
+    /// pass over those that begin with an underscore.
+    ///
+    /// # Errors
+    /// If the file is no JSON, or the size none that pictures may have.
+    pub fn native_size(&self) -> Result<Option<u32>> {
+        #[derive(Deserialize)]
+        struct Index {
+            #[serde(rename = "_native_size")]
+            side: Option<u32>,
+        }
+        let Some(index) = &self.index else { return Ok(None) };
+        let Index { side } = index.read_json()?;
+        match side {
+            Some(px) if px < 64 || !px.is_multiple_of(8) => Err(Error::Model {
+                path: index.path().to_owned(),
+                expected: "`_native_size` a multiple of 8 from 64 up".to_owned(),
+                found: px.to_string(),
+            }),
+            _ => Ok(side),
+        }
+    }
 }
 
 /// The folders to search, in order.
-fn roots(model: Option<&Path>, prior: Option<&Path>) -> Result<Vec<PathBuf>> {
+fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Location>> {
     for (given, missing) in [(model, "model folder"), (prior, "folder of the prior")] {
         match given {
-            Some(path) if path.is_file() => {
+            Some(root) if root.is_file() => {
                 return Err(Error::Model {
-                    path: path.to_owned(),
+                    path: root.path().to_owned(),
                     expected: format!("a {missing}"),
                     found:
                         "a file; give single files by --stage-a, --stage-b, --stage-c, --text-encoder and --tokenizer"
                             .to_owned(),
                 });
             }
-            Some(path) if !path.exists() => {
+            Some(root) if !root.is_dir() => {
                 return Err(Error::ModelMissing {
-                    path: path.to_owned(),
+                    path: root.path().to_owned(),
                     missing: missing.to_owned(),
                     remedy: "check the path".to_owned(),
                 });
@@ -165,24 +193,24 @@ fn roots(model: Option<&Path>, prior: Option<&Path>) -> Result<Vec<PathBuf>> {
     }
     let sibling = || {
         // `.` has no name of its own.
-        let named =
-            model.map(|m| if m.file_name().is_some() { m.to_owned() } else { m.canonicalize().unwrap_or_default() })?;
-        let mut name = named.file_name()?.to_owned();
+        let named = model.filter(|m| m.path().file_name().is_some()).cloned();
+        let named = named.or_else(|| Some(model?.path().canonicalize().ok()?.into()))?;
+        let mut name = named.path().file_name()?.to_owned();
         name.push("-prior");
-        Some(named.with_file_name(name)).filter(|path| path.is_dir())
+        Some(named.with_file_name(name)).filter(Location::is_dir)
     };
-    let prior = prior.map(Path::to_owned).or_else(sibling);
-    Ok(model.map(Path::to_owned).into_iter().chain(prior).collect())
+    let prior = prior.cloned().or_else(sibling);
+    Ok(model.cloned().into_iter().chain(prior).collect())
 }
 
 impl Part {
     /// This part as given, in one of `roots`, or inside the file of another part.
-    fn find(&self, given: Option<&Path>, roots: &[PathBuf], inside: Option<&PartFiles>) -> Result<PartFiles> {
-        if let Some(path) = given {
-            if path.is_dir() {
-                return in_folder(path, self.stem).ok_or_else(|| self.missing(path, &self.variants("")));
+    fn find(&self, given: Option<&Location>, roots: &[Location], inside: Option<&PartFiles>) -> Result<PartFiles> {
+        if let Some(given) = given {
+            if given.is_dir() {
+                return in_folder(given, self.stem).ok_or_else(|| self.missing(given, &self.variants("")));
             }
-            return Ok(PartFiles { weights: path.to_owned(), config: beside(path) });
+            return Ok(PartFiles { weights: given.clone(), config: beside(given) });
         }
         for folder in self.folders {
             if let Some(found) = roots.iter().find_map(|root| in_folder(&root.join(folder), self.stem)) {
@@ -190,7 +218,7 @@ impl Part {
             }
         }
         for name in self.files {
-            if let Some(weights) = roots.iter().map(|root| root.join(name)).find(|file| file.is_file()) {
+            if let Some(weights) = roots.iter().map(|root| root.join(name)).find(Location::is_file) {
                 return Ok(PartFiles { weights, config: None });
             }
         }
@@ -219,22 +247,22 @@ impl Part {
         format!("{folder}{}[.bf16|.fp16].safetensors or its .index.json", self.stem)
     }
 
-    fn missing(&self, root: &Path, looked: &str) -> Error {
+    fn missing(&self, root: &Location, looked: &str) -> Error {
         let remedy = match self.kind {
             NetworkKind::StageC => "give the folder that holds prior/ by --prior, or the file by --stage-c".to_owned(),
             _ => format!("download this part of the model, or give its file by {}", self.flag),
         };
-        Error::ModelMissing { path: root.to_owned(), missing: format!("{} ({looked})", self.what), remedy }
+        Error::ModelMissing { path: root.path().to_owned(), missing: format!("{} ({looked})", self.what), remedy }
     }
 }
 
 /// `config.json` in the folder of a weights file.
-fn beside(weights: &Path) -> Option<PathBuf> {
-    Some(weights.with_file_name("config.json")).filter(|config| config.is_file())
+fn beside(weights: &Location) -> Option<Location> {
+    Some(weights.with_file_name("config.json")).filter(Location::is_file)
 }
 
 /// The preferred weights in a folder of the `diffusers` layout.
-fn in_folder(folder: &Path, stem: &str) -> Option<PartFiles> {
+fn in_folder(folder: &Location, stem: &str) -> Option<PartFiles> {
     // Libraries have put the variant at three places of an index's name.
     let names = ["bf16.", "", "fp16."].into_iter().flat_map(|v| {
         [
@@ -244,23 +272,22 @@ fn in_folder(folder: &Path, stem: &str) -> Option<PartFiles> {
             format!("{stem}.{v}safetensors.index.json"),
         ]
     });
-    let weights = names.map(|name| folder.join(name)).find(|file| file.is_file())?;
+    let weights = names.map(|name| folder.join(name)).find(Location::is_file)?;
     let config = beside(&weights);
     Some(PartFiles { weights, config })
 }
 
 /// The tokenizer's folder, or its file.
-fn tokenizer(given: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf> {
-    let usable = |folder: &PathBuf| folder.join("tokenizer.json").is_file() || folder.join("vocab.json").is_file();
-    let missing = |path: &Path| Error::ModelMissing {
-        path: path.to_owned(),
+fn tokenizer(given: Option<&Location>, roots: &[Location]) -> Result<Location> {
+    let usable = |folder: &Location| folder.join("tokenizer.json").is_file() || folder.join("vocab.json").is_file();
+    let missing = |place: &Location| Error::ModelMissing {
+        path: place.path().to_owned(),
         missing: "tokenizer (tokenizer.json, or vocab.json and merges.txt; in tokenizer/ or the folder itself)"
             .to_owned(),
         remedy: "download this part of the model, or give it by --tokenizer".to_owned(),
     };
-    if let Some(path) = given {
-        let path = path.to_owned();
-        return if path.is_file() || usable(&path) { Ok(path) } else { Err(missing(&path)) };
+    if let Some(given) = given {
+        return if given.is_file() || usable(given) { Ok(given.clone()) } else { Err(missing(given)) };
     }
     let places = roots.iter().map(|root| root.join("tokenizer")).chain(roots.iter().cloned());
     places.into_iter().find(usable).ok_or_else(|| match roots.first() {

@@ -52,6 +52,36 @@ fn missing_parts() {
     }
 }
 
+/// The model that runs where none is given. Tests of what it draws are in `demo.rs`.
+#[test]
+fn the_built_in_model() {
+    let room = Room::new();
+    if cfg!(feature = "demo") {
+        for (flag, value, words) in [
+            ("-W", "0", ["--width: expected a multiple of 8", "got 0 (try 64)"]),
+            ("-H", "100", ["--height: expected a multiple of 8", "got 100 (try 104)"]),
+            ("--steps", "0,1", ["--steps", "got `0,1`"]),
+        ] {
+            room.fails(room.command(&["generate", "x", flag, value]), 2, &words);
+        }
+    } else {
+        room.fails(
+            room.command(&["generate", "x"]),
+            2,
+            &["--model: expected a model folder", "without the demo model"],
+        );
+        room.fails(room.command(&["inspect", "demo"]), 3, &["demo: ", "not found"]);
+    }
+    // A folder in it, and its name where it means nothing.
+    room.fails(room.command(&["inspect", "demo/prior"]), 3, &["demo/prior: ", "not found"]);
+    room.fails(room.generate(&["x", "-m", "demo/prior"]), 3, &["demo/prior: model folder not found"]);
+    room.fails(room.generate(&["x", "--prior", "demo"]), 3, &["demo: folder of the prior not found"]);
+    // What has its name on disk comes first.
+    room.write("demo", "x");
+    room.fails(room.generate(&["x", "-m", "demo"]), 3, &["demo: expected a model folder, found a file"]);
+    room.fails(room.command(&["inspect", "demo"]), 3, &["demo: expected a safetensors file"]);
+}
+
 #[test]
 fn a_file_where_a_folder_belongs() {
     let room = Room::new();
@@ -105,6 +135,14 @@ fn configs() {
         ("m/text_encoder/config.json", "77", "1000000000", ["config.json", "max_position_embeddings"]),
         ("m/text_encoder/config.json", "\"gelu\"", "\"mish\"", ["config.json", "mish"]),
         ("m/vqgan/config.json", "{", "{{", ["vqgan/config.json", "line 1 column 2"]),
+        (
+            "m/model_index.json",
+            "{",
+            "{\"_native_size\": 100,",
+            ["model_index.json", "a multiple of 8 from 64 up, found 100"],
+        ),
+        ("m/model_index.json", "{", "{\"_native_size\": -8,", ["model_index.json", "invalid value"]),
+        ("m/model_index.json", "{", "[", ["model_index.json", "expected JSON"]),
     ] {
         let room = Room::new();
         model(&room, "m");

@@ -10,9 +10,7 @@ import sys
 
 import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeDecoderPipeline, StableCascadePriorPipeline
-from diffusers.models import StableCascadeUNet
 from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from common import path
 from nets import SIDE
@@ -31,11 +29,13 @@ def write(out):
         print(name, sum(p.numel() for p in net.parameters()), "parameters")
     shutil.copytree(path("tokenizer"), os.path.join(out, "tokenizer"))
     DDPMWuerstchenScheduler().save_pretrained(os.path.join(out, "scheduler"))
+    # Both pipelines load from this one folder: the library takes what a class needs, and leaves keys with an underscore
+    # alone. The published models say "wuerstchen", which it has moved since and does not find.
     index = {
-        "_class_name": "StableCascadeDecoderPipeline", "_diffusers_version": "0.42.1",
-        "decoder": ["diffusers", "StableCascadeUNet"], "latent_dim_scale": 10.67,
+        "_class_name": "StableCascadeDecoderPipeline", "_diffusers_version": "0.42.1", "_native_size": SIDE,
+        "decoder": ["diffusers", "StableCascadeUNet"], "latent_dim_scale": 10.67, "prior": ["diffusers", "StableCascadeUNet"],
         "scheduler": ["diffusers", "DDPMWuerstchenScheduler"], "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizerFast"], "vqgan": ["wuerstchen", "PaellaVQModel"],
+        "tokenizer": ["transformers", "CLIPTokenizerFast"], "vqgan": [PaellaVQModel.__module__, "PaellaVQModel"],
     }
     with open(os.path.join(out, "model_index.json"), "w") as f:
         json.dump(index, f, indent=2)
@@ -55,12 +55,7 @@ def write(out):
 
 
 def try_pipelines(out, picture, text="a red apple on a blue background"):
-    at = lambda name: os.path.join(out, name)
-    shared = dict(tokenizer=CLIPTokenizer.from_pretrained(at("tokenizer")), scheduler=DDPMWuerstchenScheduler.from_pretrained(at("scheduler")),
-                  text_encoder=CLIPTextModelWithProjection.from_pretrained(at("text_encoder"), dtype=torch.float32))
-    prior = StableCascadePriorPipeline(prior=StableCascadeUNet.from_pretrained(at("prior")).float(), **shared)
-    decoder = StableCascadeDecoderPipeline(decoder=StableCascadeUNet.from_pretrained(at("decoder")).float(),
-                                           vqgan=PaellaVQModel.from_pretrained(at("vqgan")).float(), **shared)
+    prior, decoder = (kind.from_pretrained(out, dtype=torch.float32) for kind in (StableCascadePriorPipeline, StableCascadeDecoderPipeline))
     for pipeline in (prior, decoder):
         pipeline.set_progress_bar_config(disable=True)
     made = prior(text, height=SIDE, width=SIDE, num_inference_steps=STEPS_C, guidance_scale=GUIDANCE, generator=torch.Generator().manual_seed(1))

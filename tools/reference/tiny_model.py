@@ -134,7 +134,7 @@ def save(models: dict, fixtures: Path) -> None:
     write_json(tiny / "model_index.json",
                {"_class_name": "StableCascadeDecoderPipeline", "_diffusers_version": "0.42.1",
                 "decoder": ["diffusers", "StableCascadeUNet"], "latent_dim_scale": 10.67, **shared,
-                "vqgan": ["wuerstchen", "PaellaVQModel"]})
+                "vqgan": [PaellaVQModel.__module__, "PaellaVQModel"]})
     write_json(prior / "model_index.json",
                {"_class_name": "StableCascadePriorPipeline", "_diffusers_version": "0.42.1",
                 "prior": ["diffusers", "StableCascadeUNet"], "resolution_multiple": 42.67, **shared,

@@ -44,16 +44,21 @@ fn caps(adapter: &Adapter) -> Caps {
         (Caps::SUBGROUP, features.contains(Features::SUBGROUP)),
         (Caps::F16, features.contains(Features::SHADER_F16)),
         (Caps::COOPERATIVE, features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has_f16_tiles(adapter)),
+        (Caps::SOFTWARE, adapter.get_info().device_type == DeviceType::Cpu),
     ];
     wanted.into_iter().filter(|(_, has)| *has).fold(Caps::NONE, |all, (caps, _)| all.and(caps))
 }
 
 fn has_f16_tiles(adapter: &Adapter) -> bool {
-    adapter.cooperative_matrix_properties().iter().any(|p| {
-        (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
-            && p.ab_type == CooperativeScalarType::F16
-            && p.cr_type == CooperativeScalarType::F32
-    })
+    let info = adapter.get_info();
+    // Kernels share matrices out among subgroups, so their number has to be known.
+    let known = (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
+    known
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+                && p.ab_type == CooperativeScalarType::F16
+                && p.cr_type == CooperativeScalarType::F32
+        })
 }
 
 /// The features of wgpu behind capabilities.

@@ -82,9 +82,10 @@ impl Context {
         &self.info
     }
 
-    /// Pretends that the device has less memory.
-    pub(super) fn limit_memory(&mut self, free_bytes: u64) {
-        self.info.free_bytes = free_bytes;
+    /// The same device, as if it had this much memory.
+    pub(super) fn with_memory(&self, free_bytes: u64) -> Self {
+        let info = Device { free_bytes, ..self.info.clone() };
+        Self { device: self.device.clone(), queue: self.queue.clone(), info, fault: self.fault.clone() }
     }
 
     /// The error of a call that failed without a fault being reported.

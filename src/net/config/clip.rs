@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, Table, clip_text_tensors, clip_vision_tensors, infer};
 use crate::error::Result;
+use crate::files::Location;
 use crate::weights::Checkpoint;
-use crate::weights::index::read_json;
 
 /// Activation of the towers' MLPs, `hidden_act` in the configs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -117,12 +117,12 @@ impl ClipTextConfig {
     /// # Errors
     /// As [`UNetConfig::open`](super::UNetConfig::open); also for a
     /// `hidden_act` that is neither `gelu` nor `quick_gelu`.
-    pub fn open(config: Option<&Path>, weights: &Checkpoint) -> Result<Self> {
+    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
         let mut read = read_or(config, || infer::clip_text(weights))?;
         let rows = |name: &str| Some(*weights.dims(name)?.first()?);
         read.vocab_size = rows("text_model.embeddings.token_embedding.weight").unwrap_or(read.vocab_size);
         read.projection_dim = rows("text_projection.weight").unwrap_or(read.projection_dim);
-        read.validate(config.unwrap_or(&weights.path))?;
+        read.validate(config.map_or(&weights.path, Location::path))?;
         check(config, weights, clip_text_tensors(&read))?;
         Ok(read)
     }
@@ -143,11 +143,11 @@ impl ClipVisionConfig {
     ///
     /// # Errors
     /// As [`ClipTextConfig::open`].
-    pub fn open(config: Option<&Path>, weights: &Checkpoint) -> Result<Self> {
+    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
         let mut read = read_or(config, || infer::clip_vision(weights))?;
         let projection = weights.dims("visual_projection.weight").and_then(|d| d.first());
         read.projection_dim = projection.copied().unwrap_or(read.projection_dim);
-        read.validate(config.unwrap_or(&weights.path))?;
+        read.validate(config.map_or(&weights.path, Location::path))?;
         check(config, weights, clip_vision_tensors(&read))?;
         Ok(read)
     }
@@ -168,11 +168,11 @@ impl ClipVisionConfig {
     }
 }
 
-fn read_or<T: DeserializeOwned>(config: Option<&Path>, infer: impl FnOnce() -> Result<T>) -> Result<T> {
-    config.map_or_else(infer, read_json)
+fn read_or<T: DeserializeOwned>(config: Option<&Location>, infer: impl FnOnce() -> Result<T>) -> Result<T> {
+    config.map_or_else(infer, Location::read_json)
 }
 
-fn check(config: Option<&Path>, weights: &Checkpoint, table: Table) -> Result<()> {
+fn check(config: Option<&Location>, weights: &Checkpoint, table: Table) -> Result<()> {
     let source = config.map_or("as the other tensors imply".to_owned(), |p| format!("as {} says", p.display()));
     weights.check(&table, &source)
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, infer, stage_a_tensors};
 use crate::error::Result;
+use crate::files::Location;
 use crate::weights::Checkpoint;
-use crate::weights::index::read_json;
 
 /// Sizes of Stage A, fields as in `vqgan/config.json`; the defaults are those of
 /// `diffusers`' class.
@@ -61,9 +61,9 @@ impl StageAConfig {
     ///
     /// # Errors
     /// As [`UNetConfig::open`](super::UNetConfig::open).
-    pub fn open(config: Option<&Path>, weights: &Checkpoint) -> Result<Self> {
+    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
         let (read, source) = match config {
-            Some(path) => (Self::read(path)?, format!("as {} says", path.display())),
+            Some(file) => (Self::read(file)?, format!("as {} says", file.display())),
             None => {
                 let mut inferred = infer::stage_a(weights)?;
                 if weights.original {
@@ -80,9 +80,10 @@ impl StageAConfig {
     ///
     /// # Errors
     /// If it is missing, no JSON, or has absurd values.
-    pub fn read(path: &Path) -> Result<Self> {
-        let config: Self = read_json(path)?;
-        config.validate(path)?;
+    pub fn read(file: impl Into<Location>) -> Result<Self> {
+        let file = file.into();
+        let config: Self = file.read_json()?;
+        config.validate(file.path())?;
         Ok(config)
     }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, infer, tensors};
 use crate::error::Result;
+use crate::files::Location;
 use crate::weights::Checkpoint;
-use crate::weights::index::read_json;
 
 /// A kind of block; each layer of a level is one of each kind listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -118,9 +118,9 @@ impl UNetConfig {
     /// [`Error::Model`](crate::error::Error::Model) names a field with an absurd
     /// value; [`Error::Tensor`](crate::error::Error::Tensor) names a tensor that
     /// does not fit and the config.
-    pub fn open(config: Option<&Path>, weights: &Checkpoint) -> Result<Self> {
+    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
         let (read, source) = match config {
-            Some(path) => (Self::read(path)?, format!("as {} says", path.display())),
+            Some(file) => (Self::read(file)?, format!("as {} says", file.display())),
             None => (infer::unet(weights)?, "as the other tensors imply".to_owned()),
         };
         weights.check(&tensors(&read), &source)?;
@@ -131,13 +131,14 @@ impl UNetConfig {
     ///
     /// # Errors
     /// If it is missing, no JSON, or has absurd or contradictory values.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_json(path)?;
+    pub fn read(file: impl Into<Location>) -> Result<Self> {
+        let file = file.into();
+        let mut config: Self = file.read_json()?;
         let levels = config.block_out_channels.len();
         if let [all] = config.self_attn[..] {
             config.self_attn = vec![all; levels];
         }
-        config.validate(path)?;
+        config.validate(file.path())?;
         Ok(config)
     }
 

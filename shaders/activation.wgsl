@@ -1,0 +1,30 @@
+// activation: y = f(x)
+//
+// x       [n, h, w, c] f32, arena; in `out` where in place
+// out     [n, h, w, c] f32, arena
+//
+// Launch     one lane per element, WG lanes a group.
+// Memory     reads x once, writes y once.
+// Numerics   f32; what f does to large arguments: common.wgsl.
+// Needs      nothing optional.
+// Tunables   WG.
+// Reference  src/ops/activation.rs
+override WG: u32 = 64u;
+@id(0) override x_kind: u32;
+
+struct Params { out: Shape, x: Shape, function: u32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * WG;
+    if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
+    if x_kind == IN_PLACE {
+        out[i] = apply(p.function, out[i]);
+    } else {
+        out[i] = apply(p.function, x[i]);
+    }
+}

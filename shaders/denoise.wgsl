@@ -1,0 +1,53 @@
+// denoise: e = cond - (cond - uncond)·(1 - g), or eps as it is; x <- c0·(x - c1·e) + sigma·z
+//
+// x             [n, h, w, c] f32, arena; in `out` where in place
+// eps           [n, h, w, c] f32, or guided [2n, h, w, c]: the conditional images, then the others; arena
+// noise         [steps·n, h, w, c] f32, z of every step, arena
+// coefficients  [steps, 4] f32: c0, c1, sigma, g of every step; arena
+// counter       [1] u32: the step; arena
+// out           [n, h, w, c] f32, arena
+//
+// Launch     one lane per element of out, WG lanes a group.
+// Memory     reads x, eps and one step's noise once, writes out once.
+// Numerics   f32.
+// Needs      nothing optional.
+// Tunables   WG.
+// Reference  src/ops/denoise.rs
+override WG: u32 = 64u;
+@id(0) override x_kind: u32;
+
+struct Params {
+    out: Shape,
+    x: Shape,
+    eps: Shape,
+    noise: Shape,
+    coefficients: Shape,
+    counter: Shape,
+    guided: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> eps: array<f32>;
+@group(0) @binding(4) var<storage, read_write> noise: array<f32>;
+@group(0) @binding(5) var<storage, read_write> coefficients: array<f32>;
+@group(0) @binding(6) var<storage, read_write> counter: array<u32>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * WG;
+    let size = p.out.n * p.out.h * p.out.w * p.out.c;
+    if i >= size { return; }
+    let step = counter[0];
+    let c0 = coefficients[4u * step];
+    let c1 = coefficients[4u * step + 1u];
+    let sigma = coefficients[4u * step + 2u];
+    var e = eps[i];
+    if p.guided != 0u {
+        e -= (e - eps[size + i]) * (1.0 - coefficients[4u * step + 3u]);
+    }
+    var latent: f32;
+    if x_kind == IN_PLACE { latent = out[i]; } else { latent = x[i]; }
+    out[i] = c0 * (latent - c1 * e) + sigma * noise[step * size + i];
+}

@@ -1,0 +1,203 @@
+// feed_forward: y = x + g5*(W2*gelu(W0*(LN(x)*(1 + g3) + g4) + b0) + b2), g = gammas
+//
+// x       [n, h, w, c] f32, arena             binding 2; in `out` where in place
+// gammas  [6] f32, f16 or bf16                binding 3
+// w0      [m, c] likewise                     binding 4
+// b0      [m] likewise                        binding 5
+// w2      [c, m] likewise                     binding 6
+// b2      [c] likewise                        binding 7
+// out     [n, h, w, c] f32, arena             binding 1
+//
+// Launch     one group of WG lanes per ROWS pixels. Of a chunk of CHUNK hidden channels a lane computes four rows
+//            of four; then, of its share of the outputs, all rows of COLUMNS, WG apart.
+// Memory     x is read three times, the last two from cache; W0 and W2 once a group; y is written once. The
+//            hidden channels exist a chunk at a time, in workgroup memory.
+// Numerics   f32; mean and variance in two passes; weights are widened exactly.
+// Needs      c at most C_MAX; 16 KiB of workgroup memory.
+// Tunables   none: what a lane holds is spelled out, because arrays indexed at run time leave the registers.
+// Reference  src/ops/feed_forward.rs
+const WG: u32 = 64u;
+const ROWS: u32 = 8u;
+const CHUNK: u32 = 128u;
+const COLUMNS: u32 = 6u;
+const C_MAX: u32 = 384u; // WG * COLUMNS
+@id(0) override x_kind: u32;
+@id(1) override gammas_kind: u32;
+@id(2) override w0_kind: u32;
+@id(3) override b0_kind: u32;
+@id(4) override w2_kind: u32;
+@id(5) override b2_kind: u32;
+
+struct Params { out: Shape, x: Shape, gammas: Shape, w0: Shape, b0: Shape, w2: Shape, b2: Shape, eps: f32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read> gammas: array<u32>;
+@group(0) @binding(4) var<storage, read> w0: array<u32>;
+@group(0) @binding(5) var<storage, read> b0: array<u32>;
+@group(0) @binding(6) var<storage, read> w2: array<u32>;
+@group(0) @binding(7) var<storage, read> b2: array<u32>;
+
+var<workgroup> normed: array<vec4<f32>, 768>; // [C_MAX][2], rows 0..4 and 4..8
+var<workgroup> hidden: array<vec4<f32>, 256>; // [CHUNK][2], likewise; before that, partial sums of the norm
+
+fn gamma(i: u32) -> f32 {
+    return element(gammas[word(i, gammas_kind)], i, gammas_kind);
+}
+
+// Rows past the last are the last again, and not stored.
+fn load_x(row: u32, k: u32) -> f32 {
+    let i = min(row, p.out.n * p.out.h * p.out.w - 1u) * p.out.c + k;
+    if x_kind == IN_PLACE { return out[i]; }
+    return x[i];
+}
+
+// W0[o, k] and W0[o, k + 1], out of one word where they share it; zero past the end of a row. Rows
+// past the last are the last again, and what is computed from them is not used.
+fn load_w0(o: u32, k: u32) -> vec2<f32> {
+    let i = min(o, p.w0.w - 1u) * p.w0.c + k;
+    if w0_kind != F32 && p.w0.c % 2u == 0u { return elements(w0[i / 2u], w0_kind); }
+    let first = element(w0[word(i, w0_kind)], i, w0_kind);
+    if k + 1u == p.w0.c { return vec2(first, 0.0); }
+    return vec2(first, element(w0[word(i + 1u, w0_kind)], i + 1u, w0_kind));
+}
+
+// The same of W2.
+fn load_w2(o: u32, k: u32) -> vec2<f32> {
+    let i = min(o, p.w2.w - 1u) * p.w2.c + k;
+    if w2_kind != F32 && p.w2.c % 2u == 0u { return elements(w2[i / 2u], w2_kind); }
+    let first = element(w2[word(i, w2_kind)], i, w2_kind);
+    if k + 1u == p.w2.c { return vec2(first, 0.0); }
+    return vec2(first, element(w2[word(i + 1u, w2_kind)], i + 1u, w2_kind));
+}
+
+// Four neighbouring rows.
+fn load_rows(row: u32, k: u32) -> vec4<f32> {
+    return vec4(load_x(row, k), load_x(row + 1u, k), load_x(row + 2u, k), load_x(row + 3u, k));
+}
+
+fn gelu(v: vec4<f32>) -> vec4<f32> {
+    return vec4(apply(GELU_ERF, v.x), apply(GELU_ERF, v.y), apply(GELU_ERF, v.z), apply(GELU_ERF, v.w));
+}
+
+// Sum over the lanes that share rows, the same in each.
+fn row_sum(lane: u32, v: vec4<f32>) -> vec4<f32> {
+    workgroupBarrier();
+    hidden[lane] = v;
+    workgroupBarrier();
+    var sum = vec4(0.0);
+    for (var i = lane % 2u; i < WG; i += 2u) { sum += hidden[i]; }
+    return sum;
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row0 = (group.x + group.y * groups.x) * ROWS;
+    let rows = p.out.n * p.out.h * p.out.w;
+    if row0 >= rows { return; }
+    let c = p.out.c;
+
+    // The norm: half the lanes have rows 0..4, the others 4..8.
+    let half = lane % 2u;
+    let row = row0 + 4u * half;
+    var v = vec4(0.0);
+    for (var k = lane / 2u; k < c; k += WG / 2u) { v += load_rows(row, k); }
+    let mean = row_sum(lane, v) / f32(c);
+    v = vec4(0.0);
+    for (var k = lane / 2u; k < c; k += WG / 2u) {
+        let d = load_rows(row, k) - mean;
+        v += d * d;
+    }
+    let factor = inverseSqrt(row_sum(lane, v) / f32(c) + p.eps) * (1.0 + gamma(3u));
+    for (var k = lane / 2u; k < c; k += WG / 2u) {
+        normed[2u * k + half] = (load_rows(row, k) - mean) * factor + gamma(4u);
+    }
+    workgroupBarrier();
+
+    // Sums of outputs lane + WG*i: a for rows 0..4, d for 4..8.
+    var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0); var a4 = vec4(0.0); var a5 = vec4(0.0);
+    var d0 = vec4(0.0); var d1 = vec4(0.0); var d2 = vec4(0.0); var d3 = vec4(0.0); var d4 = vec4(0.0); var d5 = vec4(0.0);
+    for (var j0 = 0u; j0 < p.w0.w; j0 += CHUNK) {
+        // Hidden channels j, j + 32, j + 64, j + 96 of the rows that this lane has in the norm.
+        let j = j0 + lane / 2u;
+        var s0 = vec4(0.0); var s1 = vec4(0.0); var s2 = vec4(0.0); var s3 = vec4(0.0);
+        for (var k = 0u; k < c; k += 2u) {
+            let t = normed[2u * k + half];
+            let u = normed[2u * min(k + 1u, c - 1u) + half]; // its weight is zero where there is none
+            let w0 = load_w0(j, k);
+            let w1 = load_w0(j + 32u, k);
+            let w2 = load_w0(j + 64u, k);
+            let w3 = load_w0(j + 96u, k);
+            s0 = fma(w0.yyyy, u, fma(w0.xxxx, t, s0));
+            s1 = fma(w1.yyyy, u, fma(w1.xxxx, t, s1));
+            s2 = fma(w2.yyyy, u, fma(w2.xxxx, t, s2));
+            s3 = fma(w3.yyyy, u, fma(w3.xxxx, t, s3));
+        }
+        for (var i = 0u; i < 4u; i++) {
+            var s = s0;
+            switch i {
+                case 1u: { s = s1; }
+                case 2u: { s = s2; }
+                case 3u: { s = s3; }
+                default: {}
+            }
+            let at = min(j + 32u * i, p.w0.w - 1u);
+            hidden[lane + WG * i] = gelu(s + element(b0[word(at, b0_kind)], at, b0_kind));
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < min(CHUNK, p.w0.w - j0); k += 2u) {
+            let h0 = hidden[2u * k];
+            let h1 = hidden[2u * k + 1u];
+            let i0 = hidden[2u * k + 2u];
+            let i1 = hidden[2u * k + 3u];
+            var w = load_w2(lane, j0 + k);
+            a0 = fma(w.yyyy, i0, fma(w.xxxx, h0, a0));
+            d0 = fma(w.yyyy, i1, fma(w.xxxx, h1, d0));
+            if c > WG {
+                w = load_w2(lane + WG, j0 + k);
+                a1 = fma(w.yyyy, i0, fma(w.xxxx, h0, a1));
+                d1 = fma(w.yyyy, i1, fma(w.xxxx, h1, d1));
+                w = load_w2(lane + 2u * WG, j0 + k);
+                a2 = fma(w.yyyy, i0, fma(w.xxxx, h0, a2));
+                d2 = fma(w.yyyy, i1, fma(w.xxxx, h1, d2));
+            }
+            if c > 3u * WG {
+                w = load_w2(lane + 3u * WG, j0 + k);
+                a3 = fma(w.yyyy, i0, fma(w.xxxx, h0, a3));
+                d3 = fma(w.yyyy, i1, fma(w.xxxx, h1, d3));
+                w = load_w2(lane + 4u * WG, j0 + k);
+                a4 = fma(w.yyyy, i0, fma(w.xxxx, h0, a4));
+                d4 = fma(w.yyyy, i1, fma(w.xxxx, h1, d4));
+                w = load_w2(lane + 5u * WG, j0 + k);
+                a5 = fma(w.yyyy, i0, fma(w.xxxx, h0, a5));
+                d5 = fma(w.yyyy, i1, fma(w.xxxx, h1, d5));
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < COLUMNS; i++) {
+        let o = lane + i * WG;
+        if o >= c { break; }
+        var a = a0;
+        var b = d0;
+        switch i {
+            case 1u: { a = a1; b = d1; }
+            case 2u: { a = a2; b = d2; }
+            case 3u: { a = a3; b = d3; }
+            case 4u: { a = a4; b = d4; }
+            case 5u: { a = a5; b = d5; }
+            default: {}
+        }
+        let bias = element(b2[word(o, b2_kind)], o, b2_kind);
+        for (var r = 0u; r < min(ROWS, rows - row0); r++) {
+            let sum = select(a, b, r >= 4u)[r % 4u] + bias;
+            out[(row0 + r) * c + o] = load_x(row0 + r, o) + gamma(5u) * sum;
+        }
+    }
+}

@@ -1,0 +1,28 @@
+// gather: y[i] = x[index[i]], whole rows
+//
+// x       [n, h, w, c] f32, arena
+// index   [m] u32, arena; beyond the last row it means the last
+// out     [m, 1, 1, c] f32, arena
+//
+// Launch     one lane per element of out, WG lanes a group.
+// Memory     reads the rows asked for once, writes out once.
+// Numerics   copies.
+// Needs      nothing optional.
+// Tunables   WG.
+// Reference  src/ops/gather.rs
+override WG: u32 = 64u;
+
+struct Params { out: Shape, x: Shape, index: Shape }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> index: array<u32>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * WG;
+    if i >= p.out.n * p.out.c { return; }
+    let row = min(index[i / p.out.c], p.x.n * p.x.h * p.x.w - 1u);
+    out[i] = x[row * p.out.c + i % p.out.c];
+}

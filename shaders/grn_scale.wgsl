@@ -1,0 +1,79 @@
+// grn_scale: G[ch] = sqrt(sum of x[row, col, ch]² over an image), s[ch] = 1 + gamma[ch]·G[ch] / (mean(G) + eps)
+//
+// x        [n, h, w, c] f32, arena
+// gamma    [c] learned
+// out      [n, 1, 1, c] f32, arena
+// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks; then G in the first block's place
+//
+// Launch     `squares`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
+//            `norms` and `main`: one lane per channel and image, WG channels a group.
+// Memory     reads x once; each group of `main` reads G of its whole image, from cache.
+// Numerics   f32; sums of blocks, then their sum; the mean of G from one partial sum per lane.
+// Needs      nothing optional. WG is a power of two.
+// Tunables   WG, PIXELS.
+// Reference  src/ops/grn_scale.rs
+override WG: u32 = 64u;
+override PIXELS: u32 = 64u;
+@id(1) override gamma_kind: u32;
+
+struct Params { out: Shape, x: Shape, gamma: Shape, eps: f32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read> gamma: array<u32>;
+@group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
+
+var<workgroup> partial: array<f32, WG>;
+
+// Sum of v over the group, the same in every lane.
+fn group_sum(lane: u32, v: f32) -> f32 {
+    partial[lane] = v;
+    for (var width = WG / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if lane < width { partial[lane] += partial[lane + width]; }
+    }
+    return workgroupUniformLoad(&partial[0]);
+}
+
+fn blocks() -> u32 {
+    return (p.x.h * p.x.w + PIXELS - 1u) / PIXELS;
+}
+
+@compute @workgroup_size(WG)
+fn squares(@builtin(global_invocation_id) id: vec3<u32>) {
+    let ch = id.x;
+    if ch >= p.x.c { return; }
+    let pixels = p.x.h * p.x.w;
+    let end = min((id.y + 1u) * PIXELS, pixels);
+    var sum = 0.0;
+    for (var pixel = id.y * PIXELS; pixel < end; pixel++) {
+        let v = x[(id.z * pixels + pixel) * p.x.c + ch];
+        sum += v * v;
+    }
+    scratch[(id.z * blocks() + id.y) * p.x.c + ch] = sum;
+}
+
+@compute @workgroup_size(WG)
+fn norms(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= p.x.c { return; }
+    let base = id.y * blocks() * p.x.c + id.x;
+    var sum = 0.0;
+    for (var block = 0u; block < blocks(); block++) {
+        sum += scratch[base + block * p.x.c];
+    }
+    scratch[base] = sqrt(sum);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let c = p.x.c;
+    let base = id.y * blocks() * c;
+    var sum = 0.0;
+    for (var ch = lane; ch < c; ch += WG) { sum += scratch[base + ch]; }
+    let mean = group_sum(lane, sum) / f32(c);
+    if id.x < c {
+        let learned = element(gamma[word(id.x, gamma_kind)], id.x, gamma_kind);
+        out[id.y * c + id.x] = 1.0 + learned * scratch[base + id.x] / (mean + p.eps);
+    }
+}

@@ -1,0 +1,115 @@
+// group_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), over all pixels and the channels of a group
+//
+// x        [n, h, w, c] f32, arena
+// weight   [c] learned
+// bias     [c] learned
+// out      [n, h, w, c] f32, arena
+// scratch  [n, groups, ceil(h·w / PIXELS), 2] f32: a block's mean, and sum of squares about it;
+//          then a group's mean and 1 / sqrt(var + eps) in its first block's place
+//
+// Launch     `blocks`: one group of WG lanes per block of PIXELS pixels, group and image;
+//            `merge`: one group of WG lanes per group and image;
+//            `main`: one lane per element, WG lanes a group.
+// Memory     reads x three times, the second from cache; writes y once.
+// Numerics   f32. Each block takes its mean first, then squares about it; blocks are merged by Chan's
+//            formula, their means again about the whole mean.
+// Needs      nothing optional. WG is a power of two.
+// Tunables   WG, PIXELS.
+// Reference  src/ops/group_norm.rs
+override WG: u32 = 128u;
+override PIXELS: u32 = 128u;
+@id(1) override weight_kind: u32;
+@id(2) override bias_kind: u32;
+
+struct Params { out: Shape, x: Shape, weight: Shape, bias: Shape, groups: u32, eps: f32, function: u32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read> weight: array<u32>;
+@group(0) @binding(4) var<storage, read> bias: array<u32>;
+@group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
+
+var<workgroup> partial: array<f32, WG>;
+
+// Sum of v over the group, the same in every lane.
+fn group_sum(lane: u32, v: f32) -> f32 {
+    partial[lane] = v;
+    for (var width = WG / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if lane < width { partial[lane] += partial[lane + width]; }
+    }
+    return workgroupUniformLoad(&partial[0]);
+}
+
+// Place in scratch of a group's first block.
+fn first_block(image: u32, group: u32) -> u32 {
+    return (image * p.groups + group) * ((p.x.h * p.x.w + PIXELS - 1u) / PIXELS);
+}
+
+// Pixels of a block; the last one may be short.
+fn block_pixels(block: u32) -> u32 {
+    return min(PIXELS, p.x.h * p.x.w - block * PIXELS);
+}
+
+@compute @workgroup_size(WG)
+fn blocks(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let channels = p.x.c / p.groups;
+    let count = block_pixels(id.x) * channels;
+    let base = (id.z * p.x.h * p.x.w + id.x * PIXELS) * p.x.c + id.y * channels;
+
+    var sum = 0.0;
+    for (var i = lane; i < count; i += WG) { sum += x[base + i / channels * p.x.c + i % channels]; }
+    let mean = group_sum(lane, sum) / f32(count);
+
+    sum = 0.0;
+    for (var i = lane; i < count; i += WG) {
+        let d = x[base + i / channels * p.x.c + i % channels] - mean;
+        sum += d * d;
+    }
+    sum = group_sum(lane, sum);
+
+    if lane == 0u {
+        let at = first_block(id.z, id.y) + id.x;
+        scratch[2u * at] = mean;
+        scratch[2u * at + 1u] = sum;
+    }
+}
+
+@compute @workgroup_size(WG)
+fn merge(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let channels = f32(p.x.c / p.groups);
+    let count = f32(p.x.h * p.x.w) * channels;
+    let begin = first_block(id.y, id.x);
+    let blocks = first_block(id.y, id.x + 1u) - begin;
+
+    var sum = 0.0;
+    for (var i = lane; i < blocks; i += WG) { sum += f32(block_pixels(i)) * channels * scratch[2u * (begin + i)]; }
+    let mean = group_sum(lane, sum) / count;
+
+    sum = 0.0;
+    for (var i = lane; i < blocks; i += WG) {
+        let d = scratch[2u * (begin + i)] - mean;
+        sum += scratch[2u * (begin + i) + 1u] + f32(block_pixels(i)) * channels * d * d;
+    }
+    let variance = group_sum(lane, sum) / count; // its barriers are past all reads of scratch
+
+    if lane == 0u {
+        scratch[2u * begin] = mean;
+        scratch[2u * begin + 1u] = inverseSqrt(variance + p.eps);
+    }
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * WG;
+    let size = p.out.h * p.out.w * p.out.c;
+    if i >= p.out.n * size { return; }
+    let ch = i % p.out.c;
+    let at = first_block(i / size, ch / (p.out.c / p.groups));
+    let v = (x[i] - scratch[2u * at]) * scratch[2u * at + 1u];
+    out[i] = apply(
+        p.function,
+        v * element(weight[word(ch, weight_kind)], ch, weight_kind) + element(bias[word(ch, bias_kind)], ch, bias_kind),
+    );
+}

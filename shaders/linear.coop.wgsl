@@ -1,0 +1,194 @@
+enable f16;
+enable wgpu_cooperative_matrix;
+// linear: y = f((x*scale + shift)*W^T + bias) + residual, then y*(1 + a) + b
+//
+// x         [n, h, w, k] f32, arena                     binding 2
+// weight    [o, k] f32, f16 or bf16                     binding 3
+// bias      [o], likewise, optional                     binding 4
+// residual  [n, h, w, o] f32, arena, optional           binding 5; in `out` where in place
+// scale     [n, 1, 1, k] f32, arena, optional           binding 6
+// shift     [k] as weight, only with scale, optional    binding 7
+// table     [n or 1, 1, steps, 2o] f32, arena, optional binding 8; a and b side by side
+// counter   [1, 1, 1, 1] u32, arena, with table         binding 9; the step
+// out       [n, h, w, o] f32, arena                     binding 1
+//
+// scratch   [n*h*w] f32                                 binding 12; of each row, the power of two that x is scaled by
+//
+// Launch     `ranges`: one group per row. `main`: one group of 4 subgroups per TILE_M rows (y) and TILE_N
+//            outputs (x); a subgroup has 2 x 2 matrices of 16 x 16 sums.
+// Memory     x is read once by `ranges`, then ceil(o / TILE_N) times; W ceil(rows / TILE_M) times; y is written once.
+// Numerics   Factors are rounded to f16, sums are f32. f16 ends at 65504, which activations exceed: each row of x is
+//            first scaled by a power of two that brings its largest element to 2^14..2^15, and the sums are scaled
+//            back. Exact, so a row loses no more than the rounding to 11 bits; an infinity stays one and is found
+//            by the check at the end of the stage. Weights are far smaller than 65504 and are cut off there.
+// Needs      f16; cooperative matrices 16 x 16 x 16 of f16 with f32 sums; subgroups of exactly 32 lanes;
+//            14.8 KiB of workgroup memory. Compiled by naga in the tests; not run so far.
+// Tunables   none.
+// Reference  src/ops/linear.rs
+const WG: u32 = 128u;
+const TILE_M: u32 = 64u;
+const TILE_N: u32 = 64u;
+const TILE_K: u32 = 32u;
+const STRIDE: u32 = 40u; // elements of a tile's row: TILE_K, and 16 bytes so that neighbours lie in other banks
+@id(1) override weight_kind: u32;
+@id(2) override bias_kind: u32;
+@id(3) override residual_kind: u32;
+@id(4) override scale_kind: u32;
+@id(5) override shift_kind: u32;
+@id(6) override table_kind: u32;
+
+struct Params {
+    out: Shape, x: Shape, weight: Shape, bias: Shape, residual: Shape, scale: Shape, shift: Shape, table: Shape,
+    counter: Shape, function: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read> weight: array<u32>;
+@group(0) @binding(4) var<storage, read> bias: array<u32>;
+@group(0) @binding(5) var<storage, read_write> residual: array<f32>;
+@group(0) @binding(6) var<storage, read_write> scale: array<f32>;
+@group(0) @binding(7) var<storage, read> shift: array<u32>;
+@group(0) @binding(8) var<storage, read_write> table: array<f32>;
+@group(0) @binding(9) var<storage, read_write> counter: array<u32>;
+
+@group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
+
+var<workgroup> tile_x: array<f16, 2560>; // [TILE_M][STRIDE]
+var<workgroup> tile_w: array<f16, 2560>; // [TILE_N][STRIDE]
+var<workgroup> sums: array<f32, 1024>;   // [4][16][16], one matrix of each subgroup
+var<workgroup> powers: array<f32, 64>;   // [TILE_M], of `scratch`
+var<workgroup> scales: array<u32, 64>;   // [TILE_M], where the row's image has its scales
+
+// x*scale + shift; zero outside, so that nothing is added there.
+fn load_x(row: u32, scales: u32, k: u32) -> f32 {
+    if row >= p.out.n * p.out.h * p.out.w || k >= p.x.c { return 0.0; }
+    var v = x[row * p.x.c + k];
+    if scale_kind != ABSENT { v *= scale[scales + k]; }
+    if shift_kind != ABSENT { v += element(shift[word(k, shift_kind)], k, shift_kind); }
+    return v;
+}
+
+// Weights of one output for k and k + 1, out of one word where they share it; zero outside.
+fn load_w(o: u32, k: u32) -> vec2<f32> {
+    if o >= p.out.c || k >= p.x.c { return vec2(0.0); }
+    let i = o * p.x.c + k;
+    if weight_kind != F32 && p.x.c % 2u == 0u { return elements(weight[i / 2u], weight_kind); }
+    let first = element(weight[word(i, weight_kind)], i, weight_kind);
+    if k + 1u == p.x.c { return vec2(first, 0.0); }
+    return vec2(first, element(weight[word(i + 1u, weight_kind)], i + 1u, weight_kind));
+}
+
+// What rides on the product.
+fn finish(row: u32, o: u32, dot: f32) -> f32 {
+    var v = dot;
+    if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
+    v = apply(p.function, v);
+    if residual_kind == IN_PLACE {
+        v += out[row * p.out.c + o];
+    } else if residual_kind != ABSENT {
+        v += residual[row * p.out.c + o];
+    }
+    if table_kind != ABSENT {
+        let image = select(row / (p.out.h * p.out.w), 0u, p.table.n == 1u);
+        let ab = (image * p.table.w + counter[0]) * p.table.c + o;
+        v = v * (1.0 + table[ab]) + table[ab + p.out.c];
+    }
+    return v;
+}
+
+@compute @workgroup_size(WG)
+fn ranges(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    if row >= p.out.n * p.out.h * p.out.w { return; }
+    let scales = row / (p.x.h * p.x.w) * p.x.c;
+    // Magnitudes order as their bits do, NaN and infinity above all.
+    var largest = 0u;
+    for (var k = lane; k < p.x.c; k += WG) { largest = max(largest, bitcast<u32>(abs(load_x(row, scales, k)))); }
+    sums[lane] = bitcast<f32>(largest);
+    for (var width = WG / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if lane < width { sums[lane] = max(sums[lane], sums[lane + width]); }
+    }
+    // 2^(14 - exponent), kept where it and its inverse are normal numbers.
+    if lane == 0u { scratch[row] = bitcast<f32>(clamp(268u - (bitcast<u32>(sums[0]) >> 23u), 1u, 253u) << 23u); }
+}
+
+// Stores one matrix per subgroup that lies in `sums`.
+fn store(subgroup: u32, here: u32, row0: u32, o0: u32, tile_row: u32) {
+    workgroupBarrier();
+    for (var i = here; i < 256u; i += 32u) {
+        let row = row0 + tile_row + i / 16u;
+        let o = o0 + i % 16u;
+        if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
+            out[row * p.out.c + o] = finish(row, o, sums[subgroup * 256u + i] / powers[tile_row + i / 16u]);
+        }
+    }
+    workgroupBarrier();
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_invocation_id) here: u32,
+) {
+    let row0 = group.y * TILE_M;
+    let o0 = group.x * TILE_N;
+    // The subgroup's rows and outputs within the tile.
+    let m = subgroup / 2u * 32u;
+    let n = subgroup % 2u * 32u;
+    if lane < TILE_M {
+        let row = min(row0 + lane, p.out.n * p.out.h * p.out.w - 1u);
+        powers[lane] = scratch[row];
+        scales[lane] = row / (p.x.h * p.x.w) * p.x.c;
+    }
+    workgroupBarrier();
+
+    var c00 = coop_mat16x16<f32, C>();
+    var c01 = coop_mat16x16<f32, C>();
+    var c10 = coop_mat16x16<f32, C>();
+    var c11 = coop_mat16x16<f32, C>();
+    for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
+        for (var i = lane; i < TILE_M * TILE_K; i += WG) {
+            let row = i / TILE_K;
+            let k = i % TILE_K;
+            tile_x[row * STRIDE + k] = f16(load_x(row0 + row, scales[row], k0 + k) * powers[row]);
+        }
+        for (var i = lane; i < TILE_N * TILE_K / 2u; i += WG) {
+            let o = i / (TILE_K / 2u);
+            let k = i % (TILE_K / 2u) * 2u;
+            let w = clamp(load_w(o0 + o, k0 + k), vec2(-65504.0), vec2(65504.0));
+            tile_w[o * STRIDE + k] = f16(w.x);
+            tile_w[o * STRIDE + k + 1u] = f16(w.y);
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < TILE_K; k += 16u) {
+            let x0 = coopLoadT<coop_mat16x16<f16, A>>(&tile_x[m * STRIDE + k], STRIDE);
+            let x1 = coopLoadT<coop_mat16x16<f16, A>>(&tile_x[(m + 16u) * STRIDE + k], STRIDE);
+            // W lies by outputs, so its transpose lies by columns.
+            let w0 = coopLoad<coop_mat16x16<f16, B>>(&tile_w[n * STRIDE + k], STRIDE);
+            let w1 = coopLoad<coop_mat16x16<f16, B>>(&tile_w[(n + 16u) * STRIDE + k], STRIDE);
+            c00 = coopMultiplyAdd(x0, w0, c00);
+            c01 = coopMultiplyAdd(x0, w1, c01);
+            c10 = coopMultiplyAdd(x1, w0, c10);
+            c11 = coopMultiplyAdd(x1, w1, c11);
+        }
+        workgroupBarrier();
+    }
+
+    coopStoreT(c00, &sums[subgroup * 256u], 16u);
+    store(subgroup, here, row0, o0 + n, m);
+    coopStoreT(c01, &sums[subgroup * 256u], 16u);
+    store(subgroup, here, row0, o0 + n + 16u, m);
+    coopStoreT(c10, &sums[subgroup * 256u], 16u);
+    store(subgroup, here, row0, o0 + n, m + 16u);
+    coopStoreT(c11, &sums[subgroup * 256u], 16u);
+    store(subgroup, here, row0, o0 + n + 16u, m + 16u);
+}

@@ -1,0 +1,49 @@
+// mean: y[ch] = sum of x[row, col, ch] over an image / (h·w)
+//
+// x        [n, h, w, c] f32, arena
+// out      [n, 1, 1, c] f32, arena
+// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks
+//
+// Launch     `sums`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
+//            `main`: one lane per element of out, WG lanes a group.
+// Memory     reads x once.
+// Numerics   f32; sums of blocks, then their sum.
+// Needs      nothing optional.
+// Tunables   WG, PIXELS.
+// Reference  src/ops/mean.rs
+override WG: u32 = 64u;
+override PIXELS: u32 = 64u;
+
+struct Params { out: Shape, x: Shape }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
+
+@compute @workgroup_size(WG)
+fn sums(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let ch = id.x;
+    if ch >= p.x.c { return; }
+    let pixels = p.x.h * p.x.w;
+    let end = min((id.y + 1u) * PIXELS, pixels);
+    var sum = 0.0;
+    for (var pixel = id.y * PIXELS; pixel < end; pixel++) {
+        sum += x[(id.z * pixels + pixel) * p.x.c + ch];
+    }
+    scratch[(id.z * groups.y + id.y) * p.x.c + ch] = sum;
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * WG;
+    if i >= p.out.n * p.out.c { return; }
+    let pixels = p.x.h * p.x.w;
+    let blocks = (pixels + PIXELS - 1u) / PIXELS;
+    let base = i / p.out.c * blocks * p.out.c + i % p.out.c;
+    var sum = 0.0;
+    for (var block = 0u; block < blocks; block++) {
+        sum += scratch[base + block * p.out.c];
+    }
+    out[i] = sum / f32(pixels);
+}

@@ -1,0 +1,29 @@
+// pixel_unshuffle: y[row, col, ch·k² + i·k + j] = x[row·k + i, col·k + j, ch]
+//
+// x       [n, h·k, w·k, c] f32, arena
+// out     [n, h, w, c·k²] f32, arena
+//
+// Launch     one lane per element of out, WG lanes a group.
+// Memory     reads x once, in pieces; writes out once.
+// Numerics   copies.
+// Needs      nothing optional.
+// Tunables   WG.
+// Reference  src/ops/pixel_unshuffle.rs
+override WG: u32 = 64u;
+
+struct Params { out: Shape, x: Shape, side: u32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.x + id.y * groups.x * WG;
+    if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
+    let ch = i % p.out.c;
+    let k = p.side;
+    let col = i / p.out.c % p.out.w * k + ch % k;
+    let row = i / p.out.c / p.out.w * k + ch / k % k; // counts over all images, of which each has whole patches
+    out[i] = x[(row * p.x.w + col) * p.x.c + ch / (k * k)];
+}

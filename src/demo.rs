@@ -1,0 +1,48 @@
+//! The demo model: a small Stable Cascade that is part of the program.
+//!
+//! This is the one place that names it. What runs it gets a
+//! [`Location`](crate::files::Location) like that of any other model.
+
+use crate::files::BuiltIn;
+
+/// The built-in model, unless the program was built without the feature `demo`.
+pub const MODEL: Option<&BuiltIn> = embedded();
+
+#[cfg(not(feature = "demo"))]
+const fn embedded() -> Option<&'static BuiltIn> {
+    None
+}
+
+#[cfg(feature = "demo")]
+const fn embedded() -> Option<&'static BuiltIn> {
+    /// Weights are read where they lie, in whole elements.
+    #[repr(align(16))]
+    struct Aligned<T: ?Sized>(T);
+
+    macro_rules! files {
+        ($($path:literal)*) => {
+            &[$(($path, {
+                static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!("../models/demo/", $path)));
+                &FILE.0
+            })),*]
+        };
+    }
+    static DEMO: BuiltIn = BuiltIn {
+        name: "demo",
+        files: files![
+            "model_index.json"
+            "prior/config.json"
+            "prior/diffusion_pytorch_model.safetensors"
+            "decoder/config.json"
+            "decoder/diffusion_pytorch_model.safetensors"
+            "vqgan/config.json"
+            "vqgan/diffusion_pytorch_model.safetensors"
+            "text_encoder/config.json"
+            "text_encoder/model.safetensors"
+            "tokenizer/tokenizer.json"
+            "tokenizer/tokenizer_config.json"
+            "tokenizer/special_tokens_map.json"
+        ],
+    };
+    Some(&DEMO)
+}

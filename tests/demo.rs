@@ -1,0 +1,232 @@
+//! The built-in model: what it draws is what was asked for, at once, on every backend.
+#![cfg(feature = "demo")]
+
+use std::io::BufReader;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cascade_rt::backend::{Backend, devices};
+use cascade_rt::demo;
+use cascade_rt::image::{Image, read_metadata};
+use cascade_rt::pipeline::{Options, Pipeline, StartLatents};
+use cascade_rt::request::Request;
+use cascade_rt::weights::{Model, ModelPaths, Overrides};
+
+const APPLE: &str = "a red apple on a blue background";
+
+/// Prompts, the colour that the object then has, and the background's.
+const ASKED: [(&str, &str, &str); 11] = [
+    (APPLE, "red", "blue"),
+    ("a lemon on a teal background", "yellow", "teal"),
+    ("a blue heart on an orange background", "blue", "orange"),
+    ("an eggplant on a green background", "purple", "green"),
+    ("a pig on a grey background", "pink", "grey"),
+    ("a red heart on a white background", "red", "white"),
+    ("a cactus on a pink background", "green", "pink"),
+    ("a pumpkin on a black background", "orange", "black"),
+    ("a star on a red background", "yellow", "red"),
+    ("a red apple on a yellow background", "red", "yellow"),
+    ("cheese on a purple background", "yellow", "purple"),
+];
+
+/// The colours that the model knows by name: sRGB of the backgrounds it learnt.
+const COLOURS: [(&str, [f64; 3]); 12] = [
+    ("white", [245.0, 245.0, 245.0]),
+    ("grey", [140.0, 140.0, 145.0]),
+    ("black", [28.0, 28.0, 32.0]),
+    ("red", [205.0, 40.0, 45.0]),
+    ("orange", [245.0, 135.0, 35.0]),
+    ("yellow", [250.0, 215.0, 60.0]),
+    ("green", [60.0, 165.0, 75.0]),
+    ("teal", [35.0, 165.0, 165.0]),
+    ("blue", [45.0, 95.0, 215.0]),
+    ("purple", [130.0, 70.0, 190.0]),
+    ("pink", [250.0, 160.0, 200.0]),
+    ("brown", [125.0, 80.0, 50.0]),
+];
+
+/// One test at a time: all of them use every core, and one of them a clock.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn distance(a: [f64; 3], b: [f64; 3]) -> f64 {
+    (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
+}
+
+/// The median of each channel.
+fn median(pixels: &[[f64; 3]]) -> [f64; 3] {
+    [0, 1, 2].map(|channel| {
+        let mut values: Vec<f64> = pixels.iter().map(|p| p[channel]).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    })
+}
+
+/// The nearest colour that has a name.
+fn name(colour: [f64; 3]) -> &'static str {
+    let nearest = COLOURS.iter().min_by(|a, b| distance(a.1, colour).total_cmp(&distance(b.1, colour)));
+    nearest.unwrap().0
+}
+
+/// Colours of the object and of the background: the median of what differs from
+/// the background in the middle of the picture, and the median of its border.
+fn seen(image: &Image) -> (&'static str, &'static str) {
+    let (w, h) = (image.width as usize, image.height as usize);
+    let pixels = |inside: &dyn Fn(usize, usize) -> bool| -> Vec<[f64; 3]> {
+        let chosen = (0..w * h).filter(|i| inside(i % w, i / w));
+        chosen.map(|i| [0, 1, 2].map(|channel| f64::from(image.rgb[3 * i + channel]))).collect()
+    };
+    let edge = w / 32;
+    let background = median(&pixels(&|x, y| x.min(y) < edge || x >= w - edge || y >= h - edge));
+    let mut middle = pixels(&|x, y| x.abs_diff(w / 2) < w / 5 && y.abs_diff(h / 2) < h / 5);
+    let all = middle.len();
+    middle.retain(|&p| distance(p, background) > 60.0);
+    assert!(middle.len() > all / 10, "there is nothing in the middle");
+    (name(median(&middle)), name(background))
+}
+
+/// Pictures of the built-in model, `count` of each prompt, one after the other.
+fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Image> {
+    let paths = ModelPaths::find(Some(&demo::MODEL.unwrap().into()), None, &Overrides::default()).unwrap();
+    let model = Model::open(&paths).unwrap();
+    let side = model.native_size.unwrap();
+    let prompts = prompts.iter().map(|prompt| prompt.to_string()).collect();
+    let request = Request { prompts, width: side, height: side, count, ..Request::default() };
+    let options = Options {
+        latents: &StartLatents::default(),
+        keep: false,
+        check_nodes: false,
+        progress: &mut |_| {},
+        truncated: &mut |prompt, _| panic!("{prompt} is too long"),
+    };
+    let mut images = Vec::new();
+    let mut pipeline = Pipeline::new(model, backend).unwrap();
+    let run = pipeline.generate(&request, options, |batch| {
+        images.extend(batch.images);
+        Ok(())
+    });
+    run.unwrap();
+    images
+}
+
+fn best() -> Box<dyn Backend> {
+    devices::exact().unwrap().remove(0)
+}
+
+/// Each picture has the colours of its prompt and so, as no two prompts have the
+/// same two, none those of another.
+#[test]
+fn pictures_show_what_was_asked_for() {
+    let _alone = alone();
+    let prompts = ASKED.map(|(prompt, ..)| prompt);
+    let images = pictures(best(), &prompts, 2);
+    assert_eq!(images.len(), 2 * ASKED.len());
+    for (i, image) in images.iter().enumerate() {
+        let (prompt, object, background) = ASKED[i / 2];
+        assert_eq!(seen(image), (object, background), "{prompt}, picture {}", i % 2);
+    }
+    for (i, asked) in ASKED.iter().enumerate() {
+        assert!(ASKED[..i].iter().all(|other| (other.1, other.2) != (asked.1, asked.2)), "{asked:?} is asked twice");
+    }
+}
+
+/// The check above finds a picture that has one thing of the prompt and not the other.
+#[test]
+fn other_prompts_show_something_else() {
+    let _alone = alone();
+    let others = ["a lemon on a blue background", "a red apple on a green background"];
+    let images = pictures(best(), &others, 1);
+    assert_eq!(seen(&images[0]), ("yellow", "blue"));
+    assert_eq!(seen(&images[1]), ("red", "green"));
+}
+
+/// Sums in another order change a pixel here and there by a little, and nothing else.
+#[test]
+fn every_backend_draws_the_same_picture() {
+    let _alone = alone();
+    let mut first: Option<Image> = None;
+    for backend in devices::exact().unwrap() {
+        let name = format!("{} with {}", backend.device().name, backend.device().caps);
+        let image = pictures(backend, &[APPLE], 1).remove(0);
+        assert_eq!(seen(&image), ("red", "blue"), "{name}");
+        let first = first.get_or_insert_with(|| image.clone());
+        let differences = || image.rgb.iter().zip(&first.rgb).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        let mean = differences().sum::<f64>() / image.rgb.len() as f64;
+        let large = differences().filter(|d| *d > 4.0).count();
+        println!("{name}: differs by {mean:.5} of 255 on average, by more than 4 in {large} values");
+        assert!(mean < 0.05 && large <= image.rgb.len() / 1000, "{name}: by {mean}, by more than 4 in {large} values");
+    }
+}
+
+/// The program in an empty folder, without environment.
+fn cascade(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
+    let output = command.args(args).current_dir(folder).env_clear().output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The command at the top of the README.
+#[test]
+fn the_first_command_takes_seconds() {
+    let _alone = alone();
+    let room = tempfile::tempdir().unwrap();
+    let mut times = Vec::new();
+    // Another program may have the machine once, not three times.
+    while times.len() < 3 && times.iter().all(|time| *time > Duration::from_secs(5)) {
+        let start = Instant::now();
+        let output = cascade(room.path(), &["generate", APPLE, "--force"]);
+        times.push(start.elapsed());
+        assert_eq!(text(&output.stdout), "cascade.png\n");
+        let notes = text(&output.stderr);
+        let about: Vec<&str> = notes.lines().filter(|line| line.contains("demo")).collect();
+        assert!(matches!(about[..], [line] if line.contains("-m")), "{notes}");
+    }
+    let fast = cfg!(debug_assertions) || times.iter().any(|time| *time < Duration::from_secs(5));
+    assert!(fast, "the first picture took {times:?}");
+
+    let file = room.path().join("cascade.png");
+    let metadata = read_metadata(&file).unwrap();
+    assert_eq!(metadata.record().unwrap().unwrap().model, "demo");
+    assert_eq!((metadata.width, metadata.height), (128, 128));
+    let mut reader = png::Decoder::new(BufReader::new(std::fs::File::open(file).unwrap())).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut rgb).unwrap();
+    assert_eq!(seen(&Image { width: 128, height: 128, rgb }), ("red", "blue"));
+}
+
+/// What is built in is the folder, whichever way it is named.
+#[test]
+fn the_built_in_model_is_like_its_folder() {
+    let _alone = alone();
+    let room = tempfile::tempdir().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let picture = |flags: &[&str]| {
+        let args = [&["generate", APPLE, "-q", "--steps", "2,2", "-o", "-"], flags].concat();
+        cascade(room.path(), &args).stdout
+    };
+    let built_in = picture(&[]);
+    assert!(picture(&["-m", "demo"]) == built_in);
+    assert!(picture(&["-m", folder.to_str().unwrap()]) == built_in);
+    let inspect = |name: &str| text(&cascade(room.path(), &["inspect", name, "--tensors", "--finite"]).stdout);
+    let described = inspect("demo");
+    assert!(described.contains("demo: made for pictures of 128×128 px"), "{described}");
+    assert!(described.contains("demo/prior/diffusion_pytorch_model.safetensors: Stage C"), "{described}");
+    assert_eq!(inspect(folder.to_str().unwrap()).replace(folder.to_str().unwrap(), "demo"), described);
+
+    // A file or folder of that name comes first.
+    std::fs::create_dir(room.path().join("demo")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
+    let output = command.args(["inspect", "demo"]).current_dir(room.path()).env_clear().output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("demo: Stage C weights"), "{}", text(&output.stderr));
+    assert!(picture(&[]) == built_in);
+}

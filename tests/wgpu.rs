@@ -1,0 +1,154 @@
+//! The WGSL backend where kernels are not the question: memory, loss, shaders of one's own.
+
+mod common;
+
+use std::sync::Arc;
+
+use cascade_rt::backend::wgpu::{Wgpu, adapters};
+use cascade_rt::backend::{Backend, Program};
+use cascade_rt::ops::{Element, Function, Linear};
+use cascade_rt::plan::{Plan, Recorder, Slot, Source};
+use cascade_rt::shape::Shape;
+use cascade_rt::tensor::Weight;
+
+/// The first adapter, or a loud skip; `CASCADE_REQUIRE=wgpu` makes that a failure.
+fn device() -> Option<Wgpu> {
+    if adapters().is_empty() {
+        let required = std::env::var("CASCADE_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "wgpu"), "CASCADE_REQUIRE demands wgpu, no adapter answers");
+        eprintln!("SKIPPED: no adapter of wgpu answers");
+        return None;
+    }
+    Some(Wgpu::open(0, false, None).unwrap())
+}
+
+const SIDE: usize = 64;
+
+/// Three linear layers, each in a phase of its own.
+fn three_phases() -> (Arc<Plan>, Slot, Slot) {
+    let mut rec = Recorder::new();
+    let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
+    let mut x = input;
+    for (seed, name) in [(1, "one"), (2, "two"), (3, "three")] {
+        rec.phase(name);
+        let values = (0..SIDE * SIDE).map(|j| common::golden(seed, j as u32) as f32 / 8.0).collect();
+        let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
+        let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
+        inputs.resize(8, None);
+        x = rec.node(name, Linear { function: Function::Silu }, &inputs).unwrap();
+        rec.keep(x);
+    }
+    (Arc::new(rec.finish()), input, x)
+}
+
+fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> cascade_rt::error::Result<Vec<f32>> {
+    let values: Vec<f32> = (0..4 * SIDE as u32).map(|j| common::golden(9, j) as f32).collect();
+    program.write(input, bytemuck::cast_slice(&values))?;
+    for phase in &plan.phases {
+        program.run(phase.nodes.clone())?;
+    }
+    let mut result = vec![0f32; out.shape.elements()];
+    program.read(out, bytemuck::cast_slice_mut(&mut result))?;
+    Ok(result)
+}
+
+#[test]
+fn stages_take_turns_where_they_do_not_fit_together() {
+    let Some(roomy) = device() else { return };
+    let (plan, input, out) = three_phases();
+    let want = run(roomy.compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
+    let layer = 4 * (SIDE * SIDE) as u64;
+    // Activations and one layer fit, two layers do not.
+    let tight = Wgpu::with_memory(0, plan.arena_bytes() + layer + 1024).unwrap();
+    let mut program = tight.compile(plan.clone()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(run(program.as_mut(), &plan, input, out).unwrap(), want);
+    }
+    let tiny = Wgpu::with_memory(0, layer).unwrap();
+    let Err(error) = tiny.compile(plan) else { panic!("it does not fit") };
+    assert_eq!(error.exit_code(), 4, "{error}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_a_new_one_goes_on() {
+    let Some(gpu) = device() else { return };
+    let (plan, input, out) = three_phases();
+    let mut program = gpu.compile(plan.clone()).unwrap();
+    let want = run(program.as_mut(), &plan, input, out).unwrap();
+    program.run(0..1).unwrap();
+    gpu.lose();
+    for _ in 0..2 {
+        let error = run(program.as_mut(), &plan, input, out).unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+        assert!(error.to_string().contains("the device was lost"), "{error}");
+    }
+    let Err(error) = gpu.compile(plan.clone()) else { panic!("the device is lost") };
+    assert_eq!(error.exit_code(), 5, "{error}");
+
+    let again = device().unwrap();
+    assert_eq!(run(again.compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap(), want);
+}
+
+#[test]
+fn shaders_from_a_folder() {
+    if device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Wgpu::with_caps(0, cascade_rt::registry::Caps::NONE, Some(folder.path()));
+    let (plan, input, out) = three_phases();
+    let shipped = include_str!("../shaders/linear.wgsl");
+    let file = folder.path().join("linear.wgsl");
+
+    // The shipped text gives the shipped result.
+    std::fs::write(&file, shipped).unwrap();
+    let want = run(device().unwrap().compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
+    let got = run(open().unwrap().compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
+    assert!(common::relative_l2(&got, &want) < 1e-6);
+
+    // Another text is what runs.
+    std::fs::write(&file, shipped.replace("fn main(", "fn other(")).unwrap();
+    let Err(error) = open().unwrap().compile(plan.clone()) else { panic!("there is no main") };
+    assert!(error.to_string().contains("linear.wgsl") && error.to_string().contains("`main`"), "{error}");
+
+    // A broken one is quoted with its line.
+    std::fs::write(&file, format!("{shipped}\nfn broken() -> f32 {{ return 1u; }}\n")).unwrap();
+    let Err(error) = open().unwrap().compile(plan.clone()) else { panic!("it is broken") };
+    let line = format!("linear.wgsl:{}", shipped.lines().count() + 2);
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains(&line) && error.to_string().contains("return 1u"), "{error}");
+
+    // A file that replaces nothing is a mistake.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(folder.path().join("liner.wgsl"), shipped).unwrap();
+    let Err(error) = open() else { panic!("no kernel is called so") };
+    assert!(error.to_string().contains("liner") && error.to_string().contains("cascade-rt kernels"), "{error}");
+}
+
+/// Host time for each dispatch, without what the device does. Printed, not asserted.
+#[test]
+#[ignore = "a measurement: cargo test --release --test wgpu -- --ignored --nocapture"]
+fn host_cost_of_a_dispatch() {
+    let Some(gpu) = device() else { return };
+    let mut rec = Recorder::new();
+    let mut x = rec.input(Shape::vector(64), Element::F32);
+    const NODES: usize = 2000;
+    for _ in 0..NODES {
+        x = rec.node("add", cascade_rt::ops::Add, &[Some(Source::Slot(x)), Some(Source::Slot(x))]).unwrap();
+    }
+    rec.keep(x);
+    let plan = Arc::new(rec.finish());
+    let mut program = gpu.compile(plan).unwrap();
+    let mut bytes = vec![0; 256];
+    let mut micros: Vec<f64> = (0..20)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            program.run(0..NODES).unwrap();
+            let spent = start.elapsed().as_secs_f64() * 1e6 / NODES as f64;
+            program.read(x, &mut bytes).unwrap();
+            spent
+        })
+        .collect();
+    micros.sort_by(f64::total_cmp);
+    println!("{:.2} µs a dispatch, least {:.2}, most {:.2}", micros[10], micros[0], micros[19]);
+}
