@@ -4,7 +4,10 @@
 //! [`Backend::compile`], [`Program::write`], [`Program::run`] and [`Program::read`].
 
 pub mod cpu;
+pub mod cuda;
 pub mod devices;
+mod operand;
+mod weights;
 pub mod wgpu;
 
 use std::ops::Range;

@@ -7,6 +7,7 @@
 //! and benches take their lists from here.
 
 mod cpu;
+mod cuda;
 mod grid;
 mod wgsl;
 
@@ -22,11 +23,13 @@ pub enum Lang {
     Cpu,
     /// WGSL, run on any GPU that Vulkan, Metal or DX12 can reach.
     Wgsl,
+    /// CUDA C++, run on an NVIDIA GPU of compute capability 8.0 or above.
+    Cuda,
 }
 
 impl Lang {
     /// Every language.
-    pub const ALL: [Lang; 2] = [Lang::Cpu, Lang::Wgsl];
+    pub const ALL: [Lang; 3] = [Lang::Cpu, Lang::Wgsl, Lang::Cuda];
 }
 
 /// What a device can do, as a set of bits.
@@ -135,6 +138,8 @@ pub enum Launch {
     Cpu(crate::backend::cpu::Kernel),
     /// A shader.
     Wgsl(Shader),
+    /// Kernels of a CUDA file.
+    Cuda(Cuda),
 }
 
 /// A shader file and how it is dispatched.
@@ -150,9 +155,34 @@ pub struct Shader {
     pub tunables: &'static [(&'static str, u32)],
 }
 
+/// A CUDA file and how its kernels are launched.
+#[derive(Debug, Clone, Copy)]
+pub struct Cuda {
+    /// Text of the file, for the numbers that it calls `constexpr u32`, see [`Axis::per`]. `THREADS`
+    /// is the size of a block; `SHARED`, if there is one, the bytes of shared memory beyond 48 KiB
+    /// that a block is given.
+    pub source: &'static str,
+    /// What the compiler made of it.
+    pub ptx: &'static str,
+    /// Kernels, run one after the other.
+    pub passes: &'static [Pass],
+    /// Elements of memory that the passes share, as the product of these; empty if they need none.
+    pub scratch: &'static [Axis],
+}
+
 impl Kernel {
     const fn fit(self, fit: &'static [Fit]) -> Kernel {
         Kernel { fit, ..self }
+    }
+
+    /// Elements of memory that the passes of a GPU's kernel share, as the product of these.
+    const fn with_scratch(self, scratch: &'static [Axis]) -> Kernel {
+        let launch = match self.launch {
+            Launch::Wgsl(shader) => Launch::Wgsl(Shader { scratch, ..shader }),
+            Launch::Cuda(cuda) => Launch::Cuda(Cuda { scratch, ..cuda }),
+            Launch::Cpu(_) => panic!("the CPU's kernels say themselves what they need"),
+        };
+        Kernel { launch, ..self }
     }
 
     /// Whether factors are rounded to bf16, so that the looser tolerance of a case applies.
@@ -198,6 +228,7 @@ pub fn kernels(lang: Lang) -> impl Iterator<Item = &'static Kernel> {
     match lang {
         Lang::Cpu => cpu::ROWS,
         Lang::Wgsl => wgsl::ROWS,
+        Lang::Cuda => cuda::ROWS,
     }
     .iter()
 }

@@ -145,7 +145,7 @@ fn values_out_of_range() {
         (&["-s", "-1"], &["--seed", whole, "of at most 64 bits"]),
         (&["-s", "18446744073709551616"], &["--seed", whole]),
         (&["--device", "nonsense"], &["--device", "expected auto", "nonsense"]),
-        (&["--device", "wgpu:x"], &["--device", "expected auto, cpu or wgpu[:N]", "wgpu:x"]),
+        (&["--device", "wgpu:x"], &["--device", "expected auto, cpu, wgpu[:N] or cuda[:N]", "wgpu:x"]),
         (&["--dtype", "int4"], &["--dtype", "int4", "bf16"]),
         (&["--noise", "pink"], &["--noise", "torch-bf16 or philox", "pink"]),
         (&["--frobnicate"], &["--frobnicate", "--help"]),

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use cascade_rt::backend::{Backend, cpu, devices, wgpu};
+use cascade_rt::backend::{Backend, cpu, cuda, devices, wgpu};
 use cascade_rt::ops::{self, Case, Element, Operand};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
 use cascade_rt::registry::{self, Caps, Kernel, Lang, Launch};
@@ -116,11 +116,12 @@ fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
 }
 
 /// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
-/// what the machine is meant to have, capabilities or `wgpu`, e.g. `avx2,wgpu`.
+/// what the machine is meant to have, capabilities or devices, e.g. `avx2,wgpu,cuda`.
 fn required(kernel: &Kernel) -> bool {
     let (devices, has) = match kernel.lang {
         Lang::Cpu => ("cpu", vec![cpu::detect()]),
         Lang::Wgsl => ("wgpu", wgpu::adapters().iter().map(|adapter| adapter.caps).collect()),
+        Lang::Cuda => ("cuda", cuda::devices().unwrap_or_default().iter().map(|device| device.caps).collect()),
     };
     let lacking = has.iter().map(|caps| kernel.needs.without(*caps).to_string());
     let lacking: Vec<String> = if has.is_empty() { vec![devices.into()] } else { lacking.collect() };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "backend backend::devices demo error files image noise ops pipeline registry request shape synth weights \
+        "backend backend::cuda backend::devices demo error files image noise ops pipeline registry request shape synth weights \
          weights::model",
     ),
     ("demo", "files"),
@@ -21,10 +21,11 @@ const LAYERS: &[(&str, &str)] = &[
          weights::model",
     ),
     ("check", "backend error ops plan tensor"),
-    ("backend::devices", "backend backend::cpu backend::wgpu error registry"),
-    ("backend::wgpu", "backend backend::cpu error plan registry shape tensor"),
+    ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
+    ("backend::cuda", "backend backend::cpu error plan registry shape"),
+    ("backend::wgpu", "backend backend::cpu error plan registry shape"),
     ("backend::cpu", "backend cpu error ops plan registry shape tensor"),
-    ("backend", "error plan registry"),
+    ("backend", "error plan registry tensor"),
     ("registry", "cpu plan shape tensor"),
     ("image", "error request"),
     ("request", "error noise sampler"),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::cpu::{self, Cpu};
 use super::wgpu::{self, Wgpu};
-use super::{Backend, Device, Kind};
+use super::{Backend, Device, Kind, cuda};
 use crate::error::Result;
 use crate::registry::{Caps, Kernel, Launch};
 
@@ -19,11 +19,13 @@ pub enum Choice {
     Cpu,
     /// An adapter of wgpu, by its number.
     Wgpu(usize),
+    /// A CUDA device, by its number.
+    Cuda(usize),
 }
 
 impl Choice {
     /// How to write one.
-    pub const FORMS: &str = "auto, cpu or wgpu[:N]";
+    pub const FORMS: &str = "auto, cpu, wgpu[:N] or cuda[:N]";
 }
 
 impl FromStr for Choice {
@@ -36,6 +38,8 @@ impl FromStr for Choice {
             ("cpu", None) => Ok(Choice::Cpu),
             ("wgpu", None) => Ok(Choice::Wgpu(0)),
             ("wgpu", Some(Ok(index))) => Ok(Choice::Wgpu(index)),
+            ("cuda", None) => Ok(Choice::Cuda(0)),
+            ("cuda", Some(Ok(index))) => Ok(Choice::Cuda(index)),
             _ => Err(format!("expected {}", Self::FORMS)),
         }
     }
@@ -47,6 +51,7 @@ impl std::fmt::Display for Choice {
             Choice::Auto => f.write_str("auto"),
             Choice::Cpu => f.write_str("cpu"),
             Choice::Wgpu(index) => write!(f, "wgpu:{index}"),
+            Choice::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
 }
@@ -54,7 +59,8 @@ impl std::fmt::Display for Choice {
 /// Every device that is here, the CPU last.
 pub fn all() -> Vec<(Choice, Device)> {
     let adapters = wgpu::adapters().into_iter().enumerate().map(|(i, device)| (Choice::Wgpu(i), device));
-    adapters.chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
+    let gpus = cuda::devices().unwrap_or_default().into_iter().enumerate().map(|(i, gpu)| (Choice::Cuda(i), gpu));
+    adapters.chain(gpus).chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
 }
 
 /// What [`Choice::Auto`] means among these devices.
@@ -72,6 +78,7 @@ pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Resu
         Choice::Auto => return open(preferred(&all()), round_bf16, shader_dir),
         Choice::Cpu => Box::new(Cpu::new(round_bf16)),
         Choice::Wgpu(index) => Box::new(Wgpu::open(index, round_bf16, shader_dir)?),
+        Choice::Cuda(index) => cuda::open(index, round_bf16)?,
     })
 }
 
@@ -86,6 +93,11 @@ pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
         all.push(Box::new(Wgpu::open(i, false, None)?));
         all.push(Box::new(Wgpu::with_caps(i, Caps::NONE, None)?));
     }
+    for i in 0..cuda::devices().map_or(0, |devices| devices.len()) {
+        all.push(cuda::open(i, false)?);
+        all.push(cuda::with_caps(i, Caps::NONE)?);
+    }
+    all.extend(cuda::emulated(Caps::NONE, false));
     Ok(all)
 }
 
@@ -102,6 +114,10 @@ pub fn with_just(kernel: &Kernel) -> Result<Option<Box<dyn Backend>>> {
             Some(i) => Some(Box::new(Wgpu::with_caps(i, kernel.needs, None)?)),
             None => None,
         },
+        Launch::Cuda(_) => match cuda::devices().unwrap_or_default().iter().position(|device| met(device.caps)) {
+            Some(i) => Some(cuda::with_caps(i, kernel.needs)?),
+            None => cuda::emulated(kernel.needs, true),
+        },
         Launch::Cpu(_) => None,
     })
 }
@@ -113,10 +129,11 @@ mod tests {
 
     #[test]
     fn choices() {
-        for text in ["auto", "cpu", "wgpu:0", "wgpu:3"] {
+        for text in ["auto", "cpu", "wgpu:0", "wgpu:3", "cuda:1"] {
             assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
         }
         assert_eq!("wgpu".parse(), Ok(Choice::Wgpu(0)));
+        assert_eq!("cuda".parse(), Ok(Choice::Cuda(0)));
         for bad in ["", "gpu", "cpu:0", "wgpu:", "wgpu:-1", "wgpu:x", "auto:1"] {
             assert!(bad.parse::<Choice>().is_err(), "{bad}");
         }

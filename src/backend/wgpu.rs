@@ -10,18 +10,17 @@ mod context;
 mod program;
 mod shader;
 mod shaders;
-mod weights;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::weights::{self, Weights};
 use super::{Backend, Device, Program};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::{self, Caps, Lang, Launch};
 use context::Context;
 use shaders::Shaders;
-use weights::Weights;
 
 /// What is known of every adapter without opening it, by number.
 pub fn adapters() -> Vec<Device> {
@@ -33,7 +32,7 @@ pub struct Wgpu {
     context: Arc<Context>,
     shaders: Shaders,
     /// Of the plan compiled last; another size of the same model needs the same.
-    weights: Mutex<Option<Arc<Weights>>>,
+    weights: Mutex<Option<Arc<Weights<Context>>>>,
 }
 
 impl Wgpu {
@@ -87,7 +86,7 @@ impl Wgpu {
     }
 
     /// The weights of `plan`: those already here, if they are the same.
-    fn weights(&self, plan: &Plan) -> Arc<Weights> {
+    fn weights(&self, plan: &Plan) -> Arc<Weights<Context>> {
         let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         match known.as_ref() {
             Some(weights) if weights.key() == weights::key(plan) => weights.clone(),

@@ -61,7 +61,7 @@ pub(super) struct Args {
     /// Pictures of each prompt.
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_COUNT")]
     count: u32,
-    /// auto, cpu or wgpu[:N]; see `cascade-rt devices`.
+    /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
     device: Choice,
     /// Use the shaders in this folder instead of the built-in ones of the same name.

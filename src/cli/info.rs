@@ -1,6 +1,7 @@
 //! `cascade-rt devices` and `cascade-rt kernels`.
 
 use super::say;
+use crate::backend::cuda;
 use crate::backend::devices::{self, Choice};
 use crate::backend::{Device, Kind};
 use crate::error::Result;
@@ -34,8 +35,12 @@ pub(super) fn devices(args: &Args) -> Result<()> {
         say(&format!("         capabilities {}, {memory}", device.caps))?;
         say(&format!("         {}", reason(device, *choice == preferred)))?;
     }
-    if all.len() == 1 {
-        say("no adapter answers through Vulkan, Metal or DX12")?;
+    let has = |wanted: fn(&Choice) -> bool| all.iter().any(|(choice, _)| wanted(choice));
+    if !has(|choice| matches!(choice, Choice::Wgpu(_))) {
+        say("wgpu     no adapter answers through Vulkan, Metal or DX12")?;
+    }
+    if let Err(why) = cuda::devices() {
+        say(&format!("cuda     {why}"))?;
     }
     Ok(())
 }

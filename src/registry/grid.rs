@@ -94,6 +94,16 @@ pub const fn tiles(channels: &'static str, rows: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), channels), Axis::every(Count::Rows(Of::Out), rows), Axis::ONE]
 }
 
+/// One workgroup for every `per` channels of each image of the result.
+pub const fn channels(per: &'static str) -> Grid {
+    [Axis::every(Count::Channels(Of::Out), per), Axis::each(Count::Images(Of::Out)), Axis::ONE]
+}
+
+/// One workgroup for every tile of rows by channels of a product; neighbours have channels in common.
+pub const fn product(rows: &'static str, channels: &'static str) -> Grid {
+    [Axis::every(Count::Rows(Of::Out), rows), Axis::every(Count::Channels(Of::Out), channels), Axis::ONE]
+}
+
 /// One entry point of a kernel and its workgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass {

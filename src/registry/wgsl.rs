@@ -19,16 +19,6 @@ const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) 
     Kernel { op, name, lang: Lang::Wgsl, needs, fit: &[], launch: Launch::Wgsl(shader) }
 }
 
-impl Kernel {
-    /// Elements of memory that a shader's passes share, as the product of these.
-    const fn with_scratch(self, scratch: &'static [Axis]) -> Kernel {
-        match self.launch {
-            Launch::Wgsl(shader) => Kernel { launch: Launch::Wgsl(Shader { scratch, ..shader }), ..self },
-            Launch::Cpu(_) => panic!("a shader"),
-        }
-    }
-}
-
 const ONE: Grid = [Axis::ONE; 3];
 /// Of the first operand: images, blocks of its pixels, its channels one by one and in groups.
 const IMAGES: Axis = Axis::each(Count::Images(Of::Operand(0)));

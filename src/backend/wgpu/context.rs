@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::adapter;
 use crate::backend::Device;
+use crate::backend::weights::Memory;
 use crate::error::{Error, Result};
 use crate::registry::Caps;
 
@@ -144,5 +145,27 @@ impl Context {
         let done = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         done.map(drop).map_err(|e| self.failed(e.to_string()))
+    }
+}
+
+impl Memory for Context {
+    type Buffer = wgpu::Buffer;
+
+    fn limit(&self) -> u64 {
+        self.limits().max_buffer_size
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        self.buffer("weights", bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST)
+    }
+
+    fn copy(&self, buffer: &wgpu::Buffer, at: u64, bytes: &[u8]) -> Result<()> {
+        self.queue.write_buffer(buffer, at, bytes);
+        self.check()
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.queue.submit([]);
+        Context::wait(self)
     }
 }

@@ -7,13 +7,12 @@ use wgpu::BufferUsages;
 
 use super::context::Context;
 use super::shaders::{Loaded, Shaders};
-use super::weights::Weights;
-use crate::backend::Program;
+use crate::backend::weights::Weights;
+use crate::backend::{Program, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
 use crate::registry::{Kernel, Shader};
 use crate::shape::Shape;
-use crate::tensor::Dtype;
 
 /// The parameters of every node lie at multiples of this in one uniform buffer.
 const ALIGN: u64 = 256;
@@ -24,17 +23,6 @@ const SCRATCH: u32 = 12;
 /// Work in one submission before the next begins, in FLOP: a display's watchdog
 /// waits seconds, and this takes the slowest of GPUs a few tenths of one.
 const SUBMISSION_FLOPS: u64 = 100_000_000_000;
-
-/// What a shader's `<operand>_kind` says; see `shaders/common.wgsl`.
-#[derive(Debug, Clone, Copy)]
-#[repr(u32)]
-enum KindOf {
-    Absent = 0,
-    F32 = 1,
-    F16 = 2,
-    Bf16 = 3,
-    InPlace = 4,
-}
 
 /// A node's dispatches.
 struct Dispatches {
@@ -47,7 +35,7 @@ struct Dispatches {
 pub(super) struct WgpuProgram {
     context: Arc<Context>,
     plan: Arc<Plan>,
-    weights: Arc<Weights>,
+    weights: Arc<Weights<Context>>,
     /// Whether weights and activations fit all at once, so that no phase makes room for another.
     all_fit: bool,
     nodes: Vec<Dispatches>,
@@ -64,7 +52,7 @@ pub(super) struct WgpuProgram {
 pub(super) fn compile(
     context: Arc<Context>,
     shaders: &Shaders,
-    weights: Arc<Weights>,
+    weights: Arc<Weights<Context>>,
     plan: Arc<Plan>,
     kernels: &[(&'static Kernel, &'static Shader)],
 ) -> Result<WgpuProgram> {
@@ -73,7 +61,7 @@ pub(super) fn compile(
     let mut scratch_len = 0;
     for (node, (kernel, shader)) in plan.nodes.iter().zip(kernels) {
         let loaded = shaders.load(kernel, shader)?;
-        let kinds: Vec<u32> = (0..node.inputs.len()).map(|i| kind(node, i, &weights) as u32).collect();
+        let kinds = operand::kinds(node, &weights);
         let number = |name: &str| loaded.module.number(name).expect("looked up when the shader was loaded");
         let mut passes = Vec::new();
         for pass in shader.passes {
@@ -122,20 +110,6 @@ pub(super) fn compile(
         (0..program.plan.phases.len()).try_for_each(|p| program.prepare(p))?;
     }
     Ok(program)
-}
-
-/// What operand `i` of a node is.
-fn kind(node: &Node, i: usize, weights: &Weights) -> KindOf {
-    match node.inputs[i] {
-        None => KindOf::Absent,
-        Some(Source::Slot(_)) if node.aliased == Some(i) => KindOf::InPlace,
-        Some(Source::Slot(_)) => KindOf::F32,
-        Some(Source::Weight(w, _)) => match weights.place(w).dtype {
-            Dtype::F32 => KindOf::F32,
-            Dtype::F16 => KindOf::F16,
-            Dtype::Bf16 => KindOf::Bf16,
-        },
-    }
 }
 
 /// A shader's `Params`: shapes of the result and the operands, then the op's constants.

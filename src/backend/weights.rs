@@ -7,15 +7,32 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::context::Context;
 use crate::error::Result;
 use crate::plan::{Plan, Source};
 use crate::tensor::{Dtype, Identity, Part, Weight};
 
-/// Bindings start at multiples of this on any device.
+/// A device's memory, as far as weights are concerned.
+pub(super) trait Memory {
+    /// A piece of it.
+    type Buffer: Clone;
+
+    /// Bytes that a buffer may have.
+    fn limit(&self) -> u64;
+
+    /// A buffer for weights.
+    fn allocate(&self, bytes: u64) -> Result<Self::Buffer>;
+
+    /// Hands over bytes of whole words, to be copied to offset `at` of a buffer.
+    fn copy(&self, buffer: &Self::Buffer, at: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Waits until everything handed over has been done; what was dropped is free then.
+    fn wait(&self) -> Result<()>;
+}
+
+/// Weights start at multiples of this: any device can bind them there, and load them in 16 bytes.
 const ALIGN: u64 = 256;
 
-/// Bytes handed to the queue before it is made to move them, which bounds its staging memory.
+/// Bytes handed over before the device is made to move them, which bounds its staging memory.
 const IN_FLIGHT: u64 = 64 << 20;
 
 /// Where a weight lies.
@@ -46,14 +63,14 @@ struct Group {
 }
 
 /// The weights of a plan on a device.
-pub(super) struct Weights {
-    context: Arc<Context>,
+pub(super) struct Weights<M: Memory> {
+    memory: Arc<M>,
     weights: Vec<Weight>,
     key: Vec<(Identity, u64)>,
     places: Vec<Place>,
     blocks: Vec<Block>,
     groups: Vec<Group>,
-    buffers: Mutex<Vec<Option<wgpu::Buffer>>>,
+    buffers: Mutex<Vec<Option<M::Buffer>>>,
 }
 
 /// What a plan's weights are: equal for plans that can share them.
@@ -84,12 +101,12 @@ fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
     weight.parts().iter().map(|p| (p.elements().len() * dtype.bytes()) as u64).sum()
 }
 
-impl Weights {
+impl<M: Memory> Weights<M> {
     /// Decides where each weight of `plan` will lie; uploads nothing.
-    pub(super) fn new(context: Arc<Context>, plan: &Plan) -> Self {
+    pub(super) fn new(memory: Arc<M>, plan: &Plan) -> Self {
         let phases = phases_of(plan);
         let (mut blocks, inside) = blocks(&plan.weights, &phases);
-        let limit = context.limits().max_buffer_size.min(1 << 30);
+        let limit = memory.limit().min(1 << 30);
         let groups = group(&mut blocks, limit);
         let place = |w: usize| {
             let (block, offset): (usize, u64) = inside[w];
@@ -100,7 +117,7 @@ impl Weights {
         };
         let places = (0..plan.weights.len()).map(place).collect();
         let buffers = Mutex::new(vec![None; groups.len()]);
-        Self { context, weights: plan.weights.clone(), key: key(plan), places, blocks, groups, buffers }
+        Self { memory, weights: plan.weights.clone(), key: key(plan), places, blocks, groups, buffers }
     }
 
     /// What these weights are.
@@ -125,11 +142,11 @@ impl Weights {
     }
 
     /// The buffer of a place. Its phase has been [made resident](Self::make_resident).
-    pub(super) fn buffer(&self, place: &Place) -> wgpu::Buffer {
+    pub(super) fn buffer(&self, place: &Place) -> M::Buffer {
         self.buffers().get(place.buffer).cloned().flatten().expect("the weight's phase is resident")
     }
 
-    fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Option<wgpu::Buffer>>> {
+    fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Option<M::Buffer>>> {
         self.buffers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -146,7 +163,7 @@ impl Weights {
             }
             if moved {
                 // Memory is free again once the device has finished with it.
-                self.context.wait()?;
+                self.memory.wait()?;
             }
         }
         for (i, group) in self.groups.iter().enumerate() {
@@ -158,42 +175,39 @@ impl Weights {
         Ok(moved)
     }
 
-    fn upload(&self, group: &Group) -> Result<wgpu::Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.context.buffer("weights", group.bytes, usage)?;
+    fn upload(&self, group: &Group) -> Result<M::Buffer> {
+        let buffer = self.memory.allocate(group.bytes)?;
         let mut in_flight = 0;
         for &b in &group.blocks {
             let block = &self.blocks[b];
-            write(&self.context.queue, &buffer, block, &self.weights[block.weight]);
+            self.copy(&buffer, block, &self.weights[block.weight])?;
             in_flight += block.bytes;
             if in_flight > IN_FLIGHT {
-                self.context.queue.submit([]);
-                self.context.wait()?;
+                self.memory.wait()?;
                 in_flight = 0;
             }
         }
-        self.context.check()?;
         Ok(buffer)
     }
-}
 
-/// Writes a block, straight from the map where parts are whole words of the wanted type.
-fn write(queue: &wgpu::Queue, buffer: &wgpu::Buffer, block: &Block, weight: &Weight) {
-    let mut at = block.place.1;
-    let whole = |part: &Part| part.dtype() == block.dtype && part.bytes().len().is_multiple_of(4);
-    if weight.parts().iter().all(whole) {
-        for part in weight.parts() {
-            queue.write_buffer(buffer, at, part.bytes());
-            at += part.bytes().len() as u64;
+    /// Copies a block, straight from the map where parts are whole words of the wanted type.
+    fn copy(&self, buffer: &M::Buffer, block: &Block, weight: &Weight) -> Result<()> {
+        let mut at = block.place.1;
+        let whole = |part: &Part| part.dtype() == block.dtype && part.bytes().len().is_multiple_of(4);
+        if weight.parts().iter().all(whole) {
+            for part in weight.parts() {
+                self.memory.copy(buffer, at, part.bytes())?;
+                at += part.bytes().len() as u64;
+            }
+            return Ok(());
         }
-        return;
+        let mut all: Vec<u8> = match weight.parts().iter().all(|p| p.dtype() == block.dtype) {
+            true => weight.parts().iter().flat_map(|p| p.bytes()).copied().collect(),
+            false => bytemuck::cast_slice(&weight.to_f32()).to_vec(),
+        };
+        all.resize(all.len().next_multiple_of(4), 0);
+        self.memory.copy(buffer, at, &all)
     }
-    let mut all: Vec<u8> = match weight.parts().iter().all(|p| p.dtype() == block.dtype) {
-        true => weight.parts().iter().flat_map(|p| p.bytes()).copied().collect(),
-        false => bytemuck::cast_slice(&weight.to_f32()).to_vec(),
-    };
-    all.resize(all.len().next_multiple_of(4), 0);
-    queue.write_buffer(buffer, at, &all);
 }
 
 /// The blocks to upload, and for each weight its block and byte offset in there. Weights whose

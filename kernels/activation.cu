@@ -1,0 +1,20 @@
+// activation: y = f(x)
+//
+// x       [n, h, w, c] f32; may be out
+// out     [n, h, w, c] f32
+//
+// Launch     one thread an element.
+// Shared     none.
+// Memory     reads x once, writes y once.
+// Numerics   f32; erf and exp as CUDA has them.
+// Needs      nothing.
+// Tunables   THREADS.
+// Reference  src/ops/activation.rs
+#include "common.cuh"
+
+constexpr u32 THREADS = 256;
+
+KERNEL(activation) {
+    const u32 i = this_element();
+    if (i < a.out.elements()) a.result()[i] = apply(a.constant[0], a.real(0)[i]);
+}

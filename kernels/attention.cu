@@ -1,0 +1,96 @@
+// attention: softmax(Q K^T / sqrt(d)) V for each head, keys of the image and of its context
+//
+// x        [n, h, w, 3c] f32: Q, K, V side by side; or Q alone, [n, h, w, c]
+// context  [n, 1, s, 2c] f32: K, V; or absent
+// key_len  [1, 1, 1, n] u32, or absent: how many keys of its own an image sees
+// out      [n, h, w, c] f32
+//
+// Launch     one block for every QUERIES queries of a head (y) of an image (z).
+// Shared     12.2 KiB.
+// Memory     reads K and V once for every QUERIES queries; never writes a score.
+// Numerics   f32. The largest score so far is subtracted before exp, and sums are scaled when it grows.
+//            Heads of more than CHANNELS channels are done CHANNELS at a time, scores and all.
+// Needs      nothing.
+// Tunables   QUERIES, CHANNELS, THREADS.
+// Reference  src/ops/attention.rs
+#include "attention.cuh"
+
+constexpr u32 QUERIES = 32;
+constexpr u32 CHANNELS = 128;
+constexpr u32 THREADS = 128;
+constexpr u32 KEYS = 32;                      // at once, one a lane
+constexpr u32 PART = 32;                      // channels at once
+constexpr u32 MINE = QUERIES / (THREADS / 32); // queries of a warp
+
+struct Tiles {
+    float query[QUERIES][PART];
+    float key[KEYS][PART + 1]; // lanes read different rows: the padding puts them in different banks
+    float score[QUERIES][KEYS];
+};
+
+KERNEL(attention) {
+    SHARED(Tiles, s);
+    const Head head(a, blockIdx.y, blockIdx.z);
+    const u32 first = blockIdx.x * QUERIES, mine = warp() * MINE, count = head.count();
+    const float factor = 1.0f / sqrtf(float(head.dim));
+
+    for (u32 from = 0; from < head.dim; from += CHANNELS) {
+        float sums[MINE][CHANNELS / PART] = {}, total[MINE] = {}, largest[MINE];
+        for (u32 q = 0; q < MINE; ++q) largest[q] = -INFINITY;
+
+        for (u32 block = 0; block < count; block += KEYS) {
+            float scores[MINE] = {};
+            for (u32 part = 0; part < head.dim; part += PART) {
+                __syncthreads(); // what is there has been used
+                for (u32 i = threadIdx.x; i < KEYS * PART; i += THREADS) {
+                    const u32 row = i / PART, ch = part + i % PART;
+                    const bool inside = ch < head.dim;
+                    s.key[row][i % PART] = inside && block + row < count ? head.key(block + row)[ch] : 0.0f;
+                    s.query[row][i % PART] = inside && first + row < head.tokens ? head.query(first + row)[ch] : 0.0f;
+                }
+                __syncthreads();
+                for (u32 ch = 0; ch < PART; ++ch) {
+                    for (u32 q = 0; q < MINE; ++q) scores[q] += s.query[mine + q][ch] * s.key[lane()][ch];
+                }
+            }
+            for (u32 q = 0; q < MINE; ++q) {
+                const bool seen = head.sees(first + mine + q, block + lane());
+                const float score = seen ? scores[q] * factor : -INFINITY;
+                const float most = fmaxf(largest[q], warp_max(score));
+                // Where no key has been seen yet there is nothing to scale.
+                const float shrink = most == -INFINITY ? 0.0f : expf(largest[q] - most);
+                const float weight = seen ? expf(score - most) : 0.0f;
+                largest[q] = most;
+                total[q] = total[q] * shrink + warp_sum(weight);
+                for (float& sum : sums[q]) sum *= shrink;
+                s.score[mine + q][lane()] = weight;
+            }
+            for (u32 part = 0; part < CHANNELS / PART && from + part * PART < head.dim; ++part) {
+                __syncthreads();
+                for (u32 i = threadIdx.x; i < KEYS * PART; i += THREADS) {
+                    const u32 row = block + i / PART, ch = from + part * PART + i % PART;
+                    const bool inside = ch < head.dim && row < count;
+                    s.key[i / PART][i % PART] = inside ? head.key(row)[head.channels + ch] : 0.0f;
+                }
+                __syncthreads();
+#pragma unroll
+                for (u32 fixed = 0; fixed < CHANNELS / PART; ++fixed) { // so that sums stay in registers
+                    if (fixed != part) continue;
+                    for (u32 key = 0; key < KEYS; ++key) {
+                        for (u32 q = 0; q < MINE; ++q) sums[q][fixed] += s.score[mine + q][key] * s.key[key][lane()];
+                    }
+                }
+            }
+        }
+
+        for (u32 q = 0; q < MINE; ++q) {
+            const u32 token = first + mine + q;
+            if (token >= head.tokens) continue;
+            float* y = a.result() + (blockIdx.z * head.tokens + token) * head.channels + blockIdx.y * head.dim;
+            for (u32 part = 0; part < CHANNELS / PART; ++part) {
+                const u32 ch = from + part * PART + lane();
+                if (ch < head.dim) y[ch] = sums[q][part] / total[q];
+            }
+        }
+    }
+}

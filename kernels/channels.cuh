@@ -1,0 +1,26 @@
+// Sums over the pixels of an image, for every channel: what mean and grn_scale share.
+#pragma once
+#include "common.cuh"
+
+constexpr u32 CHANNELS = 32; // a block's, neighbours in memory
+constexpr u32 THREADS = 256;
+
+struct Strips {
+    float sums[THREADS / 32][CHANNELS];
+};
+
+// Sum over the pixels of image blockIdx.y of f(x), for channel blockIdx.x * CHANNELS + lane(); in the
+// first warp. Each warp sums a strip of the pixels, always in the same order.
+template <class F> DEVICE float sum_of_channel(Strips& s, const float* x, const Shape& shape, F f) {
+    const u32 channel = blockIdx.x * CHANNELS + lane(), tokens = shape.tokens();
+    float sum = 0.0f;
+    if (channel < shape.c) {
+        const float* image = x + blockIdx.y * tokens * shape.c + channel;
+        for (u32 token = warp(); token < tokens; token += THREADS / 32) sum += f(image[token * shape.c]);
+    }
+    s.sums[warp()][lane()] = sum;
+    __syncthreads();
+    float total = 0.0f;
+    for (u32 i = 0; i < THREADS / 32; ++i) total += s.sums[i][lane()];
+    return total;
+}

@@ -1,0 +1,123 @@
+// What every kernel can use: its arguments, learned values of any type, functions, reductions.
+//
+// Kernels include no CUDA header, name no PTX (ptx.cuh does) and launch nothing, so that a C++
+// compiler builds them as well: host/device.h then stands for the GPU.
+#pragma once
+
+#ifndef __CUDACC__
+#include "host/device.h"
+#endif
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+
+#define DEVICE __device__ __forceinline__
+
+#ifdef __CUDACC__
+// A kernel. Its block has THREADS threads in one row, THREADS being a constant of its file.
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS, 1) name(Args a)
+// The shared memory of a block, at most 48 KiB; one such line a kernel. Its contents are arbitrary.
+#define SHARED(Type, name) __shared__ Type name
+#endif
+
+// Extent of a tensor: images, rows, columns, channels; channels are contiguous.
+struct Shape {
+    u32 n, h, w, c;
+    DEVICE u32 tokens() const { return h * w; }
+    DEVICE u32 rows() const { return n * h * w; }
+    DEVICE u32 elements() const { return rows() * c; }
+};
+
+// What an operand is. IN_PLACE: its values lie in the result, and its pointer says so.
+enum Kind : u32 { ABSENT, F32, F16, BF16, IN_PLACE };
+
+// ops::Function
+enum Function : u32 { IDENTITY, GELU_ERF, QUICK_GELU, SILU };
+
+// The value of an IEEE half, exact.
+DEVICE float from_f16(u16 bits) {
+    const u32 sign = u32(bits & 0x8000) << 16, rest = bits & 0x7fff;
+    // Below the normal numbers the exponent field is zero; above them it is full.
+    if (rest < 0x0400) {
+        const float small = float(rest) * 5.9604644775390625e-8f; // 2^-24
+        return sign ? -small : small;
+    }
+    return __uint_as_float(sign | ((rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u)));
+}
+
+// The value of a bfloat16, exact.
+DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+
+// A tensor of any kind, read as f32.
+struct Learned {
+    const void* at;
+    u32 kind;
+    DEVICE explicit operator bool() const { return kind != ABSENT; }
+    DEVICE float operator[](u32 i) const {
+        if (kind == BF16) return from_bf16(static_cast<const u16*>(at)[i]);
+        if (kind == F16) return from_f16(static_cast<const u16*>(at)[i]);
+        return static_cast<const float*>(at)[i];
+    }
+};
+
+// What a kernel is given; backend/cuda/args.rs. Operands are in the op's order, absent ones all zero.
+struct Args {
+    void* out_at;
+    const void* operand_at[8];
+    void* scratch_at; // shared by a kernel's passes
+    Shape out;
+    Shape shape[8];
+    u32 kind[8];
+    u32 constant[8]; // the op's own numbers, in the order of its fields
+
+    DEVICE float* result() const { return static_cast<float*>(out_at); }
+    DEVICE float* scratch() const { return static_cast<float*>(scratch_at); }
+    DEVICE const float* real(u32 i) const { return static_cast<const float*>(operand_at[i]); }
+    DEVICE const u32* index(u32 i) const { return static_cast<const u32*>(operand_at[i]); }
+    DEVICE Learned learned(u32 i) const { return {operand_at[i], kind[i]}; }
+    DEVICE bool has(u32 i) const { return kind[i] != ABSENT; }
+    DEVICE float number(u32 i) const { return __uint_as_float(constant[i]); }
+};
+static_assert(sizeof(Args) == 288, "as in backend/cuda/args.rs");
+
+// This thread's element, in a grid with one thread each. No tensor has 2^32 elements.
+DEVICE u32 this_element() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+DEVICE u32 lane() { return threadIdx.x & 31; }
+DEVICE u32 warp() { return threadIdx.x >> 5; }
+
+DEVICE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
+DEVICE u32 div_up(u32 a, u32 b) { return (a + b - 1) / b; }
+
+// ops::Function of x. exp may overflow: 1/inf is 0.
+DEVICE float apply(u32 function, float x) {
+    switch (function) {
+    case GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case QUICK_GELU: return x / (1.0f + expf(-1.702f * x));
+    case SILU: return x / (1.0f + expf(-x));
+    default: return x;
+    }
+}
+
+// Sum over a warp, in every lane; always in the same order.
+DEVICE float warp_sum(float v) {
+    for (u32 step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+// Largest value of a warp, in every lane.
+DEVICE float warp_max(float v) {
+    for (u32 step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+    return v;
+}
+
+// Sum over a block, in every thread. `parts` is shared.
+template <u32 WARPS> DEVICE float block_sum(float v, float (&parts)[WARPS]) {
+    v = warp_sum(v);
+    __syncthreads(); // the sum before may still be being read
+    if (lane() == 0) parts[warp()] = v;
+    __syncthreads();
+    float sum = 0.0f;
+    for (u32 i = 0; i < WARPS; ++i) sum += parts[i];
+    return sum;
+}

@@ -1,0 +1,29 @@
+// concat: a and b side by side, along channels, tokens or images
+//
+// a       [n, h, w, c] f32
+// b       [n, h, w, c] f32, different along the axis only
+// out     f32
+//
+// Launch     one thread an element of out.
+// Shared     none.
+// Memory     reads a and b once, writes out once.
+// Numerics   copies.
+// Needs      nothing.
+// Tunables   THREADS.
+// Reference  src/ops/concat.rs
+#include "common.cuh"
+
+constexpr u32 THREADS = 256;
+
+KERNEL(concat) {
+    const u32 i = this_element();
+    if (i >= a.out.elements()) return;
+    // The result is a piece of a, a piece of b, and so on.
+    enum { CHANNELS, TOKENS, IMAGES }; // ops::Concat
+    const auto piece = [&](const Shape& s) -> u32 {
+        return a.constant[0] == CHANNELS ? s.c : a.constant[0] == TOKENS ? s.w * s.c : s.elements();
+    };
+    const u32 of_a = piece(a.shape[0]), of_b = piece(a.shape[1]);
+    const u32 at = i / (of_a + of_b), within = i % (of_a + of_b);
+    a.result()[i] = within < of_a ? a.real(0)[at * of_a + within] : a.real(1)[at * of_b + within - of_a];
+}

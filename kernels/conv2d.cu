@@ -1,0 +1,37 @@
+// conv2d: convolution with zero padding, as a product of windows and filters
+//
+// x       [n, h, w, c] f32
+// weight  [o, c, kh, kw] any type
+// bias    [o] any type, or absent
+// out     [n, (h + 2 padding - kh) / stride + 1, ..., o] f32
+//
+// Launch     one block for every TILE_M pixels and TILE_N channels of out.
+// Shared     8.5 KiB.
+// Memory     reads the windows once for every TILE_N channels, the weight once for every TILE_M pixels.
+// Numerics   f32 products and sums.
+// Needs      nothing.
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Reference  src/ops/conv2d.rs
+#include "conv.cuh"
+#include "product.cuh"
+
+KERNEL(conv2d) {
+    SHARED(Factors, s);
+    const u32 rows = a.out.rows(), row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
+    const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
+    const Window window(a, my_row);
+    const Filter filter(a, my_column);
+
+    float sums[SIDE][SIDE] = {};
+    product(
+        s, sums, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? window(k) : 0.0f; },
+        [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
+
+    const Learned bias = a.learned(BIAS);
+    for (u32 i = 0; i < SIDE; ++i) {
+        for (u32 j = 0; j < SIDE; ++j) {
+            const u32 r = row + result_row(i), o = column + result_column(j);
+            if (r < rows && o < a.out.c) a.result()[r * a.out.c + o] = sums[i][j] + (bias ? bias[o] : 0.0f);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+// conv_transpose2d: every input pixel adds its window to the output
+//
+// x       [n, h, w, c] f32
+// weight  [c, o, kh, kw] any type
+// bias    [o] any type, or absent
+// out     [n, (h - 1) stride + kh - 2 padding, ..., o] f32
+//
+// Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
+//            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
+// Shared     8.5 KiB.
+// Memory     reads the input once for every tile of channels and term of the window.
+// Numerics   f32 products and sums.
+// Needs      nothing.
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Reference  src/ops/conv_transpose2d.rs
+#include "conv.cuh"
+#include "product.cuh"
+
+KERNEL(conv_transpose2d) {
+    SHARED(Factors, s);
+    const u32 stride = a.constant[0], column = blockIdx.y * TILE_N, my_column = column + loaded_row();
+    // The first class is as large as any.
+    const u32 tiles = div_up(a.out.n * div_up(a.out.h, stride) * div_up(a.out.w, stride), TILE_M);
+    for (u32 t = blockIdx.x; t < tiles * stride; t += gridDim.x) {
+        const Class set(a, blockIdx.z, t / tiles);
+        const u32 first = t % tiles * TILE_M, results = set.results(a), mine = first + loaded_row();
+        if (first >= results) continue; // the whole block
+        const Backward pixel(a, set, set.place(a, mine < results ? mine : 0));
+        const BackwardFilter filter(a, set, my_column);
+
+        float sums[SIDE][SIDE] = {};
+        product(
+            s, sums, set.terms(a), [&](u32 k) { return mine < results ? pixel(k) : 0.0f; },
+            [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
+
+        const Learned bias = a.learned(BIAS);
+        for (u32 i = 0; i < SIDE; ++i) {
+            for (u32 j = 0; j < SIDE; ++j) {
+                const u32 r = first + result_row(i), o = column + result_column(j);
+                if (r >= results || o >= a.out.c) continue;
+                a.result()[set.place(a, r) * a.out.c + o] = sums[i][j] + (bias ? bias[o] : 0.0f);
+            }
+        }
+    }
+}

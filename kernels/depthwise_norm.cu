@@ -1,0 +1,60 @@
+// depthwise_norm: depthwise convolution with zero padding, then layer norm over the channels
+//
+// x       [n, h, w, c] f32
+// weight  [c, 1, k, k] any type, k odd
+// bias    [c] any type
+// out     [n, h, w, c] f32, never x; holds the convolution before the norm
+//
+// Launch     one block for every PIXELS pixels.
+// Shared     a float a warp.
+// Memory     reads x k^2 times, mostly from L1 and L2; the weights once a block; writes y twice.
+// Numerics   f32 sums, variance in a second pass.
+// Needs      nothing.
+// Tunables   PIXELS, THREADS.
+// Reference  src/ops/depthwise_norm.rs
+#include "common.cuh"
+
+constexpr u32 PIXELS = 4;
+constexpr u32 THREADS = 256;
+
+struct Sums {
+    float parts[THREADS / 32];
+};
+
+KERNEL(depthwise_norm) {
+    SHARED(Sums, s);
+    const u32 c = a.out.c, h = a.out.h, w = a.out.w, k = a.shape[1].w;
+    const u32 first = blockIdx.x * PIXELS, rows = a.out.rows();
+    const Learned weight = a.learned(1), bias = a.learned(2);
+    float totals[PIXELS] = {};
+
+    for (u32 ch = threadIdx.x; ch < c; ch += THREADS) {
+        float sums[PIXELS];
+        for (u32 p = 0; p < PIXELS; ++p) sums[p] = bias[ch];
+        for (u32 ky = 0; ky < k; ++ky) {
+            for (u32 kx = 0; kx < k; ++kx) {
+                const float factor = weight[(ch * k + ky) * k + kx];
+                for (u32 p = 0; p < PIXELS; ++p) {
+                    // Outside the image the difference wraps round and is too large.
+                    const u32 pixel = first + p, x = pixel % w + kx - k / 2, y = pixel / w % h + ky - k / 2;
+                    if (pixel < rows && x < w && y < h) {
+                        sums[p] += a.real(0)[((pixel / w / h * h + y) * w + x) * c + ch] * factor;
+                    }
+                }
+            }
+        }
+        for (u32 p = 0; p < PIXELS; ++p) {
+            if (first + p < rows) a.result()[(first + p) * c + ch] = sums[p];
+            totals[p] += sums[p];
+        }
+    }
+
+    for (u32 p = 0; p < PIXELS && first + p < rows; ++p) {
+        float* y = a.result() + (first + p) * c; // each thread reads what it wrote itself
+        const float mean = block_sum(totals[p], s.parts) / float(c);
+        float squares = 0.0f;
+        for (u32 ch = threadIdx.x; ch < c; ch += THREADS) squares += (y[ch] - mean) * (y[ch] - mean);
+        const float rstd = 1.0f / sqrtf(block_sum(squares, s.parts) / float(c) + a.number(0));
+        for (u32 ch = threadIdx.x; ch < c; ch += THREADS) y[ch] = (y[ch] - mean) * rstd;
+    }
+}

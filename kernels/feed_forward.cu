@@ -1,0 +1,78 @@
+// feed_forward: y = x + g5 (W2 gelu(W0 (LN(x) (1 + g3) + g4) + b0) + b2), g = gammas
+//
+// x        [n, h, w, c] f32; may be out
+// gammas   [6] any type
+// w0       [m, c] any type
+// b0       [m] any type
+// w2       [c, m] any type
+// b2       [c] any type
+// out      [n, h, w, c] f32
+// scratch  [n, h, w, m] f32: the hidden values
+//
+// Launch     feed_forward_up: one block for every TILE_M rows and TILE_N hidden values; then
+//            feed_forward: one block for every TILE_M rows and TILE_N channels.
+// Shared     8.5 KiB.
+// Memory     writes and reads the hidden values, the largest tensor there is; the row above keeps them
+//            on the chip where it fits.
+// Numerics   f32 products and sums; variance in a second pass.
+// Needs      nothing.
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Reference  src/ops/feed_forward.rs
+#include "product.cuh"
+
+enum FeedForwardOperand : u32 { X, GAMMAS, W0, B0, W2, B2 };
+
+// Sum over the SIDE neighbouring threads that load the same row.
+DEVICE float row_sum(float v) {
+    for (u32 step = SIDE / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+KERNEL(feed_forward_up) {
+    SHARED(Factors, s);
+    const u32 rows = a.out.rows(), c = a.out.c, hidden = a.shape[B0].c;
+    const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
+    const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
+    const float* x = a.real(X) + min_of(my_row, rows - 1) * c;
+
+    float sum = 0.0f, squares = 0.0f;
+    for (u32 k = threadIdx.x % SIDE; k < c; k += SIDE) sum += x[k];
+    const float mean = row_sum(sum) / float(c);
+    for (u32 k = threadIdx.x % SIDE; k < c; k += SIDE) squares += (x[k] - mean) * (x[k] - mean);
+    const float rstd = 1.0f / sqrtf(row_sum(squares) / float(c) + a.number(0));
+    const float scale = rstd * (1.0f + a.learned(GAMMAS)[3]), shift = a.learned(GAMMAS)[4];
+
+    const Learned weight = a.learned(W0), bias = a.learned(B0);
+    float sums[SIDE][SIDE] = {};
+    product(
+        s, sums, c, [&](u32 k) { return (x[k] - mean) * scale + shift; },
+        [&](u32 k) { return my_column < hidden ? weight[my_column * c + k] : 0.0f; });
+    for (u32 i = 0; i < SIDE; ++i) {
+        for (u32 j = 0; j < SIDE; ++j) {
+            const u32 r = row + result_row(i), o = column + result_column(j);
+            if (r < rows && o < hidden) a.scratch()[r * hidden + o] = apply(GELU_ERF, sums[i][j] + bias[o]);
+        }
+    }
+}
+
+KERNEL(feed_forward) {
+    SHARED(Factors, s);
+    const u32 rows = a.out.rows(), c = a.out.c, hidden = a.shape[B0].c;
+    const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
+    const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
+    const Learned weight = a.learned(W2), bias = a.learned(B2);
+    const float factor = a.learned(GAMMAS)[5];
+
+    float sums[SIDE][SIDE] = {};
+    product(
+        s, sums, hidden, [&](u32 k) { return my_row < rows ? a.scratch()[my_row * hidden + k] : 0.0f; },
+        [&](u32 k) { return my_column < c ? weight[my_column * hidden + k] : 0.0f; });
+    for (u32 i = 0; i < SIDE; ++i) {
+        for (u32 j = 0; j < SIDE; ++j) {
+            const u32 r = row + result_row(i), o = column + result_column(j);
+            if (r >= rows || o >= c) continue;
+            const u32 at = r * c + o;
+            a.result()[at] = a.real(X)[at] + factor * (sums[i][j] + bias[o]);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+// A GPU played by the host, for tests: what the kernels use of CUDA, in C++.
+//
+// A thread of a block is a fiber. It runs until it waits (for its block or its warp) or ends; then
+// the next one runs, upwards or downwards. So a missing barrier shows in one of the two orders.
+// Shared memory is full of NaN when a block begins, copies land only when they are waited for, and
+// whatever a GPU would punish (a misaligned copy, a conflict of banks in ldmatrix, a barrier that not
+// all threads reach) ends the launch with a message.
+//
+// It cannot show: speed, races within a warp, orders of memory accesses between blocks.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#define __device__
+#define __forceinline__ inline
+#define KERNEL(name) extern "C" void kernel_##name(Args a)
+#define SHARED(Type, name) Type& name = *static_cast<Type*>(host::shared_memory(sizeof(Type)))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+
+namespace host {
+
+constexpr unsigned LANES = 32, MAX_THREADS = 1024, STATIC_SHARED = 48 << 10, MAX_SHARED = 160 << 10;
+
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+
+// A copy that has been asked for and has not landed.
+struct Copy {
+    void* to;
+    const void* from;
+    unsigned bytes, zeros;
+};
+
+struct Fiber {
+    uint3 thread;
+    unsigned index;
+    bool done;
+    unsigned exchanges;                     // how often this thread has exchanged values with its warp
+    std::vector<Copy> open;                 // copies of the group being made
+    std::vector<std::vector<Copy>> groups;  // committed
+};
+
+struct Warp {
+    Barrier barrier;
+    // Two, in turn: who enters the next exchange has left the one before the last.
+    alignas(64) unsigned char values[2][LANES][64];
+};
+
+struct Block {
+    uint3 index, size, grid;
+    unsigned threads, shared_limit;
+    const char* fault; // what went wrong, if anything did
+    bool shared_filled;
+    Barrier barrier;
+    Warp warps[MAX_THREADS / LANES];
+    Fiber fibers[MAX_THREADS];
+    alignas(1024) unsigned char shared[MAX_SHARED];
+};
+
+// Of the block and the thread that run on this thread of the host.
+extern thread_local Block* block;
+extern thread_local Fiber* fiber;
+
+// Lets other fibers run.
+void yield();
+// Ends the launch with this message; does not return.
+[[noreturn]] void fail(const char* message);
+void wait(Barrier& barrier, unsigned threads);
+void* shared_memory(std::size_t bytes);
+
+inline unsigned lane() { return fiber->index % LANES; }
+inline Warp& warp() { return block->warps[fiber->index / LANES]; }
+inline void wait_warp() {
+    const unsigned first = fiber->index / LANES * LANES, left = block->threads - first;
+    wait(warp().barrier, left < LANES ? left : LANES);
+}
+
+// Every lane leaves a value; the values of all lanes.
+template <class T> const T (&exchange(const T& mine))[LANES] {
+    static_assert(sizeof(T[LANES]) <= sizeof(Warp::values[0]), "a value fits its place");
+    auto& all = reinterpret_cast<T(&)[LANES]>(warp().values[fiber->exchanges++ % 2]);
+    std::memcpy(&all[lane()], &mine, sizeof(T));
+    wait_warp();
+    return all;
+}
+
+} // namespace host
+
+#define threadIdx (host::fiber->thread)
+#define blockIdx (host::block->index)
+#define blockDim (host::block->size)
+#define gridDim (host::block->grid)
+
+inline void __syncthreads() { host::wait(host::block->barrier, host::block->threads); }
+inline void __syncwarp() { host::wait_warp(); }
+
+template <class T> T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+    return host::exchange(value)[host::lane() ^ mask];
+}
+template <class T> T __shfl_sync(unsigned, T value, unsigned from) { return host::exchange(value)[from % 32]; }
+
+// Blocks run one after the other.
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    const unsigned before = *at;
+    *at += value;
+    return before;
+}
+
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline unsigned __ballot_sync(unsigned, bool vote) {
+    const auto& votes = host::exchange(unsigned(vote));
+    unsigned bits = 0;
+    for (unsigned i = 0; i < host::LANES; ++i) bits |= votes[i] << i;
+    return bits;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }

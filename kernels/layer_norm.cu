@@ -1,0 +1,43 @@
+// layer_norm: y = (x - mean) / sqrt(var + eps) over the channels, then an affine map
+//
+// x        [n, h, w, c] f32; may be out
+// weight   [c] any type; or gammas [6]; or absent
+// bias     [c] any type, or absent
+// out      [n, h, w, c] f32
+//
+// Launch     one warp a row, ROWS of them a block.
+// Shared     none.
+// Memory     reads x three times, writes y once. A row is at most a few KiB, so the second and
+//            third reads hit L1.
+// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Needs      nothing.
+// Tunables   ROWS.
+// Reference  src/ops/layer_norm.rs
+#include "common.cuh"
+
+constexpr u32 ROWS = 8;
+constexpr u32 THREADS = 256;
+static_assert(THREADS == 32 * ROWS, "one warp a row");
+
+KERNEL(layer_norm) {
+    enum { NONE, CHANNELS, GAMMAS }; // ops::Affine
+    const u32 row = blockIdx.x * ROWS + warp(), c = a.out.c;
+    if (row >= a.out.rows()) return; // a whole warp leaves, so that sums stay complete
+    const float* x = a.real(0) + row * c;
+    float* y = a.result() + row * c;
+
+    float sum = 0.0f;
+    for (u32 i = lane(); i < c; i += 32) sum += x[i];
+    const float mean = warp_sum(sum) / float(c);
+    float squares = 0.0f;
+    for (u32 i = lane(); i < c; i += 32) squares += (x[i] - mean) * (x[i] - mean);
+    const float rstd = 1.0f / sqrtf(warp_sum(squares) / float(c) + a.number(0));
+
+    const Learned first = a.learned(1), bias = a.learned(2);
+    const float scale = a.constant[1] == GAMMAS ? 1.0f + first[0] : 1.0f;
+    const float shift = a.constant[1] == GAMMAS ? first[1] : 0.0f;
+    for (u32 i = lane(); i < c; i += 32) {
+        const float v = (x[i] - mean) * rstd;
+        y[i] = a.constant[1] == CHANNELS ? v * first[i] + bias[i] : v * scale + shift;
+    }
+}

@@ -1,0 +1,42 @@
+// nearest_code: each pixel becomes the nearest entry of a codebook, the first of equals
+//
+// x       [n, h, w, c] f32
+// codes   [m, c] any type
+// out     [n, h, w, c] f32
+//
+// Launch     one warp a pixel, ROWS of them a block.
+// Shared     none.
+// Memory     reads the codebook once a pixel, from L1 and L2.
+// Numerics   f32, every product and sum rounded as in the definition, so that ties are the same.
+// Needs      nothing.
+// Tunables   ROWS.
+// Reference  src/ops/nearest_code.rs
+#include "common.cuh"
+
+constexpr u32 ROWS = 8;
+constexpr u32 THREADS = 256;
+static_assert(THREADS == 32 * ROWS, "one warp a pixel");
+
+KERNEL(nearest_code) {
+    const u32 row = blockIdx.x * ROWS + warp(), c = a.out.c;
+    if (row >= a.out.rows()) return; // a whole warp leaves
+    const float* x = a.real(0) + row * c;
+    const Learned codes = a.learned(1);
+
+    float least = INFINITY;
+    u32 nearest = 0;
+    for (u32 code = lane(); code < a.shape[1].w; code += 32) {
+        float distance = 0.0f;
+        for (u32 i = 0; i < c; ++i) {
+            const float d = codes[code * c + i] - x[i];
+            distance = __fadd_rn(distance, __fmul_rn(d, d));
+        }
+        if (distance < least) least = distance, nearest = code;
+    }
+    for (u32 step = 16; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, least, step);
+        const u32 code = __shfl_xor_sync(0xffffffffu, nearest, step);
+        if (other < least || (other == least && code < nearest)) least = other, nearest = code;
+    }
+    for (u32 i = lane(); i < c; i += 32) a.result()[row * c + i] = codes[nearest * c + i];
+}

@@ -1,0 +1,20 @@
+// scale: y = factor x
+//
+// x       [n, h, w, c] f32; may be out
+// out     [n, h, w, c] f32
+//
+// Launch     one thread an element.
+// Shared     none.
+// Memory     reads x once, writes y once.
+// Numerics   f32.
+// Needs      nothing.
+// Tunables   THREADS.
+// Reference  src/ops/scale.rs
+#include "common.cuh"
+
+constexpr u32 THREADS = 256;
+
+KERNEL(scale) {
+    const u32 i = this_element();
+    if (i < a.out.elements()) a.result()[i] = a.number(0) * a.real(0)[i];
+}

@@ -1,0 +1,131 @@
+//! The CUDA backend: NVIDIA GPUs of compute capability 8.0 or above, through the driver alone.
+//!
+//! Activations lie in one piece of memory, weights in a few, as they are in the file. Every kernel
+//! takes one argument of the same form, filled in when a plan is compiled; the launches of a phase are
+//! recorded as a graph when it first runs. Kernels are PTX, which the driver compiles for its GPU.
+//!
+//! All but the calls of the driver itself runs on the host too, with the feature `cuda-emu`: the same
+//! kernels, compiled as C++, behind the same [`Driver`](driver::Driver).
+
+mod args;
+mod driver;
+#[cfg(feature = "cuda-emu")]
+mod emulated;
+mod program;
+mod real;
+mod source;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::weights::{self, Weights};
+use super::{Backend, Device, Program};
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::registry::{self, Caps, Lang, Launch};
+use driver::Driver;
+use real::Real;
+
+/// The devices, by number, or why there are none. Asked for once.
+pub fn devices() -> std::result::Result<Vec<Device>, String> {
+    static ALL: OnceLock<std::result::Result<Vec<Device>, String>> = OnceLock::new();
+    let open = |i| Real::open(i).map(|real| real.device().clone()).map_err(|e| e.to_string());
+    ALL.get_or_init(|| (0..real::count()?).map(open).collect()).clone()
+}
+
+/// Opens device `index` with everything it has; factors may be rounded to bf16 if `round_bf16` is set.
+///
+/// # Errors
+/// If there is no driver, no such device, or it is too old.
+pub fn open(index: usize, round_bf16: bool) -> Result<Box<dyn Backend>> {
+    let mut real = Real::open(index)?;
+    if round_bf16 {
+        let caps = real.device().caps;
+        real.device_mut().caps = caps.and(Caps::ROUND_BF16);
+    }
+    Ok(Box::new(Cuda::new(real)))
+}
+
+/// Opens device `index` with the capabilities given, for tests; those that it lacks are left out.
+///
+/// # Errors
+/// As for [`open`].
+pub fn with_caps(index: usize, caps: Caps) -> Result<Box<dyn Backend>> {
+    let mut real = Real::open(index)?;
+    let missing = caps.without(real.device().caps.and(Caps::ROUND_BF16));
+    real.device_mut().caps = caps.without(missing);
+    Ok(Box::new(Cuda::new(real)))
+}
+
+/// A GPU played by the host, for tests; `None` without the feature `cuda-emu`. If it `checks`, a launch
+/// whose result depends on the order of its threads, or that writes elsewhere, is an error.
+#[cfg_attr(not(feature = "cuda-emu"), expect(unused_variables, reason = "there is none"))]
+pub fn emulated(caps: Caps, checks: bool) -> Option<Box<dyn Backend>> {
+    #[cfg(feature = "cuda-emu")]
+    return Some(Box::new(Cuda::new(emulated::Emulated::new(caps, checks))));
+    #[cfg(not(feature = "cuda-emu"))]
+    return None;
+}
+
+/// An opened GPU, real or played.
+struct Cuda<D: Driver> {
+    driver: Arc<D>,
+    /// The kernels of each file that has been loaded, by its row's name.
+    functions: Mutex<HashMap<&'static str, Rc<[D::Function]>>>,
+    /// Of the plan compiled last; another size of the same model needs the same.
+    weights: Mutex<Option<Arc<Weights<D>>>>,
+}
+
+impl<D: Driver> Cuda<D> {
+    fn new(driver: D) -> Self {
+        Self { driver: Arc::new(driver), functions: Mutex::default(), weights: Mutex::default() }
+    }
+
+    /// The weights of `plan`: those already here, if they are the same.
+    fn weights(&self, plan: &Plan) -> Arc<Weights<D>> {
+        let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref() {
+            Some(weights) if weights.key() == weights::key(plan) => weights.clone(),
+            _ => {
+                // First let go of the old.
+                *known = None;
+                known.insert(Arc::new(Weights::new(self.driver.clone(), plan))).clone()
+            }
+        }
+    }
+}
+
+impl<D: Driver + 'static> Backend for Cuda<D> {
+    fn device(&self) -> &Device {
+        self.driver.device()
+    }
+
+    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kernels = Vec::with_capacity(plan.nodes.len());
+        for node in &plan.nodes {
+            let kernel = registry::choose(node, &plan.weights, Lang::Cuda, self.device().caps).0;
+            let Launch::Cuda(cuda) = kernel.launch else {
+                unreachable!("rows of CUDA are CUDA");
+            };
+            let loaded = match functions.get(kernel.name) {
+                Some(loaded) => loaded.clone(),
+                None => {
+                    let entries: Vec<_> = cuda.passes.iter().map(|pass| pass.entry).collect();
+                    let shared = source::number(cuda.source, "SHARED").unwrap_or(0) as u32;
+                    let loaded = self.driver.load(cuda.ptx, &entries, shared)?;
+                    functions.entry(kernel.name).or_insert(loaded).clone()
+                }
+            };
+            kernels.push((cuda, loaded));
+        }
+        let program = program::compile(self.driver.clone(), self.weights(&plan), plan, kernels)?;
+        Ok(Box::new(program))
+    }
+}
+
+/// What such a device is, as far as it does not depend on the driver.
+fn describe(name: String, kind: super::Kind, caps: Caps, free_bytes: u64) -> Device {
+    Device { name, lang: Lang::Cuda, kind, caps, free_bytes, copies_weights: true }
+}

@@ -1,0 +1,52 @@
+//! The one argument of every kernel.
+
+use crate::plan::Node;
+use crate::shape::Shape;
+
+/// Most operands that an op takes, and most constants.
+const MOST: usize = 8;
+
+/// What a kernel is given; `Args` in `kernels/common.cuh`.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Args {
+    out: u64,
+    operands: [u64; MOST],
+    scratch: u64,
+    out_shape: [u32; 4],
+    shapes: [[u32; 4]; MOST],
+    kinds: [u32; MOST],
+    constants: [u32; MOST],
+}
+
+// As in `kernels/common.cuh`.
+const _: () = assert!(size_of::<Args>() == 288);
+
+impl Args {
+    /// The argument of a node's kernels. Addresses are those of the result, of each operand (0 where
+    /// absent) and of the memory that passes share; `kinds` what the operands are.
+    pub(super) fn new(node: &Node, out: u64, operands: &[u64], scratch: u64, kinds: &[u32]) -> Self {
+        let extent = |s: Shape| [s.n, s.h, s.w, s.c].map(|v| u32::try_from(v).expect("extents were checked"));
+        let mut args = Args { out, scratch, out_shape: extent(node.output.shape), ..bytemuck::Zeroable::zeroed() };
+        for (i, source) in node.inputs.iter().enumerate() {
+            args.operands[i] = operands[i];
+            args.kinds[i] = kinds[i];
+            args.shapes[i] = source.map_or([0; 4], |source| extent(source.shape()));
+        }
+        let constants = node.op.constants();
+        args.constants[..constants.len()].copy_from_slice(&constants);
+        args
+    }
+
+    /// Address and bytes of the result.
+    #[cfg(feature = "cuda-emu")]
+    pub(super) fn result(&self) -> std::ops::Range<u64> {
+        self.out..self.out + self.out_shape.iter().map(|&v| u64::from(v)).product::<u64>() * 4
+    }
+
+    /// Address of the memory that passes share.
+    #[cfg(feature = "cuda-emu")]
+    pub(super) fn scratch(&self) -> u64 {
+        self.scratch
+    }
+}

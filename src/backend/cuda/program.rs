@@ -1,0 +1,185 @@
+//! A plan on a device: memory, the launches of each node, and graphs of them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::args::Args;
+use super::driver::{Driver, Geometry};
+use super::source;
+use crate::backend::weights::Weights;
+use crate::backend::{Program, operand};
+use crate::error::{Error, Result};
+use crate::plan::{Node, Plan, Slot, Source};
+use crate::registry::Cuda;
+
+/// Blocks along y and z that a device allows; along x there are 2³¹ − 1.
+const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
+
+/// A node's launches, one after the other.
+struct Launches<D: Driver> {
+    functions: Rc<[D::Function]>,
+    geometries: Vec<Geometry>,
+    kinds: Vec<u32>,
+}
+
+/// A compiled plan with its memory.
+pub(super) struct CudaProgram<D: Driver> {
+    driver: Arc<D>,
+    plan: Arc<Plan>,
+    weights: Arc<Weights<D>>,
+    /// Whether weights and activations fit all at once, so that no phase makes room for another.
+    all_fit: bool,
+    nodes: Vec<Launches<D>>,
+    /// For each node; `None` where its phase's weights are not resident.
+    args: Vec<Option<Args>>,
+    /// Runs that have been recorded; they hold addresses of weights.
+    graphs: HashMap<Range<usize>, D::Graph>,
+    arena: D::Buffer,
+    scratch: D::Buffer,
+}
+
+/// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
+pub(super) fn compile<D: Driver>(
+    driver: Arc<D>,
+    weights: Arc<Weights<D>>,
+    plan: Arc<Plan>,
+    kernels: Vec<(Cuda, Rc<[D::Function]>)>,
+) -> Result<CudaProgram<D>> {
+    let mut nodes = Vec::with_capacity(plan.nodes.len());
+    let mut scratch_len = 0;
+    for (node, (cuda, functions)) in plan.nodes.iter().zip(kernels) {
+        let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+        let (threads, shared) = (number("THREADS") as u32, source::number(cuda.source, "SHARED").unwrap_or(0) as u32);
+        let mut geometries = Vec::with_capacity(cuda.passes.len());
+        for pass in cuda.passes {
+            let grid = blocks(driver.as_ref(), node, pass.grid.map(|axis| axis.resolve(node, number)))?;
+            geometries.push(Geometry { grid, threads, shared });
+        }
+        if !cuda.scratch.is_empty() {
+            scratch_len = scratch_len.max(cuda.scratch.iter().map(|axis| axis.resolve(node, number)).product());
+        }
+        nodes.push(Launches { functions, geometries, kinds: operand::kinds(node, &weights) });
+    }
+    let around = plan.arena_bytes() + 4 * scratch_len;
+    let free = driver.device().free_bytes;
+    let all_fit = around + weights.bytes() <= free;
+    let least = around + weights.largest_phase_bytes();
+    if least > free {
+        return Err(does_not_fit(driver.as_ref(), least, "activations and the weights of one stage"));
+    }
+    let mut program = CudaProgram {
+        arena: driver.allocate(plan.arena_bytes())?,
+        scratch: driver.allocate(4 * scratch_len)?,
+        args: vec![None; nodes.len()],
+        graphs: HashMap::new(),
+        driver,
+        weights,
+        all_fit,
+        nodes,
+        plan,
+    };
+    if all_fit {
+        (0..program.plan.phases.len()).try_for_each(|p| program.prepare(p))?;
+    }
+    Ok(program)
+}
+
+/// A grid that the device allows, for tensors whose elements 32 bits can count.
+fn blocks<D: Driver>(driver: &D, node: &Node, grid: [u64; 3]) -> Result<[u32; 3]> {
+    let shapes = node.shapes().into_iter().flatten().chain([node.output.shape]);
+    let countable = shapes.into_iter().all(|s| s.elements() < u32::MAX as usize - 1024);
+    match countable && grid.iter().zip(MOST_BLOCKS).all(|(blocks, most)| *blocks <= most) {
+        true => Ok(grid.map(|blocks| blocks as u32)),
+        false => {
+            let detail = format!("{} ({}) takes {grid:?} blocks, or more than 2³² elements", node.at, node.op.name());
+            Err(does_not_fit(driver, 4 * node.output.shape.elements() as u64, &detail))
+        }
+    }
+}
+
+fn does_not_fit<D: Driver>(driver: &D, need: u64, detail: &str) -> Error {
+    let device = driver.device();
+    Error::DoesNotFit {
+        device: device.name.clone(),
+        free_mib: device.free_bytes >> 20,
+        need_mib: need.div_ceil(1 << 20),
+        detail: detail.into(),
+        remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
+    }
+}
+
+impl<D: Driver> CudaProgram<D> {
+    /// Brings the weights of phase `p` to the device and fills in the addresses that its nodes use.
+    fn prepare(&mut self, p: usize) -> Result<()> {
+        let moved = self.weights.make_resident(1 << p, self.all_fit)?;
+        if moved && !self.all_fit {
+            self.args.fill(None);
+            self.graphs.clear();
+        }
+        for i in self.plan.phases[p].nodes.clone() {
+            if self.args[i].is_none() {
+                self.args[i] = Some(self.fill(i));
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&self, i: usize) -> Args {
+        let node = &self.plan.nodes[i];
+        let arena = self.driver.address(&self.arena);
+        let slot = |slot: Slot| arena + 4 * self.plan.slots[slot.id()].range().start as u64;
+        let address = |source: &Option<Source>| match *source {
+            None => 0,
+            Some(Source::Slot(s)) => slot(s),
+            Some(Source::Weight(w, _)) => {
+                let place = self.weights.place(w);
+                self.driver.address(&self.weights.buffer(place)) + place.range.start
+            }
+        };
+        let operands: Vec<u64> = node.inputs.iter().map(address).collect();
+        let scratch = self.driver.address(&self.scratch);
+        Args::new(node, slot(node.output), &operands, scratch, &self.nodes[i].kinds)
+    }
+
+    fn launch(&self, nodes: Range<usize>) -> Result<()> {
+        for i in nodes {
+            let args = self.args[i].as_ref().expect("the node's phase has been prepared");
+            let node = &self.nodes[i];
+            for (function, geometry) in node.functions.iter().zip(&node.geometries) {
+                self.driver.launch(function, *geometry, args)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<D: Driver> Program for CudaProgram<D> {
+    fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
+        self.driver.copy(&self.arena, 4 * self.plan.slots[slot.id()].range().start as u64, bytes)
+    }
+
+    fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+        for p in 0..self.plan.phases.len() {
+            let phase = self.plan.phases[p].nodes.clone();
+            let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
+            if range.is_empty() {
+                continue;
+            }
+            if !self.all_fit {
+                self.prepare(p)?;
+            }
+            if !self.graphs.contains_key(&range) {
+                let graph = self.driver.record(|| self.launch(range.clone()))?;
+                self.graphs.insert(range.clone(), graph);
+            }
+            self.driver.replay(&self.graphs[&range])?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
+        self.driver.read(&self.arena, 4 * self.plan.slots[slot.id()].range().start as u64, bytes)
+    }
+}

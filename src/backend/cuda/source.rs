@@ -1,0 +1,45 @@
+//! What the host must know of a CUDA file: its numbers.
+
+/// Files that kernels include and that hold numbers.
+const HEADERS: &[(&str, &str)] = &[
+    ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
+    ("product.cuh", include_str!("../../../kernels/product.cuh")),
+];
+
+/// The number that a kernel's text, or a file that it includes, calls `constexpr u32 <name>`.
+pub(super) fn number(source: &str, name: &str) -> Option<u64> {
+    source.lines().find_map(|line| {
+        if let Some(rest) = line.strip_prefix("constexpr u32 ") {
+            let (found, value) = rest.split_once(" = ")?;
+            return if found == name { value.split(';').next()?.parse().ok() } else { None };
+        }
+        let header = line.strip_prefix("#include \"")?.strip_suffix('"')?;
+        HEADERS.iter().find(|(file, _)| *file == header).and_then(|(_, text)| number(text, name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{self, Lang, Launch};
+
+    #[test]
+    fn numbers_are_found() {
+        let text = "constexpr u32 ROWS = 8; // of x\nconstexpr u32 BYTES = 4 * ROWS;\n#include \"product.cuh\"\n";
+        assert_eq!(number(text, "ROWS"), Some(8));
+        assert_eq!(number(text, "BYTES"), None);
+        assert_eq!(number(text, "TILE_M"), Some(64));
+        assert_eq!(number(text, "ROW"), None);
+    }
+
+    #[test]
+    fn every_row_has_its_numbers() {
+        for kernel in registry::kernels(Lang::Cuda) {
+            let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
+            let axes = cuda.passes.iter().flat_map(|pass| &pass.grid).chain(cuda.scratch).map(|axis| axis.per);
+            for name in axes.filter(|per| !per.is_empty()).chain(["THREADS"]) {
+                assert!(number(cuda.source, name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
+            }
+        }
+    }
+}

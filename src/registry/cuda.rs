@@ -1,0 +1,92 @@
+//! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it.
+
+use super::grid::{channels, elements, pass, product, rows};
+use super::{Axis, Caps, Count, Cuda, Grid, Kernel, Lang, Launch, Of};
+
+/// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
+macro_rules! cuda {
+    ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
+        row($op, $name, $needs, Cuda {
+            source: include_str!(concat!("../../kernels/", $name, ".cu")),
+            ptx: include_str!(concat!("../../kernels/ptx/", $name, ".ptx")),
+            passes: const { &[$($pass),+] },
+            scratch: &[],
+        })
+    };
+}
+
+const fn row(op: &'static str, name: &'static str, needs: Caps, cuda: Cuda) -> Kernel {
+    Kernel { op, name, lang: Lang::Cuda, needs, fit: &[], launch: Launch::Cuda(cuda) }
+}
+
+/// An op with one kernel, called like the op.
+macro_rules! only {
+    ($op:literal, $grid:expr) => {
+        cuda!($op, $op, Caps::NONE, [pass($op, $grid)])
+    };
+}
+
+const ONE: Grid = [Axis::ONE; 3];
+const THREADS: Grid = elements("THREADS");
+
+/// One block for each group of each image.
+const GROUPS: Grid = [Axis::each(Count::Constant(0)), Axis::each(Count::Images(Of::Out)), Axis::ONE];
+
+/// One block for every few queries of each head of each image.
+const QUERIES: Grid = [
+    Axis::every(Count::Tokens(Of::Out), "QUERIES"),
+    Axis::each(Count::Constant(0)),
+    Axis::each(Count::Images(Of::Out)),
+];
+
+/// Tiles of a transposed convolution, for each remainder of the rows modulo the stride.
+const CLASSES: Grid = [
+    Axis::every(Count::Rows(Of::Out), "TILE_M"),
+    Axis::every(Count::Channels(Of::Out), "TILE_N"),
+    Axis::each(Count::Constant(0)),
+];
+
+/// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
+const HIDDEN: Count = Count::Channels(Of::Operand(3));
+
+#[rustfmt::skip]
+pub(super) static ROWS: &[Kernel] = &[
+    only!("activation", THREADS),
+    only!("add", THREADS),
+    only!("advance", ONE),
+    only!("attention", QUERIES),
+    only!("batch_norm", THREADS),
+    only!("concat", THREADS),
+    only!("conv2d", product("TILE_M", "TILE_N")),
+    only!("conv_transpose2d", CLASSES),
+    cuda!("count_non_finite", "count_non_finite", Caps::NONE, [
+        pass("count_non_finite_clear", ONE),
+        pass("count_non_finite", [Axis::every(Count::Elements(Of::Operand(0)), "THREADS"), Axis::ONE, Axis::ONE]),
+    ]),
+    only!("denoise", THREADS),
+    only!("depthwise_conv", THREADS),
+    only!("depthwise_norm", rows("PIXELS")),
+    only!("depthwise_residual", THREADS),
+    only!("embed", THREADS),
+    cuda!("feed_forward", "feed_forward", Caps::NONE, [
+        pass("feed_forward_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
+        pass("feed_forward", product("TILE_M", "TILE_N")),
+    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
+    only!("gate", THREADS),
+    only!("gather", THREADS),
+    cuda!("grn_scale", "grn_scale", Caps::NONE, [
+        pass("grn_scale_norms", channels("CHANNELS")),
+        pass("grn_scale", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
+    ]),
+    only!("group_norm", GROUPS),
+    only!("layer_norm", rows("ROWS")),
+    only!("linear", product("TILE_M", "TILE_N")),
+    only!("mean", channels("CHANNELS")),
+    only!("modulate", THREADS),
+    only!("nearest_code", rows("ROWS")),
+    only!("pixel_shuffle", THREADS),
+    only!("pixel_unshuffle", THREADS),
+    only!("resample", THREADS),
+    only!("scale", THREADS),
+    only!("to_rgb8", THREADS),
+];
