@@ -98,6 +98,8 @@ pub enum Fit {
     WindowAtMost(usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
+    /// The first operand, beside a weight, has at most this many channels.
+    ChannelsAtMost(usize),
     /// The first operand, beside a weight, has at most this many rows (pixels or tokens of all images).
     RowsAtMost(usize),
 }
@@ -109,6 +111,7 @@ impl Fit {
         match *self {
             Fit::WindowAtMost(max) => shape.w.max(shape.c) <= max,
             Fit::WeightDtype(dtype) => weights[*weight].parts().iter().all(|p| p.dtype() == dtype),
+            Fit::ChannelsAtMost(max) => inputs[0].is_some_and(|x| x.shape().c <= max),
             Fit::RowsAtMost(max) => inputs[0].is_some_and(|x| x.shape().rows() <= max),
         }
     }
