@@ -13,6 +13,7 @@ mod wgsl;
 
 pub use grid::{Axis, Count, Grid, Of, Pass};
 
+use crate::ops::Op;
 use crate::plan::{Node, Source};
 use crate::tensor::{Dtype, Weight};
 
@@ -98,15 +99,21 @@ pub enum Fit {
     WindowAtMost(usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
+    /// An attention's heads have at most as many channels.
+    HeadDimAtMost(usize),
 }
 
 impl Fit {
-    /// Whether a node with these operands fits.
-    pub fn met(&self, inputs: &[Option<Source>], weights: &[Weight]) -> bool {
-        let Some(Some(Source::Weight(weight, shape))) = inputs.get(1) else { return false };
+    /// Whether a node fits.
+    pub fn met(&self, node: &Node, weights: &[Weight]) -> bool {
+        let weight = match node.inputs.get(1) {
+            Some(Some(Source::Weight(weight, shape))) => Some((&weights[*weight], shape)),
+            _ => None,
+        };
         match *self {
-            Fit::WindowAtMost(max) => shape.w.max(shape.c) <= max,
-            Fit::WeightDtype(dtype) => weights[*weight].parts().iter().all(|p| p.dtype() == dtype),
+            Fit::WindowAtMost(max) => weight.is_some_and(|(_, shape)| shape.w.max(shape.c) <= max),
+            Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
+            Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
         }
     }
 }
@@ -211,7 +218,7 @@ pub fn choose(
     for kernel in kernels(lang).filter(|k| k.op == node.op.name()) {
         if !caps.contains(kernel.needs) {
             passed.push((kernel, Reason::Needs(kernel.needs.without(caps))));
-        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(&node.inputs, weights)) {
+        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(node, weights)) {
             passed.push((kernel, Reason::Fit(*fit)));
         } else {
             return (kernel, passed);
