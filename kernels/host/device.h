@@ -1,7 +1,8 @@
 // A GPU played by the host, for tests: what the kernels use of CUDA, in C++.
 //
 // A thread of a block is a fiber. It runs until it waits (for its block or its warp) or ends; then
-// the next one runs, upwards or downwards. So a missing barrier shows in one of the two orders.
+// the next one runs, upwards or downwards, and a warp runs as far as it can before the next one does.
+// So a missing barrier shows in one of the two orders.
 // Shared memory is full of NaN when a block begins, copies land only when they are waited for, and
 // whatever a GPU would punish (a misaligned copy, a conflict of banks in ldmatrix, a barrier that not
 // all threads reach) ends the launch with a message.
@@ -58,6 +59,8 @@ struct Fiber {
     uint3 thread;
     unsigned index;
     bool done;
+    const Barrier* waits_for;               // until its generation is another one; or null
+    unsigned generation;
     unsigned exchanges;                     // how often this thread has exchanged values with its warp
     std::vector<Copy> open;                 // copies of the group being made
     std::vector<std::vector<Copy>> groups;  // committed

@@ -58,7 +58,9 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),
     only!("concat", THREADS),
+    cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", product("TILE_M", "TILE_N"))]),
     only!("conv2d", product("TILE_M", "TILE_N")),
+    cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("count_non_finite_clear", ONE),
