@@ -21,7 +21,7 @@ fn kernels_for_the_host() {
     let mut names = Vec::new();
     for path in &sources {
         let text = fs::read_to_string(path).expect("a kernel can be read");
-        let declared = text.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split(')').next());
+        let declared = text.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split([',', ')']).next());
         names.extend(declared.map(str::to_owned));
     }
     let declarations: String = names.iter().map(|n| format!("extern \"C\" void kernel_{n}(Args);\n")).collect();

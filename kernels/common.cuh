@@ -13,9 +13,20 @@ typedef unsigned int u32;
 
 #define DEVICE __device__ __forceinline__
 
+// This thread within its warp, and its warp within the block.
+DEVICE u32 lane() { return threadIdx.x & 31; }
+DEVICE u32 warp() { return threadIdx.x >> 5; }
+
+// The value of a bfloat16, exact.
+DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+
+#include "ptx.cuh"
+
 #ifdef __CUDACC__
-// A kernel. Its block has THREADS threads in one row, THREADS being a constant of its file.
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS, 1) name(Args a)
+// KERNEL(name) or KERNEL(name, blocks): a kernel. Its block has THREADS threads in one row, THREADS being a
+// constant of its file; registers are shared out so that so many blocks run at once on one processor.
+#define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
+#define KERNEL_OF(name, blocks, ...) extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(Args a)
 // The shared memory of a block, at most 48 KiB; one such line a kernel. Its contents are arbitrary.
 #define SHARED(Type, name) __shared__ Type name
 #endif
@@ -33,20 +44,6 @@ enum Kind : u32 { ABSENT, F32, F16, BF16, IN_PLACE };
 
 // ops::Function
 enum Function : u32 { IDENTITY, GELU_ERF, QUICK_GELU, SILU };
-
-// The value of an IEEE half, exact.
-DEVICE float from_f16(u16 bits) {
-    const u32 sign = u32(bits & 0x8000) << 16, rest = bits & 0x7fff;
-    // Below the normal numbers the exponent field is zero; above them it is full.
-    if (rest < 0x0400) {
-        const float small = float(rest) * 5.9604644775390625e-8f; // 2^-24
-        return sign ? -small : small;
-    }
-    return __uint_as_float(sign | ((rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u)));
-}
-
-// The value of a bfloat16, exact.
-DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
 
 // A tensor of any kind, read as f32.
 struct Learned {
@@ -82,9 +79,6 @@ static_assert(sizeof(Args) == 288, "as in backend/cuda/args.rs");
 
 // This thread's element, in a grid with one thread each. No tensor has 2^32 elements.
 DEVICE u32 this_element() { return blockIdx.x * blockDim.x + threadIdx.x; }
-
-DEVICE u32 lane() { return threadIdx.x & 31; }
-DEVICE u32 warp() { return threadIdx.x >> 5; }
 
 DEVICE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
 DEVICE u32 div_up(u32 a, u32 b) { return (a + b - 1) / b; }

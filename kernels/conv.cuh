@@ -1,10 +1,26 @@
 // Convolutions as products: where the terms of a sum lie in the picture and in the weight.
 #pragma once
-#include "common.cuh"
+#include "chunk.cuh"
 
 enum ConvOperand : u32 { X, WEIGHT, BIAS };
 
 // The terms of a window run over its pixels, then over the channels, which are contiguous in x.
+
+// Term k of a window.
+template <class W> DEVICE float term(const W& window, u32 k) {
+    const float* at = window.at(k);
+    return at ? *at : 0.0f;
+}
+
+// Terms from k on, zeros from term `end` on.
+template <class W> DEVICE void load_terms(float (&to)[CHUNK], const W& window, u32 k, u32 end) {
+    if (window.c % CHUNK == 0) { // they are of one pixel
+        const float* at = k < end ? window.at(k) : nullptr;
+        load_reals(to, at, at ? CHUNK : 0, true);
+    } else {
+        for (u32 j = 0; j < CHUNK; ++j) to[j] = k + j < end ? term(window, k + j) : 0.0f;
+    }
+}
 
 // One result pixel of a convolution. src/ops/conv2d.rs
 struct Window {
@@ -14,9 +30,10 @@ struct Window {
         : image(a.real(X) + row / a.out.tokens() * a.shape[X].tokens() * a.shape[X].c), h(a.shape[X].h),
           w(a.shape[X].w), c(a.shape[X].c), kw(a.shape[WEIGHT].c),
           y(row / a.out.w % a.out.h * a.constant[0] - a.constant[1]), x(row % a.out.w * a.constant[0] - a.constant[1]) {}
-    DEVICE float operator()(u32 k) const {
+    // Where term k lies; null where it is padding.
+    DEVICE const float* at(u32 k) const {
         const u32 pixel = k / c, py = y + pixel / kw, px = x + pixel % kw;
-        return py < h && px < w ? image[(py * w + px) * c + k % c] : 0.0f;
+        return py < h && px < w ? image + (py * w + px) * c + k % c : nullptr;
     }
 };
 
@@ -70,9 +87,10 @@ struct Backward {
           w(a.shape[X].w), c(a.shape[X].c), widths(set.widths),
           y((place / a.out.w % a.out.h + a.constant[1] - set.ky) / set.stride),
           x((place % a.out.w + a.constant[1] - set.kx) / set.stride) {}
-    DEVICE float operator()(u32 k) const {
+    // Where term k lies; null where there is no pixel.
+    DEVICE const float* at(u32 k) const {
         const u32 pixel = k / c, py = y - pixel / widths, px = x - pixel % widths;
-        return py < h && px < w ? image[(py * w + px) * c + k % c] : 0.0f;
+        return py < h && px < w ? image + (py * w + px) * c + k % c : nullptr;
     }
 };
 

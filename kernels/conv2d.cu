@@ -24,7 +24,7 @@ KERNEL(conv2d) {
 
     float sums[SIDE][SIDE] = {};
     product(
-        s, sums, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? window(k) : 0.0f; },
+        s, sums, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? term(window, k) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
 
     const Learned bias = a.learned(BIAS);

@@ -30,7 +30,7 @@ KERNEL(conv_transpose2d) {
 
         float sums[SIDE][SIDE] = {};
         product(
-            s, sums, set.terms(a), [&](u32 k) { return mine < results ? pixel(k) : 0.0f; },
+            s, sums, set.terms(a), [&](u32 k) { return mine < results ? term(pixel, k) : 0.0f; },
             [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
 
         const Learned bias = a.learned(BIAS);

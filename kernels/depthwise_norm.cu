@@ -5,28 +5,23 @@
 // bias    [c] any type
 // out     [n, h, w, c] f32, never x; holds the convolution before the norm
 //
-// Launch     one block for every PIXELS pixels.
-// Shared     a float a warp.
+// Launch     one block for every PIXELS pixels: its threads share out the channels, then its warps the pixels.
+// Shared     none.
 // Memory     reads x k^2 times, mostly from L1 and L2; the weights once a block; writes y twice.
 // Numerics   f32 sums, variance in a second pass.
 // Needs      nothing.
-// Tunables   PIXELS, THREADS.
+// Tunables   PIXELS.
 // Reference  src/ops/depthwise_norm.rs
 #include "common.cuh"
 
-constexpr u32 PIXELS = 4;
+constexpr u32 PIXELS = 8;
 constexpr u32 THREADS = 256;
-
-struct Sums {
-    float parts[THREADS / 32];
-};
+static_assert(THREADS == 32 * PIXELS, "one warp a pixel");
 
 KERNEL(depthwise_norm) {
-    SHARED(Sums, s);
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, k = a.shape[1].w;
     const u32 first = blockIdx.x * PIXELS, rows = a.out.rows();
     const Learned weight = a.learned(1), bias = a.learned(2);
-    float totals[PIXELS] = {};
 
     for (u32 ch = threadIdx.x; ch < c; ch += THREADS) {
         float sums[PIXELS];
@@ -45,16 +40,17 @@ KERNEL(depthwise_norm) {
         }
         for (u32 p = 0; p < PIXELS; ++p) {
             if (first + p < rows) a.result()[(first + p) * c + ch] = sums[p];
-            totals[p] += sums[p];
         }
     }
+    __syncthreads(); // a warp reads what others wrote
 
-    for (u32 p = 0; p < PIXELS && first + p < rows; ++p) {
-        float* y = a.result() + (first + p) * c; // each thread reads what it wrote itself
-        const float mean = block_sum(totals[p], s.parts) / float(c);
-        float squares = 0.0f;
-        for (u32 ch = threadIdx.x; ch < c; ch += THREADS) squares += (y[ch] - mean) * (y[ch] - mean);
-        const float rstd = 1.0f / sqrtf(block_sum(squares, s.parts) / float(c) + a.number(0));
-        for (u32 ch = threadIdx.x; ch < c; ch += THREADS) y[ch] = (y[ch] - mean) * rstd;
-    }
+    const u32 row = first + warp();
+    if (row >= rows) return; // a whole warp leaves
+    float* y = a.result() + row * c;
+    float sum = 0.0f, squares = 0.0f;
+    for (u32 ch = lane(); ch < c; ch += 32) sum += y[ch];
+    const float mean = warp_sum(sum) / float(c);
+    for (u32 ch = lane(); ch < c; ch += 32) squares += (y[ch] - mean) * (y[ch] - mean);
+    const float rstd = 1.0f / sqrtf(warp_sum(squares) / float(c) + a.number(0));
+    for (u32 ch = lane(); ch < c; ch += 32) y[ch] = (y[ch] - mean) * rstd;
 }

@@ -13,6 +13,7 @@ mod wgsl;
 
 pub use grid::{Axis, Count, Grid, Of, Pass};
 
+use crate::ops::Op;
 use crate::plan::{Node, Source};
 use crate::tensor::{Dtype, Weight};
 
@@ -98,21 +99,27 @@ pub enum Fit {
     WindowAtMost(usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
-    /// The first operand, beside a weight, has at most this many channels.
+    /// The first operand has at most this many channels.
     ChannelsAtMost(usize),
-    /// The first operand, beside a weight, has at most this many rows (pixels or tokens of all images).
+    /// The first operand has at most this many rows (pixels or tokens of all images).
     RowsAtMost(usize),
+    /// An attention's heads have at most as many channels.
+    HeadDimAtMost(usize),
 }
 
 impl Fit {
-    /// Whether a node with these operands fits.
-    pub fn met(&self, inputs: &[Option<Source>], weights: &[Weight]) -> bool {
-        let Some(Some(Source::Weight(weight, shape))) = inputs.get(1) else { return false };
+    /// Whether a node fits.
+    pub fn met(&self, node: &Node, weights: &[Weight]) -> bool {
+        let weight = match node.inputs.get(1) {
+            Some(Some(Source::Weight(weight, shape))) => Some((&weights[*weight], shape)),
+            _ => None,
+        };
         match *self {
-            Fit::WindowAtMost(max) => shape.w.max(shape.c) <= max,
-            Fit::WeightDtype(dtype) => weights[*weight].parts().iter().all(|p| p.dtype() == dtype),
-            Fit::ChannelsAtMost(max) => inputs[0].is_some_and(|x| x.shape().c <= max),
-            Fit::RowsAtMost(max) => inputs[0].is_some_and(|x| x.shape().rows() <= max),
+            Fit::WindowAtMost(max) => weight.is_some_and(|(_, shape)| shape.w.max(shape.c) <= max),
+            Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
+            Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
+            Fit::ChannelsAtMost(max) => node.inputs[0].is_some_and(|x| x.shape().c <= max),
+            Fit::RowsAtMost(max) => node.inputs[0].is_some_and(|x| x.shape().rows() <= max),
         }
     }
 }
@@ -217,7 +224,7 @@ pub fn choose(
     for kernel in kernels(lang).filter(|k| k.op == node.op.name()) {
         if !caps.contains(kernel.needs) {
             passed.push((kernel, Reason::Needs(kernel.needs.without(caps))));
-        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(&node.inputs, weights)) {
+        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(node, weights)) {
             passed.push((kernel, Reason::Fit(*fit)));
         } else {
             return (kernel, passed);

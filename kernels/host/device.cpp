@@ -111,27 +111,36 @@ void run_block(unsigned char* stacks, bool downwards) {
         f.thread = {i, 0, 0};
         f.index = i;
         f.done = false;
+        f.waits_for = nullptr;
         f.exchanges = 0;
         f.open.clear();
         f.groups.clear();
         stopped_at[i] = prepare(stacks + i * STACK);
     }
-    // Nothing but a fiber's end or a barrier that opens is progress.
-    const auto progress = [] {
-        unsigned sum = block->barrier.generation + block->barrier.arrived;
-        for (auto& warp : block->warps) sum += warp.barrier.generation + warp.barrier.arrived;
-        return sum;
-    };
-    for (unsigned left = block->threads; left > 0 && !block->fault;) {
-        const unsigned before = left, seen = progress();
-        for (unsigned k = 0; k < block->threads && !block->fault; ++k) {
-            const unsigned i = downwards ? block->threads - 1 - k : k;
-            fiber = &block->fibers[i];
-            if (fiber->done) continue;
-            cascade_switch(&scheduler, stopped_at[i]);
-            left -= fiber->done;
+    // Runs what can of a warp, until nothing can; says whether anything did.
+    const auto run_warp = [&](unsigned first) {
+        const unsigned lanes = block->threads - first < LANES ? block->threads - first : LANES;
+        bool ran = false;
+        for (bool again = true; again && !block->fault;) {
+            again = false;
+            for (unsigned k = 0; k < lanes && !block->fault; ++k) {
+                const unsigned i = first + (downwards ? lanes - 1 - k : k);
+                Fiber& f = block->fibers[i];
+                if (f.done || (f.waits_for && f.waits_for->generation == f.generation)) continue;
+                fiber = &f;
+                cascade_switch(&scheduler, stopped_at[i]);
+                again = ran = true;
+            }
         }
-        if (left == before && progress() == seen) block->fault = "a barrier that not all threads reach";
+        return ran;
+    };
+    const unsigned warps = (block->threads + LANES - 1) / LANES;
+    for (bool again = true; again && !block->fault;) {
+        again = false;
+        for (unsigned k = 0; k < warps; ++k) again |= run_warp((downwards ? warps - 1 - k : k) * LANES);
+    }
+    for (unsigned i = 0; i < block->threads && !block->fault; ++i) {
+        if (!block->fibers[i].done) block->fault = "a barrier that not all threads reach";
     }
     for (unsigned i = 0; i < block->threads && !block->fault; ++i) {
         const Fiber& f = block->fibers[i];
@@ -149,12 +158,14 @@ void fail(const char* message) {
 }
 
 void wait(Barrier& barrier, unsigned threads) {
-    const unsigned generation = barrier.generation;
     if (++barrier.arrived == threads) {
         barrier.arrived = 0;
         ++barrier.generation;
     } else {
-        while (barrier.generation == generation) yield();
+        fiber->waits_for = &barrier;
+        fiber->generation = barrier.generation;
+        yield();
+        fiber->waits_for = nullptr;
     }
 }
 

@@ -1,7 +1,8 @@
 // A GPU played by the host, for tests: what the kernels use of CUDA, in C++.
 //
 // A thread of a block is a fiber. It runs until it waits (for its block or its warp) or ends; then
-// the next one runs, upwards or downwards. So a missing barrier shows in one of the two orders.
+// the next one runs, upwards or downwards, and a warp runs as far as it can before the next one does.
+// So a missing barrier shows in one of the two orders.
 // Shared memory is full of NaN when a block begins, copies land only when they are waited for, and
 // whatever a GPU would punish (a misaligned copy, a conflict of banks in ldmatrix, a barrier that not
 // all threads reach) ends the launch with a message.
@@ -17,7 +18,8 @@
 
 #define __device__
 #define __forceinline__ inline
-#define KERNEL(name) extern "C" void kernel_##name(Args a)
+#define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
+#define KERNEL_OF(name, ...) extern "C" void kernel_##name(Args a)
 #define SHARED(Type, name) Type& name = *static_cast<Type*>(host::shared_memory(sizeof(Type)))
 
 struct uint3 {
@@ -50,13 +52,15 @@ struct Barrier {
 struct Copy {
     void* to;
     const void* from;
-    unsigned bytes, zeros;
+    unsigned bytes, room; // zeros fill the room
 };
 
 struct Fiber {
     uint3 thread;
     unsigned index;
     bool done;
+    const Barrier* waits_for;               // until its generation is another one; or null
+    unsigned generation;
     unsigned exchanges;                     // how often this thread has exchanged values with its warp
     std::vector<Copy> open;                 // copies of the group being made
     std::vector<std::vector<Copy>> groups;  // committed
@@ -104,6 +108,27 @@ template <class T> const T (&exchange(const T& mine))[LANES] {
     std::memcpy(&all[lane()], &mine, sizeof(T));
     wait_warp();
     return all;
+}
+
+inline void must_be_aligned(const void* at, std::uintptr_t to) {
+    if (reinterpret_cast<std::uintptr_t>(at) % to != 0) fail("a copy that is not aligned");
+}
+
+// A row of a matrix that ldmatrix reads, in shared memory.
+inline const std::uint16_t* matrix_row(const void* at) {
+    must_be_aligned(at, 16);
+    const auto* byte = static_cast<const unsigned char*>(at);
+    if (byte < block->shared || byte >= block->shared + sizeof block->shared) fail("ldmatrix outside of shared memory");
+    return static_cast<const std::uint16_t*>(at);
+}
+
+// The eight rows of a matrix are read at once: each from banks of its own, or the GPU takes turns.
+inline void must_miss_each_other(const std::uint16_t* const (&rows)[LANES]) {
+    for (unsigned matrix = 0; matrix < LANES; matrix += 8) {
+        unsigned banks = 0;
+        for (unsigned i = 0; i < 8; ++i) banks |= 1u << (reinterpret_cast<std::uintptr_t>(rows[matrix + i]) / 16 % 8);
+        if (banks != 0xff) fail("a conflict of banks in ldmatrix");
+    }
 }
 
 } // namespace host

@@ -1,7 +1,7 @@
 //! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it.
 
 use super::grid::{channels, elements, pass, product, rows};
-use super::{Axis, Caps, Count, Cuda, Grid, Kernel, Lang, Launch, Of};
+use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of};
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
@@ -54,10 +54,13 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("activation", THREADS),
     only!("add", THREADS),
     only!("advance", ONE),
+    cuda!("attention", "attention.mma", Caps::ROUND_BF16, [pass("attention_mma", QUERIES)]).fit(&[Fit::HeadDimAtMost(64)]),
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),
     only!("concat", THREADS),
+    cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", product("TILE_M", "TILE_N"))]),
     only!("conv2d", product("TILE_M", "TILE_N")),
+    cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("count_non_finite_clear", ONE),
@@ -80,6 +83,7 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     only!("group_norm", GROUPS),
     only!("layer_norm", rows("ROWS")),
+    cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]),
     only!("linear", product("TILE_M", "TILE_N")),
     only!("mean", channels("CHANNELS")),
     only!("modulate", THREADS),

@@ -4,6 +4,7 @@
 const HEADERS: &[(&str, &str)] = &[
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
     ("product.cuh", include_str!("../../../kernels/product.cuh")),
+    ("tensor.cuh", include_str!("../../../kernels/tensor.cuh")),
 ];
 
 /// The number that a kernel's text, or a file that it includes, calls `constexpr u32 <name>`.

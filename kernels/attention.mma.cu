@@ -1,0 +1,141 @@
+// attention: softmax(Q K^T / sqrt(d)) V for each head, keys of the image and of its context, on tensor cores
+//
+// Operands as in attention.cu; heads of at most DIM channels.
+//
+// Launch     one block for every QUERIES queries of a head (y) of an image (z); a warp has 16 of them.
+// Shared     16 KiB: the queries, then KEYS keys and their values at a time.
+// Memory     reads K and V once for every QUERIES queries; never writes a score.
+// Numerics   Q, K, V and the weights of the values are rounded to bf16; scores, their softmax and sums are
+//            f32. The largest score so far is subtracted before exp, and sums are scaled when it grows.
+// Needs      sm_80: ldmatrix, mma.sync on bf16.
+// Tunables   QUERIES, KEYS.
+// Reference  src/ops/attention.rs
+#include "attention.cuh"
+#include "chunk.cuh"
+
+constexpr u32 QUERIES = 128;
+constexpr u32 KEYS = 64; // at once
+constexpr u32 DIM = 64;  // channels of a head; a smaller head has zeros behind it
+constexpr u32 THREADS = 256;
+constexpr u32 CHUNKS = DIM / CHUNK;
+static_assert(QUERIES == THREADS / 32 * 16 && QUERIES == 2 * KEYS, "a warp has 16 queries; queries fill the tiles");
+
+struct Tiles {
+    alignas(128) u16 of[2][KEYS * DIM]; // keys, values; before the first of them the queries
+};
+
+// Where a chunk of a tile lies. A row fills the banks once: the exclusive or puts the same chunk of eight
+// neighbouring rows into eight different sets of banks.
+DEVICE u32 chunk_at(u32 row, u32 chunk) { return row * DIM + (chunk ^ (row & 7)) * CHUNK; }
+
+// Reads rows of a head, rounded, into shared memory. at(row): its channels, or null for zeros.
+template <u32 ROWS, class At> DEVICE void load_rows(u16* tile, u32 dim, const At& at) {
+#pragma unroll
+    for (u32 i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
+        const u32 row = i / CHUNKS, ch = i % CHUNKS * CHUNK;
+        const float* from = at(row);
+        float values[CHUNK];
+        load_reals(values, from + ch, from && ch < dim ? dim - ch : 0, dim % 4 == 0);
+        *reinterpret_cast<uint4*>(&tile[chunk_at(row, i % CHUNKS)]) = round_chunk(values);
+    }
+}
+
+// Over the four lanes that share a row of a product.
+DEVICE float row_max(float v) {
+    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
+    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
+}
+DEVICE float row_sum(float v) {
+    v += __shfl_xor_sync(0xffffffffu, v, 1);
+    return v + __shfl_xor_sync(0xffffffffu, v, 2);
+}
+
+KERNEL(attention_mma, 2) {
+    SHARED(Tiles, s);
+    const Head head(a, blockIdx.y, blockIdx.z);
+    const u32 first = blockIdx.x * QUERIES, count = head.count();
+    // Scores are powers of two, which the GPU computes; 1.44… is log2(e).
+    const float factor = 1.4426950408889634f / sqrtf(float(head.dim));
+
+    const auto query = [&](u32 row) { return first + row < head.tokens ? head.query(first + row) : nullptr; };
+    load_rows<QUERIES>(s.of[0], head.dim, query);
+    __syncthreads();
+    u32 queries[DIM / 16][4];
+    for (u32 k = 0; k < DIM / 16; ++k) {
+        load_matrices(queries[k], &s.of[0][chunk_at(warp() * 16 + lane() % 16, 2 * k + lane() / 16)]);
+    }
+
+    // Rows lane() / 4 and, in the upper halves, 8 rows on.
+    const u32 token = first + warp() * 16 + lane() / 4;
+    float sums[DIM / 8][4] = {}, total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
+    for (u32 block = 0; block < count; block += KEYS) {
+        __syncthreads(); // what is there has been used
+        const auto key = [&](u32 row) { return block + row < count ? head.key(block + row) : nullptr; };
+        const auto value = [&](u32 row) { return block + row < count ? head.key(block + row) + head.channels : nullptr; };
+        load_rows<KEYS>(s.of[0], head.dim, key);
+        load_rows<KEYS>(s.of[1], head.dim, value);
+        __syncthreads();
+
+        float scores[KEYS / 8][4] = {};
+#pragma unroll
+        for (u32 k = 0; k < DIM / 16; ++k) {
+            for (u32 j = 0; j < KEYS / 8; j += 2) {
+                u32 y[4];
+                const u32 row = j * 8 + lane() / 16 * 8 + lane() % 8;
+                load_matrices(y, &s.of[0][chunk_at(row, 2 * k + lane() / 8 % 2)]);
+                multiply(scores[j], queries[k], y[0], y[1]);
+                multiply(scores[j + 1], queries[k], y[2], y[3]);
+            }
+        }
+
+        float most[2] = {largest[0], largest[1]};
+        for (u32 j = 0; j < KEYS / 8; ++j) {
+            for (u32 i = 0; i < 4; ++i) {
+                const bool seen = head.sees(token + i / 2 * 8, block + j * 8 + lane() % 4 * 2 + i % 2);
+                scores[j][i] = seen ? scores[j][i] * factor : -INFINITY;
+                most[i / 2] = fmaxf(most[i / 2], scores[j][i]);
+            }
+        }
+        for (u32 half = 0; half < 2; ++half) {
+            // Every query sees its first key, so that this is finite from the first block on.
+            most[half] = row_max(most[half]);
+            const float shrink = exp2f(largest[half] - most[half]);
+            largest[half] = most[half];
+            total[half] *= shrink; // of this lane's keys; lanes are added up at the end
+            for (u32 j = 0; j < DIM / 8; ++j) sums[j][2 * half] *= shrink, sums[j][2 * half + 1] *= shrink;
+        }
+        for (u32 j = 0; j < KEYS / 8; ++j) {
+            for (u32 i = 0; i < 4; ++i) {
+                scores[j][i] = exp2f(scores[j][i] - most[i / 2]);
+                total[i / 2] += scores[j][i];
+            }
+        }
+
+#pragma unroll
+        for (u32 k = 0; k < KEYS / 16; ++k) {
+            // Two tiles of scores lie as one factor of the next product must.
+            const float(&x)[4] = scores[2 * k], (&next)[4] = scores[2 * k + 1];
+            const u32 weights[4] = {to_bf16(x[0], x[1]), to_bf16(x[2], x[3]), to_bf16(next[0], next[1]),
+                                    to_bf16(next[2], next[3])};
+            for (u32 j = 0; j < DIM / 8; j += 2) {
+                u32 y[4];
+                load_matrices_transposed(y, &s.of[1][chunk_at(k * 16 + lane() % 16, j + lane() / 16)]);
+                multiply(sums[j], weights, y[0], y[1]);
+                multiply(sums[j + 1], weights, y[2], y[3]);
+            }
+        }
+    }
+
+    for (u32 half = 0; half < 2; ++half) {
+        const float all = row_sum(total[half]);
+        const u32 row = token + half * 8;
+        if (row >= head.tokens) continue;
+        float* y = a.result() + (blockIdx.z * head.tokens + row) * head.channels + blockIdx.y * head.dim;
+        for (u32 j = 0; j < DIM / 8; ++j) {
+            for (u32 i = 0; i < 2; ++i) {
+                const u32 ch = j * 8 + lane() % 4 * 2 + i;
+                if (ch < head.dim) y[ch] = sums[j][2 * half + i] / all;
+            }
+        }
+    }
+}

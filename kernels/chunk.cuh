@@ -1,0 +1,38 @@
+// Chunks: eight neighbouring values, which are 16 bytes once they are rounded to bf16.
+#pragma once
+#include "common.cuh"
+
+constexpr u32 CHUNK = 8;
+
+// The values, rounded.
+DEVICE uint4 round_chunk(const float (&values)[CHUNK]) {
+    uint4 bits;
+    bits.x = to_bf16(values[0], values[1]);
+    bits.y = to_bf16(values[2], values[3]);
+    bits.z = to_bf16(values[4], values[5]);
+    bits.w = to_bf16(values[6], values[7]);
+    return bits;
+}
+
+// Eight values from x on; zeros after the first `count`. Two loads if x is `aligned` to 16 bytes.
+DEVICE void load_reals(float (&to)[CHUNK], const float* x, u32 count, bool aligned) {
+    if (aligned && count >= CHUNK) {
+        const float4 first = reinterpret_cast<const float4*>(x)[0], second = reinterpret_cast<const float4*>(x)[1];
+        to[0] = first.x, to[1] = first.y, to[2] = first.z, to[3] = first.w;
+        to[4] = second.x, to[5] = second.y, to[6] = second.z, to[7] = second.w;
+    } else {
+        for (u32 i = 0; i < CHUNK; ++i) to[i] = i < count ? x[i] : 0.0f;
+    }
+}
+
+// The same of a learned tensor, from element `first` on.
+DEVICE void load_learned(float (&to)[CHUNK], const Learned& x, u32 first, u32 count, bool aligned) {
+    if (x.kind == F32) {
+        load_reals(to, static_cast<const float*>(x.at) + first, count, aligned);
+    } else {
+        const u16* at = static_cast<const u16*>(x.at) + first;
+        u16 bits[CHUNK];
+        for (u32 i = 0; i < CHUNK; ++i) bits[i] = i < count ? at[i] : u16(0);
+        for (u32 i = 0; i < CHUNK; ++i) to[i] = x.kind == BF16 ? from_bf16(bits[i]) : from_f16(bits[i]);
+    }
+}

@@ -1,0 +1,51 @@
+// conv2d: convolution with zero padding, as a product of windows and filters, on tensor cores
+//
+// Operands as in conv2d.cu.
+//
+// Launch     one block for every TILE_M pixels and TILE_N channels of out.
+// Shared     40 KiB: two tiles of windows, three of the weight.
+// Memory     reads the windows once for every TILE_N channels, the weight once for every TILE_M pixels.
+// Numerics   x and the weight are rounded to bf16; sums in f32.
+// Needs      sm_80: ldmatrix, mma.sync on bf16.
+// Tunables   TILE_M, TILE_N.
+// Reference  src/ops/conv2d.rs
+#include "conv.cuh"
+
+constexpr u32 TILE_M = 128;
+constexpr u32 TILE_N = 128;
+#include "tensor.cuh"
+
+struct Windows {
+    const Args& a;
+    u32 first, depth;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 row = first + chunk_row(i);
+        load_terms(to, Window(a, row), k, row < a.out.rows() ? depth : 0);
+    }
+};
+
+struct Filters {
+    static constexpr bool ASYNC = false;
+    const Args& a;
+    u32 first, depth;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 channel = first + chunk_row(i);
+        const Filter filter(a, channel);
+        for (u32 j = 0; j < CHUNK; ++j) to[j] = channel < a.out.c && k + j < depth ? filter(k + j) : 0.0f;
+    }
+};
+
+KERNEL(conv2d_mma, 2) {
+    SHARED(Factors, s);
+    const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
+    const u32 depth = a.shape[X].c * a.shape[WEIGHT].w * a.shape[WEIGHT].c;
+    Sums sums;
+    product(s, sums, depth, Windows{a, row, depth}, Filters{a, column, depth});
+    const Learned bias = a.learned(BIAS);
+    sums.each(s, [&](u32 r, u32 c, float sum) {
+        const u32 o = column + c;
+        if (row + r < a.out.rows() && o < a.out.c) {
+            a.result()[(row + r) * a.out.c + o] = sum + (bias ? bias[o] : 0.0f);
+        }
+    });
+}

@@ -1,0 +1,61 @@
+// conv_transpose2d: every input pixel adds its window to the output, on tensor cores
+//
+// Operands as in conv_transpose2d.cu.
+//
+// Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
+//            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
+// Shared     40 KiB: two tiles of the input, three of the weight.
+// Memory     reads the input once for every tile of channels and term of the window.
+// Numerics   x and the weight are rounded to bf16; sums in f32.
+// Needs      sm_80: ldmatrix, mma.sync on bf16.
+// Tunables   TILE_M, TILE_N.
+// Reference  src/ops/conv_transpose2d.rs
+#include "conv.cuh"
+
+constexpr u32 TILE_M = 128;
+constexpr u32 TILE_N = 128;
+#include "tensor.cuh"
+
+struct Pixels {
+    const Args& a;
+    const Class& set;
+    u32 first, results, depth;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 mine = first + chunk_row(i);
+        load_terms(to, Backward(a, set, set.place(a, min_of(mine, results - 1))), k, mine < results ? depth : 0);
+    }
+};
+
+struct Filters {
+    static constexpr bool ASYNC = false;
+    const Args& a;
+    const Class& set;
+    u32 first, depth;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 channel = first + chunk_row(i);
+        const BackwardFilter filter(a, set, channel);
+        for (u32 j = 0; j < CHUNK; ++j) to[j] = channel < a.out.c && k + j < depth ? filter(k + j) : 0.0f;
+    }
+};
+
+KERNEL(conv_transpose2d_mma, 2) {
+    SHARED(Factors, s);
+    const u32 stride = a.constant[0], column = blockIdx.y * TILE_N;
+    // The first class is as large as any.
+    const u32 tiles = div_up(a.out.n * div_up(a.out.h, stride) * div_up(a.out.w, stride), TILE_M);
+    for (u32 t = blockIdx.x; t < tiles * stride; t += gridDim.x) {
+        const Class set(a, blockIdx.z, t / tiles);
+        const u32 first = t % tiles * TILE_M, results = set.results(a), depth = set.terms(a);
+        if (first >= results) continue; // the whole block
+        Sums sums;
+        product(s, sums, depth, Pixels{a, set, first, results, depth}, Filters{a, set, column, depth});
+        const Learned bias = a.learned(BIAS);
+        sums.each(s, [&](u32 r, u32 c, float sum) {
+            const u32 o = column + c;
+            if (first + r < results && o < a.out.c) {
+                a.result()[set.place(a, first + r) * a.out.c + o] = sum + (bias ? bias[o] : 0.0f);
+            }
+        });
+        __syncthreads(); // the next factors go where the sums were
+    }
+}

@@ -1,0 +1,138 @@
+// A tile of a matrix product on tensor cores: TILE_M rows of a times TILE_N rows of b, factors rounded to
+// bf16, sums in f32. The including file says how large TILE_M and TILE_N are.
+//
+// a is read as f32 into registers, one tile ahead, and rounded on its way to shared memory, so that what
+// rides on it (a scale, a window) is applied once. b is copied as it lies if it is bf16 already, two
+// tiles ahead; else it goes the way of a.
+#pragma once
+#include "chunk.cuh"
+
+constexpr u32 TILE_K = 32; // terms of the sums at once
+constexpr u32 THREADS = 256;
+constexpr u32 CHUNKS = TILE_K / CHUNK;
+constexpr u32 CHUNKS_M = TILE_M * CHUNKS / THREADS; // that a thread loads
+constexpr u32 CHUNKS_N = TILE_N * CHUNKS / THREADS;
+constexpr u32 WARPS_M = 2, WARPS_N = THREADS / 32 / WARPS_M;
+constexpr u32 WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N; // of the result, a warp's
+constexpr u32 MMA_M = WARP_M / 16, MMA_N = WARP_N / 8;
+static_assert(CHUNKS == 4 && CHUNKS_M > 0 && CHUNKS_N > 0 && MMA_M > 0 && MMA_N % 2 == 0, "tiles are whole");
+
+struct Factors {
+    alignas(128) u16 a[2][TILE_M * TILE_K];
+    alignas(128) u16 b[3][TILE_N * TILE_K];
+};
+
+// Where a chunk of a tile lies. A row has 64 bytes, half of what the banks hold: the exclusive or puts
+// the same chunk of eight neighbouring rows into eight different sets of banks.
+DEVICE u32 chunk_at(u32 row, u32 chunk) { return row * TILE_K + (chunk ^ (row >> 1 & 3)) * CHUNK; }
+
+// Row of the tile, and first term, of chunk i of this thread's.
+DEVICE u32 chunk_row(u32 i) { return threadIdx.x / CHUNKS + i * (THREADS / CHUNKS); }
+DEVICE u32 chunk_term() { return threadIdx.x % CHUNKS * CHUNK; }
+
+// Writes a chunk, rounded.
+DEVICE void store_chunk(u16* tile, u32 row, u32 chunk, const float (&values)[CHUNK]) {
+    *reinterpret_cast<uint4*>(&tile[chunk_at(row, chunk)]) = round_chunk(values);
+}
+
+// A warp's part of the result; of[i][j] as `multiply` leaves it.
+struct Sums {
+    float of[MMA_M][MMA_N][4] = {};
+
+    // f(row, column, sum) for every result of the tile, neighbouring lanes along a row. They change lanes
+    // through shared memory, a few rows at a time, which is also what keeps f from being written out for
+    // each of a thread's sums.
+    template <class F> DEVICE void each(Factors& s, const F& f) const {
+        const u32 row = warp() / WARPS_N * WARP_M, column = warp() % WARPS_N * WARP_N;
+        float* mine = reinterpret_cast<float*>(&s) + warp() * ROWS * STRIDE;
+        __syncthreads(); // the factors have been used
+#pragma unroll
+        for (u32 from = 0; from < WARP_M; from += ROWS) {
+            for (u32 i = 0; i < ROWS / 16; ++i) {
+                for (u32 j = 0; j < MMA_N; ++j) {
+                    const float(&v)[4] = of[from / 16 + i][j];
+                    float* at = mine + (i * 16 + lane() / 4) * STRIDE + j * 8 + lane() % 4 * 2;
+                    *reinterpret_cast<float2*>(at) = make_float2(v[0], v[1]);
+                    *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(v[2], v[3]);
+                }
+            }
+            __syncwarp();
+#pragma unroll 4
+            for (u32 i = lane(); i < ROWS * WARP_N; i += 32) {
+                f(row + from + i / WARP_N, column + i % WARP_N, mine[i / WARP_N * STRIDE + i % WARP_N]);
+            }
+            __syncwarp();
+        }
+    }
+
+  private:
+    static constexpr u32 ROWS = 32;
+    static constexpr u32 STRIDE = WARP_N + 8; // four rows of pairs lie in different banks
+    static_assert(WARP_M % ROWS == 0 && THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(Factors), "it has room");
+};
+
+// sums += a tile of a times a tile of b, both in shared memory.
+DEVICE void multiply_tiles(Sums& sums, const u16* a, const u16* b) {
+    const u32 row = warp() / WARPS_N * WARP_M + lane() % 16;
+    const u32 column = warp() % WARPS_N * WARP_N + lane() / 16 * 8 + lane() % 8;
+#pragma unroll
+    for (u32 k = 0; k < CHUNKS; k += 2) {
+        u32 x[MMA_M][4], y[MMA_N / 2][4];
+#pragma unroll
+        for (u32 i = 0; i < MMA_M; ++i) load_matrices(x[i], &a[chunk_at(row + i * 16, k + lane() / 16)]);
+        for (u32 j = 0; j < MMA_N / 2; ++j) load_matrices(y[j], &b[chunk_at(column + j * 16, k + lane() / 8 % 2)]);
+        for (u32 i = 0; i < MMA_M; ++i) {
+            for (u32 j = 0; j < MMA_N; ++j) multiply(sums.of[i][j], x[i], y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]);
+        }
+    }
+}
+
+// sums += the product over `depth` terms.
+//
+// a.load(values, i, k): eight terms from k on of row chunk_row(i), zeros beyond the last row and term.
+// b likewise; or, if B::ASYNC, b.chunk(i, k): where these lie as bf16, null for zeros.
+template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const B& b) {
+    float next_a[CHUNKS_M][CHUNK], next_b[CHUNKS_N][CHUNK];
+    const auto fetch = [&](u32 tile) {
+        const u32 k = tile * TILE_K + chunk_term();
+#pragma unroll
+        for (u32 i = 0; i < CHUNKS_M; ++i) a.load(next_a[i], i, k);
+        if constexpr (!B::ASYNC) {
+#pragma unroll
+            for (u32 i = 0; i < CHUNKS_N; ++i) b.load(next_b[i], i, k);
+        }
+    };
+    const auto store = [&](u32 tile) {
+        const u32 chunk = threadIdx.x % CHUNKS;
+#pragma unroll
+        for (u32 i = 0; i < CHUNKS_M; ++i) store_chunk(s.a[tile % 2], chunk_row(i), chunk, next_a[i]);
+        if constexpr (!B::ASYNC) {
+#pragma unroll
+            for (u32 i = 0; i < CHUNKS_N; ++i) store_chunk(s.b[tile % 3], chunk_row(i), chunk, next_b[i]);
+        }
+    };
+    const u32 tiles = div_up(depth, TILE_K);
+    const auto copy = [&](u32 tile) {
+        if constexpr (B::ASYNC) {
+            for (u32 i = 0; i < CHUNKS_N && tile < tiles; ++i) {
+                const void* from = b.chunk(i, tile * TILE_K + chunk_term());
+                copy_async(&s.b[tile % 3][chunk_at(chunk_row(i), threadIdx.x % CHUNKS)], from ? from : b.anywhere(), from);
+            }
+            copies_commit(); // one group a tile, so that waiting can count them
+        }
+    };
+
+    // Of tile t: fetched while t - 1 is multiplied, stored after it; copied while t - 2 is multiplied.
+    copy(0);
+    for (u32 tile = 0; tile <= tiles; ++tile) {
+        if (tile < tiles) fetch(tile);
+        if (tile > 0) {
+            if constexpr (B::ASYNC) copies_wait<1>();
+            __syncthreads(); // tile - 1 is there, and nobody uses tile - 2 any more
+        }
+        copy(tile + 1);
+        if (tile > 0) multiply_tiles(sums, s.a[(tile - 1) % 2], s.b[(tile - 1) % 3]);
+        if (tile < tiles) store(tile);
+    }
+    if constexpr (B::ASYNC) copies_wait<0>();
+}
