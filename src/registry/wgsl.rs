@@ -8,6 +8,7 @@ macro_rules! shader {
     ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Shader {
             source: include_str!(concat!("../../shaders/", $name, ".wgsl")),
+            shared: &[],
             passes: const { &[$($pass),+] },
             scratch: &[],
             tunables: &[],
@@ -18,6 +19,20 @@ macro_rules! shader {
 const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) -> Kernel {
     Kernel { op, name, lang: Lang::Wgsl, needs, fit: &[], launch: Launch::Wgsl(shader) }
 }
+
+impl Kernel {
+    /// Texts appended to a shader's own.
+    const fn sharing(self, shared: &'static [&'static str]) -> Kernel {
+        match self.launch {
+            Launch::Wgsl(shader) => Kernel { launch: Launch::Wgsl(Shader { shared, ..shader }), ..self },
+            _ => panic!("a shader"),
+        }
+    }
+}
+
+/// What the variants of linear share, and what linear and the convolutions do.
+const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
+const PRODUCT: &str = include_str!("../../shaders/product.shared.wgsl");
 
 const ONE: Grid = [Axis::ONE; 3];
 /// Of the first operand: images, blocks of its pixels, its channels one by one and in groups.
@@ -46,8 +61,8 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
     shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),
     shader!("concat", "concat", Caps::NONE, [main(elements("WG"))]),
-    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
-    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[PRODUCT]),
+    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[PRODUCT]),
     shader!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("clear", ONE),
         main([Axis::every(Count::Elements(Of::Operand(0)), "CHUNK"), Axis::ONE, Axis::ONE]),
@@ -78,11 +93,11 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("linear", "linear.coop", COOPERATIVE, [
         pass("ranges", rows("")),
         main(tiles("TILE_N", "TILE_M")),
-    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
-    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]),
+    ]).sharing(&[LINEAR]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
+    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR]),
     shader!("linear", "linear.rows", Caps::NONE, [main([Axis::every(Count::Channels(Of::Out), "TILE_N"), Axis::ONE, Axis::ONE])])
-        .fit(&[Fit::RowsAtMost(8)]),
-    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+        .sharing(&[LINEAR]).fit(&[Fit::RowsAtMost(8)]),
+    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR, PRODUCT]),
     shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("modulate", "modulate", Caps::NONE, [main(elements("WG"))]),
