@@ -30,9 +30,13 @@ impl Kernel {
     }
 }
 
-/// What the variants of linear share, and what linear and the convolutions do.
+/// What the variants of an op share, and what several ops do.
 const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
 const PRODUCT: &str = include_str!("../../shaders/product.shared.wgsl");
+const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
+const DEPTHWISE_NORM: &str = include_str!("../../shaders/depthwise_norm.shared.wgsl");
+const FEED_FORWARD: &str = include_str!("../../shaders/feed_forward.shared.wgsl");
+const SUM: &str = include_str!("../../shaders/sum.shared.wgsl");
 
 const ONE: Grid = [Axis::ONE; 3];
 /// Of the first operand: images, blocks of its pixels, its channels one by one and in groups.
@@ -69,27 +73,27 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     shader!("denoise", "denoise", Caps::NONE, [main(elements("WG"))]),
     shader!("depthwise_conv", "depthwise_conv", Caps::NONE, [main(elements("WG"))]),
-    shader!("depthwise_norm", "depthwise_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]),
-    shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]),
+    shader!("depthwise_norm", "depthwise_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]).sharing(&[DEPTHWISE_NORM]),
+    shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]).sharing(&[DEPTHWISE_NORM, SUM]),
     shader!("depthwise_residual", "depthwise_residual", Caps::NONE, [main(elements("WG"))]),
     shader!("embed", "embed", Caps::NONE, [main(elements("WG"))]),
-    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]).fit(&[Fit::ChannelsAtMost(384)]),
+    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]).sharing(&[FEED_FORWARD]).fit(&[Fit::ChannelsAtMost(384)]),
     shader!("feed_forward", "feed_forward.wide", Caps::NONE, [pass("hidden", rows("")), main(elements("WG"))])
-        .with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
+        .sharing(&[FEED_FORWARD]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     shader!("gate", "gate", Caps::NONE, [main(elements("WG"))]),
     shader!("gather", "gather", Caps::NONE, [main(elements("WG"))]),
     shader!("grn_scale", "grn_scale", Caps::NONE, [
         pass("squares", [LANES, BLOCKS, IMAGES]),
         pass("norms", [LANES, IMAGES, Axis::ONE]),
         main([LANES, IMAGES, Axis::ONE]),
-    ]).with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
+    ]).sharing(&[SUM]).with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("group_norm", "group_norm", Caps::NONE, [
         pass("blocks", [BLOCKS, GROUPS, IMAGES]),
         pass("merge", [GROUPS, IMAGES, Axis::ONE]),
         main(elements("WG")),
-    ]).with_scratch(&[IMAGES, GROUPS, BLOCKS, Axis::each(Count::Exactly(2))]),
-    shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]),
-    shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]),
+    ]).sharing(&[SUM]).with_scratch(&[IMAGES, GROUPS, BLOCKS, Axis::each(Count::Exactly(2))]),
+    shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]).sharing(&[LAYER_NORM]),
+    shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]).sharing(&[LAYER_NORM, SUM]),
     shader!("linear", "linear.coop", COOPERATIVE, [
         pass("ranges", rows("")),
         main(tiles("TILE_N", "TILE_M")),
