@@ -1,8 +1,8 @@
 // add: y = a + b, b the same for every image if its n is 1
 //
-// a       [n, h, w, c] f32, arena; in `out` where in place
-// b       [n or 1, h, w, c] f32, arena
-// out     [n, h, w, c] f32, arena
+// a       [n, h, w, c] f32, arena; in `out` where in place  binding 2
+// b       [n or 1, h, w, c] f32, arena                      binding 3
+// out     [n, h, w, c] f32, arena                           binding 1
 //
 // Launch     one lane per element, WG lanes a group.
 // Memory     reads a and b once, writes y once.

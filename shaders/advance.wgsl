@@ -1,7 +1,7 @@
 // advance: counter += 1
 //
-// counter [1] u32, arena; in `out` where in place
-// out     [1] u32, arena
+// counter [1] u32, arena; in `out` where in place  binding 2
+// out     [1] u32, arena                           binding 1
 //
 // Launch     one group of one lane.
 // Memory     one word.

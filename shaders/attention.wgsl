@@ -68,9 +68,10 @@ fn main(
     let head = group.y;
     let image = group.z;
     let scale = inverseSqrt(f32(p.head_dim));
-    // When this lane looks at scores it has four tokens and a quarter of the keys. Own keys that the tokens see:
+    // When this lane looks at scores it has four tokens and a quarter of a tile's keys.
     let four = lane % 16u;
     let quarter = lane / 16u * (KEYS / 4u);
+    // The own keys that those tokens see.
     var seen = vec4(own());
     if key_len_kind != ABSENT { seen = min(seen, vec4(key_len[image])); }
     if p.causal != 0u { seen = min(seen, token0 + 4u * four + vec4(1u, 2u, 3u, 4u)); }

@@ -1,11 +1,11 @@
 // batch_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), statistics as learned
 //
-// x       [n, h, w, c] f32, arena; in `out` where in place
-// mean    [c] learned
-// var     [c] learned
-// weight  [c] learned, absent if bias is
-// bias    [c] learned, absent if weight is
-// out     [n, h, w, c] f32, arena
+// x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
+// mean    [c] learned                                       binding 3
+// var     [c] learned                                       binding 4
+// weight  [c] learned, absent if bias is                    binding 5
+// bias    [c] learned, absent if weight is                  binding 6
+// out     [n, h, w, c] f32, arena                           binding 1
 //
 // Launch     one lane per element, WG lanes a group.
 // Memory     reads x once and the vectors from cache, writes y once.
@@ -20,7 +20,16 @@ override WG: u32 = 64u;
 @id(3) override weight_kind: u32;
 @id(4) override bias_kind: u32;
 
-struct Params { out: Shape, x: Shape, mean: Shape, variance: Shape, weight: Shape, bias: Shape, eps: f32, function: u32 }
+struct Params {
+    out: Shape,
+    x: Shape,
+    mean: Shape,
+    variance: Shape,
+    weight: Shape,
+    bias: Shape,
+    eps: f32,
+    function: u32,
+}
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;

@@ -1,8 +1,8 @@
 // concat: a, then b, along the channels, the tokens or the images
 //
-// a       [n, h, w, c] f32, arena, longer or shorter than b along the axis alone
-// b       [n, h, w, c] f32, arena
-// out     both, f32, arena
+// a       [n, h, w, c] f32, arena, longer or shorter than b along the axis alone  binding 2
+// b       [n, h, w, c] f32, arena                                                 binding 3
+// out     [n, h, w, c] f32, both of them, arena                                   binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads a and b once, writes out once.

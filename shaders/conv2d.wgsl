@@ -75,7 +75,8 @@ fn main(
     for (var tap = 0u; tap < p.weight.w * p.weight.c; tap++) {
         let ky = tap / p.weight.c;
         let kx = tap % p.weight.c;
-        let pixel = vec4(source(row, ky, kx), source(row + 1u, ky, kx), source(row + 2u, ky, kx), source(row + 3u, ky, kx));
+        let pixel = vec4(
+            source(row, ky, kx), source(row + 1u, ky, kx), source(row + 2u, ky, kx), source(row + 3u, ky, kx));
         for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
             for (var i = lane % 4u; i < TILE_K; i += 4u) {
                 let k = k0 + i;

@@ -1,7 +1,7 @@
 // count_non_finite: how many elements of x are NaN or infinite
 //
-// x       [n, h, w, c] f32, arena, bound as bits
-// out     [1] u32, arena
+// x       [n, h, w, c] f32, arena, bound as bits  binding 2
+// out     [1] u32, arena                          binding 1
 //
 // Launch     `clear`: one group of one lane; `main`: one group of WG lanes per CHUNK elements of x.
 // Memory     reads x once.

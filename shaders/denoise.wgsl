@@ -1,11 +1,11 @@
 // denoise: e = cond - (cond - uncond)·(1 - g), or eps as it is; x <- c0·(x - c1·e) + sigma·z
 //
-// x             [n, h, w, c] f32, arena; in `out` where in place
-// eps           [n, h, w, c] f32, or guided [2n, h, w, c]: the conditional images, then the others; arena
-// noise         [steps·n, h, w, c] f32, z of every step, arena
-// coefficients  [steps, 4] f32: c0, c1, sigma, g of every step; arena
-// counter       [1] u32: the step; arena
-// out           [n, h, w, c] f32, arena
+// x             [n, h, w, c] f32, arena; in `out` where in place                                           binding 2
+// eps           [n, h, w, c] f32, or guided [2n, h, w, c]: the conditional images, then the others; arena  binding 3
+// noise         [steps·n, h, w, c] f32, z of every step, arena                                             binding 4
+// coefficients  [steps, 4] f32: c0, c1, sigma, g of every step; arena                                      binding 5
+// counter       [1] u32: the step; arena                                                                   binding 6
+// out           [n, h, w, c] f32, arena                                                                    binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads x, eps and one step's noise once, writes out once.

@@ -1,9 +1,9 @@
-// depthwise_conv: y[row, col, ch] = sum over i, j of x[row·stride + i - k/2, col·stride + j - k/2, ch]·weight[ch, i, j],
-// zero outside of x
+// depthwise_conv: y[row, col, ch] = sum over i, j of x[row·stride + i - k/2, col·stride + j - k/2, ch]·w[ch, i, j],
+// w the weight, x zero outside
 //
-// x       [n, h, w, c] f32, arena
-// weight  [c, 1, k, k] learned, k odd
-// out     [n, ceil(h / stride), ceil(w / stride), c] f32, arena
+// x       [n, h, w, c] f32, arena                                binding 2
+// weight  [c, 1, k, k] learned, k odd                            binding 3
+// out     [n, ceil(h / stride), ceil(w / stride), c] f32, arena  binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads x k² times, all but once from cache; writes out once.
@@ -39,7 +39,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             let q = col * p.stride + kx - k / 2u;
             if q >= p.x.w { continue; }
             let at = (ch * k + ky) * k + kx;
-            sum += x[((image + y) * p.x.w + q) * p.x.c + ch] * element(weight[word(at, weight_kind)], at, weight_kind);
+            let v = x[((image + y) * p.x.w + q) * p.x.c + ch];
+            sum += v * element(weight[word(at, weight_kind)], at, weight_kind);
         }
     }
     out[i] = sum;

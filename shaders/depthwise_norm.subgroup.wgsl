@@ -36,7 +36,8 @@ fn convolve(pixel: u32, ch: u32) -> f32 {
             let q = col + kx - k / 2u;
             if q >= p.out.w { continue; }
             let at = (ch * k + ky) * k + kx;
-            sum += x[((image + y) * p.out.w + q) * p.out.c + ch] * element(weight[word(at, weight_kind)], at, weight_kind);
+            let v = x[((image + y) * p.out.w + q) * p.out.c + ch];
+            sum += v * element(weight[word(at, weight_kind)], at, weight_kind);
         }
     }
     return sum;

@@ -1,13 +1,14 @@
 // depthwise_norm: v[row, col, ch] = bias[ch] + sum over i, j of x[row + i - k/2, col + j - k/2, ch]·weight[ch, i, j],
 // zero outside of x; y = (v - mean) / sqrt(var + eps) over the channels
 //
-// x       [n, h, w, c] f32, arena
-// weight  [c, 1, k, k] learned, k odd
-// bias    [c] learned
-// out     [n, h, w, c] f32, arena; holds v in between
+// x       [n, h, w, c] f32, arena                      binding 2
+// weight  [c, 1, k, k] learned, k odd                  binding 3
+// bias    [c] learned                                  binding 4
+// out     [n, h, w, c] f32, arena; holds v in between  binding 1
 //
 // Launch     one group of WG lanes per pixel, which stride over the channels.
-// Memory     reads x k² times, all but once from cache; writes out twice, and each lane reads back its own v from cache.
+// Memory     reads x k² times, all but once from cache; writes out twice, and each lane reads back its own v,
+//            from cache.
 // Numerics   f32, one partial sum per lane, the mean before the variance.
 // Needs      nothing optional. WG is a power of two.
 // Tunables   WG.
@@ -51,7 +52,8 @@ fn convolve(pixel: u32, ch: u32) -> f32 {
             let q = col + kx - k / 2u;
             if q >= p.out.w { continue; }
             let at = (ch * k + ky) * k + kx;
-            sum += x[((image + y) * p.out.w + q) * p.out.c + ch] * element(weight[word(at, weight_kind)], at, weight_kind);
+            let v = x[((image + y) * p.out.w + q) * p.out.c + ch];
+            sum += v * element(weight[word(at, weight_kind)], at, weight_kind);
         }
     }
     return sum;

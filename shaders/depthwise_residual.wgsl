@@ -1,12 +1,12 @@
-// depthwise_residual: y = x + gammas[2]·(sum over i, j of t[row + i - k/2, col + j - k/2, ch]·weight[ch, i, j] + bias[ch]),
-// t extended by repeating its edge
+// depthwise_residual: y = x + gammas[2]·(bias[ch] + sum over i, j of t[row + i - k/2, col + j - k/2, ch]·w[ch, i, j]),
+// w the weight, t extended by repeating its edge
 //
-// x       [n, h, w, c] f32, arena; in `out` where in place
-// t       [n, h, w, c] f32, arena
-// weight  [c, 1, k, k] learned, k odd
-// bias    [c] learned
-// gammas  [6] learned
-// out     [n, h, w, c] f32, arena
+// x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
+// t       [n, h, w, c] f32, arena                           binding 3
+// weight  [c, 1, k, k] learned, k odd                       binding 4
+// bias    [c] learned                                       binding 5
+// gammas  [6] learned                                       binding 6
+// out     [n, h, w, c] f32, arena                           binding 1
 //
 // Launch     one lane per element, WG lanes a group.
 // Memory     reads t k² times, all but once from cache; reads x and writes y once.
@@ -51,7 +51,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         for (var kx = 0u; kx < k; kx++) {
             let q = inside(col, kx, k / 2u, p.out.w);
             let at = (ch * k + ky) * k + kx;
-            sum += t[(y * p.out.w + q) * p.out.c + ch] * element(weight[word(at, weight_kind)], at, weight_kind);
+            let v = t[(y * p.out.w + q) * p.out.c + ch];
+            sum += v * element(weight[word(at, weight_kind)], at, weight_kind);
         }
     }
     sum *= element(gammas[word(2u, gammas_kind)], 2u, gammas_kind);

@@ -1,9 +1,9 @@
 // embed: y = tokens[ids] + positions
 //
-// ids        [n, 1, t, 1] u32, arena; beyond the last row it means the last
-// tokens     [v, c] learned
-// positions  [p, c] learned, p >= t, or absent
-// out        [n, 1, t, c] f32, arena
+// ids        [n, 1, t, 1] u32, arena; beyond the last row it means the last  binding 2
+// tokens     [v, c] learned                                                  binding 3
+// positions  [p, c] learned, p >= t, or absent                               binding 4
+// out        [n, 1, t, c] f32, arena                                         binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads the rows asked for once, writes out once.

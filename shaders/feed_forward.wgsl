@@ -120,8 +120,10 @@ fn main(
     workgroupBarrier();
 
     // Sums of outputs lane + WG*i: a for rows 0..4, d for 4..8.
-    var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0); var a4 = vec4(0.0); var a5 = vec4(0.0);
-    var d0 = vec4(0.0); var d1 = vec4(0.0); var d2 = vec4(0.0); var d3 = vec4(0.0); var d4 = vec4(0.0); var d5 = vec4(0.0);
+    var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0);
+    var a3 = vec4(0.0); var a4 = vec4(0.0); var a5 = vec4(0.0);
+    var d0 = vec4(0.0); var d1 = vec4(0.0); var d2 = vec4(0.0);
+    var d3 = vec4(0.0); var d4 = vec4(0.0); var d5 = vec4(0.0);
     for (var j0 = 0u; j0 < p.w0.w; j0 += CHUNK) {
         // Hidden channels j, j + 32, j + 64, j + 96 of the rows that this lane has in the norm.
         let j = j0 + lane / 2u;

@@ -1,8 +1,8 @@
 // gate: y = x·sigmoid(s), s the same for all pixels of an image
 //
-// x       [n, h, w, c] f32, arena; in `out` where in place
-// s       [n, 1, 1, c] f32, arena
-// out     [n, h, w, c] f32, arena
+// x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
+// s       [n, 1, 1, c] f32, arena                           binding 3
+// out     [n, h, w, c] f32, arena                           binding 1
 //
 // Launch     one lane per element, WG lanes a group.
 // Memory     reads x once and s from cache, writes y once.

@@ -1,8 +1,8 @@
 // gather: y[i] = x[index[i]], whole rows
 //
-// x       [n, h, w, c] f32, arena
-// index   [m] u32, arena; beyond the last row it means the last
-// out     [m, 1, 1, c] f32, arena
+// x       [n, h, w, c] f32, arena                                binding 2
+// index   [m] u32, arena; beyond the last row it means the last  binding 3
+// out     [m, 1, 1, c] f32, arena                                binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads the rows asked for once, writes out once.

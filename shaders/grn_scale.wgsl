@@ -1,9 +1,9 @@
 // grn_scale: G[ch] = sqrt(sum of x[row, col, ch]² over an image), s[ch] = 1 + gamma[ch]·G[ch] / (mean(G) + eps)
 //
-// x        [n, h, w, c] f32, arena
-// gamma    [c] learned
-// out      [n, 1, 1, c] f32, arena
-// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks; then G in the first block's place
+// x        [n, h, w, c] f32, arena                                                            binding 2
+// gamma    [c] learned                                                                        binding 3
+// out      [n, 1, 1, c] f32, arena                                                            binding 1
+// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks; then G in the first block's place  binding 12
 //
 // Launch     `squares`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
 //            `norms` and `main`: one lane per channel and image, WG channels a group.

@@ -1,10 +1,10 @@
 // group_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), over all pixels and the channels of a group
 //
-// x        [n, h, w, c] f32, arena
-// weight   [c] learned
-// bias     [c] learned
-// out      [n, h, w, c] f32, arena
-// scratch  [n, groups, ceil(h·w / PIXELS), 2] f32: a block's mean, and sum of squares about it;
+// x        [n, h, w, c] f32, arena                                                               binding 2
+// weight   [c] learned                                                                           binding 3
+// bias     [c] learned                                                                           binding 4
+// out      [n, h, w, c] f32, arena                                                               binding 1
+// scratch  [n, groups, ceil(h·w / PIXELS), 2] f32: a block's mean, and sum of squares about it;  binding 12
 //          then a group's mean and 1 / sqrt(var + eps) in its first block's place
 //
 // Launch     `blocks`: one group of WG lanes per block of PIXELS pixels, group and image;

@@ -1,10 +1,10 @@
 // layer_norm: y = (x - mean) / sqrt(var + eps) over the channels, then y·first + bias per channel,
 // or y·(1 + first[0]) + first[1]
 //
-// x       [n, h, w, c] f32, arena; in `out` where in place
-// first   [c] weight or [6] gammas, learned, or absent
-// bias    [c] learned, read where the affine map is per channel
-// out     [n, h, w, c] f32, arena
+// x       [n, h, w, c] f32, arena; in `out` where in place       binding 2
+// first   [c] weight or [6] gammas, learned, or absent           binding 3
+// bias    [c] learned, read where the affine map is per channel  binding 4
+// out     [n, h, w, c] f32, arena                                binding 1
 //
 // Launch     one group of WG lanes per row, which stride over the channels.
 // Memory     reads x three times, the last two from cache; writes y once.

@@ -1,8 +1,8 @@
 // mean: y[ch] = sum of x[row, col, ch] over an image / (h·w)
 //
-// x        [n, h, w, c] f32, arena
-// out      [n, 1, 1, c] f32, arena
-// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks
+// x        [n, h, w, c] f32, arena                         binding 2
+// out      [n, 1, 1, c] f32, arena                         binding 1
+// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks  binding 12
 //
 // Launch     `sums`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
 //            `main`: one lane per element of out, WG lanes a group.

@@ -1,8 +1,8 @@
 // nearest_code: each pixel becomes the nearest row of a codebook, the first of equals
 //
-// x       [n, h, w, c] f32, arena
-// codes   [m, c] learned
-// out     [n, h, w, c] f32, arena
+// x       [n, h, w, c] f32, arena  binding 2
+// codes   [m, c] learned           binding 3
+// out     [n, h, w, c] f32, arena  binding 1
 //
 // Launch     one lane per pixel, WG lanes a group.
 // Memory     reads x once from memory and m times from cache; all lanes read the same code at a time.

@@ -1,7 +1,7 @@
 // pixel_unshuffle: y[row, col, ch·k² + i·k + j] = x[row·k + i, col·k + j, ch]
 //
-// x       [n, h·k, w·k, c] f32, arena
-// out     [n, h, w, c·k²] f32, arena
+// x       [n, h·k, w·k, c] f32, arena  binding 2
+// out     [n, h, w, c·k²] f32, arena   binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads x once, in pieces; writes out once.

@@ -1,7 +1,7 @@
 // resample: bilinear, corners aligned: output pixel o of m looks at o·(n - 1)/(m - 1) of n
 //
-// x       [n, h, w, c] f32, arena
-// out     [n, height, width, c] f32, arena
+// x       [n, h, w, c] f32, arena           binding 2
+// out     [n, height, width, c] f32, arena  binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
 // Memory     reads four values per lane, mostly from cache; writes out once.

@@ -1,7 +1,7 @@
 // scale: y = factor·x
 //
-// x       [n, h, w, c] f32, arena; in `out` where in place
-// out     [n, h, w, c] f32, arena
+// x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
+// out     [n, h, w, c] f32, arena                           binding 1
 //
 // Launch     one lane per element, WG lanes a group.
 // Memory     reads x once, writes y once.

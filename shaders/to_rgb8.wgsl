@@ -1,7 +1,7 @@
 // to_rgb8: pixels as bytes, round(255·clamp(x, 0, 1)), NaN as 0, cropped to out's size
 //
-// x       [n, h, w, 3] f32, arena, bound as bits
-// out     [n, height, width, 1] u32, arena; red in the lowest byte, then green and blue; the highest is 255
+// x       [n, h, w, 3] f32, arena, bound as bits                                                             binding 2
+// out     [n, height, width, 1] u32, arena; red in the lowest byte, then green and blue; the highest is 255  binding 1
 //
 // Launch     one lane per pixel of out, WG lanes a group.
 // Memory     reads what is kept of x once, writes out once.

@@ -38,7 +38,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// Its path, which only messages may use: on disk, something else may have it.
+    /// Its path, for messages. Opening it would find a file on disk, or nothing.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -99,6 +99,10 @@ pub enum Fit {
     WindowAtMost(usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
+    /// The first operand has at most this many channels.
+    ChannelsAtMost(usize),
+    /// The first operand has at most this many rows (pixels or tokens of all images).
+    RowsAtMost(usize),
     /// An attention's heads have at most as many channels.
     HeadDimAtMost(usize),
 }
@@ -106,6 +110,7 @@ pub enum Fit {
 impl Fit {
     /// Whether a node fits.
     pub fn met(&self, node: &Node, weights: &[Weight]) -> bool {
+        let first = node.inputs.first().copied().flatten().map(|x| x.shape());
         let weight = match node.inputs.get(1) {
             Some(Some(Source::Weight(weight, shape))) => Some((&weights[*weight], shape)),
             _ => None,
@@ -113,6 +118,8 @@ impl Fit {
         match *self {
             Fit::WindowAtMost(max) => weight.is_some_and(|(_, shape)| shape.w.max(shape.c) <= max),
             Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
+            Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
+            Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
         }
     }

@@ -9,6 +9,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use cascade_rt::backend::devices;
 use common::relative_l2;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -29,8 +30,8 @@ fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(view.data())))).collect()
 }
 
-/// The flags that make `case`'s request.
-fn flags(case: &Value, dir: &Path) -> Vec<String> {
+/// The flags that make `case`'s request on `device`.
+fn flags(case: &Value, device: &str, dir: &Path) -> Vec<String> {
     let text = |key: &str| case[key].as_str().unwrap_or_default().to_owned();
     let pair = |key: &str| format!("{},{}", case[key][0], case[key][1]);
     let prompts: Vec<&str> = case["prompts"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
@@ -51,7 +52,7 @@ fn flags(case: &Value, dir: &Path) -> Vec<String> {
     flag("guidance", pair("guidance"));
     flag("count", case["count"].to_string());
     flag("noise", text("noise"));
-    flag("device", "cpu".into());
+    flag("device", device.into());
     flag("output", dir.join("out.png").display().to_string());
     flag("dump", dir.join("dump.safetensors").display().to_string());
     flags
@@ -109,7 +110,7 @@ fn limit(tensor: &str) -> f64 {
     }
 }
 
-fn check(name: &str, got: &Path, want: &Path, prompts: usize) {
+fn check(name: &str, device: &str, got: &Path, want: &Path, prompts: usize) {
     let (got, want) = (tensors(got), tensors(want));
     let (mut compared, mut failures) = (0, Vec::new());
     for (tensor, (_, got)) in &got {
@@ -123,44 +124,68 @@ fn check(name: &str, got: &Path, want: &Path, prompts: usize) {
             want.clone()
         };
         let error = relative_l2(got, &want);
-        println!("{name:28} {tensor:12} {error:.1e}");
+        println!("{name:28} {device:8} {tensor:12} {error:.1e}");
         if error > limit(tensor) {
             failures.push(format!("{tensor} by {error:.1e}, allowed {:.0e}", limit(tensor)));
         }
         compared += 1;
     }
-    assert!(failures.is_empty(), "{name} differs: {}", failures.join("; "));
+    assert!(failures.is_empty(), "{name} differs on {device}: {}", failures.join("; "));
     assert_eq!(compared, 6, "{name}: tokens, two texts, two latents and the picture");
 }
 
 #[test]
-fn pipelines_equal_diffusers() {
+fn pipelines_equal_diffusers_on_every_device() {
     let text = std::fs::read_to_string(fixtures().join("pipeline/cases.json")).unwrap();
     let cases: Value = serde_json::from_str(&text).unwrap();
-    let mut ran = 0;
-    for (name, case) in cases["cases"].as_object().unwrap() {
-        if case["generators"] == "shared" {
-            // One generator for both stages is not offered: see `the_stream_can_go_on` in src/noise.
-            continue;
+    let devices: Vec<String> = devices::all().iter().map(|(choice, _)| choice.to_string()).collect();
+    for device in &devices {
+        let mut ran = 0;
+        for (name, case) in cases["cases"].as_object().unwrap() {
+            if case["generators"] == "shared" {
+                // One generator for both stages is not offered: see `the_stream_can_go_on` in src/noise.
+                continue;
+            }
+            compare(name, case, case["variant"].as_str().unwrap(), device);
+            ran += 1;
         }
-        compare(name, case, case["variant"].as_str().unwrap());
-        ran += 1;
+        assert!(ran >= 13, "only {ran} cases ran on {device}");
+        compare("bf16_weights, original names", &cases["cases"]["bf16_weights"], "original", device);
     }
-    assert!(ran >= 13, "only {ran} cases ran");
-    compare("bf16_weights, original names", &cases["cases"]["bf16_weights"], "original");
+    assert!(devices.len() > 1 || !common::required("wgpu"), "CASCADE_REQUIRE demands wgpu, no adapter answers");
+}
+
+/// The same request gives the same bytes on the same device, and no node differs from its definition.
+#[test]
+fn every_device_repeats_itself_and_stands_the_check() {
+    for (device, _) in devices::all() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |name: &str, more: &[&str]| {
+            let file = dir.path().join(name).display().to_string();
+            let pictures = dir.path().join(format!("{name}.png")).display().to_string();
+            let model = fixtures().join("tiny").display().to_string();
+            let device = device.to_string();
+            let base = ["generate", "a cat", "-m", &model, "-W", "128", "-H", "96", "--steps", "3,2", "-c", "2"];
+            let output = cascade(&[&base[..], &["--device", &device, "--dump", &file, "-o", &pictures], more].concat());
+            assert!(output.status.success(), "{device}: {}", String::from_utf8_lossy(&output.stderr));
+            std::fs::read(file).unwrap()
+        };
+        assert!(run("first", &[]) == run("second", &[]), "{device} does not repeat itself");
+        run("checked", &["--check-nodes"]);
+    }
 }
 
 /// Runs a case on a variant of the model and compares what it dumps.
-fn compare(name: &str, case: &Value, variant: &str) {
+fn compare(name: &str, case: &Value, variant: &str, device: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let mut args = flags(case, dir.path());
+    let mut args = flags(case, device, dir.path());
     args.extend(model(variant, dir.path()));
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let output = cascade(&args);
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     let want = fixtures().join("pipeline").join(case["file"].as_str().unwrap());
     let dump = dir.path().join("dump.safetensors");
-    check(name, &dump, &want, case["prompts"].as_array().unwrap().len());
+    check(name, device, &dump, &want, case["prompts"].as_array().unwrap().len());
     // The files' pixels are the dumped pictures', rounded.
     let files = String::from_utf8(output.stdout).unwrap();
     let (dims, pictures) = &tensors(&dump)["image"];

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cascade_rt::backend::{Backend, cpu, cuda, devices, wgpu};
 use cascade_rt::ops::{self, Case, Element, Operand};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
-use cascade_rt::registry::{self, Kernel, Lang};
+use cascade_rt::registry::{self, Caps, Kernel, Lang, Launch};
 use cascade_rt::tensor::{Dtype, Part, Weight};
 use half::{bf16, f16};
 
@@ -118,7 +118,6 @@ fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
 /// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
 /// what the machine is meant to have, capabilities or devices, e.g. `avx2,wgpu,cuda`.
 fn required(kernel: &Kernel) -> bool {
-    let required = std::env::var("CASCADE_REQUIRE").unwrap_or_default();
     let (devices, has) = match kernel.lang {
         Lang::Cpu => ("cpu", vec![cpu::detect()]),
         Lang::Wgsl => ("wgpu", wgpu::adapters().iter().map(|adapter| adapter.caps).collect()),
@@ -126,45 +125,69 @@ fn required(kernel: &Kernel) -> bool {
     };
     let lacking = has.iter().map(|caps| kernel.needs.without(*caps).to_string());
     let lacking: Vec<String> = if has.is_empty() { vec![devices.into()] } else { lacking.collect() };
-    required.split(',').any(|name| lacking.iter().any(|all| all.split(" + ").any(|l| l == name)))
+    lacking.iter().flat_map(|all| all.split(" + ")).any(common::required)
+}
+
+/// Runs the cases of its op that `kernel` serves on a device that has no more than it needs; how many.
+fn check(kernel: &Kernel, backend: &dyn Backend) -> usize {
+    let reference = cpu::Cpu::reference();
+    let mut ran = 0;
+    for (i, case) in ops::cases().iter().filter(|c| c.op.name() == kernel.op).enumerate() {
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+            for state in [false, true] {
+                let Some(one) = plan(case, dtype, state) else { continue };
+                let weights = &one.plan.weights;
+                let caps = backend.device().caps;
+                let chosen = registry::choose(&one.plan.nodes[0], weights, kernel.lang, caps).0;
+                if !std::ptr::eq(chosen, kernel) {
+                    continue; // the shape does not fit this row
+                }
+                let (at, error) = worst(&one.run(backend), &one.run(&reference));
+                let limit = if kernel.rounds() { case.tolerance_bf16 } else { case.tolerance };
+                assert!(
+                    error <= limit,
+                    "{} {} case {i} {dtype:?}{}: {error:.2e} at {at}, allowed {limit:.0e}",
+                    kernel.op,
+                    kernel.name,
+                    if state { " in place" } else { "" },
+                );
+                ran += 1;
+            }
+        }
+    }
+    ran
 }
 
 #[test]
 fn every_kernel_matches_its_reference() {
-    let mut ran = 0;
-    let reference = cpu::Cpu::reference();
+    let mut all = 0;
     for kernel in registry::all() {
-        let before = ran;
         let Some(backend) = devices::with_just(kernel).unwrap() else {
             assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
         };
-        for (i, case) in ops::cases().iter().filter(|c| c.op.name() == kernel.op).enumerate() {
-            for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-                for state in [false, true] {
-                    let Some(one) = plan(case, dtype, state) else { continue };
-                    let weights = &one.plan.weights;
-                    let caps = backend.device().caps;
-                    let chosen = registry::choose(&one.plan.nodes[0], weights, kernel.lang, caps).0;
-                    if !std::ptr::eq(chosen, kernel) {
-                        continue; // the shape does not fit this row
-                    }
-                    let (at, error) = worst(&one.run(backend.as_ref()), &one.run(&reference));
-                    let limit = if kernel.rounds() { case.tolerance_bf16 } else { case.tolerance };
-                    assert!(
-                        error <= limit,
-                        "{} {} case {i} {dtype:?}{}: {error:.2e} at {at}, allowed {limit:.0e}",
-                        kernel.op,
-                        kernel.name,
-                        if state { " in place" } else { "" },
-                    );
-                    ran += 1;
-                }
-            }
-        }
-        println!("{:20} {:28} {} cases", kernel.op, kernel.name, ran - before);
+        let ran = check(kernel, backend.as_ref());
+        println!("{:20} {:28} {ran} cases", kernel.op, kernel.name);
+        all += ran;
     }
-    assert!(ran > 0, "no kernel was tested");
-    println!("{ran} kernel cases");
+    assert!(all > 0, "no kernel was tested");
+    println!("{all} kernel cases");
+}
+
+/// Wide subgroups are few in a group, and each takes several rows: as here, where a group has more rows
+/// than software adapters have subgroups.
+#[test]
+fn subgroups_take_rows_in_turn() {
+    let rows = "override ROWS: u32 = 8u;";
+    for kernel in registry::kernels(Lang::Wgsl).filter(|kernel| kernel.needs.contains(Caps::SUBGROUP)) {
+        let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
+        let adapter = wgpu::adapters().iter().position(|adapter| adapter.caps.contains(kernel.needs));
+        let (true, Some(adapter)) = (shader.source.contains(rows), adapter) else { continue };
+        let folder = tempfile::tempdir().unwrap();
+        let more = shader.source.replace(rows, "override ROWS: u32 = 128u;");
+        std::fs::write(folder.path().join(format!("{}.wgsl", kernel.name)), more).unwrap();
+        let backend = wgpu::Wgpu::with_caps(adapter, kernel.needs, Some(folder.path())).unwrap();
+        assert!(check(kernel, &backend) > 0, "{}", kernel.name);
+    }
 }

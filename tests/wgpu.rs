@@ -14,8 +14,7 @@ use cascade_rt::tensor::Weight;
 /// The first adapter, or a loud skip; `CASCADE_REQUIRE=wgpu` makes that a failure.
 fn device() -> Option<Wgpu> {
     if adapters().is_empty() {
-        let required = std::env::var("CASCADE_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|name| name == "wgpu"), "CASCADE_REQUIRE demands wgpu, no adapter answers");
+        assert!(!common::required("wgpu"), "CASCADE_REQUIRE demands wgpu, no adapter answers");
         eprintln!("SKIPPED: no adapter of wgpu answers");
         return None;
     }

@@ -4,7 +4,7 @@ use crate::shape::Shape;
 /// Transposed convolution: every input pixel adds its window to the output.
 ///
 /// Operands: `x [n, h, w, c]`, `weight [c, o, kh, kw]` (in before out, as PyTorch
-/// stores it), `bias [o]` if any. Result `[n, (h − 1)·stride + kh − 2·padding, …, o]`.
+/// stores it) with a window no smaller than the stride, `bias [o]` if any. Result `[n, (h − 1)·stride + kh − 2·padding, …, o]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConvTranspose2d {
     /// Distance of neighbouring windows in the output.
@@ -23,13 +23,14 @@ impl Define for ConvTranspose2d {
             [Some(x), Some(Shape { n: c, h: o, w: kh, c: kw }), bias]
                 if c == x.c
                     && bias.is_none_or(|b| b == Shape::vector(o))
+                    && kh.min(kw) >= self.stride
                     && (x.h - 1) * self.stride + kh > 2 * self.padding
                     && (x.w - 1) * self.stride + kw > 2 * self.padding =>
             {
                 let size = |extent: usize, window| (extent - 1) * self.stride + window - 2 * self.padding;
                 Ok(Shape::new(x.n, size(x.h, kh), size(x.w, kw), o))
             }
-            _ => Err("x [n, h, w, c], weight [c, o, kh, kw], bias [o] if any".into()),
+            _ => Err("x [n, h, w, c], weight [c, o, kh, kw] no smaller than the stride, bias [o] if any".into()),
         }
     }
 
@@ -78,5 +79,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 0, slot(1, 4, 6, 16), &[16, 12, 2, 2], true), // Stage B, between levels
         case(2, 0, slot(2, 3, 1, 9), &[9, 3, 2, 2], false),
         case(2, 1, slot(1, 1, 1, 4), &[4, 3, 4, 4], true),
+        case(3, 2, slot(2, 4, 5, 6), &[6, 7, 5, 4], true), // a window that is not square
     ]
 }

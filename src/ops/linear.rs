@@ -123,6 +123,20 @@ pub(super) fn cases() -> Vec<Case> {
                 index(&[0]),
             ],
         ),
+        // The same for few rows.
+        case(
+            gelu,
+            vec![
+                slot(2, 1, 3, 37),
+                weight(&[21, 37]),
+                weight(&[21]),
+                slot(2, 1, 3, 21),
+                slot(2, 1, 1, 37),
+                weight(&[37]),
+                slot(2, 1, 2, 42),
+                index(&[1]),
+            ],
+        ),
         case(Function::QuickGelu, plain(1, 3, 5)),
         case(Function::Identity, plain(13, 1, 1)),
         case(gelu, plain(130, 259, 67)),

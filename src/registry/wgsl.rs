@@ -1,7 +1,7 @@
 //! Rows of shaders. The file of a row is `shaders/<name>.wgsl`.
 
 use super::grid::{elements, main, pass, rows, tiles};
-use super::{Axis, Caps, Count, Grid, Kernel, Lang, Launch, Of, Shader};
+use super::{Axis, Caps, Count, Fit, Grid, Kernel, Lang, Launch, Of, Shader};
 
 /// `shader!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! shader {
@@ -35,6 +35,9 @@ const COOPERATIVE: Caps = Caps::COOPERATIVE.and(Caps::F16).and(Caps::SUBGROUP).a
 const QUERIES: Grid =
     [Axis::every(Count::Tokens(Of::Out), "TILE_Q"), Axis::each(Count::Constant(0)), Axis::each(Count::Images(Of::Out))];
 
+/// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
+const HIDDEN: Count = Count::Channels(Of::Operand(3));
+
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
     shader!("activation", "activation", Caps::NONE, [main(elements("WG"))]),
@@ -55,7 +58,9 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]),
     shader!("depthwise_residual", "depthwise_residual", Caps::NONE, [main(elements("WG"))]),
     shader!("embed", "embed", Caps::NONE, [main(elements("WG"))]),
-    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]),
+    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]).fit(&[Fit::ChannelsAtMost(384)]),
+    shader!("feed_forward", "feed_forward.wide", Caps::NONE, [pass("hidden", rows("")), main(elements("WG"))])
+        .with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     shader!("gate", "gate", Caps::NONE, [main(elements("WG"))]),
     shader!("gather", "gather", Caps::NONE, [main(elements("WG"))]),
     shader!("grn_scale", "grn_scale", Caps::NONE, [
@@ -75,6 +80,8 @@ pub(super) static ROWS: &[Kernel] = &[
         main(tiles("TILE_N", "TILE_M")),
     ]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
     shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("linear", "linear.rows", Caps::NONE, [main([Axis::every(Count::Channels(Of::Out), "TILE_N"), Axis::ONE, Axis::ONE])])
+        .fit(&[Fit::RowsAtMost(8)]),
     shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
     shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),

@@ -146,3 +146,8 @@ pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
     let difference = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
     difference / sum(&|i| f64::from(want[i]).powi(2))
 }
+
+/// Whether `CASCADE_REQUIRE`, a list of what this machine is meant to have, names it.
+pub fn required(name: &str) -> bool {
+    std::env::var("CASCADE_REQUIRE").unwrap_or_default().split(',').any(|required| required == name)
+}

@@ -11,7 +11,7 @@ use crate::backend::weights::Weights;
 use crate::backend::{Program, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::{Kernel, Shader};
+use crate::registry::{Axis, Grid, Kernel, Shader};
 use crate::shape::Shape;
 
 /// The parameters of every node lie at multiples of this in one uniform buffer.
@@ -66,8 +66,7 @@ pub(super) fn compile(
         let mut passes = Vec::new();
         for pass in shader.passes {
             let pipeline = shaders.pipeline(kernel.name, &loaded, pass.entry, &kinds)?;
-            let groups = pass.grid.map(|axis| axis.resolve(node, number));
-            passes.push((pipeline, fold(groups, &context, node)?));
+            passes.push((pipeline, workgroups(&pass.grid, number, &context, node)?));
         }
         if !shader.scratch.is_empty() {
             let len: u64 = shader.scratch.iter().map(|axis| axis.resolve(node, number)).product();
@@ -122,14 +121,15 @@ fn words(node: &Node) -> Vec<u32> {
 }
 
 /// Workgroups as the device allows them: a long grid of one axis is folded in two.
-fn fold(groups: [u64; 3], context: &Context, node: &Node) -> Result<[u32; 3]> {
+fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, context: &Context, node: &Node) -> Result<[u32; 3]> {
     let limit = u64::from(context.limits().max_compute_workgroups_per_dimension);
-    let folded = match groups {
-        [x, 1, 1] if x > limit => {
-            let rows = x.div_ceil(limit);
-            [x.div_ceil(rows), rows, 1]
+    let groups = grid.map(|axis| axis.resolve(node, &number));
+    let folded = match grid {
+        [_, Axis::ONE, Axis::ONE] if groups[0] > limit => {
+            let rows = groups[0].div_ceil(limit);
+            [groups[0].div_ceil(rows), rows, 1]
         }
-        other => other,
+        _ => groups,
     };
     match folded.iter().all(|&g| g <= limit) {
         true => Ok(folded.map(|g| g as u32)),
