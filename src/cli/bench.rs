@@ -23,10 +23,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = parse_whole::<u32>)]
     counts: Vec<u32>,
     /// Runs that are timed, 1 to 1000.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
     /// Runs before them that are not, up to 1000.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(..=1000))]
     warmup: u32,
     /// Print one JSON object.
     #[arg(long)]
@@ -53,6 +53,7 @@ const PICTURE: usize = 2;
 /// One size and count, measured.
 struct Cell {
     request: Request,
+    device: String,
     /// Seconds of each run, by part, then of whole pictures.
     seconds: Vec<(&'static str, Vec<f64>)>,
     activations: u64,
@@ -77,12 +78,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
         sizes => sizes.iter().map(|&(w, h)| (Some(w), Some(h))).collect(),
     };
     let mut cells = Vec::new();
-    let (model, device) = (args.subject.name()?, args.subject.setup.open_device()?.device().name.clone());
+    let model = args.subject.name()?;
     for (i, &size) in sizes.iter().enumerate() {
         for (j, &count) in args.counts.iter().enumerate() {
             let cell = measure(args, size, count, i + j == 0)?;
             if !args.json && !args.markdown {
-                print(&cell, &model, &device)?;
+                print(&cell, &model)?;
             }
             cells.push(cell);
         }
@@ -90,10 +91,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match () {
         () if args.json => {
             let results: Vec<Value> = cells.iter().map(json).collect();
-            say(&json!({ "model": model, "device": device, "runs": args.runs, "warmup": args.warmup, "results": results })
+            say(&json!({ "model": model, "device": cells[0].device, "runs": args.runs, "warmup": args.warmup, "results": results })
                 .to_string())
         }
-        () if args.markdown => markdown(&cells, &model, &device),
+        () if args.markdown => markdown(&cells, &model),
         () if cells.len() > 1 => growth(&cells),
         () => Ok(()),
     }
@@ -142,7 +143,8 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
         let all = parts.into_iter().chain([parts.iter().sum()]);
         seconds[PICTURE..].iter_mut().zip(all).for_each(|((_, values), value)| values.push(value));
     }
-    Ok(Cell { request, seconds, activations, weights, peak: memory::peak_bytes() })
+    let device = pipeline.backend().device().name.clone();
+    Ok(Cell { request, device, seconds, activations, weights, peak: memory::peak_bytes() })
 }
 
 /// `1024×1024 px, 2 pictures`.
@@ -155,10 +157,10 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-fn print(cell: &Cell, model: &str, device: &str) -> Result<()> {
+fn print(cell: &Cell, model: &str) -> Result<()> {
     let Request { steps, guidance, .. } = cell.request;
     let how = format!("{} + {} steps, guidance {} and {}", steps.0, steps.1, guidance.0, guidance.1);
-    say(&format!("{model}, {}, {how}, on {device}", title(&cell.request)))?;
+    say(&format!("{model}, {}, {how}, on {}", title(&cell.request), cell.device))?;
     let whole = cell.spread(PARTS.len()).median;
     let mut rows = vec![["", "median", "min … max", "share"].map(str::to_owned).to_vec()];
     for (i, (name, _)) in cell.seconds.iter().enumerate() {
@@ -182,8 +184,8 @@ fn growth(cells: &[Cell]) -> Result<()> {
     aligned(&rows).iter().try_for_each(|line| say(line))
 }
 
-fn markdown(cells: &[Cell], model: &str, device: &str) -> Result<()> {
-    say(&format!("{model} on {device}, seconds, median (least to most)\n"))?;
+fn markdown(cells: &[Cell], model: &str) -> Result<()> {
+    say(&format!("{model} on {}, seconds, median (least to most)\n", cells[0].device))?;
     say(&format!("| | {} | picture | peak MiB |", PARTS.join(" | ")))?;
     say(&format!("|---|{}", "---|".repeat(PARTS.len() + 2)))?;
     for cell in cells {

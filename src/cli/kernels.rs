@@ -65,7 +65,7 @@ impl Entry {
     fn gain(&self) -> Option<f64> {
         let fastest = self.kernels.iter().find(|timed| timed.kernel == self.fastest)?;
         let chosen = self.kernels[0].seconds;
-        (chosen > WORTH * fastest.seconds).then(|| (chosen - fastest.seconds) * self.calls as f64)
+        (chosen > WORTH * fastest.seconds).then_some((chosen - fastest.seconds) * self.calls as f64)
     }
 }
 
@@ -112,9 +112,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn time(task: &Task, calls: usize, backend: &dyn Backend, ceilings: &Ceilings) -> Result<Option<Entry>> {
     let mut kernels = Vec::new();
     for kernel in task.kernels(backend.device()) {
-        let median = task.load(backend, Some(kernel)).and_then(|mut loaded| loaded.median(BUDGET));
-        match median {
-            Ok(median) => kernels.push(Timed { kernel: kernel.name, seconds: median.as_secs_f64() }),
+        let times = task.load(backend, Some(kernel)).and_then(|mut loaded| loaded.times(BUDGET));
+        match times {
+            // The median.
+            Ok(times) => kernels.push(Timed { kernel: kernel.name, seconds: times[times.len() / 2].as_secs_f64() }),
             Err(Error::DoesNotFit { .. }) => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -129,7 +130,7 @@ fn time(task: &Task, calls: usize, backend: &dyn Backend, ceilings: &Ceilings) -
 fn print(entry: &Entry) -> Result<()> {
     let share = 100.0 * entry.of_ceiling;
     say(&format!(
-        "{} {}, {} calls, {} bound, {share:.0} % of the ceiling",
+        "{} {}, {}×, {} bound, {share:.0} % of the ceiling",
         entry.op, entry.operands, entry.calls, entry.bound
     ))?;
     let row = |(i, timed): (usize, &Timed)| {

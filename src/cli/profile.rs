@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 30)]
     top: usize,
     /// Runs before the one that is timed.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(..=1000))]
     warmup: u32,
     /// Write every call of a node to this file, for a trace viewer (chrome://tracing, ui.perfetto.dev).
     #[arg(long, value_name = "FILE")]

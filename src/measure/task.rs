@@ -82,6 +82,11 @@ impl Task {
         registry::admissible(&plan.nodes[0], &plan.weights, device.lang, device.caps).collect()
     }
 
+    /// Whether a device has room for it. Small ones are not asked about.
+    pub fn fits(&self, backend: &dyn Backend) -> bool {
+        self.bytes() < 128 << 20 || backend.compile(Arc::new(self.plan(1))).is_ok()
+    }
+
     /// Compiles it with a row, or the chosen one, and fills its operands with noise.
     ///
     /// # Errors
@@ -89,7 +94,14 @@ impl Task {
     pub fn load(&self, backend: &dyn Backend, kernel: Option<&'static Kernel>) -> Result<Loaded> {
         let copies = (BEYOND_CACHES / self.bytes().max(1)).clamp(1, MAX_COPIES);
         let fits = (backend.device().free_bytes / 4 / self.bytes().max(1)).max(1);
-        let copies = copies.min(fits) as usize;
+        self.load_copies(backend, kernel, copies.min(fits) as usize)
+    }
+
+    /// The same with as many copies of the operands as wanted.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_copies(&self, backend: &dyn Backend, kernel: Option<&'static Kernel>, copies: usize) -> Result<Loaded> {
         let plan = Arc::new(self.plan(copies));
         let mut program = match kernel {
             Some(kernel) => backend.compile_with(plan.clone(), &vec![kernel; copies])?,
@@ -218,11 +230,11 @@ impl Loaded {
         Ok(total)
     }
 
-    /// Median time of a call, measured for about `budget`; slow ones once.
+    /// Times of calls, measured for about `budget`, the least first; slow calls have only one.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn median(&mut self, budget: Duration) -> Result<Duration> {
+    pub fn times(&mut self, budget: Duration) -> Result<Vec<Duration>> {
         let start = Instant::now();
         // The first touches memory for the first time.
         let mut times = vec![self.time(1)?];
@@ -235,7 +247,7 @@ impl Loaded {
             times.drain(..(times.len() / 2).min(self.copies));
         }
         times.sort();
-        Ok(times[times.len() / 2])
+        Ok(times)
     }
 
     /// The next copies, `most` at most.
