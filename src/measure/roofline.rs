@@ -12,7 +12,7 @@ use crate::shape::Shape;
 use crate::tensor::Dtype;
 
 /// How long each ceiling is measured.
-const BUDGET: Duration = Duration::from_millis(500);
+const BUDGET: Duration = Duration::from_secs(1);
 
 /// What a device was measured to do at most: the best of many calls.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -53,7 +53,7 @@ pub struct Bound {
 }
 
 impl Ceilings {
-    /// Measures a device with the kernels that it would use, a second or two.
+    /// Measures a device with the kernels that it would use, two seconds.
     ///
     /// # Errors
     /// If the device fails.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::bf16;
 use rayon::prelude::*;
@@ -34,16 +34,25 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// At least `bytes` of noise, which is as large as any one range can be.
+    /// At least `bytes` of noise, which is as large as any one range can be. Made once, and
+    /// again only if more is wanted than before.
     pub fn new(bytes: usize) -> Self {
         const CHUNK: usize = 1 << 20;
+        static MADE: Mutex<Option<Arc<Vec<f32>>>> = Mutex::new(None);
         // With room for many ranges as large as all of it.
-        let elements = (bytes / 2 + CHUNK).next_multiple_of(CHUNK);
-        let dims = [elements, 10_000];
-        let mut values = vec![0f32; elements / 2];
-        let chunks = bytemuck::cast_slice_mut::<f32, bf16>(&mut values).par_chunks_mut(CHUNK).enumerate();
-        chunks.for_each(|(i, chunk)| chunk.copy_from_slice(&fill("noise", &dims, i * CHUNK, CHUNK)));
-        Self { values: Arc::new(values), len: 2 * elements, at: 0, used: HashSet::new() }
+        let elements = (bytes / 2 + CHUNK).next_multiple_of(32 * CHUNK);
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = match made.take().filter(|values| 2 * values.len() >= elements) {
+            Some(values) => values,
+            None => {
+                let mut values = vec![0f32; elements / 2];
+                let chunks = bytemuck::cast_slice_mut::<f32, bf16>(&mut values).par_chunks_mut(CHUNK).enumerate();
+                chunks.for_each(|(i, chunk)| chunk.copy_from_slice(&fill("noise", &[1, 10_000], i * CHUNK, CHUNK)));
+                Arc::new(values)
+            }
+        };
+        *made = Some(values.clone());
+        Self { len: 4 * values.len(), values, at: 0, used: HashSet::new() }
     }
 
     /// A range of `bytes` that is none of those before, and where they lie.
