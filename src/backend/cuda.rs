@@ -23,7 +23,7 @@ use super::weights::{self, Weights};
 use super::{Backend, Device, Program};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::registry::{self, Caps, Lang, Launch};
+use crate::registry::{Caps, Kernel, Lang, Launch};
 use driver::Driver;
 use real::Real;
 
@@ -101,11 +101,10 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
         self.driver.device()
     }
 
-    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kernels = Vec::with_capacity(plan.nodes.len());
-        for node in &plan.nodes {
-            let kernel = registry::choose(node, &plan.weights, Lang::Cuda, self.device().caps).0;
+        let mut loaded_kernels = Vec::with_capacity(kernels.len());
+        for kernel in kernels {
             let Launch::Cuda(cuda) = kernel.launch else {
                 unreachable!("rows of CUDA are CUDA");
             };
@@ -118,9 +117,9 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
                     functions.entry(kernel.name).or_insert(loaded).clone()
                 }
             };
-            kernels.push((cuda, loaded));
+            loaded_kernels.push((cuda, loaded));
         }
-        let program = program::compile(self.driver.clone(), self.weights(&plan), plan, kernels)?;
+        let program = program::compile(self.driver.clone(), self.weights(&plan), plan, loaded_kernels)?;
         Ok(Box::new(program))
     }
 }

@@ -61,6 +61,11 @@ impl Define for Linear {
         2 * (out.elements() * inputs[0].map_or(0, |x| x.c)) as u64
     }
 
+    fn reads(&self, i: usize, shape: Shape, _: Shape) -> usize {
+        // One step's row of the table.
+        if i == 6 { shape.elements() / shape.w } else { shape.elements() }
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (x, w) = (inputs[0].expect("x"), inputs[1].expect("weight").values());
         let [bias, residual, scale, shift] = [2, 3, 4, 5].map(|i| inputs[i].map(|t| t.values()));

@@ -8,6 +8,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char};
 use std::rc::{Rc, Weak};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::args::Args;
 use super::driver::{Driver, Geometry};
@@ -209,6 +210,11 @@ impl Driver for Emulated {
         let done = launches();
         let recorded = self.recording().take().unwrap_or_default();
         done.map(|()| recorded)
+    }
+
+    fn time(&self, launches: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        let start = Instant::now();
+        launches().map(|()| start.elapsed())
     }
 
     fn replay(&self, graph: &Vec<Launch>) -> Result<()> {
