@@ -25,14 +25,20 @@ DEVICE void load_reals(float (&to)[CHUNK], const float* x, u32 count, bool align
     }
 }
 
-// The same of a learned tensor, from element `first` on.
+// The same of a learned tensor, from element `first` on; `aligned` if that is a multiple of eight.
 DEVICE void load_learned(float (&to)[CHUNK], const Learned& x, u32 first, u32 count, bool aligned) {
     if (x.kind == F32) {
         load_reals(to, static_cast<const float*>(x.at) + first, count, aligned);
-    } else {
-        const u16* at = static_cast<const u16*>(x.at) + first;
-        u16 bits[CHUNK];
-        for (u32 i = 0; i < CHUNK; ++i) bits[i] = i < count ? at[i] : u16(0);
-        for (u32 i = 0; i < CHUNK; ++i) to[i] = x.kind == BF16 ? from_bf16(bits[i]) : from_f16(bits[i]);
+        return;
     }
+    const u16* at = static_cast<const u16*>(x.at) + first;
+    u16 bits[CHUNK];
+    if (aligned && count >= CHUNK) {
+        const uint4 all = *reinterpret_cast<const uint4*>(at);
+        const u32 pairs[CHUNK / 2] = {all.x, all.y, all.z, all.w};
+        for (u32 i = 0; i < CHUNK; ++i) bits[i] = u16(pairs[i / 2] >> (i % 2 * 16));
+    } else {
+        for (u32 i = 0; i < CHUNK; ++i) bits[i] = i < count ? at[i] : u16(0);
+    }
+    for (u32 i = 0; i < CHUNK; ++i) to[i] = x.kind == BF16 ? from_bf16(bits[i]) : from_f16(bits[i]);
 }

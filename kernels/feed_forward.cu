@@ -18,34 +18,19 @@
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
 // Reference  src/ops/feed_forward.rs
+#include "feed_forward.cuh"
 #include "product.cuh"
-
-enum FeedForwardOperand : u32 { X, GAMMAS, W0, B0, W2, B2 };
-
-// Sum over the SIDE neighbouring threads that load the same row.
-DEVICE float row_sum(float v) {
-    for (u32 step = SIDE / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
-    return v;
-}
 
 KERNEL(feed_forward_up) {
     SHARED(Factors, s);
     const u32 rows = a.out.rows(), c = a.out.c, hidden = a.shape[B0].c;
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
-    const float* x = a.real(X) + min_of(my_row, rows - 1) * c;
-
-    float sum = 0.0f, squares = 0.0f;
-    for (u32 k = threadIdx.x % SIDE; k < c; k += SIDE) sum += x[k];
-    const float mean = row_sum(sum) / float(c);
-    for (u32 k = threadIdx.x % SIDE; k < c; k += SIDE) squares += (x[k] - mean) * (x[k] - mean);
-    const float rstd = 1.0f / sqrtf(row_sum(squares) / float(c) + a.number(0));
-    const float scale = rstd * (1.0f + a.learned(GAMMAS)[3]), shift = a.learned(GAMMAS)[4];
-
+    const Norm norm(a, min_of(my_row, rows - 1), threadIdx.x % SIDE);
     const Learned weight = a.learned(W0), bias = a.learned(B0);
     float sums[SIDE][SIDE] = {};
     product(
-        s, sums, c, [&](u32 k) { return (x[k] - mean) * scale + shift; },
+        s, sums, c, [&](u32 k) { return norm(norm.x[k]); },
         [&](u32 k) { return my_column < hidden ? weight[my_column * c + k] : 0.0f; });
     for (u32 i = 0; i < SIDE; ++i) {
         for (u32 j = 0; j < SIDE; ++j) {

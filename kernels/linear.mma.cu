@@ -36,41 +36,11 @@ struct Rows {
     }
 };
 
-// A weight of bf16 whose rows begin at multiples of 16 bytes.
-struct Bf16Weight {
-    static constexpr bool ASYNC = true;
-    const u16* at;
-    u32 first, rows, depth;
-    DEVICE const void* chunk(u32 i, u32 k) const {
-        const u32 row = first + chunk_row(i);
-        return row < rows && k < depth ? at + row * depth + k : nullptr;
-    }
-    DEVICE const void* anywhere() const { return at; }
-};
-
-// Any other weight.
-struct AnyWeight {
-    static constexpr bool ASYNC = false;
-    Learned at;
-    u32 first, rows, depth;
-    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
-        const u32 row = first + chunk_row(i), count = row < rows && k < depth ? depth - k : 0;
-        load_learned(to, at, row * depth + k, count, depth % 4 == 0);
-    }
-};
-
 KERNEL(linear_mma, 2) {
     SHARED(Factors, s);
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, depth = a.shape[X].c;
-    const Rows rows{a, row, a.out.rows(), depth};
-    const Learned weight = a.learned(WEIGHT);
-
     Sums sums;
-    if (weight.kind == BF16 && depth % CHUNK == 0) {
-        product(s, sums, depth, rows, Bf16Weight{static_cast<const u16*>(weight.at), column, a.out.c, depth});
-    } else {
-        product(s, sums, depth, rows, AnyWeight{weight, column, a.out.c, depth});
-    }
+    product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, a.learned(WEIGHT), column, a.out.c);
     const Epilogue epilogue(a);
     sums.each(s, [&](u32 r, u32 c, float sum) { epilogue.store(row + r, column + c, sum); });
 }

@@ -136,3 +136,36 @@ template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 dept
     }
     if constexpr (B::ASYNC) copies_wait<0>();
 }
+
+// Rows of a matrix [rows, depth] of bf16, each beginning at a multiple of 16 bytes, from row `first` on.
+struct Bf16Matrix {
+    static constexpr bool ASYNC = true;
+    const u16* matrix;
+    u32 first, rows, depth;
+    DEVICE const void* chunk(u32 i, u32 k) const {
+        const u32 row = first + chunk_row(i);
+        return row < rows && k < depth ? matrix + row * depth + k : nullptr;
+    }
+    DEVICE const void* anywhere() const { return matrix; }
+};
+
+// The same of any matrix.
+struct AnyMatrix {
+    static constexpr bool ASYNC = false;
+    Learned matrix;
+    u32 first, rows, depth;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 row = first + chunk_row(i), count = row < rows && k < depth ? depth - k : 0;
+        load_learned(to, matrix, row * depth + k, count, depth % CHUNK == 0);
+    }
+};
+
+// The product of a and a learned matrix [rows, depth], from its row `first` on.
+template <class A>
+DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const Learned& matrix, u32 first, u32 rows) {
+    if (matrix.kind == BF16 && depth % CHUNK == 0) {
+        product(s, sums, depth, a, Bf16Matrix{static_cast<const u16*>(matrix.at), first, rows, depth});
+    } else {
+        product(s, sums, depth, a, AnyMatrix{matrix, first, rows, depth});
+    }
+}

@@ -110,6 +110,7 @@ pub enum Fit {
 impl Fit {
     /// Whether a node fits.
     pub fn met(&self, node: &Node, weights: &[Weight]) -> bool {
+        let first = node.inputs.first().copied().flatten().map(|x| x.shape());
         let weight = match node.inputs.get(1) {
             Some(Some(Source::Weight(weight, shape))) => Some((&weights[*weight], shape)),
             _ => None,
@@ -117,9 +118,9 @@ impl Fit {
         match *self {
             Fit::WindowAtMost(max) => weight.is_some_and(|(_, shape)| shape.w.max(shape.c) <= max),
             Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
+            Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
+            Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
-            Fit::ChannelsAtMost(max) => node.inputs[0].is_some_and(|x| x.shape().c <= max),
-            Fit::RowsAtMost(max) => node.inputs[0].is_some_and(|x| x.shape().rows() <= max),
         }
     }
 }
@@ -157,6 +158,8 @@ pub enum Launch {
 pub struct Shader {
     /// Text of the file. It may name any tunable `override` or `const`; see [`Axis::per`].
     pub source: &'static str,
+    /// Texts that it shares with other shaders, appended to its own.
+    pub shared: &'static [&'static str],
     /// Entry points, run one after the other.
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.

@@ -71,6 +71,10 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("depthwise_norm", rows("PIXELS")),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
+    cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
+        pass("feed_forward_mma_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
+        pass("feed_forward_mma", product("TILE_M", "TILE_N")),
+    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::every(HIDDEN, "PAIR")]),
     cuda!("feed_forward", "feed_forward", Caps::NONE, [
         pass("feed_forward_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
         pass("feed_forward", product("TILE_M", "TILE_N")),

@@ -1,0 +1,73 @@
+// feed_forward: y = x + g5 (W2 gelu(W0 (LN(x) (1 + g3) + g4) + b0) + b2), g = gammas, on tensor cores
+//
+// Operands as in feed_forward.cu, but
+// scratch  [n, h, w, m rounded up to a multiple of PAIR] bf16: the hidden values
+//
+// Launch     feed_forward_mma_up: one block for every TILE_M rows and TILE_N hidden values; then
+//            feed_forward_mma: one block for every TILE_M rows and TILE_N channels.
+// Shared     40 KiB.
+// Memory     writes and reads the hidden values, the largest tensor there is, in 16 bits.
+// Numerics   the factors of both products are rounded to bf16, hidden values among them; the norm, sums and
+//            all the rest in f32.
+// Needs      sm_80: cp.async, ldmatrix, mma.sync on bf16.
+// Tunables   TILE_M, TILE_N.
+// Reference  src/ops/feed_forward.rs
+#include "feed_forward.cuh"
+
+constexpr u32 TILE_M = 128;
+constexpr u32 TILE_N = 128;
+constexpr u32 PAIR = 2; // hidden values in a place of 32 bits
+#include "tensor.cuh"
+static_assert(CHUNKS_M == 2 && CHUNKS == 4, "a thread has two rows, and shares each with three");
+
+DEVICE u32 hidden_stride(const Args& a) { return div_up(a.shape[B0].c, PAIR) * PAIR; }
+
+struct Normed {
+    const Args& a;
+    Norm rows[CHUNKS_M];
+    u32 first;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 c = a.out.c, count = first + chunk_row(i) < a.out.rows() && k < c ? c - k : 0;
+        load_reals(to, rows[i].x + k, count, c % 4 == 0);
+        for (u32 j = 0; j < CHUNK; ++j) to[j] = j < count ? rows[i](to[j]) : 0.0f;
+    }
+};
+
+KERNEL(feed_forward_mma_up, 2) {
+    SHARED(Factors, s);
+    const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, rows = a.out.rows(), hidden = a.shape[B0].c;
+    const auto norm = [&](u32 i) { return Norm(a, min_of(row + chunk_row(i), rows - 1), threadIdx.x % CHUNKS); };
+    Sums sums;
+    product(s, sums, a.out.c, Normed{a, {norm(0), norm(1)}, row}, a.learned(W0), column, hidden);
+    const Learned bias = a.learned(B0);
+    u16* to = reinterpret_cast<u16*>(a.scratch());
+    sums.each(s, [&](u32 r, u32 c, float sum) {
+        const u32 o = column + c;
+        if (row + r < rows && o < hidden) {
+            to[(row + r) * hidden_stride(a) + o] = u16(to_bf16(apply(GELU_ERF, sum + bias[o]), 0.0f));
+        }
+    });
+}
+
+struct Hidden {
+    const Args& a;
+    u32 first;
+    DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
+        const u32 row = first + chunk_row(i), hidden = a.shape[B0].c;
+        const u32 count = row < a.out.rows() && k < hidden ? hidden - k : 0;
+        load_learned(to, Learned{a.scratch(), BF16}, row * hidden_stride(a) + k, count, hidden % CHUNK == 0);
+    }
+};
+
+KERNEL(feed_forward_mma, 2) {
+    SHARED(Factors, s);
+    const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
+    Sums sums;
+    product(s, sums, a.shape[B0].c, Hidden{a, row}, a.learned(W2), column, a.out.c);
+    const Learned bias = a.learned(B2);
+    const float factor = a.learned(GAMMAS)[5];
+    sums.each(s, [&](u32 r, u32 c, float sum) {
+        const u32 o = column + c, at = (row + r) * a.out.c + o;
+        if (row + r < a.out.rows() && o < a.out.c) a.result()[at] = a.real(X)[at] + factor * (sum + bias[o]);
+    });
+}
