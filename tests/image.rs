@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use cascade_rt::backend::devices;
 use common::relative_l2;
@@ -15,12 +15,11 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    common::root().join("tests/fixtures")
 }
 
 fn cascade(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
-    command.args(args).env_clear().output().unwrap()
+    common::program().args(args).output().unwrap()
 }
 
 fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
@@ -152,7 +151,9 @@ fn pipelines_equal_diffusers_on_every_device() {
         assert!(ran >= 13, "only {ran} cases ran on {device}");
         compare("bf16_weights, original names", &cases["cases"]["bf16_weights"], "original", device);
     }
-    assert!(devices.len() > 1 || !common::required("wgpu"), "CASCADE_REQUIRE demands wgpu, no adapter answers");
+    for name in ["wgpu", "cuda"].into_iter().filter(|name| common::required(name)) {
+        assert!(devices.iter().any(|device| device.starts_with(name)), "CASCADE_REQUIRE demands {name}, none answers");
+    }
 }
 
 /// The same request gives the same bytes on the same device, and no node differs from its definition.

@@ -8,14 +8,14 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use cascade_rt::backend::cpu::{self, Cpu};
+use cascade_rt::backend::devices;
 use cascade_rt::net::config::{self, StageAConfig, UNetConfig};
 use cascade_rt::net::unet::{Conditions, UNet};
 use cascade_rt::net::{Net, stage_a};
 use cascade_rt::plan::Slot;
-use cascade_rt::registry::Caps;
+use cascade_rt::registry::{self, Caps};
 use cascade_rt::sampler::timestep_embedding;
 use cascade_rt::shape::Shape;
 use cascade_rt::weights::Checkpoint;
@@ -25,7 +25,7 @@ use common::{Bench, backends, relative_l2, to_nchw};
 const TOLERANCE: f64 = 1e-5;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    common::root().join("tests/fixtures")
 }
 
 /// A file of inputs, outputs and perhaps weights.
@@ -181,22 +181,26 @@ fn tiny_decoder() {
     check_tiny("tiny_decoder", "tiny/decoder");
 }
 
-/// With factors rounded to bf16, we are hardly farther from f32 than `diffusers` in bf16 is.
+/// With factors rounded to bf16, we are hardly farther from f32 than `diffusers` in bf16 is, on every device
+/// that has kernels which round.
 fn check_bf16(name: &str, folder: &str) {
-    if !cpu::detect().contains(Caps::AVX512_BF16) {
-        eprintln!("SKIPPED {name} in bf16: this machine lacks {}", Caps::AVX512_BF16);
-        return;
-    }
     let fixture = Fixture::open(name);
-    let (config, weights) = tiny(folder);
-    let (bench, y) = fixture.unet(&config, &weights, None, false);
-    let outputs = bench.run_on(&[Box::new(Cpu::new(true))], &[y]).remove(0).1;
     let exact = fixture.output("output");
-    let error = relative_l2(&to_nchw(&outputs[0], y.shape), &exact);
     let theirs = relative_l2(&fixture.output("output_bf16"), &exact);
-    println!("{name} in bf16: {error:.1e}, diffusers {theirs:.1e}");
-    assert!(error <= 1.25 * theirs, "{name} in bf16: {error:.2e}, diffusers has {theirs:.2e}");
-    assert!(error > 100.0 * TOLERANCE, "{name} in bf16: {error:.2e} is no rounding to bf16");
+    for (choice, device) in devices::all() {
+        let rounding = device.caps.and(Caps::ROUND_BF16);
+        if !registry::kernels(device.lang).any(|kernel| kernel.rounds() && rounding.contains(kernel.needs)) {
+            eprintln!("SKIPPED {name} in bf16 on {choice}: no kernel rounds on {}", device.name);
+            continue;
+        }
+        let (config, weights) = tiny(folder);
+        let (bench, y) = fixture.unet(&config, &weights, None, false);
+        let outputs = bench.run_on(&[devices::open(choice, true, None).unwrap()], &[y]).remove(0).1;
+        let error = relative_l2(&to_nchw(&outputs[0], y.shape), &exact);
+        println!("{name} in bf16 on {choice}: {error:.2e}, diffusers {theirs:.2e}");
+        assert!(error <= 1.25 * theirs, "{name} in bf16 on {choice}: {error:.2e}, diffusers has {theirs:.2e}");
+        assert!(error > 100.0 * TOLERANCE, "{name} in bf16 on {choice}: {error:.2e} is no rounding to bf16");
+    }
 }
 
 #[test]

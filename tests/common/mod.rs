@@ -1,7 +1,8 @@
 //! What several test programs need.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use cascade_rt::backend::{Backend, Program, cpu::Cpu, devices};
@@ -145,6 +146,22 @@ pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
     let sum = |f: &dyn Fn(usize) -> f64| (0..got.len()).map(f).sum::<f64>().sqrt();
     let difference = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
     difference / sum(&|i| f64::from(want[i]).powi(2))
+}
+
+/// The checkout's folder, with fixtures and models: `CASCADE_ROOT` where the tests run elsewhere than they were built.
+pub fn root() -> PathBuf {
+    std::env::var_os("CASCADE_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// The program, or `CASCADE_PROGRAM`, without any flag that the environment would set.
+pub fn program() -> Command {
+    let built = || env!("CARGO_BIN_EXE_cascade-rt").into();
+    let mut command = Command::new(std::env::var_os("CASCADE_PROGRAM").unwrap_or_else(built));
+    let flags = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CASCADE_"));
+    flags.for_each(|name| {
+        command.env_remove(name);
+    });
+    command
 }
 
 /// Whether `CASCADE_REQUIRE`, a list of what this machine is meant to have, names it.

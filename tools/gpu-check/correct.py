@@ -1,0 +1,192 @@
+"""Steps that ask whether results are right."""
+
+import json
+import os
+import re
+import shutil
+import time
+
+from machine import Machine, NotMeasured
+
+EXACTLY = ["--exact", "--nocapture", "--test-threads", "1"]
+KERNELS = ["every_kernel_matches_its_reference", *EXACTLY]
+
+
+def environment(machine: Machine) -> dict:
+    """What the machine is. Everything that follows is read in its light."""
+    fields = ["name", "driver_version", "pstate", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw",
+              "power.limit", "temperature.gpu", "memory.total", "compute_cap"]
+    gpu = machine.run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"], 30)
+    values = gpu["stdout"].strip().splitlines()
+    version = machine.run([machine.program("cascade-rt"), "--version"], 10)
+    kernels = machine.run(["uname", "-srm"], 10)
+    torch = machine.run([machine.python, "-c", "import torch; print(torch.__version__, torch.version.cuda)"], 60)
+    about = json.loads((machine.package / "package.json").read_text())
+    return {"status": "ok" if version["rc"] == 0 else "failed",
+            "gpu": dict(zip(fields, (value.strip() for value in values[0].split(",")))) if values else {},
+            "program": version["stdout"].strip(), "commit": about["commit"], "changed": about["changed"],
+            "system": kernels["stdout"].strip(), "c_library": os.confstr("CS_GNU_LIBC_VERSION"),
+            "cores": os.cpu_count(), "torch": torch["stdout"].strip(), "devices": machine.devices}
+
+
+# ---------------------------------------------------------------- kernels
+
+def parse_kernels(text: str) -> dict:
+    """What the kernel tests print: rows with their cases, failures, rows that were skipped."""
+    rows = [{"op": op, "kernel": kernel, "cases": int(cases), "failed": int(failed)} for op, kernel, cases, failed in
+            re.findall(r"^(\S+) +(\S+) +(\d+) cases, (\d+) failed$", text, re.M)]
+    different = [line.strip() for line in text.splitlines() if re.search(r"allowed \S+e-\d+$", line.strip())]
+    skipped = re.findall(r"SKIPPED (\S+ \S+): this machine lacks (.+)", text)
+    return {"rows": rows, "different": different, "skipped": [f"{name} ({why})" for name, why in skipped]}
+
+
+def ops(machine: Machine) -> list:
+    listed = machine.json([machine.program("cascade-rt"), "kernels", "--json"], 60) or []
+    every = sorted({entry["op"] for entry in listed})
+    return ["add", "layer_norm"] if machine.quick else every
+
+
+def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
+    """Each op's kernels in a process of its own: a kernel that spoils the device spoils no other."""
+    all_rows, crashed, different, skipped, outputs = [], [], [], [], {}
+    todo = ops(machine)
+    while todo and machine.left() > 2:
+        op = todo.pop(0)
+        # Parts of names match: `linear` asks for nothing else, `conv2d` for depthwise kernels too, at worst twice.
+        done = machine.run([*wrap, machine.program("test-kernels"), *KERNELS], seconds,
+                           CASCADE_KERNELS=op, CASCADE_LANG=lang)
+        text = done["stdout"] + done["stderr"]
+        outputs[op] = text
+        parsed = parse_kernels(text)
+        for row in parsed["rows"]:
+            if row not in all_rows:
+                all_rows.append(row)
+        different += [line for line in parsed["different"] if line not in different]
+        skipped += [line for line in parsed["skipped"] if line not in skipped]
+        explained = parsed["different"] or "no kernel was tested" in text
+        if done["rc"] and not explained:
+            last = [line for line in text.splitlines() if "panicked" in line or "error" in line.lower()]
+            crashed.append({"op": op, "timed_out": done["timed_out"], "why": "; ".join(last[-2:])[:300]})
+        if done["rc"] == 0 or explained:
+            machine.commands.pop()  # the table says it
+    bad = crashed or any(row["failed"] for row in all_rows)
+    return {"status": "failed" if bad else "ok" if all_rows else "not measured",
+            **({} if all_rows else {"reason": "no kernel ran"}),
+            "rows": all_rows, "cases": sum(row["cases"] for row in all_rows),
+            "failed": sum(row["failed"] for row in all_rows), "different": different, "crashed": crashed,
+            "skipped": skipped, "not_reached": todo, "outputs": outputs}
+
+
+def kernels_cuda(machine: Machine) -> dict:
+    machine.device("cuda")
+    return without_outputs(kernels(machine, "cuda", 60))
+
+
+def kernels_vulkan(machine: Machine) -> dict:
+    device = machine.device("wgpu")
+    return without_outputs(kernels(machine, "wgsl", 60)) | {"device": device["description"]}
+
+
+def without_outputs(result: dict) -> dict:
+    return {key: value for key, value in result.items() if key != "outputs"}
+
+
+# ---------------------------------------------------------------- sanitizers
+
+def parse_sanitizer(text: str) -> tuple:
+    """How many findings compute-sanitizer states, or `None` if it never got so far; and what they are."""
+    totals = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
+    kinds: dict = {}
+    pattern = r"========= (?:Error: |Warning: )?((?:Invalid|Race|Potential|Uninitialized|Barrier|Program hit)[^\n]*)"
+    for line in re.findall(pattern, text):
+        # Addresses and counts differ between findings of one kind.
+        kind = re.sub(r"0x[0-9a-f]+", "0x…", line).strip()[:160]
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return (sum(map(int, totals)) if totals else None), kinds
+
+
+def sanitizer(machine: Machine, tool: str) -> dict:
+    machine.device("cuda")
+    program = shutil.which("compute-sanitizer", path=machine.environment["PATH"])
+    if not program:
+        raise NotMeasured("compute-sanitizer is not installed")
+    result = kernels(machine, "cuda", 60, [program, "--tool", tool, "--error-exitcode", "99"])
+    outputs, findings, silent = result.pop("outputs"), {}, []
+    for op, text in outputs.items():
+        total, kinds = parse_sanitizer(text)
+        if total is None:
+            silent.append(op)
+        elif total:
+            findings[op] = {"total": total, "kinds": kinds}
+    if outputs and len(silent) == len(outputs):
+        refusal = [line for text in outputs.values() for line in text.splitlines() if line.startswith("=========")]
+        raise NotMeasured(f"{tool} did not run: {' '.join(refusal[:2])[:200] or 'no summary'}")
+    return result | {"status": "failed" if findings or result["status"] == "failed" else "ok",
+                     "findings": findings, "without_summary": silent, "ops": len(outputs)}
+
+
+def memcheck(machine: Machine) -> dict:
+    return sanitizer(machine, "memcheck")
+
+
+def racecheck(machine: Machine) -> dict:
+    return sanitizer(machine, "racecheck")
+
+
+# ---------------------------------------------------------------- networks and pictures
+
+def tests(machine: Machine, name: str, seconds: float, *words: str) -> dict:
+    """A test program's verdict; a device that is here must have been used."""
+    here = [kind for kind in ("cuda", "wgpu") if machine.has(kind)]
+    done = machine.run([machine.program(name), "--nocapture", *words], seconds, CASCADE_REQUIRE=",".join(here))
+    text = done["stdout"] + done["stderr"]
+    passed, failed = (sum(map(int, counts)) for counts in
+                      (re.findall(r"(\d+) passed", text), re.findall(r"(\d+) failed", text)))
+    return {"passed": passed, "failed": failed, "devices": here + ["cpu"], "text": text}
+
+
+def parse_fidelity(text: str) -> list:
+    pattern = r"^(\S+) in bf16 on (\S+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
+    return [{"network": name, "device": device, "error": float(ours), "diffusers": float(theirs)}
+            for name, device, ours, theirs in re.findall(pattern, text, re.M)]
+
+
+def networks(machine: Machine) -> dict:
+    result = tests(machine, "test-networks", 60)
+    return {"fidelity": parse_fidelity(result.pop("text"))} | result
+
+
+def parse_pipelines(text: str) -> dict:
+    """Largest relative L2 of each tensor on each device."""
+    worst: dict = {}
+    for device, tensor, error in re.findall(r"(\w+(?::\d+)?) +(\w+) +([\d.]+e-?\d+)$", text, re.M):
+        worst.setdefault(device, {})
+        worst[device][tensor] = max(worst[device].get(tensor, 0.0), float(error))
+    return worst
+
+
+def pipelines(machine: Machine) -> dict:
+    skip = ["--skip", "every_device_repeats_itself_and_stands_the_check"] if machine.quick else []
+    result = tests(machine, "test-image", 150, *skip)
+    return {"worst": parse_pipelines(result.pop("text"))} | result
+
+
+def backend_vulkan(machine: Machine) -> dict:
+    machine.device("wgpu")
+    result = tests(machine, "test-wgpu", 60)
+    result.pop("text")
+    return result
+
+
+def demo(machine: Machine) -> dict:
+    """The same picture on every device, of the demo model."""
+    pictures = []
+    for device in machine.devices:
+        name = device["name"]
+        file = machine.out / f"demo-{name.replace(':', '')}.png"
+        start = time.monotonic()
+        done = machine.json([machine.program("cascade-rt"), "generate", "a red apple on a blue background",
+                             "-m", machine.root / "models/demo", "--device", name, "-o", file, "--force", "--json"], 60)
+        pictures.append({"device": name, "file": file.name, "seconds": round(time.monotonic() - start, 2),
+                         "stages": (done or {}).get("seconds")})
+    return {"pictures": pictures}

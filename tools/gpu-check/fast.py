@@ -1,0 +1,224 @@
+"""Steps that measure: whole pictures, single kernels, and diffusers beside them."""
+
+import array
+import json
+import math
+import re
+import statistics
+
+from machine import Machine, NotMeasured
+
+STAGES = ["text", "stage_c", "stage_b", "stage_a"]
+PROMPT = "a red apple on a blue background"
+
+
+class Size:
+    """What is measured; with --quick, as little as shows that it works."""
+
+    def __init__(self, machine: Machine, preset: str):
+        self.preset = "mid" if machine.quick else preset
+        self.pixels = 128 if machine.quick else 1024
+        self.steps = (2, 1) if machine.quick else (20, 10)
+        self.runs, self.warmup = (2, 1) if machine.quick else (5, 2)
+
+    def flags(self) -> list:
+        return ["--steps", "{},{}".format(*self.steps), "--dtype", "bf16"]
+
+    def words(self) -> dict:
+        return {"model": self.preset, "pixels": self.pixels, "steps": self.steps, "runs": self.runs}
+
+
+def clock(machine: Machine) -> str:
+    """The GPU's clock and power, read at once after work."""
+    asked = "--query-gpu=clocks.sm,power.draw,temperature.gpu"
+    return machine.run(["nvidia-smi", asked, "--format=csv,noheader"], 10)["stdout"].strip()
+
+
+def pictures(machine: Machine, size: Size, device: str, model=None) -> dict:
+    """Seconds per stage of whole pictures, weights resident: those of `model`, else noise made in memory."""
+    program = machine.program("cascade-rt")
+    if machine.offers("bench"):
+        source = ["-m", model] if model else ["--synthetic", size.preset]
+        done = machine.json([program, "bench", "--json", *source, "--device", device, *size.flags(), "--sizes",
+                             size.pixels, "--runs", size.runs, "--warmup", size.warmup], 400)
+        if done is None:
+            return {"status": "failed"}
+        cell = done["results"][0]
+        stages = {name: cell["seconds"][name]["runs"] for name in STAGES}
+        more = {name: cell["seconds"][name]["median"] for name in ("load", "plan", "encode")}
+        more |= {key: cell[key] for key in ("activation_bytes", "weight_bytes", "peak_host_bytes")}
+    else:
+        folder, stages, more = model or machine.model(size.preset), {name: [] for name in STAGES}, {}
+        with machine.scratch() as scratch:
+            for _ in range(size.runs):
+                done = machine.json([program, "generate", PROMPT, "-m", folder, "--device", device, *size.flags(),
+                                     "-W", size.pixels, "-H", size.pixels, "-o", f"{scratch}/out.png",
+                                     "--force", "--json"], 300)
+                if done is None:
+                    return {"status": "failed"}
+                for name in STAGES:
+                    stages[name].append(done["seconds"][name])
+                more = {name: done["seconds"][name] for name in ("load", "plan", "encode")}
+    return {"stages": stages, "stages_median": {k: statistics.median(v) for k, v in stages.items()},
+            "picture": statistics.median(map(sum, zip(*stages.values()))), "other": more,
+            "device": device, "after": clock(machine), **size.words()}
+
+
+def synthetic_lite(machine: Machine) -> dict:
+    return pictures(machine, Size(machine, "lite"), machine.hardware("cuda")["name"])
+
+
+def synthetic_large(machine: Machine) -> dict:
+    return pictures(machine, Size(machine, "large"), machine.hardware("cuda")["name"])
+
+
+def synthetic_lite_vulkan(machine: Machine) -> dict:
+    return pictures(machine, Size(machine, "lite"), machine.hardware("wgpu")["name"])
+
+
+# ---------------------------------------------------------------- kernels
+
+def profile_large(machine: Machine) -> dict:
+    """Where one picture's time goes, by kernel."""
+    device = machine.device("cuda")["name"]
+    if not machine.offers("profile"):
+        raise NotMeasured("this program has no `profile`")
+    size = Size(machine, "large")
+    done = machine.json([machine.program("cascade-rt"), "profile", "--json", "--synthetic", size.preset, "--by",
+                         "kernel", "--device", device, *size.flags(), "-W", size.pixels, "-H", size.pixels], 90)
+    return {"status": "failed"} if done is None else {"profile": done, **size.words()}
+
+
+UNITS = {"ps": 1e-12, "ns": 1e-9, "µs": 1e-6, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
+
+def parse_criterion(text: str) -> list:
+    """Name, median seconds, operations and bytes a second of what criterion printed."""
+    benches, name = [], ""
+    for line in text.splitlines():
+        time = re.search(r"time: +\[\S+ \S+ (\S+) (\S+) \S+ \S+\]", line)
+        rate = re.search(r"\[\S+ \S+ (\S+) ([KMGT]?i?)(elem|B)/s \S+ \S+\]", line)
+        if time:
+            own = line[:time.start()].strip()
+            benches.append({"name": own or name, "seconds": float(time.group(1)) * UNITS[time.group(2)]})
+        elif rate and benches:
+            kind = {"elem": "flops", "B": "bytes"}[rate.group(3)]
+            benches[-1][kind] = float(rate.group(1)) * SCALES[rate.group(2)]
+        elif "/" in line and not line.startswith(" ") and ":" not in line.split("/")[0]:
+            name = line.strip()  # a long name stands on a line of its own
+    return benches
+
+
+def benches(machine: Machine, kind: str) -> dict:
+    """Every kernel at the shapes of a picture of 1024x1024."""
+    device = machine.hardware(kind)["name"]
+    words = ["--bench", "--quick", "--noplot"] + (["layer_norm"] if machine.quick else [])
+    model = {"CASCADE_BENCH_MODEL": "mid"} if machine.quick else {}
+    with machine.scratch() as scratch:
+        done = machine.run([machine.program("bench-kernels"), *words], 300, CASCADE_BENCH_DEVICES=device,
+                           CRITERION_HOME=scratch, **model)
+    return {"device": device, "benches": parse_criterion(done["stdout"]), "after": clock(machine)}
+
+
+def bench_cuda(machine: Machine) -> dict:
+    return benches(machine, "cuda")
+
+
+def bench_vulkan(machine: Machine) -> dict:
+    return benches(machine, "wgpu")
+
+
+# ---------------------------------------------------------------- diffusers
+
+def with_wheels(machine: Machine) -> dict:
+    """The environment in which Python finds diffusers."""
+    site, packed = machine.work / "site", sorted((machine.package / "wheels").glob("*.whl"))
+    if packed and not (site / "complete").exists():
+        done = machine.run([machine.python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile",
+                            "--no-cache-dir", "--upgrade", "--target", site, *packed], 120)
+        if done["rc"]:
+            raise NotMeasured(f"the wheels cannot be installed: {done['stderr'].strip()[-200:]}")
+        (site / "complete").touch()
+    paths = {"PYTHONPATH": str(site)} if packed else {}
+    probe = machine.run([machine.python, "-c", "import torch, diffusers, transformers"], 120, **paths)
+    if probe["rc"]:
+        raise NotMeasured(f"{machine.python} lacks PyTorch or diffusers: {probe['stderr'].strip().splitlines()[-1]}")
+    return paths
+
+
+def diffusers(machine: Machine, seconds: float, *words) -> dict:
+    size, paths = Size(machine, "large"), with_wheels(machine)
+    device = "cuda" if machine.has("cuda") else "cpu"
+    if device == "cpu" and not machine.quick:
+        raise NotMeasured("no CUDA driver, or no device that it finds")
+    done = machine.json([machine.python, machine.package / "compare/torch_gpu.py", "--model",
+                         machine.model(size.preset), "--device", device, "--pixels", size.pixels, "--steps",
+                         *size.steps, "--runs", size.runs, "--warmup", size.warmup, "--prompt", PROMPT, *words],
+                        seconds, **paths)
+    if done is None:
+        return {"status": "failed"}
+    stages = {name: [run[name] for run in done["runs"]] for name in STAGES}
+    return {"stages": stages, "stages_median": {k: statistics.median(v) for k, v in stages.items()},
+            "picture": statistics.median(map(sum, zip(*stages.values()))),
+            "other": {k: v for k, v in done.items() if k != "runs"}, "device": device, "after": clock(machine),
+            **size.words()}
+
+
+def diffusers_eager(machine: Machine) -> dict:
+    return diffusers(machine, 240)
+
+
+def diffusers_compiled(machine: Machine) -> dict:
+    return diffusers(machine, 420, "--compile")
+
+
+def beside_large(machine: Machine) -> dict:
+    """Ours on the files that diffusers reads, minutes before it does."""
+    device, size = machine.hardware("cuda" if machine.has("cuda") or not machine.quick else "wgpu")["name"], Size(machine, "large")
+    return pictures(machine, size, device, machine.model(size.preset))
+
+
+# ---------------------------------------------------------------- fidelity
+
+def tensors(file) -> dict:
+    """The f32 tensors of a safetensors file."""
+    with open(file, "rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        start, found = stream.tell(), {}
+        for name, about in header.items():
+            if name != "__metadata__" and about["dtype"] == "F32":
+                begin, end = about["data_offsets"]
+                stream.seek(start + begin)
+                found[name] = array.array("f", stream.read(end - begin))
+    return found
+
+
+def relative_l2(got, want) -> float:
+    difference = math.fsum((a - b) ** 2 for a, b in zip(got, want))
+    return math.sqrt(difference / math.fsum(b * b for b in want)) if len(got) == len(want) else math.inf
+
+
+def fidelity(machine: Machine) -> dict:
+    """Ours in bf16 and diffusers in bf16, both against ours in f32, from the same noise.
+
+    The smaller preset: in f32 the large one takes long on a GPU, and rounding does not know the width."""
+    size, paths = Size(machine, "lite"), with_wheels(machine)
+    device = machine.hardware("cuda" if machine.has("cuda") or not machine.quick else "wgpu")["name"]
+    folder = machine.model(size.preset)
+    with machine.scratch() as scratch:
+        for dtype in ("f32", "bf16"):
+            machine.run([machine.program("cascade-rt"), "generate", PROMPT, "-m", folder, "--device", device,
+                         "--steps", "{},{}".format(*size.steps), "-W", size.pixels, "-H", size.pixels, "--dtype", dtype,
+                         "--noise", "torch-bf16", "-o", f"{scratch}/{dtype}.png", "--dump", f"{scratch}/{dtype}"], 120)
+        machine.run([machine.python, machine.package / "compare/torch_gpu.py", "--model", folder, "--device",
+                     "cuda" if machine.has("cuda") else "cpu", "--pixels", size.pixels, "--steps", *size.steps, "--runs", 1,
+                     "--warmup", 0, "--prompt", PROMPT, "--timesteps", "exact", "--dump", f"{scratch}/diffusers"],
+                    120, **paths)
+        if any(command["rc"] for command in machine.commands):
+            return {"status": "failed"}
+        exact, ours, theirs = (tensors(f"{scratch}/{name}") for name in ("f32", "bf16", "diffusers"))
+    rows = [{"tensor": name, "error": relative_l2(ours[name], exact[name]),
+             "diffusers": relative_l2(theirs[name], exact[name])} for name in ("stage_c", "stage_b", "image")]
+    good = all(row["error"] <= 1.25 * row["diffusers"] for row in rows)
+    return {"status": "ok" if good else "failed", "rows": rows, "device": device, **size.words()}

@@ -1,0 +1,144 @@
+"""Builds target/gpu-check: programs without symbols, the files that tests read, this tool itself."""
+
+import json
+import lzma
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TARGET = ROOT / "target" / "gpu-check"
+
+TESTS = ["kernels", "image", "networks", "wgpu"]
+FILES = ["tests/fixtures", "models/demo"]
+NEWEST_GLIBC = (2, 35)
+# Vulkan's loader and what NVIDIA's driver asks for without a display, for machines that have only the driver.
+LOADERS = ["libvulkan1", "libglvnd0", "libegl1", "libglx0", "libgl1", "libopengl0", "libgles2"]
+# Of diffusers' needs, those that PyTorch's usual company (transformers, safetensors, pillow) does not bring along.
+WHEELS = ["importlib_metadata", "zipp"]
+
+
+def executables() -> dict:
+    """Builds everything; name to path. The demo model stays outside: it would be in each of them."""
+    command = ["cargo", "test", "--release", "--no-run", "--no-default-features", "--message-format=json",
+               "--bin", "cascade-rt", "--bench", "kernels"]
+    for name in TESTS:
+        command += ["--test", name]
+    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = {}
+    for line in output.splitlines():
+        message = json.loads(line)
+        if not message.get("executable"):
+            continue
+        kind, name = message["target"]["kind"][0], message["target"]["name"]
+        if kind == "bench":
+            found["bench-" + name] = Path(message["executable"])
+        elif kind == "test":
+            found["test-" + name] = Path(message["executable"])
+        elif not message["profile"]["test"]:
+            found[name] = Path(message["executable"])
+    # A test of `test` kind makes cargo build the program as well.
+    found.setdefault("cascade-rt", ROOT / "target" / "release" / "cascade-rt")
+    missing = {"cascade-rt", "bench-kernels", *("test-" + name for name in TESTS)} - set(found)
+    if missing:
+        sys.exit(f"cargo made no {', '.join(sorted(missing))}")
+    return found
+
+
+def too_new(symbols: str, newest=NEWEST_GLIBC) -> list:
+    """Lines of `objdump -T` whose symbol is younger than `newest`."""
+    wrong = []
+    for line in symbols.splitlines():
+        version = re.search(r"GLIBC_(\d+)\.(\d+)", line)
+        if version and tuple(map(int, version.groups())) > newest:
+            wrong.append(f"{version.group(0)} {line.split()[-1]}")
+    return wrong
+
+
+def stripped(found: dict, folder: Path) -> None:
+    folder.mkdir()
+    for name, source in sorted(found.items()):
+        subprocess.run(["strip", "-o", folder / name, source], check=True)
+        symbols = subprocess.run(["objdump", "-T", folder / name], check=True, stdout=subprocess.PIPE, text=True).stdout
+        if wrong := too_new(symbols):
+            sys.exit(f"{name} asks for a newer C library than {'.'.join(map(str, NEWEST_GLIBC))}: {', '.join(wrong)}")
+
+
+def loaders(folder: Path) -> None:
+    """Vulkan's loader from this machine's distribution."""
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            subprocess.run(["apt-get", "download", "-q", *LOADERS], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            for package in Path(scratch).glob("*.deb"):
+                subprocess.run(["dpkg", "-x", package, Path(scratch) / "files"], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return print(f"warning: no Vulkan loader is packed: {error}", file=sys.stderr)
+        for library in (Path(scratch) / "files").rglob("lib*.so.*"):
+            # The file under the name that is asked for: `libvulkan.so.1`, not `libvulkan.so.1.3.239`.
+            if library.is_file() and re.search(r"\.so\.\d+$", library.name):
+                shutil.copy(library.resolve(), folder / library.name)
+
+
+def wheels(folder: Path) -> None:
+    folder.mkdir()
+    pinned = (ROOT / "tools/compare/requirements.txt").read_text().split()
+    wanted = [line for line in pinned if line.startswith("diffusers==")] + WHEELS
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", folder, *wanted]
+    if subprocess.run(command, check=False).returncode:
+        print("warning: diffusers is not packed; put its wheel into target/gpu-check/wheels", file=sys.stderr)
+
+
+def archive(file: Path, entries: dict) -> None:
+    """Writes a .tar.xz that knows x86 code and remembers far back: the programs resemble each other."""
+    filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 64 << 20}]
+    with lzma.open(file, "wb", format=lzma.FORMAT_XZ, filters=filters) as out, tarfile.open(fileobj=out, mode="w") as tar:
+        for name, path in entries.items():
+            tar.add(path, name)
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def build(options) -> None:
+    found = executables()
+    shutil.rmtree(TARGET, ignore_errors=True)
+    TARGET.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        programs, libraries = Path(scratch) / "bin", Path(scratch) / "lib"
+        stripped(found, programs)
+        entries = {"bin": programs}
+        if not options.no_downloads:
+            loaders(libraries)
+            entries["lib"] = libraries
+            wheels(TARGET / "wheels")
+        archive(TARGET / "programs.tar.xz", entries)
+    if not options.beside_checkout:
+        archive(TARGET / "files.tar.xz", {name: ROOT / name for name in FILES})
+    for file in sorted(HERE.glob("*.py")) + [HERE / "README.md"]:
+        shutil.copy(file, TARGET)
+    shutil.copytree(ROOT / "tools/compare", TARGET / "compare", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def git(*words) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+    about = {"commit": git("rev-parse", "--short=12", "HEAD"), "changed": bool(git("status", "--porcelain")),
+             "beside_checkout": options.beside_checkout}
+    (TARGET / "package.json").write_text(json.dumps(about))
+    for file in sorted(TARGET.iterdir()):
+        print(f"{(size(file) if file.is_dir() else file.stat().st_size) / 2**20:7.2f} MiB  {file.name}")
+    total = size(TARGET) / 2**20
+    print(f"{total:7.2f} MiB  in all, {TARGET.relative_to(ROOT)}")
+    if options.beside_checkout:
+        names = git("ls-files").splitlines()
+        checkout = sum((ROOT / name).stat().st_size for name in names if (ROOT / name).is_file()) / 2**20
+        total += checkout
+        print(f"{total:7.2f} MiB  with the checkout's own {checkout:.2f}")
+    if total > options.limit_mib:
+        sys.exit(f"more than {options.limit_mib:g} MiB")

@@ -1,0 +1,206 @@
+"""The report: results of the steps as Markdown. What was not measured says so, and why."""
+
+# Gates for a picture of 1024x1024 with the large model, in bf16 and 20 + 10 steps, seconds.
+GATES = [("G1", 0.60), ("G2", 0.45), ("G3", 0.38)]
+
+# Peak rates by the vendors' data sheets, dense: bf16 with f32 sums in FLOP/s, memory in B/s.
+PEAKS = {
+    "H200": (989e12, 4.8e12), "H100 NVL": (835e12, 3.9e12), "H100 PCIe": (756e12, 2.0e12), "H100": (989e12, 3.35e12),
+    "A100": (312e12, 2.0e12), "L40S": (362e12, 0.864e12), "L4": (121e12, 0.3e12), "RTX 4090": (165e12, 1.008e12),
+    "RTX 3090": (71e12, 0.936e12), "RTX A6000": (155e12, 0.768e12), "B200": (2250e12, 8.0e12),
+}
+
+STAGES = [("text", "text"), ("stage_c", "Stage C"), ("stage_b", "Stage B"), ("stage_a", "Stage A")]
+
+
+def peaks(results: dict):
+    name = results.get("environment", {}).get("gpu", {}).get("name", "")
+    return next((peak for card, peak in PEAKS.items() if card in name), None)
+
+
+def missing(results: dict, step: str) -> str:
+    """Why a step has no numbers; empty if it has."""
+    result = results.get(step)
+    if result is None:
+        return "not measured: this step was not chosen"
+    if result["status"] == "not measured":
+        return f"not measured: {result.get('reason', '')}"
+    if "reason" in result:
+        return f"{result['status']}: {result['reason'].strip().splitlines()[-1]}"
+    return ""
+
+
+def table(head: list, rows: list) -> list:
+    def line(cells):
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return [line(head), "|" + "---|" * len(head), *map(line, rows), ""]
+
+
+def rate(value: float, unit: str) -> str:
+    return f"{value / 1e12:.1f} T{unit}" if value >= 1e12 else f"{value / 1e9:.1f} G{unit}"
+
+
+def share(flops: float, moved: float, peak) -> str:
+    """Of the peak that is nearer."""
+    if not peak or not (flops or moved):
+        return "-"
+    return "{:.0f} % of {}".format(*max((100 * flops / peak[0], "bf16"), (100 * moved / peak[1], "memory")))
+
+
+def environment(results: dict) -> list:
+    about = results.get("environment")
+    if not about:
+        return ["The environment was not recorded.", ""]
+    gpu = about.get("gpu", {})
+    rows = [("date", about["when"]), ("program", f"{about['program']}, commit {about['commit']}"
+                                      + (" and changes that are not committed" if about["changed"] else "")),
+            ("GPU", gpu.get("name", "no answer from nvidia-smi")), ("driver", gpu.get("driver_version", "-")),
+            ("SM clock now and most", f"{gpu.get('clocks.sm', '-')} / {gpu.get('clocks.max.sm', '-')}"),
+            ("power now and limit", f"{gpu.get('power.draw', '-')} / {gpu.get('power.limit', '-')}"),
+            ("system", f"{about['system']}, {about['c_library']}, {about['cores']} cores"),
+            ("PyTorch", about["torch"] or "none")]
+    rows += [(device["name"], f"{device['description']}; {device['capabilities']}") for device in about["devices"]]
+    return table(["", ""], rows)
+
+
+def correctness(results: dict) -> list:
+    rows = []
+    for step, name in [("kernels-cuda", "kernels, CUDA"), ("kernels-vulkan", "kernels, WGSL through Vulkan")]:
+        result, why = results.get(step, {}), missing(results, step)
+        notes = why or "; ".join([*result["different"][:5], *(f"{c['op']} ended early: {c['why']}" for c in result["crashed"])])
+        if not why and result["not_reached"]:
+            notes += f"; no time for {', '.join(result['not_reached'])}"
+        kernels = len(result.get("rows", [])) or "-"
+        rows.append((name, kernels, result.get("cases", "-"), result.get("failed", "-"), result.get("status", "-"), notes))
+    for step, name in [("networks", "networks against PyTorch"), ("pipelines", "pictures against diffusers"),
+                       ("backend-vulkan", "memory, loss, shaders")]:
+        result, why = results.get(step, {}), missing(results, step)
+        notes = why or f"on {', '.join(result['devices'])}"
+        if not why and result["status"] != "ok":
+            notes += ": " + " ".join(result["commands"][-1].get("tail", [])[-8:])[:400]
+        rows.append((name, "-", result.get("passed", "-"), result.get("failed", "-"), result.get("status", "-"), notes))
+    text = table(["what", "kernels", "cases or tests", "failed", "verdict", "notes"], rows)
+    worst = results.get("pipelines", {}).get("worst", {})
+    if worst:
+        names = sorted({tensor for errors in worst.values() for tensor in errors})
+        text += ["Pictures and what leads to them, f32, largest relative L2 against diffusers:", ""]
+        text += table(["device", *names], [[d, *(f"{e.get(n, 0):.1e}" for n in names)] for d, e in sorted(worst.items())])
+    if skipped := [line for step in ("kernels-cuda", "kernels-vulkan") for line in results.get(step, {}).get("skipped", [])]:
+        text += [f"Kernels that this machine cannot run: {', '.join(skipped)}.", ""]
+    return text
+
+
+def sanitizers(results: dict) -> list:
+    rows = []
+    for tool in ("memcheck", "racecheck"):
+        result, why = results.get(f"sanitizer-{tool}", {}), missing(results, f"sanitizer-{tool}")
+        if why:
+            rows.append((tool, "-", "-", why))
+            continue
+        found = [f"{op}: {', '.join(f['kinds']) or f['total']}" for op, f in result["findings"].items()]
+        notes = [*found, *(f"no verdict on {op}" for op in result["without_summary"])]
+        notes += [f"no time for {', '.join(result['not_reached'])}"] if result["not_reached"] else []
+        total = sum(finding["total"] for finding in result["findings"].values())
+        rows.append((tool, f"{result['ops'] - len(result['without_summary'])} ops, {result['cases']} cases", total,
+                     "; ".join(notes)))
+    return table(["compute-sanitizer", "checked", "findings", "notes"], rows)
+
+
+def fidelity(results: dict) -> list:
+    rows = []
+    for row in results.get("networks", {}).get("fidelity", []):
+        rows.append((f"{row['network']}, one evaluation", row["device"], row["error"], row["diffusers"]))
+    whole = results.get("fidelity", {})
+    for row in whole.get("rows", []):
+        rows.append((f"{whole['model']}, {whole['pixels']} px, {row['tensor']}", whole["device"], row["error"], row["diffusers"]))
+    rows = [(name, device, f"{e:.2e}", f"{d:.2e}", f"{e / d:.2f}", "pass" if e <= 1.25 * d else "FAIL")
+            for name, device, e, d in rows]
+    if why := missing(results, "networks"):
+        rows.append(("tiny networks", "-", "-", "-", "-", why))
+    if why := missing(results, "fidelity"):
+        rows.append(("a whole picture", "-", "-", "-", "-", why))
+    return ["Relative L2 against f32 when computing in bf16; at most 1.25 of diffusers' own.", "",
+            *table(["what", "device", "ours", "diffusers", "ratio", "verdict"], rows)]
+
+
+def milliseconds(result: dict, key: str) -> str:
+    return f"{1e3 * result['stages_median'][key]:.1f}" if key in result.get("stages_median", {}) else "-"
+
+
+def end_to_end(results: dict) -> list:
+    names = {"synthetic-lite": "lite, CUDA", "synthetic-lite-vulkan": "lite, Vulkan", "synthetic-large": "large, CUDA",
+             "beside-large": "large, CUDA, the files that diffusers read", "diffusers-eager": "large, diffusers eager",
+             "diffusers-compiled": "large, diffusers compiled"}
+    ours = results.get("beside-large", {})
+    rows = []
+    for step, name in names.items():
+        result, why = results.get(step, {}), missing(results, step)
+        if why or "picture" not in result:
+            rows.append((name, *["-"] * 6, why or result["status"]))
+            continue
+        ratio = f"{result['picture'] / ours['picture']:.2f}" if step.startswith("diffusers") and "picture" in ours else "-"
+        note = f"{result['model']}, {result['pixels']} px, {len(result['stages']['text'])} runs; after: {result['after'] or '-'}"
+        rows.append((name, *(milliseconds(result, key) for key, _ in STAGES), f"{1e3 * result['picture']:.1f}", ratio, note))
+    text = ["Medians in ms, bf16, weights resident, encoding of the PNG apart. `ratio`: how many times ours the time is.", ""]
+    text += table(["what", *(name for _, name in STAGES), "picture", "ratio", "notes"], rows)
+    large = ours if "picture" in ours else results.get("synthetic-large", {})
+    gates = []
+    for gate, limit in GATES:
+        if "picture" not in large or large["quick"] or large["pixels"] != 1024:
+            why = missing(results, "synthetic-large") or "not measured: a quick run, or another size"
+            gates.append((gate, f"{limit:.2f} s", "-", why if "picture" not in large else "not measured: a quick run"))
+        else:
+            verdict = "pass" if large["picture"] <= limit else "FAIL"
+            gates.append((gate, f"{limit:.2f} s", f"{large['picture']:.3f} s", verdict))
+    return text + table(["gate", "at most", "picture", "verdict"], gates)
+
+
+def kernels(results: dict) -> list:
+    peak, text = peaks(results), []
+    profile = results.get("profile-large", {})
+    if why := missing(results, "profile-large"):
+        text += [f"Profile: {why}", ""]
+    elif "profile" not in profile:
+        text += ["Profile: failed", ""]
+    else:
+        rows = sorted(profile["profile"]["rows"], key=lambda row: -row["seconds"])[:30]
+        text += [f"One picture of {profile['model']} at {profile['pixels']} px, by kernel.", ""]
+        text += table(["kernel", "ms", "share", "calls", "FLOP/s", "B/s", "of the card's peak"], [
+            (row["name"], f"{1e3 * row['seconds']:.2f}", f"{100 * row['share']:.1f} %", row["calls"],
+             rate(row["flops"] / max(row["seconds"], 1e-9), "FLOP/s"), rate(row["bytes"] / max(row["seconds"], 1e-9), "B/s"),
+             share(row["flops"] / max(row["seconds"], 1e-9), row["bytes"] / max(row["seconds"], 1e-9), peak)) for row in rows])
+    for step, name in [("bench-cuda", "CUDA"), ("bench-vulkan", "Vulkan")]:
+        result = results.get(step, {})
+        if why := missing(results, step):
+            text += [f"Single kernels, {name}: {why}", ""]
+            continue
+        text += [f"Single kernels on {result['device']}, medians ({result['status']}).", ""]
+        text += table(["kernel and shape", "ms", "FLOP/s", "B/s", "of the card's peak"], [
+            (bench["name"], f"{1e3 * bench['seconds']:.4f}", rate(bench["flops"], "FLOP/s") if "flops" in bench else "-",
+             rate(bench["bytes"], "B/s") if "bytes" in bench else "-",
+             share(bench.get("flops", 0), bench.get("bytes", 0), peak)) for bench in result["benches"]])
+    return text
+
+
+def steps(results: dict) -> list:
+    rows = []
+    for name, result in results.items():
+        bad = [f"`{c['command'][:100]}` ended with {c['rc']}" for c in result.get("commands", []) if c["rc"]]
+        note = missing({name: result}, name) or "; ".join(bad[:3])
+        rows.append((name, result["status"], f"{result.get('seconds', 0):.0f} s", result.get("when", "-"), note))
+    return table(["step", "verdict", "took", "when", "notes"], rows)
+
+
+def markdown(results: dict) -> str:
+    quick = any(result.get("quick") for result in results.values())
+    lines = ["# cascade-rt on a GPU", ""]
+    lines += ["A quick run with tiny models: it shows that the tool works, and no speed.", ""] if quick else []
+    for title, part in [("Machine", environment), ("Correctness", correctness), ("Sanitizers", sanitizers),
+                        ("Fidelity of bf16", fidelity), ("Prompt to picture", end_to_end), ("Kernels", kernels),
+                        ("Steps", steps)]:
+        lines += [f"## {title}", ""]
+        try:
+            lines += part(results)
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # a report with a hole beats none
+            lines += [f"This part cannot be written: {error!r}. The numbers are in results.json.", ""]
+    return "\n".join(lines)

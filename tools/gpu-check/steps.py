@@ -1,0 +1,92 @@
+"""The steps, in order, and their results: kept as they come, so that a run that is cut short loses nothing."""
+
+import json
+import time
+import traceback
+from pathlib import Path
+
+import correct
+import fast
+import report
+from machine import Machine, NotMeasured, alone
+
+# Name, group, seconds at most, what it does. A group's steps fit into ten minutes on a data centre's GPU.
+STEPS = [
+    ("environment", "", 60, correct.environment),
+    ("kernels-cuda", "correct", 240, correct.kernels_cuda),
+    ("kernels-vulkan", "correct", 180, correct.kernels_vulkan),
+    ("networks", "correct", 60, correct.networks),
+    ("pipelines", "correct", 150, correct.pipelines),
+    ("backend-vulkan", "correct", 60, correct.backend_vulkan),
+    ("demo", "correct", 60, correct.demo),
+    ("sanitizer-memcheck", "sanitize", 240, correct.memcheck),
+    ("sanitizer-racecheck", "sanitize", 240, correct.racecheck),
+    ("synthetic-lite", "fast", 120, fast.synthetic_lite),
+    ("synthetic-large", "fast", 150, fast.synthetic_large),
+    ("profile-large", "fast", 90, fast.profile_large),
+    ("bench-cuda", "fast", 240, fast.bench_cuda),
+    ("bench-vulkan", "vulkan", 300, fast.bench_vulkan),
+    ("synthetic-lite-vulkan", "vulkan", 180, fast.synthetic_lite_vulkan),
+    ("beside-large", "beside", 300, fast.beside_large),
+    ("diffusers-eager", "beside", 240, fast.diffusers_eager),
+    ("diffusers-compiled", "beside", 420, fast.diffusers_compiled),
+    ("fidelity", "beside", 240, fast.fidelity),
+]
+
+
+def listing() -> str:
+    groups: dict = {}
+    for name, group, _, _ in STEPS:
+        groups.setdefault(group or "always", []).append(name)
+    return "steps:\n" + "\n".join(f"  {group:9} {', '.join(names)}" for group, names in groups.items())
+
+
+def chosen(words: str) -> list:
+    wanted = set(words.split(","))
+    known = {"all"} | {name for name, *_ in STEPS} | {group for _, group, *_ in STEPS}
+    if unknown := wanted - known:
+        raise SystemExit(f"no step or group is called {', '.join(sorted(unknown))}\n{listing()}")
+    return [step for step in STEPS if step[1] == "" or wanted & {"all", step[0], step[1]}]
+
+
+def one(machine: Machine, limit: float, action) -> dict:
+    """Runs a step; whatever happens in it becomes its result."""
+    machine.commands, machine.step_end = [], time.monotonic() + limit
+    start, result = time.monotonic(), {}
+    try:
+        result = action(machine)
+        # A step knows best; where it says nothing, its commands do.
+        bad = [command for command in machine.commands if command["rc"]]
+        status = result.pop("status", None) or ("failed" if bad else "ok")
+        if status == "failed" and bad and all(command["timed_out"] for command in bad):
+            status = "timed out"
+    except NotMeasured as why:
+        status, result = "not measured", {"reason": str(why)}
+    except Exception:
+        status, result = "failed", {"reason": traceback.format_exc(limit=-3)}
+    return {"status": status, "seconds": round(time.monotonic() - start, 1),
+            "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "quick": machine.quick,
+            **result, "commands": machine.commands}
+
+
+def run(package: Path, options) -> int:
+    todo = chosen(options.steps)
+    file = options.out / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    machine = Machine(package, options)
+    with alone(machine.work):
+        for name, _, limit, action in todo:
+            known = results.get(name, {}).get("status")
+            if name != "environment" and not options.again and known in ("ok", "failed"):
+                print(f"{name}: {known} before; --again repeats it", flush=True)
+                continue
+            if machine.deadline - time.monotonic() < 10:
+                results.setdefault(name, {"status": "not measured", "reason": "the run's time was over"})
+                continue
+            print(f"{name} ...", end=" ", flush=True)
+            results[name] = one(machine, limit, action)
+            print(results[name]["status"], f"{results[name]['seconds']:.0f} s", results[name].get("reason", ""), flush=True)
+            file.write_text(json.dumps(results, indent=1))
+    (options.out / "report.md").write_text(report.markdown(results))
+    print(f"{file}\n{options.out / 'report.md'}")
+    return 1 if any(result["status"] in ("failed", "timed out") for result in results.values()) else 0

@@ -1,0 +1,122 @@
+"""Tests of what this tool reads and writes; no GPU, no program."""
+
+import array
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import correct
+import fast
+import pack
+import report
+import steps
+
+KERNELS = """running 1 test
+SKIPPED linear linear.tma: this machine lacks sm_90a
+linear               linear.mma                   24 cases, 1 failed
+linear               linear                       36 cases, 0 failed
+thread 'x' panicked at tests/kernels.rs:1:
+linear linear.mma case 3 Bf16 in place: 2.10e-1 at 17, allowed 1e-2
+"""
+
+CRITERION = """linear/linear.mma/cuda:0/x
+                        time:   [1.0000 ms 2.0000 ms 3.0000 ms]
+                        thrpt:  [100.00 Gelem/s 250.00 Gelem/s 300.00 Gelem/s]
+                        thrpt:  [1.0 GiB/s 2.0 GiB/s 3.0 GiB/s]
+short/row/a             time:   [1.0000 µs 4.0000 µs 5.0000 µs]
+                        thrpt:  [1.0 MiB/s 512.0 MiB/s 600.0 MiB/s]
+"""
+
+PROFILE = {"rows": [{"name": "linear.mma", "seconds": 0.1, "share": 0.5, "calls": 9, "flops": 4e13, "bytes": 1e10}]}
+
+
+def picture(seconds: float) -> dict:
+    stages = {"text": 0.0, "stage_c": seconds, "stage_b": 0.0, "stage_a": 0.0}
+    return {"status": "ok", "seconds": 1, "quick": False, "pixels": 1024, "model": "large", "picture": seconds,
+            "stages": {name: [value] for name, value in stages.items()}, "stages_median": stages, "after": "1980 MHz"}
+
+
+class Reading(unittest.TestCase):
+    def test_kernel_tests(self):
+        parsed = correct.parse_kernels(KERNELS)
+        self.assertEqual([(row["kernel"], row["cases"], row["failed"]) for row in parsed["rows"]],
+                         [("linear.mma", 24, 1), ("linear", 36, 0)])
+        self.assertEqual(len(parsed["different"]), 1)
+        self.assertEqual(parsed["skipped"], ["linear linear.tma (sm_90a)"])
+
+    def test_sanitizer(self):
+        text = "========= Invalid __global__ write of size 4 bytes at 0x12\n========= ERROR SUMMARY: 1 error\n"
+        self.assertEqual(correct.parse_sanitizer(text), (1, {"Invalid __global__ write of size 4 bytes at 0x…": 1}))
+        clean = "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n"
+        self.assertEqual(correct.parse_sanitizer(clean), (0, {}))
+        self.assertEqual(correct.parse_sanitizer("========= Device not supported\n"), (None, {}))
+
+    def test_criterion(self):
+        first, second = fast.parse_criterion(CRITERION)
+        self.assertEqual(first, {"name": "linear/linear.mma/cuda:0/x", "seconds": 2e-3, "flops": 2.5e11, "bytes": 2.0 * 2**30})
+        self.assertEqual(second, {"name": "short/row/a", "seconds": 4e-6, "bytes": 512.0 * 2**20})
+
+    def test_errors_of_pictures_and_networks(self):
+        lines = "guided                       cuda:0   stage_c      1.5e-6\nguided  cpu   stage_c  2.0e-6\n"
+        self.assertEqual(correct.parse_pipelines(lines), {"cuda:0": {"stage_c": 1.5e-6}, "cpu": {"stage_c": 2e-6}})
+        lines = "tiny_prior in bf16 on cuda:0: 3.30e-3, diffusers 9.10e-3\n"
+        self.assertEqual(correct.parse_fidelity(lines)[0]["error"], 3.3e-3)
+
+    def test_glibc(self):
+        symbols = "0 DF *UND* 0 (GLIBC_2.34) dlopen\n0 DF *UND* 0 (GLIBC_2.38) __isoc23_strtol\n"
+        self.assertEqual(pack.too_new(symbols), ["GLIBC_2.38 __isoc23_strtol"])
+
+    def test_tensors(self):
+        with tempfile.TemporaryDirectory() as folder:
+            header = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}).encode()
+            file = Path(folder) / "x"
+            file.write_bytes(len(header).to_bytes(8, "little") + header + array.array("f", [9, 3, 4]).tobytes())
+            self.assertEqual(list(fast.tensors(file)["x"]), [3, 4])
+        self.assertAlmostEqual(fast.relative_l2([3, 5], [3, 4]), 0.2)
+        self.assertEqual(fast.relative_l2([3], [3, 4]), float("inf"))
+
+    def test_choice(self):
+        self.assertEqual([name for name, *_ in steps.chosen("demo")], ["environment", "demo"])
+        self.assertEqual(len(steps.chosen("all")), len(steps.STEPS))
+        with self.assertRaises(SystemExit):
+            steps.chosen("speed")
+
+
+class Writing(unittest.TestCase):
+    def test_nothing_measured(self):
+        text = report.markdown({})
+        self.assertIn("not measured: this step was not chosen", text)
+        self.assertNotIn("cannot be written", text)
+        self.assertEqual(text.count("| G"), 3)
+
+    def test_reasons(self):
+        result = {"status": "not measured", "reason": "no CUDA driver", "commands": []}
+        text = report.markdown({name: result for name, *_ in steps.STEPS if name != "environment"})
+        self.assertNotIn("cannot be written", text)
+        self.assertGreater(text.count("not measured: no CUDA driver"), 15)
+
+    def test_gates_and_ratios(self):
+        results = {"beside-large": picture(0.5), "diffusers-eager": picture(1.0), "synthetic-large": picture(0.4)}
+        text = report.markdown(results)
+        self.assertIn("| G1 | 0.60 s | 0.500 s | pass |", text)
+        self.assertIn("| G2 | 0.45 s | 0.500 s | FAIL |", text)
+        self.assertIn("| 1000.0 | 2.00 |", text)
+
+    def test_shares(self):
+        gpu = {"status": "ok", "gpu": {"name": "NVIDIA H200"}}
+        profile = {"status": "ok", "profile": PROFILE, "model": "large", "pixels": 1024}
+        text = "\n".join(report.kernels({"environment": gpu, "profile-large": profile}))
+        self.assertIn("400.0 TFLOP/s", text)
+        self.assertIn("40 % of bf16", text)
+
+    def test_failures_are_named(self):
+        parsed = correct.parse_kernels(KERNELS)
+        kernels = {"status": "failed", "cases": 60, "failed": 1, "crashed": [], "not_reached": ["scale"], **parsed}
+        text = report.markdown({"kernels-cuda": kernels})
+        self.assertIn("linear linear.mma case 3", text)
+        self.assertIn("no time for scale", text)
+
+
+if __name__ == "__main__":
+    unittest.main()
