@@ -12,10 +12,6 @@
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
 // Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
 // Reference  src/ops/conv2d.rs
-const TILE_M: u32 = 64u;
-const TILE_N: u32 = 64u;
-const TILE_K: u32 = 16u;
-const STRIDE: u32 = 17u; // vec4s of one k in a tile, and one more so that neighbouring k lie in other banks
 const OUTSIDE: u32 = 0xffffffffu;
 @id(1) override weight_kind: u32;
 @id(2) override bias_kind: u32;
@@ -27,9 +23,6 @@ struct Params { out: Shape, x: Shape, weight: Shape, bias: Shape, stride: u32, p
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
 @group(0) @binding(3) var<storage, read> weight: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<u32>;
-
-var<workgroup> tile_x: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four pixels in each
-var<workgroup> tile_w: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four outputs in each
 
 // The input pixel that window element (ky, kx) of output pixel `row` lies on, or OUTSIDE.
 fn source(row: u32, ky: u32, kx: u32) -> u32 {
@@ -60,11 +53,7 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
-    // Sums of pixels 4y..4y+4 and 32+4y..: l for outputs 4x..4x+4, r for 32+4x...
-    var l0 = vec4(0.0); var l1 = vec4(0.0); var l2 = vec4(0.0); var l3 = vec4(0.0);
-    var l4 = vec4(0.0); var l5 = vec4(0.0); var l6 = vec4(0.0); var l7 = vec4(0.0);
-    var r0 = vec4(0.0); var r1 = vec4(0.0); var r2 = vec4(0.0); var r3 = vec4(0.0);
-    var r4 = vec4(0.0); var r5 = vec4(0.0); var r6 = vec4(0.0); var r7 = vec4(0.0);
+    var sums = Sums();
 
     // What this lane brings into the tiles: four pixels and four outputs, every fourth channel.
     let four = lane / 4u;
@@ -86,42 +75,17 @@ fn main(
                     load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
             }
             workgroupBarrier();
-            for (var k = 0u; k < TILE_K; k++) {
-                let a = tile_x[k * STRIDE + at.y];
-                let b = tile_x[k * STRIDE + 8u + at.y];
-                let l = tile_w[k * STRIDE + at.x];
-                let r = tile_w[k * STRIDE + 8u + at.x];
-                l0 = fma(a.xxxx, l, l0); r0 = fma(a.xxxx, r, r0);
-                l1 = fma(a.yyyy, l, l1); r1 = fma(a.yyyy, r, r1);
-                l2 = fma(a.zzzz, l, l2); r2 = fma(a.zzzz, r, r2);
-                l3 = fma(a.wwww, l, l3); r3 = fma(a.wwww, r, r3);
-                l4 = fma(b.xxxx, l, l4); r4 = fma(b.xxxx, r, r4);
-                l5 = fma(b.yyyy, l, l5); r5 = fma(b.yyyy, r, r5);
-                l6 = fma(b.zzzz, l, l6); r6 = fma(b.zzzz, r, r6);
-                l7 = fma(b.wwww, l, l7); r7 = fma(b.wwww, r, r7);
-            }
+            multiply(&sums, at);
             workgroupBarrier();
         }
     }
 
     for (var i = 0u; i < 8u; i++) {
-        var l = l0;
-        var r = r0;
-        switch i {
-            case 1u: { l = l1; r = r1; }
-            case 2u: { l = l2; r = r2; }
-            case 3u: { l = l3; r = r3; }
-            case 4u: { l = l4; r = r4; }
-            case 5u: { l = l5; r = r5; }
-            case 6u: { l = l6; r = r6; }
-            case 7u: { l = l7; r = r7; }
-            default: {}
-        }
-        let row = row0 + i / 4u * 32u + 4u * at.y + i % 4u;
+        let row = row0 + tile_row(at, i);
         for (var j = 0u; j < 8u; j++) {
-            let o = o0 + j / 4u * 32u + 4u * at.x + j % 4u;
+            let o = o0 + tile_output(at, j);
             if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-                var v = select(l, r, j >= 4u)[j % 4u];
+                var v = sum_of(&sums, i, j);
                 if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
                 out[row * p.out.c + o] = v;
             }

@@ -24,18 +24,6 @@ struct Params { out: Shape, x: Shape, gamma: Shape, eps: f32 }
 @group(0) @binding(3) var<storage, read> gamma: array<u32>;
 @group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
 
-var<workgroup> partial: array<f32, WG>;
-
-// Sum of v over the group, the same in every lane.
-fn group_sum(lane: u32, v: f32) -> f32 {
-    partial[lane] = v;
-    for (var width = WG / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if lane < width { partial[lane] += partial[lane + width]; }
-    }
-    return workgroupUniformLoad(&partial[0]);
-}
-
 fn blocks() -> u32 {
     return (p.x.h * p.x.w + PIXELS - 1u) / PIXELS;
 }

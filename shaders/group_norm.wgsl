@@ -30,18 +30,6 @@ struct Params { out: Shape, x: Shape, weight: Shape, bias: Shape, groups: u32, e
 @group(0) @binding(4) var<storage, read> bias: array<u32>;
 @group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
 
-var<workgroup> partial: array<f32, WG>;
-
-// Sum of v over the group, the same in every lane.
-fn group_sum(lane: u32, v: f32) -> f32 {
-    partial[lane] = v;
-    for (var width = WG / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if lane < width { partial[lane] += partial[lane + width]; }
-    }
-    return workgroupUniformLoad(&partial[0]);
-}
-
 // Place in scratch of a group's first block.
 fn first_block(image: u32, group: u32) -> u32 {
     return (image * p.groups + group) * ((p.x.h * p.x.w + PIXELS - 1u) / PIXELS);

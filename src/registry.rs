@@ -158,6 +158,8 @@ pub enum Launch {
 pub struct Shader {
     /// Text of the file. It may name any tunable `override` or `const`; see [`Axis::per`].
     pub source: &'static str,
+    /// Texts that it shares with other shaders, appended to its own.
+    pub shared: &'static [&'static str],
     /// Entry points, run one after the other.
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.

@@ -22,11 +22,13 @@ fn device() -> Option<Wgpu> {
 }
 
 const SIDE: usize = 64;
+/// More than the variants for few rows take.
+const ROWS: usize = 16;
 
 /// Three linear layers, each in a phase of its own.
 fn three_phases() -> (Arc<Plan>, Slot, Slot) {
     let mut rec = Recorder::new();
-    let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
+    let input = rec.input(Shape::matrix(ROWS, SIDE), Element::F32);
     let mut x = input;
     for (seed, name) in [(1, "one"), (2, "two"), (3, "three")] {
         rec.phase(name);
@@ -41,7 +43,7 @@ fn three_phases() -> (Arc<Plan>, Slot, Slot) {
 }
 
 fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> cascade_rt::error::Result<Vec<f32>> {
-    let values: Vec<f32> = (0..4 * SIDE as u32).map(|j| common::golden(9, j) as f32).collect();
+    let values: Vec<f32> = (0..(ROWS * SIDE) as u32).map(|j| common::golden(9, j) as f32).collect();
     program.write(input, bytemuck::cast_slice(&values))?;
     for phase in &plan.phases {
         program.run(phase.nodes.clone())?;

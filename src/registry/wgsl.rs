@@ -8,6 +8,7 @@ macro_rules! shader {
     ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Shader {
             source: include_str!(concat!("../../shaders/", $name, ".wgsl")),
+            shared: &[],
             passes: const { &[$($pass),+] },
             scratch: &[],
             tunables: &[],
@@ -18,6 +19,24 @@ macro_rules! shader {
 const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) -> Kernel {
     Kernel { op, name, lang: Lang::Wgsl, needs, fit: &[], launch: Launch::Wgsl(shader) }
 }
+
+impl Kernel {
+    /// Texts appended to a shader's own.
+    const fn sharing(self, shared: &'static [&'static str]) -> Kernel {
+        match self.launch {
+            Launch::Wgsl(shader) => Kernel { launch: Launch::Wgsl(Shader { shared, ..shader }), ..self },
+            _ => panic!("a shader"),
+        }
+    }
+}
+
+/// What the variants of an op share, and what several ops do.
+const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
+const PRODUCT: &str = include_str!("../../shaders/product.shared.wgsl");
+const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
+const DEPTHWISE_NORM: &str = include_str!("../../shaders/depthwise_norm.shared.wgsl");
+const FEED_FORWARD: &str = include_str!("../../shaders/feed_forward.shared.wgsl");
+const SUM: &str = include_str!("../../shaders/sum.shared.wgsl");
 
 const ONE: Grid = [Axis::ONE; 3];
 /// Of the first operand: images, blocks of its pixels, its channels one by one and in groups.
@@ -46,43 +65,43 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
     shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),
     shader!("concat", "concat", Caps::NONE, [main(elements("WG"))]),
-    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
-    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[PRODUCT]),
+    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[PRODUCT]),
     shader!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("clear", ONE),
         main([Axis::every(Count::Elements(Of::Operand(0)), "CHUNK"), Axis::ONE, Axis::ONE]),
     ]),
     shader!("denoise", "denoise", Caps::NONE, [main(elements("WG"))]),
     shader!("depthwise_conv", "depthwise_conv", Caps::NONE, [main(elements("WG"))]),
-    shader!("depthwise_norm", "depthwise_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]),
-    shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]),
+    shader!("depthwise_norm", "depthwise_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]).sharing(&[DEPTHWISE_NORM]),
+    shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]).sharing(&[DEPTHWISE_NORM, SUM]),
     shader!("depthwise_residual", "depthwise_residual", Caps::NONE, [main(elements("WG"))]),
     shader!("embed", "embed", Caps::NONE, [main(elements("WG"))]),
-    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]).fit(&[Fit::ChannelsAtMost(384)]),
+    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]).sharing(&[FEED_FORWARD]).fit(&[Fit::ChannelsAtMost(384)]),
     shader!("feed_forward", "feed_forward.wide", Caps::NONE, [pass("hidden", rows("")), main(elements("WG"))])
-        .with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
+        .sharing(&[FEED_FORWARD]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     shader!("gate", "gate", Caps::NONE, [main(elements("WG"))]),
     shader!("gather", "gather", Caps::NONE, [main(elements("WG"))]),
     shader!("grn_scale", "grn_scale", Caps::NONE, [
         pass("squares", [LANES, BLOCKS, IMAGES]),
         pass("norms", [LANES, IMAGES, Axis::ONE]),
         main([LANES, IMAGES, Axis::ONE]),
-    ]).with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
+    ]).sharing(&[SUM]).with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("group_norm", "group_norm", Caps::NONE, [
         pass("blocks", [BLOCKS, GROUPS, IMAGES]),
         pass("merge", [GROUPS, IMAGES, Axis::ONE]),
         main(elements("WG")),
-    ]).with_scratch(&[IMAGES, GROUPS, BLOCKS, Axis::each(Count::Exactly(2))]),
-    shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]),
-    shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]),
+    ]).sharing(&[SUM]).with_scratch(&[IMAGES, GROUPS, BLOCKS, Axis::each(Count::Exactly(2))]),
+    shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]).sharing(&[LAYER_NORM]),
+    shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]).sharing(&[LAYER_NORM, SUM]),
     shader!("linear", "linear.coop", COOPERATIVE, [
         pass("ranges", rows("")),
         main(tiles("TILE_N", "TILE_M")),
-    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
-    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]),
+    ]).sharing(&[LINEAR]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
+    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR]),
     shader!("linear", "linear.rows", Caps::NONE, [main([Axis::every(Count::Channels(Of::Out), "TILE_N"), Axis::ONE, Axis::ONE])])
-        .fit(&[Fit::RowsAtMost(8)]),
-    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]),
+        .sharing(&[LINEAR]).fit(&[Fit::RowsAtMost(8)]),
+    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR, PRODUCT]),
     shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("modulate", "modulate", Caps::NONE, [main(elements("WG"))]),

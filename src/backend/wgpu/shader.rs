@@ -8,6 +8,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use naga::{AddressSpace, ArraySize, BinaryOperator, Expression, Handle, Literal, StorageAccess, TypeInner};
 
 use crate::error::{Error, Result};
+use crate::registry::Shader;
 
 /// Appended to every shader, after its own text so that line numbers are the file's.
 pub(super) const COMMON: &str = include_str!("../../../shaders/common.wgsl");
@@ -19,15 +20,15 @@ pub(super) struct Module {
 }
 
 impl Module {
-    /// Parses and checks `source`; `path` is what messages call it.
-    pub(super) fn parse(path: &Path, source: &str, tunables: &'static [(&'static str, u32)]) -> Result<Self> {
+    /// Parses and checks the shader of a row, with `source` as its own text; `path` is what messages call it.
+    pub(super) fn parse(path: &Path, source: &str, shader: &Shader) -> Result<Self> {
         let broken = |message: String| Error::Shader { path: path.into(), message };
         let name = path.display().to_string();
-        let text = format!("{source}\n{COMMON}");
+        let text = format!("{source}\n{}\n{COMMON}", shader.shared.join("\n"));
         let naga = naga::front::wgsl::parse_str(&text).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
         let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
         validator.validate(&naga).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
-        Ok(Self { naga, tunables })
+        Ok(Self { naga, tunables: shader.tunables })
     }
 
     /// The module as wgpu takes it.
@@ -143,7 +144,8 @@ mod tests {
     use crate::registry::{Lang, Launch, kernels};
 
     fn parse(source: &str) -> Result<Module> {
-        Module::parse(Path::new("a.wgsl"), source, &[("WG", 8)])
+        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)] };
+        Module::parse(Path::new("a.wgsl"), source, &shader)
     }
 
     /// Also those that no device here can run.
@@ -151,7 +153,7 @@ mod tests {
     fn every_shader_is_valid_and_becomes_spirv() {
         for kernel in kernels(Lang::Wgsl) {
             let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
-            let module = Module::parse(Path::new(kernel.name), shader.source, shader.tunables).unwrap();
+            let module = Module::parse(Path::new(kernel.name), shader.source, &shader).unwrap();
             assert!(module.workgroup_bytes().is_some_and(|bytes| bytes <= 32 << 10), "{}", kernel.name);
             for pass in shader.passes {
                 assert!(module.has_entry(pass.entry), "{} {}", kernel.name, pass.entry);

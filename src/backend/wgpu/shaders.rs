@@ -69,7 +69,7 @@ impl Shaders {
             }
             None => (PathBuf::from(format!("shaders/{}.wgsl", kernel.name)), None),
         };
-        let module = Module::parse(&path, replaced.as_deref().unwrap_or(shader.source), shader.tunables)?;
+        let module = Module::parse(&path, replaced.as_deref().unwrap_or(shader.source), shader)?;
         let broken = |message: String| Error::Shader { path: path.clone(), message };
         for pass in shader.passes {
             if !module.has_entry(pass.entry) {
