@@ -142,6 +142,20 @@ pub(super) fn cases() -> Vec<Case> {
                 index(&[1]),
             ],
         ),
+        // And for more rows and channels than a tile has.
+        case(
+            Function::QuickGelu,
+            vec![
+                slot(2, 13, 11, 72),
+                weight(&[136, 72]),
+                weight(&[136]),
+                slot(2, 13, 11, 136),
+                slot(2, 1, 1, 72),
+                weight(&[72]),
+                slot(2, 1, 2, 272),
+                index(&[1]),
+            ],
+        ),
         case(Function::QuickGelu, plain(1, 3, 5)),
         case(Function::Identity, plain(13, 1, 1)),
         case(gelu, plain(130, 259, 67)),
