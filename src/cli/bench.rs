@@ -1,11 +1,12 @@
 //! `cascade-rt bench`: whole pictures, over and over.
 
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::say;
 use super::setup::{Subject, aligned, options};
+use super::{note, say};
 use crate::error::Result;
 use crate::image::Record;
 use crate::measure::{Spread, human_seconds, memory};
@@ -127,6 +128,9 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
     }
     let mut pipeline = pipeline.expect("there is at least one run");
     for i in 0..args.warmup + args.runs {
+        if std::io::stderr().is_terminal() {
+            note(&format!("{}: run {} of {}", title(&request), i + 1, args.warmup + args.runs));
+        }
         let mut encode = Duration::ZERO;
         let times = pipeline.generate(&request, options(&mut show, &mut |_, _| ()), |batch| {
             let start = Instant::now();

@@ -99,7 +99,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let all: f64 = entries.iter().map(|entry| entry.kernels[0].seconds * entry.calls as f64).sum();
     let gains: Vec<f64> = entries.iter().filter_map(Entry::gain).collect();
-    let (slower, shapes, gain) = (gains.len(), entries.len(), gains.iter().sum::<f64>());
+    // From zero, because the sum of nothing is a negative one.
+    let (slower, shapes, gain) = (gains.len(), entries.len(), gains.iter().fold(0.0, |sum, gain| sum + gain));
     say(&format!("{} with ceilings {ceilings}", backend.device().name))?;
     say(&format!(
         "of {shapes} shapes, {slower} have a row faster than the chosen one: {} of {} would be saved",
