@@ -164,7 +164,9 @@ def kernels(results: dict) -> list:
         text += ["Profile: failed", ""]
     else:
         rows = sorted(profile["profile"]["rows"], key=lambda row: -row["seconds"])[:30]
-        text += [f"One picture of {profile['model']} at {profile['pixels']} px, by kernel.", ""]
+        most = profile["profile"].get("ceilings", {})
+        text += [f"One picture of {profile['model']} at {profile['pixels']} px, by kernel. Measured here as the most: "
+                 f"{rate(most.get('flops_per_second', 0), 'FLOP/s')}, {rate(most.get('bytes_per_second', 0), 'B/s')}.", ""]
         text += table(["kernel", "ms", "share", "calls", "FLOP/s", "B/s", "of the card's peak"], [
             (row["name"], f"{1e3 * row['seconds']:.2f}", f"{100 * row['share']:.1f} %", row["calls"],
              rate(row["flops"] / max(row["seconds"], 1e-9), "FLOP/s"), rate(row["bytes"] / max(row["seconds"], 1e-9), "B/s"),

@@ -29,8 +29,8 @@ STEPS = [
     ("synthetic-lite-vulkan", "vulkan", 180, fast.synthetic_lite_vulkan),
     ("beside-large", "beside", 300, fast.beside_large),
     ("diffusers-eager", "beside", 240, fast.diffusers_eager),
-    ("diffusers-compiled", "beside", 420, fast.diffusers_compiled),
     ("fidelity", "beside", 240, fast.fidelity),
+    ("diffusers-compiled", "beside", 420, fast.diffusers_compiled),
 ]
 
 
@@ -87,6 +87,6 @@ def run(package: Path, options) -> int:
             results[name] = one(machine, limit, action)
             print(results[name]["status"], f"{results[name]['seconds']:.0f} s", results[name].get("reason", ""), flush=True)
             file.write_text(json.dumps(results, indent=1))
-    (options.out / "report.md").write_text(report.markdown(results))
+            (options.out / "report.md").write_text(report.markdown(results))
     print(f"{file}\n{options.out / 'report.md'}")
     return 1 if any(result["status"] in ("failed", "timed out") for result in results.values()) else 0

@@ -14,16 +14,19 @@ import steps
 
 KERNELS = """running 1 test
 SKIPPED linear linear.tma: this machine lacks sm_90a
-linear               linear.mma                   24 cases, 1 failed
+test every_kernel_matches_its_reference ... linear               linear.mma                   24 cases, 1 failed
 linear               linear                       36 cases, 0 failed
 thread 'x' panicked at tests/kernels.rs:1:
 linear linear.mma case 3 Bf16 in place: 2.10e-1 at 17, allowed 1e-2
 """
 
-CRITERION = """linear/linear.mma/cuda:0/x
+CRITERION = """Benchmarking linear/linear.mma/cuda:0/x: Analyzing
+linear/linear.mma/cuda:0/x
                         time:   [1.0000 ms 2.0000 ms 3.0000 ms]
                         thrpt:  [100.00 Gelem/s 250.00 Gelem/s 300.00 Gelem/s]
                         thrpt:  [1.0 GiB/s 2.0 GiB/s 3.0 GiB/s]
+cuda:0 NVIDIA H200 has ceilings 4000 GB/s (add), 700000 GFLOP/s (large linear)
+                        best: 250.0 GFLOP/s, 2.1 GB/s, 80 % of the memory ceiling
 short/row/a             time:   [1.0000 µs 4.0000 µs 5.0000 µs]
                         thrpt:  [1.0 MiB/s 512.0 MiB/s 600.0 MiB/s]
 """
