@@ -66,9 +66,9 @@ struct Sums {
     }
 
   private:
-    static constexpr u32 ROWS = 32;
+    static constexpr u32 ROWS = WARP_M / 2;
     static constexpr u32 STRIDE = WARP_N + 8; // four rows of pairs lie in different banks
-    static_assert(WARP_M % ROWS == 0 && THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(Factors), "it has room");
+    static_assert(ROWS % 16 == 0 && THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(Factors), "it has room");
 };
 
 // sums += a tile of a times a tile of b, both in shared memory.

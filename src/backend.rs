@@ -1,7 +1,8 @@
 //! Backends: what turns a plan into something that runs.
 //!
-//! The interface is five calls, and a new op changes none of them: [`Backend::device`],
-//! [`Backend::compile`], [`Program::write`], [`Program::run`] and [`Program::read`].
+//! The interface is six calls, and a new op changes none of them: [`Backend::device`],
+//! [`Backend::compile_with`], [`Program::write`], [`Program::run`], [`Program::read`] and, to
+//! measure, [`Program::time`].
 
 pub mod cpu;
 pub mod cuda;
@@ -12,10 +13,11 @@ pub mod wgpu;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::plan::{Plan, Slot};
-use crate::registry::{Caps, Lang};
+use crate::registry::{self, Caps, Kernel, Lang};
 
 /// What a device is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +59,16 @@ pub trait Backend {
     /// The device.
     fn device(&self) -> &Device;
 
-    /// Chooses a kernel for each node, and makes everything that running needs.
-    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>>;
+    /// Makes everything that running `plan` needs, each node with the kernel of its place in `kernels`.
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>>;
+
+    /// The same with the kernel that the registry chooses for each node.
+    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+        let Device { lang, caps, .. } = self.device();
+        let choose = |node| registry::choose(node, &plan.weights, *lang, *caps).0;
+        let kernels: Vec<_> = plan.nodes.iter().map(choose).collect();
+        self.compile_with(plan, &kernels)
+    }
 }
 
 /// A compiled plan with its memory.
@@ -69,6 +79,10 @@ pub trait Program {
     /// Runs some nodes, usually a [phase](Plan::phase). Neither allocates nor
     /// compiles nor reads back.
     fn run(&mut self, nodes: Range<usize>) -> Result<()>;
+
+    /// Runs the nodes as [`run`](Self::run) does, each once, and says how long each took on the
+    /// device. To measure: the whole takes longer, for it waits and reads back.
+    fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>>;
 
     /// Copies a slot to the host, 4 bytes an element.
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()>;

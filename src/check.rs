@@ -90,6 +90,8 @@ fn compare(plan: &Plan, node: &Node, before: &[Vec<f32>], got: &[f32], limit: f6
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ops::{Activation, Function};
     use crate::plan::{Recorder, Slot};
@@ -104,6 +106,9 @@ mod tests {
         }
         fn run(&mut self, _: Range<usize>) -> Result<()> {
             Ok(())
+        }
+        fn time(&mut self, _: Range<usize>) -> Result<Vec<Duration>> {
+            Ok(Vec::new())
         }
         fn read(&mut self, _: Slot, bytes: &mut [u8]) -> Result<()> {
             bytemuck::cast_slice_mut(bytes).fill(self.0);

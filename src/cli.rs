@@ -1,9 +1,13 @@
 //! The command line: text to requests, results to files.
 
+mod bench;
 mod generate;
 mod info;
 mod inspect;
+mod kernels;
 mod latents;
+mod profile;
+mod setup;
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
@@ -41,8 +45,12 @@ enum Command {
     Inspect(inspect::Args),
     /// List devices: capabilities, memory, and which would be chosen.
     Devices(info::Args),
-    /// List kernels: op × device × chosen row × reason.
-    Kernels(info::Args),
+    /// List kernels: op × device × chosen row × reason. With --bench, time them.
+    Kernels(Box<kernels::Args>),
+    /// Time whole pictures: median and spread of every stage, and memory.
+    Bench(Box<bench::Args>),
+    /// Time every node of one run: time, share, FLOP/s, GB/s, and how far from the device's limit.
+    Profile(Box<profile::Args>),
     /// Write a model with the real architecture and random weights, to measure speed and memory with.
     SynthModel(SynthArgs),
 }
@@ -147,7 +155,9 @@ pub fn run() -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => info::devices(&args),
-        Command::Kernels(args) => info::kernels(&args),
+        Command::Kernels(args) => kernels::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::SynthModel(args) => {
             let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
             say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod error;
 pub mod files;
 pub mod image;
+pub mod measure;
 pub mod net;
 pub mod noise;
 pub mod ops;

@@ -29,7 +29,7 @@ pub enum Element {
 pub struct Cost {
     /// Floating-point operations, a multiply-add counted as two.
     pub flops: u64,
-    /// Bytes that must be read and written at least once, activations as f32.
+    /// Bytes that must be read and written at least once: activations as f32, weights as stored.
     pub bytes: u64,
 }
 
@@ -61,6 +61,11 @@ pub trait Define: std::fmt::Debug {
     /// Floating-point operations; zero where moving data is all there is to do.
     fn flops(&self, _inputs: Shapes<'_>, _out: Shape) -> u64 {
         0
+    }
+
+    /// Elements of operand `i`, of this shape, that are read at least once: of tables, few.
+    fn reads(&self, _i: usize, shape: Shape, _out: Shape) -> usize {
+        shape.elements()
     }
 
     /// The op, as a plain loop. U32 results are written as bits.
@@ -190,14 +195,6 @@ ops! {
     resample::Resample,
     scale::Scale,
     to_rgb8::ToRgb8,
-}
-
-impl Op {
-    /// Work done on operands of these shapes.
-    pub fn cost(&self, inputs: Shapes<'_>, weight_bytes: u64, out: Shape) -> Cost {
-        let elements: usize = inputs.iter().flatten().map(Shape::elements).sum::<usize>() + out.elements();
-        Cost { flops: self.flops(inputs, out), bytes: 4 * elements as u64 + weight_bytes }
-    }
 }
 
 pub use layer_norm::Affine;

@@ -118,6 +118,16 @@ impl Pipeline {
         self.backend.as_ref()
     }
 
+    /// Makes the program for the request's first images, which [`generate`](Self::generate) would
+    /// otherwise do first.
+    ///
+    /// # Errors
+    /// Requests that are out of range or do not fit into memory.
+    pub fn prepare(&mut self, request: &Request, mut options: Options<'_>) -> Result<()> {
+        request.check()?;
+        self.compile(request, 0, &mut options).map(drop)
+    }
+
     /// Makes every picture of the request, as batches of what memory allows, and
     /// hands each batch over as soon as it is done.
     ///
@@ -168,7 +178,7 @@ impl Pipeline {
             images = images.min(extent.images);
         }
         loop {
-            let extent = extent(request, first, images, options.keep);
+            let extent = Extent::of(request, first..first + images, options.keep);
             if self.compiled.as_ref().is_some_and(|(known, _)| *known == extent) {
                 return Ok(images);
             }
@@ -233,22 +243,5 @@ impl Pipeline {
             Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes.then_some(rounds) };
         Job { model: &self.model, request, texts, images, extent, recorded, run, options, tensors: Vec::new() }
             .make(times)
-    }
-}
-
-/// The plan's extent for `images` images from `first` on.
-fn extent(request: &Request, first: usize, images: usize, keep: bool) -> Extent {
-    let count = request.count as usize;
-    let prompts = (first + images - 1) / count - first / count + 1;
-    // As in diffusers, guidance is on above 1.
-    let guided = [request.guidance.0 > 1.0, request.guidance.1 > 1.0];
-    Extent {
-        images,
-        texts: prompts + usize::from(guided.contains(&true)),
-        width: request.width as usize,
-        height: request.height as usize,
-        steps: [request.steps.0 as usize, request.steps.1 as usize],
-        guided,
-        keep,
     }
 }

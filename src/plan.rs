@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::ops::{Element, Op};
+use crate::ops::{Cost, Element, Op};
 use crate::shape::Shape;
 use crate::tensor::{Identity, Part, Weight};
 
@@ -129,6 +129,29 @@ impl Plan {
     pub fn phase(&self, name: &str) -> Range<usize> {
         let phase = self.phases.iter().find(|p| p.name == name);
         phase.unwrap_or_else(|| panic!("phase {name} was recorded")).nodes.clone()
+    }
+
+    /// Work that a node does.
+    pub fn cost(&self, node: &Node) -> Cost {
+        let out = node.output.shape;
+        let read = |(i, source): (usize, &Option<Source>)| match source {
+            None => 0,
+            Some(Source::Slot(slot)) => 4 * node.op.reads(i, slot.shape, out),
+            Some(Source::Weight(w, shape)) => {
+                let stored: usize = self.weights[*w].parts().iter().map(|part| part.bytes().len()).sum();
+                stored / shape.elements().max(1) * node.op.reads(i, *shape, out)
+            }
+        };
+        let bytes = node.inputs.iter().enumerate().map(read).sum::<usize>() + 4 * out.elements();
+        Cost { flops: node.op.flops(&node.shapes(), out), bytes: bytes as u64 }
+    }
+
+    /// The phase that node `i` belongs to.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn phase_of(&self, i: usize) -> &Phase {
+        self.phases.iter().find(|phase| phase.nodes.contains(&i)).expect("every node belongs to a phase")
     }
 
     /// Bytes of activations that the plan needs.

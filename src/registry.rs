@@ -198,6 +198,14 @@ impl Kernel {
         Kernel { launch, ..self }
     }
 
+    /// Why the row cannot serve a node, if it cannot.
+    fn obstacle(&self, node: &Node, weights: &[Weight], caps: Caps) -> Option<Reason> {
+        if !caps.contains(self.needs) {
+            return Some(Reason::Needs(self.needs.without(caps)));
+        }
+        self.fit.iter().find(|fit| !fit.met(node, weights)).map(|fit| Reason::Fit(*fit))
+    }
+
     /// Whether factors are rounded to bf16, so that the looser tolerance of a case applies.
     pub fn rounds(&self) -> bool {
         self.needs.contains(Caps::ROUND_BF16)
@@ -225,15 +233,23 @@ pub fn choose(
 ) -> (&'static Kernel, Vec<(&'static Kernel, Reason)>) {
     let mut passed = Vec::new();
     for kernel in kernels(lang).filter(|k| k.op == node.op.name()) {
-        if !caps.contains(kernel.needs) {
-            passed.push((kernel, Reason::Needs(kernel.needs.without(caps))));
-        } else if let Some(fit) = kernel.fit.iter().find(|fit| !fit.met(node, weights)) {
-            passed.push((kernel, Reason::Fit(*fit)));
-        } else {
-            return (kernel, passed);
+        match kernel.obstacle(node, weights, caps) {
+            Some(reason) => passed.push((kernel, reason)),
+            None => return (kernel, passed),
         }
     }
     panic!("{} has a row in {lang:?} that fits anything", node.op.name())
+}
+
+/// Every row that could serve a node, in the registry's order: the first is the one that is chosen.
+pub fn admissible<'a>(
+    node: &'a Node,
+    weights: &'a [Weight],
+    lang: Lang,
+    caps: Caps,
+) -> impl Iterator<Item = &'static Kernel> + 'a {
+    let of_op = kernels(lang).filter(|k| k.op == node.op.name());
+    of_op.filter(move |k| k.obstacle(node, weights, caps).is_none())
 }
 
 /// All rows of a language. Within an op, the first that can be used is.

@@ -10,7 +10,10 @@
 //!
 //! The same preset gives the same bytes on every machine.
 
+mod memory;
 mod tokenizer;
+
+pub use memory::{Noise, in_memory};
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -58,6 +61,16 @@ impl FromStr for Preset {
     }
 }
 
+impl std::fmt::Display for Preset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mid => "mid",
+            Self::Lite => "lite",
+            Self::Large => "large",
+        })
+    }
+}
+
 /// Writes a model into `dir`, in the `diffusers` layout with `prior/` beside
 /// `decoder/`, and returns its size in bytes. Holds at most some 40 MB in
 /// memory.
@@ -84,7 +97,9 @@ pub fn synthesise(preset: Preset, dir: &Path) -> Result<u64> {
     let mut unet_class = class("StableCascadeUNet");
     unet_class["dropout"] = json!(0.0);
     let clip = json!({"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"});
-    tokenizer::write(&dir.join("tokenizer"))?;
+    let tokenizer = dir.join("tokenizer");
+    create(&tokenizer)?;
+    tokenizer::files().iter().try_for_each(|(name, json)| save(&tokenizer.join(name), json))?;
     let sizes = [
         part(&dir.join("prior"), unet, &prior, unet_class.clone(), tensors(&prior))?,
         part(&dir.join("decoder"), unet, &decoder, unet_class, tensors(&decoder))?,

@@ -102,6 +102,12 @@ impl Bytes for Vec<f32> {
     }
 }
 
+impl Bytes for Vec<bf16> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self)
+    }
+}
+
 /// One contiguous range of a weight.
 #[derive(Clone)]
 pub struct Part {

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "backend backend::cuda backend::devices demo error files image noise ops pipeline registry request shape synth weights \
-         weights::model",
+        "backend backend::cuda backend::devices demo error files image measure noise ops pipeline registry request shape \
+         synth weights weights::model",
     ),
+    ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "files"),
-    ("synth", "error net::config"),
+    ("synth", "error files net::config tensor weights"),
     (
         "pipeline",
         "backend check error image net net::config noise ops plan request sampler shape tokenizer weights \

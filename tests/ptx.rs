@@ -65,3 +65,28 @@ fn every_row_names_entries_of_its_ptx() {
         }
     }
 }
+
+#[test]
+fn headers_have_the_fixed_form() {
+    const PARTS: [&str; 7] = ["Launch", "Shared", "Memory", "Numerics", "Needs", "Tunables", "Reference"];
+    for stem in stems(&kernels(), ".cu") {
+        let text = fs::read_to_string(kernels().join(format!("{stem}.cu"))).unwrap();
+        let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
+        let op = stem.split('.').next().unwrap();
+        assert!(header[0].starts_with(&format!("// {op}: ")), "{stem}: the first line says what it computes");
+        let words = header.iter().filter_map(|line| line.strip_prefix("// ")?.split("  ").next());
+        let parts: Vec<&str> = words.filter(|word| PARTS.contains(word)).collect();
+        assert_eq!(parts, PARTS, "{stem}");
+        assert!(text.contains(&format!("src/ops/{op}.rs")), "{stem}: the definition is named");
+    }
+}
+
+#[test]
+fn kernels_name_no_ptx_and_every_file_has_a_row() {
+    use cascade_rt::registry::{Lang, kernels as rows};
+    for stem in stems(&kernels(), ".cu") {
+        let text = fs::read_to_string(kernels().join(format!("{stem}.cu"))).unwrap();
+        assert!(!text.contains("asm") && !text.contains("<<<"), "{stem}: PTX belongs to ptx.cuh");
+        assert!(rows(Lang::Cuda).any(|row| row.name == stem), "{stem}: no row of src/registry/cuda.rs names it");
+    }
+}

@@ -4,6 +4,7 @@ pub mod launch;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Backend, Device, Kind, Program};
 use crate::cpu::Isa;
@@ -115,7 +116,8 @@ pub fn detect() -> Caps {
     caps.into_iter().filter(|(isa, _)| isa.available()).fold(Caps::NONE, |all, (_, caps)| all.and(caps))
 }
 
-fn proc_field(file: &str, field: &str) -> Option<String> {
+/// A field of a file of `/proc`, where there is such a thing.
+pub(crate) fn proc_field(file: &str, field: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(field))?;
     Some(line.split_once(':')?.1.trim().to_string())
@@ -138,17 +140,13 @@ impl Backend for Cpu {
         &self.device
     }
 
-    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static registry::Kernel]) -> Result<Box<dyn Program>> {
         let mut scratch = 0;
-        let kernels = plan.nodes.iter().map(|node| {
-            let kernel = if self.reference {
-                REFERENCE
-            } else {
-                let chosen = registry::choose(node, &plan.weights, Lang::Cpu, self.device.caps).0;
-                let Launch::Cpu(kernel) = chosen.launch else {
-                    unreachable!("rows of the CPU are functions");
-                };
-                kernel
+        let kernels = plan.nodes.iter().zip(kernels).map(|(node, kernel)| {
+            let kernel = match kernel.launch {
+                _ if self.reference => REFERENCE,
+                Launch::Cpu(kernel) => kernel,
+                _ => unreachable!("rows of the CPU are functions"),
             };
             scratch = scratch.max((kernel.scratch)(&node.op, &node.shapes(), node.output.shape));
             kernel
@@ -213,6 +211,15 @@ impl Program for CpuProgram {
             });
         }
         Ok(())
+    }
+
+    fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
+        let time = |i| {
+            let start = Instant::now();
+            self.run(i..i + 1)?;
+            Ok(start.elapsed())
+        };
+        nodes.map(time).collect()
     }
 
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {

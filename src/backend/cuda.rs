@@ -23,7 +23,7 @@ use super::weights::{self, Weights};
 use super::{Backend, Device, Program};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::registry::{self, Caps, Lang, Launch};
+use crate::registry::{Caps, Kernel, Lang, Launch};
 use driver::Driver;
 use real::Real;
 
@@ -101,11 +101,10 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
         self.driver.device()
     }
 
-    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kernels = Vec::with_capacity(plan.nodes.len());
-        for node in &plan.nodes {
-            let kernel = registry::choose(node, &plan.weights, Lang::Cuda, self.device().caps).0;
+        let mut loaded_kernels = Vec::with_capacity(kernels.len());
+        for kernel in kernels {
             let Launch::Cuda(cuda) = kernel.launch else {
                 unreachable!("rows of CUDA are CUDA");
             };
@@ -118,9 +117,9 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
                     functions.entry(kernel.name).or_insert(loaded).clone()
                 }
             };
-            kernels.push((cuda, loaded));
+            loaded_kernels.push((cuda, loaded));
         }
-        let program = program::compile(self.driver.clone(), self.weights(&plan), plan, kernels)?;
+        let program = program::compile(self.driver.clone(), self.weights(&plan), plan, loaded_kernels)?;
         Ok(Box::new(program))
     }
 }
@@ -128,4 +127,100 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
 /// What such a device is, as far as it does not depend on the driver.
 fn describe(name: String, kind: super::Kind, caps: Caps, free_bytes: u64) -> Device {
     Device { name, lang: Lang::Cuda, kind, caps, free_bytes, copies_weights: true }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_is_said_what_is_missing() {
+        match super::devices() {
+            Ok(devices) => assert!(!devices.is_empty()),
+            Err(why) => {
+                assert!(!why.is_empty());
+                let Err(error) = super::open(0, false) else { panic!("there is no device") };
+                assert_eq!(error.exit_code(), 5);
+                assert!(error.to_string().starts_with("device `cuda:0`: "), "{error}");
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "cuda-emu"))]
+mod played {
+    use super::emulated::Emulated;
+    use super::*;
+    use crate::ops::{Element, Function, Linear};
+    use crate::plan::{Recorder, Slot, Source};
+    use crate::shape::Shape;
+    use crate::tensor::Weight;
+
+    const SIDE: usize = 64;
+
+    fn device(free_bytes: u64) -> Cuda<Emulated> {
+        let mut emulated = Emulated::new(Caps::NONE, true);
+        emulated.device_mut().free_bytes = free_bytes;
+        Cuda::new(emulated)
+    }
+
+    /// Three linear layers, each in a phase of its own.
+    fn three_phases() -> (Arc<Plan>, Slot, Slot) {
+        let mut rec = Recorder::new();
+        let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
+        let mut x = input;
+        for (seed, name) in [(3, "one"), (5, "two"), (7, "three")] {
+            rec.phase(name);
+            let values = (0..SIDE * SIDE).map(|j| (j * seed % 97) as f32 / 400.0 - 0.1).collect();
+            let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
+            let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
+            inputs.resize(8, None);
+            x = rec.node(name, Linear { function: Function::Silu }, &inputs).unwrap();
+            rec.keep(x);
+        }
+        (Arc::new(rec.finish()), input, x)
+    }
+
+    fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Vec<f32> {
+        let values: Vec<f32> = (0..4 * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();
+        program.write(input, bytemuck::cast_slice(&values)).unwrap();
+        for phase in &plan.phases {
+            program.run(phase.nodes.clone()).unwrap();
+        }
+        let mut result = vec![0f32; out.shape.elements()];
+        program.read(out, bytemuck::cast_slice_mut(&mut result)).unwrap();
+        result
+    }
+
+    #[test]
+    fn stages_take_turns_where_they_do_not_fit_together() {
+        let (plan, input, out) = three_phases();
+        let roomy = device(u64::MAX).compile(plan.clone()).unwrap();
+        let want = run({ roomy }.as_mut(), &plan, input, out);
+        assert!(want.iter().any(|&v| v != 0.0) && want.iter().all(|v| v.is_finite()));
+        let layer = 4 * (SIDE * SIDE) as u64;
+        // Activations and one layer fit, two layers do not. The second time, graphs are of weights that are gone.
+        let mut program = device(plan.arena_bytes() + layer).compile(plan.clone()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(run(program.as_mut(), &plan, input, out), want);
+        }
+        let Err(error) = device(layer).compile(plan) else { panic!("it does not fit") };
+        assert_eq!(error.exit_code(), 4, "{error}");
+    }
+
+    #[test]
+    fn another_plan_of_the_same_weights_shares_them() {
+        let gpu = device(u64::MAX);
+        let (plan, ..) = three_phases();
+        let first = gpu.weights(&plan);
+        assert!(Arc::ptr_eq(&first, &gpu.weights(&plan)));
+        assert!(!Arc::ptr_eq(&first, &gpu.weights(&three_phases().0)), "other bytes");
+    }
+
+    #[test]
+    fn what_32_bits_cannot_count_does_not_fit() {
+        let mut rec = Recorder::new();
+        let input = rec.input(Shape::matrix(1 << 16, 1 << 16), Element::F32);
+        rec.node("large", crate::ops::Scale { factor: 1.0 }, &[Some(Source::Slot(input))]).unwrap();
+        let Err(error) = device(u64::MAX).compile(Arc::new(rec.finish())) else { panic!("it is too large") };
+        assert!(error.exit_code() == 4 && error.to_string().contains("large (scale)"), "{error}");
+    }
 }

@@ -10,6 +10,7 @@ mod context;
 mod program;
 mod shader;
 mod shaders;
+mod timer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use super::weights::{self, Weights};
 use super::{Backend, Device, Program};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::registry::{self, Caps, Lang, Launch};
+use crate::registry::{Caps, Kernel, Launch};
 use context::Context;
 use shaders::Shaders;
 
@@ -104,16 +105,12 @@ impl Backend for Wgpu {
         self.context.info()
     }
 
-    fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
-        let caps = self.device().caps;
-        let choose = |node| {
-            let kernel = registry::choose(node, &plan.weights, Lang::Wgsl, caps).0;
-            let Launch::Wgsl(shader) = &kernel.launch else {
-                unreachable!("rows of WGSL are shaders");
-            };
-            (kernel, shader)
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
+        let shader = |kernel: &&'static Kernel| match &kernel.launch {
+            Launch::Wgsl(shader) => (*kernel, shader),
+            _ => unreachable!("rows of WGSL are shaders"),
         };
-        let kernels: Vec<_> = plan.nodes.iter().map(choose).collect();
+        let kernels: Vec<_> = kernels.iter().map(shader).collect();
         let weights = self.weights(&plan);
         let program = program::compile(self.context.clone(), &self.shaders, weights, plan, &kernels)?;
         Ok(Box::new(program))

@@ -7,28 +7,16 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::latents::{Dump, read_latents};
-use super::{ModelArgs, note, say};
-use crate::backend::devices::{self, Choice};
+use super::setup::{Setup, Size};
+use super::{note, say};
 use crate::error::{Error, Result};
 use crate::image::{Image, Record, check_writable, write_atomically};
 use crate::noise::NoiseKind;
 use crate::pipeline::{Options, Pipeline, Progress, StartLatents, Times};
-use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
-use crate::weights::model::Model;
+use crate::request::{Request, parse_whole};
 
 /// Longest file of prompts, in bytes.
 const PROMPTS_LIMIT: u64 = 64 << 20;
-
-/// Precision of matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Precision {
-    /// The device's best exact one: f32 on the CPU.
-    Auto,
-    /// f32 throughout; weights are widened, exactly.
-    F32,
-    /// Factors rounded to bf16, sums in f32; about twice as fast on CPUs with AVX512-BF16.
-    Bf16,
-}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,40 +24,15 @@ pub(super) struct Args {
     #[arg(required_unless_present = "prompts", env = "CASCADE_PROMPT")]
     prompt: Option<String>,
     #[command(flatten)]
-    model: ModelArgs,
+    setup: Setup,
+    #[command(flatten)]
+    size: Size,
     /// What guidance leads away from.
     #[arg(short, long, value_name = "TEXT", default_value = "", env = "CASCADE_NEGATIVE")]
     negative: String,
-    /// Width in pixels, a multiple of 8 from 64 up. Without it, what the model was made for, or 1024.
-    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
-    width: Option<u32>,
-    /// Height in pixels, like the width.
-    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_HEIGHT")]
-    height: Option<u32>,
     /// Where the noise starts; the same seed makes the same picture.
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>, allow_negative_numbers = true, env = "CASCADE_SEED")]
     seed: u64,
-    /// Denoising steps of Stage C, then Stage B.
-    ///
-    /// More steps cost time in proportion and change the picture little past the
-    /// default.
-    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
-    steps: (u32, u32),
-    /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
-    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
-    guidance: (f32, f32),
-    /// Pictures of each prompt.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_COUNT")]
-    count: u32,
-    /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
-    #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
-    device: Choice,
-    /// Use the shaders in this folder instead of the built-in ones of the same name.
-    #[arg(long, value_name = "DIR", env = "CASCADE_SHADER_DIR")]
-    shader_dir: Option<PathBuf>,
-    /// Precision of matrix products.
-    #[arg(long, value_enum, default_value_t = Precision::Auto, env = "CASCADE_DTYPE")]
-    dtype: Precision,
     /// Where noise comes from: torch and torch-bf16 repeat what a diffusers CPU
     /// generator draws in f32 and bf16; philox gives every picture its own stream.
     #[arg(long, value_name = "KIND", default_value = "torch", env = "CASCADE_NOISE")]
@@ -107,37 +70,32 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut request = Request {
         prompts: prompts(args)?,
         negative: args.negative.clone(),
-        width: args.width.unwrap_or(usual.width),
-        height: args.height.unwrap_or(usual.height),
+        width: args.size.width.unwrap_or(usual.width),
+        height: args.size.height.unwrap_or(usual.height),
         seed: args.seed,
-        steps: args.steps,
-        guidance: args.guidance,
-        count: args.count,
+        steps: args.setup.steps,
+        guidance: args.setup.guidance,
+        count: args.size.count,
         noise: args.noise,
     };
     request.check()?;
     let outputs = Outputs::plan(args, request.images())?;
 
-    let paths = args.model.find()?;
-    if !args.model.is_given() && !args.quiet {
-        note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
-    }
-    let model = Model::open(&paths)?;
+    let model = args.setup.open_model(args.quiet)?;
     if let Some(side) = model.native_size {
-        (request.width, request.height) = (args.width.unwrap_or(side), args.height.unwrap_or(side));
+        (request.width, request.height) = (args.size.width.unwrap_or(side), args.size.height.unwrap_or(side));
     }
     let latents = match &args.latents {
         Some(path) => read_latents(path, &request, &model)?,
         None => StartLatents::default(),
     };
-    let backend = devices::open(args.device, args.dtype == Precision::Bf16, args.shader_dir.as_deref())?;
-    let mut pipeline = Pipeline::new(model, backend)?;
+    let mut pipeline = Pipeline::new(model, args.setup.open_device()?)?;
     let device = pipeline.backend().device().name.clone();
     let load = begin.elapsed();
 
     let mut bar = Bar::new(args.quiet || args.json);
     let mut dump = args.dump.as_ref().map(|_| Dump::default());
-    let name = args.model.name()?;
+    let name = args.setup.model.name()?;
     let options = Options {
         latents: &latents,
         keep: args.dump.is_some(),

@@ -1,4 +1,4 @@
-//! `cascade-rt devices` and `cascade-rt kernels`.
+//! `cascade-rt devices` and the list of `cascade-rt kernels`.
 
 use super::say;
 use crate::backend::cuda;
@@ -57,7 +57,7 @@ fn reason(device: &Device, chosen: bool) -> &'static str {
 }
 
 /// Lists, for each op and device, the rows and the one that is used there.
-pub(super) fn kernels(args: &Args) -> Result<()> {
+pub(super) fn kernels(json: bool) -> Result<()> {
     let mut entries = Vec::new();
     for op in ops::NAMES {
         for (choice, device) in devices::all() {
@@ -69,7 +69,7 @@ pub(super) fn kernels(args: &Args) -> Result<()> {
             );
         }
     }
-    if args.json {
+    if json {
         let json = |(op, device, kernel, needs, reason): &(&str, String, &str, String, String)| serde_json::json!({ "op": op, "device": device, "kernel": kernel, "needs": needs, "reason": reason });
         return say(&serde_json::Value::from_iter(entries.iter().map(json)).to_string());
     }

@@ -51,6 +51,15 @@ impl Define for Denoise {
         Some(0)
     }
 
+    fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
+        // One step's noise and coefficients.
+        match i {
+            2 => out.elements(),
+            3 => shape.c,
+            _ => shape.elements(),
+        }
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let [x, eps, noise, coefficients] = [0, 1, 2, 3].map(|i| inputs[i].expect("every operand").f32());
         let step = inputs[4].expect("counter").u32()[0] as usize;

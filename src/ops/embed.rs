@@ -24,6 +24,11 @@ impl Define for Embed {
         }
     }
 
+    fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
+        // A row for each token.
+        if i == 0 { shape.elements() } else { shape.elements().min(out.elements()) }
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let ids = inputs[0].expect("ids").u32();
         let (tokens, positions) = (inputs[1].expect("tokens"), inputs[2]);

@@ -23,6 +23,10 @@ impl Define for Gather {
         }
     }
 
+    fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
+        if i == 0 { shape.elements().min(out.elements()) } else { shape.elements() }
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (x, index) = (inputs[0].expect("x"), inputs[1].expect("index").u32());
         for (ys, &i) in out.chunks_mut(shape.c).zip(index) {

@@ -61,6 +61,11 @@ impl Define for Linear {
         2 * (out.elements() * inputs[0].map_or(0, |x| x.c)) as u64
     }
 
+    fn reads(&self, i: usize, shape: Shape, _: Shape) -> usize {
+        // One step's row of the table.
+        if i == 6 { shape.elements() / shape.w } else { shape.elements() }
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (x, w) = (inputs[0].expect("x"), inputs[1].expect("weight").values());
         let [bias, residual, scale, shift] = [2, 3, 4, 5].map(|i| inputs[i].map(|t| t.values()));
@@ -134,6 +139,20 @@ pub(super) fn cases() -> Vec<Case> {
                 slot(2, 1, 1, 37),
                 weight(&[37]),
                 slot(2, 1, 2, 42),
+                index(&[1]),
+            ],
+        ),
+        // And for more rows and channels than a tile has.
+        case(
+            Function::QuickGelu,
+            vec![
+                slot(2, 13, 11, 72),
+                weight(&[136, 72]),
+                weight(&[136]),
+                slot(2, 13, 11, 136),
+                slot(2, 1, 1, 72),
+                weight(&[72]),
+                slot(2, 1, 2, 272),
                 index(&[1]),
             ],
         ),

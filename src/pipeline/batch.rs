@@ -72,17 +72,20 @@ impl Job<'_, '_> {
         let latents = self.options.latents;
         let start = Instant::now();
         self.text()?;
+        self.run.settle(recorded.end)?;
         times.text += start.elapsed();
 
         let start = Instant::now();
         self.condition(&stage_c)?;
         self.sample(&stage_c, latents.stage_c.as_deref())?;
+        self.run.settle(recorded.c.counter)?;
         times.stage_c += start.elapsed();
 
         let start = Instant::now();
         self.condition(&stage_b)?;
         finite(&mut self.run, recorded.not_finite[0], "Stage C", extent.steps[0], self.model)?;
         self.sample(&stage_b, latents.stage_b.as_deref())?;
+        self.run.settle(recorded.b.counter)?;
         times.stage_b += start.elapsed();
 
         let start = Instant::now();

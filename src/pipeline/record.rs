@@ -9,6 +9,7 @@
 //! | `step_b`      | per step of Stage B | the network, guidance, the sampler's update        |
 //! | `decode`      | once per image      | Stage A, conversion to bytes                       |
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::Device;
@@ -18,6 +19,7 @@ use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, clip, slot, stage_a};
 use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Gather, Scale, ToRgb8};
 use crate::plan::{Plan, Recorder, Slot};
+use crate::request::Request;
 use crate::sampler::StageSizes;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
@@ -40,6 +42,31 @@ pub struct Extent {
     pub guided: [bool; 2],
     /// Whether intermediate results stay readable.
     pub keep: bool,
+}
+
+impl Extent {
+    /// What `images` of all those of a request take.
+    pub fn of(request: &Request, images: Range<usize>, keep: bool) -> Self {
+        let count = request.count as usize;
+        let prompts = (images.end - 1) / count - images.start / count + 1;
+        // As in diffusers, guidance is on above 1.
+        let guided = [request.guidance.0 > 1.0, request.guidance.1 > 1.0];
+        Self {
+            images: images.len(),
+            texts: prompts + usize::from(guided.contains(&true)),
+            width: request.width as usize,
+            height: request.height as usize,
+            steps: [request.steps.0 as usize, request.steps.1 as usize],
+            guided,
+            keep,
+        }
+    }
+
+    /// How often a phase runs for one batch.
+    pub fn repeats(&self, phase: &str) -> usize {
+        let of_stage = [&STAGE_C, &STAGE_B].into_iter().find(|stage| stage.step == phase);
+        of_stage.map_or(1, |stage| self.steps[stage.index])
+    }
 }
 
 /// What the host writes, and may read, of one of the two samplers.

@@ -109,6 +109,12 @@ impl Run<'_> {
         Ok(values)
     }
 
+    /// Waits until the device has done all that it was given, so that each stage's time is its
+    /// own. `slot` is a small one of the phase that ran last.
+    pub(super) fn settle(&mut self, slot: Slot) -> Result<()> {
+        self.read_f32(slot).map(drop)
+    }
+
     pub(super) fn phase(&mut self, name: &str) -> Result<()> {
         let nodes = self.plan.phase(name);
         match self.check_nodes {

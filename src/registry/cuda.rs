@@ -87,6 +87,8 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     only!("group_norm", GROUPS),
     only!("layer_norm", rows("ROWS")),
+    cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
+        .fit(&[Fit::RowsAtMost(256)]),
     cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]),
     only!("linear", product("TILE_M", "TILE_N")),
     only!("mean", channels("CHANNELS")),

@@ -1,19 +1,12 @@
 //! A tokenizer of the right form for a model that understands nothing.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
-use super::{create, save};
-use crate::error::Result;
-
-/// Writes a tokenizer of CLIP's form and size: bytes are its only symbols, all
+/// The files of a tokenizer of CLIP's form and size: bytes are its only symbols, all
 /// other entries stand for nothing, so that a word takes a token a letter.
-pub(super) fn write(dir: &Path) -> Result<()> {
+pub(super) fn files() -> [(&'static str, Value); 2] {
     const BOS: &str = "<|startoftext|>";
     const EOS: &str = "<|endoftext|>";
-    create(dir)?;
-
     // Printable bytes stand for themselves, the rest for characters from U+0100 on.
     let printable = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
     let shown = (0..=255u8).filter(printable).map(char::from);
@@ -28,34 +21,29 @@ pub(super) fn write(dir: &Path) -> Result<()> {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false, "special": true})
     };
-    save(
-        &dir.join("tokenizer.json"),
-        &json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": [special(49_406, BOS), special(49_407, EOS)],
-            "normalizer": {"type": "Sequence", "normalizers": [
-                {"type": "NFC"},
-                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-                {"type": "Lowercase"},
-            ]},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "behavior": "Removed", "invert": true,
-                 "pattern": {"Regex": r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"}},
-                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            ]},
-            "post_processor": {"type": "RobertaProcessing", "sep": [EOS, 49_407], "cls": [BOS, 49_406],
-                               "trim_offsets": false, "add_prefix_space": false},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-            "model": {"type": "BPE", "dropout": null, "unk_token": EOS, "continuing_subword_prefix": "",
-                      "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false,
-                      "vocab": vocab, "merges": []},
-        }),
-    )?;
-    save(
-        &dir.join("tokenizer_config.json"),
-        &json!({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": BOS, "eos_token": EOS,
-                "pad_token": EOS, "unk_token": EOS}),
-    )
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [special(49_406, BOS), special(49_407, EOS)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "behavior": "Removed", "invert": true,
+             "pattern": {"Regex": r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"}},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        ]},
+        "post_processor": {"type": "RobertaProcessing", "sep": [EOS, 49_407], "cls": [BOS, 49_406],
+                           "trim_offsets": false, "add_prefix_space": false},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": EOS, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false,
+                  "vocab": vocab, "merges": []},
+    });
+    let config = json!({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": BOS, "eos_token": EOS,
+                        "pad_token": EOS, "unk_token": EOS});
+    [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)]
 }

@@ -81,7 +81,15 @@ impl Checkpoint {
         let location = location.into();
         let path = location.path();
         let sharded = path.extension().is_some_and(|e| e == "json");
-        let stored = if sharded { index::open(&location)? } else { file::open(&location)? };
+        Self::of(path, if sharded { index::open(&location)? } else { file::open(&location)? })
+    }
+
+    /// Every network that these tensors make up, in the order of [`SECTIONS`]; `path` is what
+    /// messages call the file.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if two tensors have the same name.
+    pub fn of(path: &Path, stored: Vec<Stored>) -> Result<Vec<Self>> {
         let mut sections: [Vec<(Stored, Rename)>; SECTIONS.len() + 1] = Default::default();
         for tensor in stored {
             let (section, name) = names::section(&tensor.name);

@@ -46,6 +46,16 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// A tensor in memory: `range` of `source`, in bytes. `path` is what messages call its file.
+    ///
+    /// # Panics
+    /// If the range does not hold a tensor of these dimensions.
+    pub fn in_memory(path: &Path, name: &str, dims: &[usize], source: Arc<dyn Bytes>, range: Range<usize>) -> Self {
+        assert_eq!(range.len(), 2 * dims.iter().product::<usize>(), "{name} lies in its range, in bf16");
+        let dtype = safetensors::Dtype::BF16;
+        Self { name: name.into(), dtype, dims: dims.to_vec(), range, path: path.into(), file: source }
+    }
+
     /// The file it lies in.
     pub fn path(&self) -> &Path {
         &self.path

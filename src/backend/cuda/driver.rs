@@ -1,6 +1,7 @@
 //! What the backend asks of a driver: the real one, or the one that plays a GPU for tests.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::args::Args;
 use crate::backend::Device;
@@ -45,6 +46,9 @@ pub(super) trait Driver: Memory {
 
     /// Records the launches that `launches` makes instead of handing them over.
     fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Self::Graph>;
+
+    /// Hands over the launches that `launches` makes, and says how long the device takes for them.
+    fn time(&self, launches: impl FnOnce() -> Result<()>) -> Result<Duration>;
 
     /// Hands over everything that was recorded.
     fn replay(&self, graph: &Self::Graph) -> Result<()>;

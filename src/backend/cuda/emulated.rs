@@ -8,6 +8,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char};
 use std::rc::{Rc, Weak};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::args::Args;
 use super::driver::{Driver, Geometry};
@@ -31,35 +32,47 @@ unsafe extern "C" {
 /// Bytes that begin where a GPU's allocations may.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(256))]
-struct Line([u8; 256]);
+struct Line([u32; 64]);
+
+/// Lines before and after each piece of memory, which nobody may change.
+const GUARD: usize = 64;
+
+/// Their bytes.
+const OFFSET: usize = GUARD * size_of::<Line>();
 
 /// A piece of the device's memory. Kernels write to it by address, one launch at a time.
 #[derive(Debug)]
 pub(super) struct Allocation(Box<[UnsafeCell<Line>]>);
 
 impl Allocation {
+    fn new(bytes: u64) -> Self {
+        // NaN, so that nothing counts on zeros; each another one, so that copying it is seen, and signalling,
+        // so that computing with it is.
+        let nan = |i: usize| 0xff80_0001 | ((i as u32 * 2) & 0x003f_ffff);
+        let line = |l: usize| UnsafeCell::new(Line(std::array::from_fn(|i| nan(l * 64 + i))));
+        Self((0..bytes.div_ceil(256) as usize + 2 * GUARD).map(line).collect())
+    }
+
+    /// Where its own bytes begin.
     fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
+        self.0[GUARD..].as_ptr() as u64
     }
 
-    fn len(&self) -> usize {
-        size_of_val(&*self.0)
-    }
-
-    /// Its bytes now.
+    /// All its bytes now, and those of the guards.
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len()];
+        let mut bytes = vec![0; size_of_val(&*self.0)];
         // SAFETY: the allocation has as many bytes, and nobody writes: launches are over when they
         // return, and neither `Emulated` nor this type leaves the thread.
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().cast(), bytes.as_mut_ptr(), bytes.len()) };
         bytes
     }
 
-    /// Copies `bytes` to offset `at`.
+    /// Copies `bytes` to offset `at`, from the first guard on.
     fn fill(&self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= self.len(), "the copy ends inside the buffer");
+        assert!(at + bytes.len() <= size_of_val(&*self.0), "the copy ends inside the buffer");
+        let to = self.0.as_ptr() as *mut u8;
         // SAFETY: as the line above says; and the cells may be written through a shared reference.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (self.address() as *mut u8).add(at), bytes.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(at), bytes.len()) };
     }
 }
 
@@ -130,10 +143,11 @@ impl Emulated {
             if after != *upwards {
                 return Err(self.fault(name, "the result depends on the order of the threads"));
             }
-            let start = buffer.address();
-            let result = args.result();
-            let mine = |i: usize| result.contains(&(start + i as u64)) || start == args.scratch();
-            if (0..after.len()).any(|i| after[i] != before[i] && !mine(i)) {
+            let start = buffer.address() - OFFSET as u64;
+            let shared = buffer.address() == args.scratch();
+            let own = OFFSET..after.len() - OFFSET;
+            let may = |i: usize| args.result().contains(&(start + i as u64)) || shared && own.contains(&i);
+            if (0..after.len()).any(|i| after[i] != before[i] && !may(i)) {
                 return Err(self.fault(name, "writes outside of its result"));
             }
         }
@@ -149,9 +163,7 @@ impl Memory for Emulated {
     }
 
     fn allocate(&self, bytes: u64) -> Result<Rc<Allocation>> {
-        // NaN, so that nothing counts on zeros.
-        let lines = (0..bytes.div_ceil(256).max(1)).map(|_| UnsafeCell::new(Line([0xff; 256])));
-        let allocation = Rc::new(Allocation(lines.collect()));
+        let allocation = Rc::new(Allocation::new(bytes));
         let mut all = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|buffer| buffer.strong_count() > 0);
         all.push(Rc::downgrade(&allocation));
@@ -159,7 +171,7 @@ impl Memory for Emulated {
     }
 
     fn copy(&self, buffer: &Rc<Allocation>, at: u64, bytes: &[u8]) -> Result<()> {
-        buffer.fill(at as usize, bytes);
+        buffer.fill(OFFSET + at as usize, bytes);
         Ok(())
     }
 
@@ -185,7 +197,7 @@ impl Driver for Emulated {
     }
 
     fn read(&self, buffer: &Rc<Allocation>, at: u64, bytes: &mut [u8]) -> Result<()> {
-        bytes.copy_from_slice(&buffer.bytes()[at as usize..][..bytes.len()]);
+        bytes.copy_from_slice(&buffer.bytes()[OFFSET + at as usize..][..bytes.len()]);
         Ok(())
     }
 
@@ -209,6 +221,11 @@ impl Driver for Emulated {
         let done = launches();
         let recorded = self.recording().take().unwrap_or_default();
         done.map(|()| recorded)
+    }
+
+    fn time(&self, launches: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        let start = Instant::now();
+        launches().map(|()| start.elapsed())
     }
 
     fn replay(&self, graph: &Vec<Launch>) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::args::Args;
 use super::driver::{Driver, Geometry};
@@ -177,6 +178,21 @@ impl<D: Driver> Program for CudaProgram<D> {
             self.driver.replay(&self.graphs[&range])?;
         }
         Ok(())
+    }
+
+    fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
+        let mut times = Vec::with_capacity(nodes.len());
+        for p in 0..self.plan.phases.len() {
+            let phase = self.plan.phases[p].nodes.clone();
+            let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
+            if !range.is_empty() && !self.all_fit {
+                self.prepare(p)?;
+            }
+            for i in range {
+                times.push(self.driver.time(|| self.launch(i..i + 1))?);
+            }
+        }
+        Ok(times)
     }
 
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {

@@ -4,8 +4,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cudarc::driver::sys::{self, CUfunction_attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    self, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
+};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig,
     PushKernelArg, result,
@@ -190,6 +193,14 @@ impl Driver for Real {
         let graph = graph?.ok_or_else(|| failed(self.context.ordinal(), "the driver recorded nothing"))?;
         self.check(graph.upload())?;
         Ok(graph)
+    }
+
+    fn time(&self, launches: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        let now = || self.check(self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)));
+        let start = now()?;
+        launches()?;
+        let milliseconds = self.check(start.elapsed_ms(&now()?))?;
+        Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
     fn replay(&self, graph: &CudaGraph) -> Result<()> {

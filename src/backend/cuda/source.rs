@@ -3,6 +3,7 @@
 /// Files that kernels include and that hold numbers.
 const HEADERS: &[(&str, &str)] = &[
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
+    ("linear_tensor.cuh", include_str!("../../../kernels/linear_tensor.cuh")),
     ("product.cuh", include_str!("../../../kernels/product.cuh")),
     ("tensor.cuh", include_str!("../../../kernels/tensor.cuh")),
 ];

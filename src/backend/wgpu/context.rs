@@ -28,7 +28,8 @@ impl Context {
     /// Opens an adapter with what `caps` needs and no more.
     pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps) -> Result<Self> {
         let info = Device { caps, ..adapter::describe(adapter) };
-        let features = adapter::features(caps);
+        // Timestamps cost nothing until they are asked for.
+        let features = adapter::features(caps) | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY);
         let experimental = features.intersects(wgpu::Features::all_experimental_mask());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("cascade-rt"),
@@ -138,6 +139,23 @@ impl Context {
             Some(_) => Err(self.does_not_fit(size, label)),
             None => self.check().map(|()| buffer),
         }
+    }
+
+    /// Copies bytes of a buffer to the host, once the device has done everything handed to it.
+    pub(super) fn fetch(&self, buffer: &wgpu::Buffer, start: u64, bytes: &mut [u8]) -> Result<()> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer("staging", bytes.len() as u64, usage)?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, start, &staging, 0, bytes.len() as u64);
+        self.queue.submit([encoder.finish()]);
+        let (sender, mapped) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+        self.wait()?;
+        let failed = |found: String| self.failed(found);
+        mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let view = staging.get_mapped_range(..bytes.len() as u64).map_err(|e| failed(e.to_string()))?;
+        bytes.copy_from_slice(&view);
+        Ok(())
     }
 
     /// Waits until the device has done everything handed to it.

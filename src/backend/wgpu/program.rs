@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wgpu::BufferUsages;
 
@@ -33,7 +34,7 @@ struct Dispatches {
 
 /// A compiled plan with its memory.
 pub(super) struct WgpuProgram {
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
     plan: Arc<Plan>,
     weights: Arc<Weights<Context>>,
     /// Whether weights and activations fit all at once, so that no phase makes room for another.
@@ -74,7 +75,7 @@ pub(super) fn compile(
         }
         params.resize(params.len().next_multiple_of(ALIGN as usize), 0u8);
         params.extend_from_slice(bytemuck::cast_slice(&words(node)));
-        let flops = node.op.cost(&node.shapes(), 0, node.output.shape).flops;
+        let flops = node.op.flops(&node.shapes(), node.output.shape);
         nodes.push(Dispatches { shader: loaded, passes, flops });
     }
     params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
@@ -218,29 +219,29 @@ impl WgpuProgram {
         }
     }
 
-    fn submit(&self, nodes: Range<usize>) {
+    /// Records the dispatches of node `i`.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        pass.set_bind_group(0, self.bind_groups[i].as_ref(), &[]);
+        for (pipeline, [x, y, z]) in &self.nodes[i].passes {
+            pass.set_pipeline(pipeline);
+            pass.dispatch_workgroups(*x, *y, *z);
+        }
+    }
+
+    pub(super) fn submit(&self, nodes: Range<usize>) {
         let mut encoder = self.context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for i in nodes {
-            pass.set_bind_group(0, self.bind_groups[i].as_ref(), &[]);
-            for (pipeline, [x, y, z]) in &self.nodes[i].passes {
-                pass.set_pipeline(pipeline);
-                pass.dispatch_workgroups(*x, *y, *z);
-            }
-        }
+        nodes.for_each(|i| self.dispatch(&mut pass, i));
         drop(pass);
         self.context.queue.submit([encoder.finish()]);
     }
-}
 
-impl Program for WgpuProgram {
-    fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
-        let start = 4 * self.plan.slots[slot.id()].range().start as u64;
-        self.context.queue.write_buffer(&self.arena, start, bytes);
-        self.context.check()
-    }
-
-    fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+    /// Hands `nodes` to `each` in parts that make one submission, their weights on the device.
+    fn submissions(
+        &mut self,
+        nodes: Range<usize>,
+        mut each: impl FnMut(&Self, Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         for p in 0..self.plan.phases.len() {
             let phase = self.plan.phases[p].nodes.clone();
             let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
@@ -254,31 +255,43 @@ impl Program for WgpuProgram {
             for i in range.clone() {
                 flops += self.nodes[i].flops;
                 if flops > SUBMISSION_FLOPS {
-                    self.submit(start..i + 1);
+                    each(self, start..i + 1)?;
                     (start, flops) = (i + 1, 0);
                 }
             }
             if start < range.end {
-                self.submit(start..range.end);
+                each(self, start..range.end)?;
             }
         }
         self.context.check()
     }
+}
+
+impl Program for WgpuProgram {
+    fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
+        let start = 4 * self.plan.slots[slot.id()].range().start as u64;
+        self.context.queue.write_buffer(&self.arena, start, bytes);
+        self.context.check()
+    }
+
+    fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+        self.submissions(nodes, |program, part| {
+            program.submit(part);
+            Ok(())
+        })
+    }
+
+    fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
+        let mut times = Vec::with_capacity(nodes.len());
+        self.submissions(nodes, |program, part| {
+            times.extend(program.time_each(part)?);
+            Ok(())
+        })?;
+        Ok(times)
+    }
 
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
         let start = 4 * self.plan.slots[slot.id()].range().start as u64;
-        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-        let staging = self.context.buffer("staging", bytes.len() as u64, usage)?;
-        let mut encoder = self.context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(&self.arena, start, &staging, 0, bytes.len() as u64);
-        self.context.queue.submit([encoder.finish()]);
-        let (sender, mapped) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
-        self.context.wait()?;
-        let failed = |found: String| self.context.failed(found);
-        mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
-        let view = staging.get_mapped_range(..bytes.len() as u64).map_err(|e| failed(e.to_string()))?;
-        bytes.copy_from_slice(&view);
-        Ok(())
+        self.context.fetch(&self.arena, start, bytes)
     }
 }

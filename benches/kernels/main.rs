@@ -1,0 +1,157 @@
+//! Times every kernel row at the shapes that pictures of 1024×1024 pixels have, with and without guidance, on every device.
+//! Rows come from the registry and shapes from recorded plans: both appear by themselves. Operands take turns so that caches
+//! do not flatter, and what counts is the device's own time.
+//!
+//! ```text
+//! cargo bench -- attention                           criterion, names `op/row/device/operands` that match this
+//! cargo bench -- --quick linear/linear.avx512        fewer samples; --save-baseline and --baseline compare
+//! cargo bench --bench kernels -- --json [attention]  one JSON line per operation that tools/compare knows
+//!
+//! CASCADE_BENCH_DEVICES=cpu,wgpu:0   these devices; without it, all but software that behaves like a GPU
+//! CASCADE_BENCH_MODEL=lite           shapes of this preset, mid, lite or large; without it, large
+//! ```
+
+mod compared;
+
+use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use cascade_rt::backend::devices::{self, Choice};
+use cascade_rt::backend::{Backend, Kind};
+use cascade_rt::measure::roofline::Ceilings;
+use cascade_rt::measure::task::{Operand, Task, distinct};
+use cascade_rt::ops::{self, Case, Element};
+use cascade_rt::pipeline::record::{Extent, record};
+use cascade_rt::registry::{self, Kernel};
+use cascade_rt::request::Request;
+use cascade_rt::synth::{self, Preset};
+use cascade_rt::tensor::Dtype;
+use criterion::{Criterion, SamplingMode, Throughput};
+
+/// The devices to use: those named, or all that are hardware.
+fn choices() -> Vec<Choice> {
+    if let Ok(names) = std::env::var("CASCADE_BENCH_DEVICES") {
+        let parse = |name: &str| name.trim().parse().unwrap_or_else(|e| panic!("CASCADE_BENCH_DEVICES: `{name}`: {e}"));
+        return names.split(',').map(parse).collect();
+    }
+    let (software, hardware): (Vec<_>, Vec<_>) =
+        devices::all().into_iter().partition(|(_, device)| device.kind == Kind::Software);
+    for (choice, device) in software {
+        eprintln!("SKIPPED {choice} ({}): slow; CASCADE_BENCH_DEVICES={choice} times it", device.name);
+    }
+    hardware.into_iter().map(|(choice, _)| choice).collect()
+}
+
+/// The different ops of a 1024×1024 picture, guided and not; and one of each op that it has not.
+fn tasks() -> Vec<Task> {
+    let preset = std::env::var("CASCADE_BENCH_MODEL").map_or(Ok(Preset::Large), |name| name.parse());
+    let model = synth::in_memory(preset.expect("CASCADE_BENCH_MODEL names a preset")).expect("it is made in memory");
+    let mut all: Vec<Task> = Vec::new();
+    for guidance in [(4.0, 4.0), (0.0, 0.0)] {
+        let request = Request { prompts: vec![String::new()], guidance, ..Request::default() };
+        let plan = record(&model, &Extent::of(&request, 0..1, false)).expect("the networks fit together").plan;
+        for (task, _) in distinct(&plan, |_| 1) {
+            if !all.contains(&task) {
+                all.push(task);
+            }
+        }
+    }
+    for op in ops::NAMES {
+        if all.iter().all(|task| task.op.name() != *op) {
+            all.extend(ops::cases().iter().find(|case| case.op.name() == *op).map(of_case));
+        }
+    }
+    all
+}
+
+/// A test case, with weights in bf16.
+fn of_case(case: &Case) -> Task {
+    let operand = |operand: &ops::Operand| match operand {
+        ops::Operand::Slot(shape) | ops::Operand::Values(shape, _) => Operand::Slot(*shape, Element::F32),
+        ops::Operand::Index(shape, _) => Operand::Slot(*shape, Element::U32),
+        ops::Operand::Weight(dims) => Operand::Weight(dims.clone(), vec![(dims.iter().product(), Dtype::Bf16)]),
+    };
+    let inputs = case.inputs.iter().map(|input| input.as_ref().map(operand)).collect();
+    Task { op: case.op.clone(), inputs }
+}
+
+/// Benches every row of a device.
+fn device(criterion: &mut Criterion, choice: Choice, tasks: &[Task]) {
+    let backend = devices::open(choice, true, None).unwrap_or_else(|error| panic!("{error}"));
+    let (mut fitting, mut left_out) = (Vec::new(), 0);
+    for task in tasks {
+        match task.fits(backend.as_ref()) {
+            true => fitting.push((task, task.kernels(backend.device()))),
+            false => left_out += 1,
+        }
+    }
+    if left_out > 0 {
+        eprintln!("SKIPPED on {choice}: {left_out} shapes that do not fit into its memory");
+    }
+    let ceilings = OnceCell::new();
+    for kernel in registry::kernels(backend.device().lang) {
+        let mut group = criterion.benchmark_group(format!("{}/{}", kernel.op, kernel.name));
+        group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+        group.sampling_mode(SamplingMode::Flat);
+        let mut names: HashMap<String, usize> = HashMap::new();
+        for (task, _) in fitting.iter().filter(|(_, kernels)| kernels.iter().any(|k| std::ptr::eq(*k, kernel))) {
+            let mut name = format!("{choice}/{task}");
+            // The same operands with other constants.
+            let same = names.entry(name.clone()).or_default();
+            *same += 1;
+            if *same > 1 {
+                name = format!("{name}#{same}");
+            }
+            let cost = task.cost();
+            group.throughput(match cost.flops {
+                0 => Throughput::Bytes(cost.bytes),
+                flops => Throughput::ElementsAndBytes { elements: flops, bytes: cost.bytes },
+            });
+            let best = Cell::new(f64::INFINITY);
+            let mut loaded = None;
+            group.bench_function(&name, |bencher| {
+                let loaded = loaded.get_or_insert_with(|| load(task, backend.as_ref(), kernel));
+                bencher.iter_custom(|calls| {
+                    let time = loaded.time(calls).expect("it runs");
+                    best.set(best.get().min(time.as_secs_f64() / calls as f64));
+                    time
+                });
+            });
+            if best.get().is_finite() {
+                let ceilings = ceilings.get_or_init(|| {
+                    let ceilings = Ceilings::measure(backend.as_ref()).expect("the device works");
+                    println!("{choice} {} has ceilings {ceilings}", backend.device().name);
+                    ceilings
+                });
+                let (bound, rate) = (ceilings.bound(cost), |work: u64| work as f64 / best.get() / 1e9);
+                println!(
+                    "{:24}best: {:.1} GFLOP/s, {:.1} GB/s, {:.0} % of the {} ceiling\n",
+                    "",
+                    rate(cost.flops),
+                    rate(cost.bytes),
+                    100.0 * bound.seconds / best.get(),
+                    bound.limit
+                );
+            }
+        }
+        group.finish();
+    }
+}
+
+fn load(task: &Task, backend: &dyn Backend, kernel: &'static Kernel) -> cascade_rt::measure::task::Loaded {
+    task.load(backend, Some(kernel)).expect("it compiles")
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    match arguments.iter().position(|a| a == "--json") {
+        Some(at) => compared::json(arguments.get(at + 1).map_or("", String::as_str)),
+        None => {
+            let mut criterion = Criterion::default().configure_from_args();
+            let tasks = tasks();
+            choices().into_iter().for_each(|choice| device(&mut criterion, choice, &tasks));
+            criterion.final_summary();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `cascade-rt kernels --bench`: whether the registry's order is the fastest on a device.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::setup::{Size, Subject, aligned};
+use super::{info, note, say};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::measure::human_seconds;
+use crate::measure::roofline::{Bound, Ceilings};
+use crate::measure::task::{Task, distinct};
+use crate::pipeline::record::{self, Extent};
+
+/// How long a kernel is timed on one shape.
+const BUDGET: Duration = Duration::from_millis(200);
+
+/// How much faster another row must be to be worth a word: less is noise.
+const WORTH: f64 = 1.05;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Time every kernel that could serve, on each shape that a model has, and say where the one
+    /// that is chosen is not the fastest.
+    #[arg(long)]
+    bench: bool,
+    /// With --bench: only ops whose name contains this.
+    #[arg(long, value_name = "TEXT", requires = "bench")]
+    op: Option<String>,
+    #[command(flatten, next_help_heading = "With --bench")]
+    subject: Subject,
+    #[command(flatten, next_help_heading = "With --bench")]
+    size: Size,
+}
+
+/// A row on a shape.
+#[derive(Debug, Serialize)]
+struct Timed {
+    kernel: &'static str,
+    seconds: f64,
+}
+
+/// A shape, measured.
+#[derive(Debug, Serialize)]
+struct Entry {
+    op: &'static str,
+    operands: String,
+    /// Calls in one batch.
+    calls: usize,
+    /// Every row that could serve, the chosen one first.
+    kernels: Vec<Timed>,
+    fastest: &'static str,
+    bound: String,
+    /// Of the chosen row.
+    of_ceiling: f64,
+}
+
+impl Entry {
+    /// Seconds of one batch that the fastest row would save, if it is worth it.
+    fn gain(&self) -> Option<f64> {
+        let fastest = self.kernels.iter().find(|timed| timed.kernel == self.fastest)?;
+        let chosen = self.kernels[0].seconds;
+        (chosen > WORTH * fastest.seconds).then_some((chosen - fastest.seconds) * self.calls as f64)
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    if !args.bench {
+        return info::kernels(args.json);
+    }
+    let model = args.subject.open_model(args.json)?;
+    let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
+    let extent = Extent::of(&request, 0..request.images(), false);
+    let plan = record::record(&model, &extent)?.plan;
+    let backend = args.subject.setup.open_device()?;
+    let ceilings = Ceilings::measure(backend.as_ref())?;
+    let mut tasks = distinct(&plan, |phase| extent.repeats(phase));
+    tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
+    let mut entries = Vec::new();
+    for (task, calls) in &tasks {
+        match time(task, *calls, backend.as_ref(), &ceilings)? {
+            Some(entry) => {
+                if !args.json {
+                    print(&entry)?;
+                }
+                entries.push(entry);
+            }
+            None => note(&format!("{} {task}: does not fit, left out", task.op.name())),
+        }
+    }
+    if args.json {
+        let device = &backend.device().name;
+        return say(&json!({ "device": device, "ceilings": ceilings, "shapes": entries }).to_string());
+    }
+    let all: f64 = entries.iter().map(|entry| entry.kernels[0].seconds * entry.calls as f64).sum();
+    let gains: Vec<f64> = entries.iter().filter_map(Entry::gain).collect();
+    // From zero, because the sum of nothing is a negative one.
+    let (slower, shapes, gain) = (gains.len(), entries.len(), gains.iter().fold(0.0, |sum, gain| sum + gain));
+    say(&format!("{} with ceilings {ceilings}", backend.device().name))?;
+    say(&format!(
+        "of {shapes} shapes, {slower} have a row faster than the chosen one: {} of {} would be saved",
+        human_seconds(gain),
+        human_seconds(all)
+    ))
+}
+
+/// Times every row on a shape; `None` if one does not fit into the device's memory.
+fn time(task: &Task, calls: usize, backend: &dyn Backend, ceilings: &Ceilings) -> Result<Option<Entry>> {
+    let mut kernels = Vec::new();
+    for kernel in task.kernels(backend.device()) {
+        let times = task.load(backend, Some(kernel)).and_then(|mut loaded| loaded.times(BUDGET));
+        match times {
+            // The median.
+            Ok(times) => kernels.push(Timed { kernel: kernel.name, seconds: times[times.len() / 2].as_secs_f64() }),
+            Err(Error::DoesNotFit { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    let fastest = kernels.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).map_or("", |timed| timed.kernel);
+    let Bound { limit, seconds } = ceilings.bound(task.cost());
+    let of_ceiling = kernels.first().map_or(0.0, |chosen| seconds / chosen.seconds);
+    let (op, operands) = (task.op.name(), task.to_string());
+    Ok(Some(Entry { op, operands, calls, kernels, fastest, bound: limit.to_string(), of_ceiling }))
+}
+
+fn print(entry: &Entry) -> Result<()> {
+    let share = 100.0 * entry.of_ceiling;
+    say(&format!(
+        "{} {}, {}×, {} bound, {share:.0} % of the ceiling",
+        entry.op, entry.operands, entry.calls, entry.bound
+    ))?;
+    let row = |(i, timed): (usize, &Timed)| {
+        let what = match (i, timed.kernel == entry.fastest) {
+            (0, _) => "chosen",
+            (_, true) if entry.gain().is_some() => "FASTER",
+            _ => "",
+        };
+        vec![format!("  {}", timed.kernel), human_seconds(timed.seconds), what.to_owned()]
+    };
+    let rows: Vec<_> = entry.kernels.iter().enumerate().map(row).collect();
+    aligned(&rows).iter().try_for_each(|line| say(line))
+}

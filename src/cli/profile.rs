@@ -1,0 +1,113 @@
+//! `cascade-rt profile`: where the time of a run goes, node by node.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::setup::{Size, Subject, aligned, options};
+use super::{note, say};
+use crate::error::Result;
+use crate::image::{check_writable, write_atomically};
+use crate::measure::human_seconds;
+use crate::measure::profile::{By, Profiled, Row};
+use crate::measure::roofline::Ceilings;
+use crate::measure::trace::trace;
+use crate::pipeline::{Pipeline, Progress};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    subject: Subject,
+    #[command(flatten)]
+    size: Size,
+    /// What to sum up by: phases of the plan, ops, kernels, or layers of the networks.
+    #[arg(long, value_enum, default_value_t = By::Op)]
+    by: By,
+    /// Lines of the table at most; 0 is all.
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    top: usize,
+    /// Runs before the one that is timed.
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(..=1000))]
+    warmup: u32,
+    /// Write every call of a node to this file, for a trace viewer (chrome://tracing, ui.perfetto.dev).
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Replace the trace if it exists.
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    if let Some(path) = &args.trace {
+        check_writable(path, args.force, false)?;
+    }
+    let model = args.subject.open_model(args.json)?;
+    let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
+    let backend = args.subject.setup.open_device()?;
+    let ceilings = Ceilings::measure(backend.as_ref())?;
+    let (backend, log) = Profiled::new(backend);
+    let mut pipeline = Pipeline::new(model, Box::new(backend))?;
+    pipeline.prepare(&request, options(&mut |_| (), &mut |_, _| ()))?;
+    let mut start = Instant::now();
+    for _ in 0..=args.warmup {
+        log.restart();
+        start = Instant::now();
+        let mut stages = |event| {
+            if let Progress::Begin(stage, _) = event {
+                log.begin(stage);
+            }
+        };
+        pipeline.generate(&request, options(&mut stages, &mut |_, _| ()), |_| Ok(()))?;
+    }
+    log.end();
+    let wall = start.elapsed().as_secs_f64();
+    let (events, device) = (log.events(), pipeline.backend().device());
+    if let Some(path) = &args.trace {
+        write_atomically(path, trace(&events, device).to_string().as_bytes(), args.force)?;
+        note(&format!("{}: open it in chrome://tracing or ui.perfetto.dev", path.display()));
+    }
+    let rows = events.table(args.by, device, &ceilings);
+    let busy: f64 = rows.iter().map(|row| row.seconds).sum();
+    let name = args.subject.name()?;
+    if args.json {
+        let by = format!("{:?}", args.by).to_lowercase();
+        return say(&json!({
+            "model": name, "device": device.name, "request": request, "wall_seconds": wall, "device_seconds": busy,
+            "ceilings": ceilings, "by": by, "rows": rows,
+        })
+        .to_string());
+    }
+    let (width, height, count) = (request.width, request.height, request.count);
+    say(&format!("{name}, {width}×{height} px, count {count}, on {}", device.name))?;
+    let (calls, busy, wall) = (events.calls.len(), human_seconds(busy), human_seconds(wall));
+    say(&format!("{calls} calls of nodes took {busy} on the device, all together {wall}; ceilings {ceilings}"))?;
+    table(&rows, args.top)
+}
+
+fn table(rows: &[Row], top: usize) -> Result<()> {
+    let shown = if top == 0 { rows.len() } else { top.min(rows.len()) };
+    let mut lines =
+        vec![["", "time", "share", "calls", "GFLOP/s", "GB/s", "bound by", "of ceiling"].map(str::to_owned).to_vec()];
+    lines.extend(rows[..shown].iter().map(|row| {
+        let rate = |work: u64| if row.seconds > 0.0 { work as f64 / row.seconds / 1e9 } else { 0.0 };
+        vec![
+            row.name.clone(),
+            human_seconds(row.seconds),
+            format!("{:.1} %", 100.0 * row.share),
+            row.calls.to_string(),
+            format!("{:.1}", rate(row.flops)),
+            format!("{:.1}", rate(row.bytes)),
+            row.bound.to_string(),
+            format!("{:.0} %", 100.0 * row.of_ceiling),
+        ]
+    }));
+    aligned(&lines).iter().try_for_each(|line| say(line))?;
+    match rows.len() - shown {
+        0 => Ok(()),
+        more => say(&format!("… {more} more; --top 0 shows all")),
+    }
+}

@@ -1,0 +1,156 @@
+//! What is run, at which size and on what: flags that `generate` shares with the commands that measure.
+
+use std::path::PathBuf;
+
+use super::{ModelArgs, note};
+use crate::backend::Backend;
+use crate::backend::devices::{self, Choice};
+use crate::error::Result;
+use crate::pipeline::{Options, Progress, StartLatents};
+use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
+use crate::synth::{self, Preset};
+use crate::weights::model::Model;
+
+/// Precision of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Precision {
+    /// The device's best exact one: f32 on the CPU.
+    Auto,
+    /// f32 throughout; weights are widened, exactly.
+    F32,
+    /// Factors rounded to bf16, sums in f32; about twice as fast on CPUs with AVX512-BF16.
+    Bf16,
+}
+
+/// A model, a device, and what goes for every picture.
+#[derive(Debug, clap::Args)]
+pub(super) struct Setup {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    /// Denoising steps of Stage C, then Stage B.
+    ///
+    /// More steps cost time in proportion and change the picture little past the
+    /// default.
+    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
+    pub(super) steps: (u32, u32),
+    /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
+    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
+    pub(super) guidance: (f32, f32),
+    /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
+    #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
+    device: Choice,
+    /// Use the shaders in this folder instead of the built-in ones of the same name.
+    #[arg(long, value_name = "DIR", env = "CASCADE_SHADER_DIR")]
+    shader_dir: Option<PathBuf>,
+    /// Precision of matrix products.
+    #[arg(long, value_enum, default_value_t = Precision::Auto, env = "CASCADE_DTYPE")]
+    dtype: Precision,
+}
+
+impl Setup {
+    /// Opens the model.
+    pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
+        let paths = self.model.find()?;
+        if !self.model.is_given() && !quiet {
+            note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
+        }
+        Model::open(&paths)
+    }
+
+    /// Opens the device.
+    pub(super) fn open_device(&self) -> Result<Box<dyn Backend>> {
+        devices::open(self.device, self.dtype == Precision::Bf16, self.shader_dir.as_deref())
+    }
+}
+
+/// The pictures of one prompt.
+#[derive(Debug, clap::Args)]
+pub(super) struct Size {
+    /// Width in pixels, a multiple of 8 from 64 up. Without it, what the model was made for, or 1024.
+    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
+    pub(super) width: Option<u32>,
+    /// Height in pixels, like the width.
+    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_HEIGHT")]
+    pub(super) height: Option<u32>,
+    /// Pictures of each prompt.
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_COUNT")]
+    pub(super) count: u32,
+}
+
+/// What is measured.
+#[derive(Debug, clap::Args)]
+pub(super) struct Subject {
+    #[command(flatten)]
+    pub(super) setup: Setup,
+    /// Measure a model of this size, mid, lite or large, without any file: weights are noise
+    /// in memory, ranges of 256 MiB that all of them share, in bf16.
+    ///
+    /// Times and the device's memory are those of the real network; the host's memory is
+    /// less, and the pictures are noise.
+    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer"])]
+    synthetic: Option<Preset>,
+}
+
+impl Subject {
+    /// Opens or makes the model.
+    pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
+        self.synthetic.map_or_else(|| self.setup.open_model(quiet), synth::in_memory)
+    }
+
+    /// What people call the model.
+    pub(super) fn name(&self) -> Result<String> {
+        self.synthetic.map_or_else(|| self.setup.model.name(), |preset| Ok(format!("synthetic {preset}")))
+    }
+
+    /// One prompt at a size; where none is given, the size that the model was made for.
+    pub(super) fn request(&self, size: (Option<u32>, Option<u32>), count: u32, model: &Model) -> Result<Request> {
+        let usual = Request::default();
+        let side = |given: Option<u32>, usual: u32| given.or(model.native_size).unwrap_or(usual);
+        let request = Request {
+            prompts: vec!["a red apple on a blue background".into()],
+            width: side(size.0, usual.width),
+            height: side(size.1, usual.height),
+            steps: self.setup.steps,
+            guidance: self.setup.guidance,
+            count,
+            ..usual
+        };
+        request.check().map(|()| request)
+    }
+}
+
+/// Options of a run that is measured: nothing is kept, checked or given.
+pub(super) fn options<'a>(
+    progress: &'a mut dyn FnMut(Progress),
+    truncated: &'a mut dyn FnMut(&str, &str),
+) -> Options<'a> {
+    const NO_LATENTS: &StartLatents = &StartLatents { stage_c: None, stage_b: None };
+    Options { latents: NO_LATENTS, keep: false, check_nodes: false, progress, truncated }
+}
+
+/// A table with its first column to the left and the others to the right.
+pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let length = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());
+    let width = |column| rows.iter().map(|row| length(row, column)).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cell = |(i, cell): (usize, &String)| match i {
+            0 => format!("{cell:<width$}", width = widths[0]),
+            _ => format!("  {cell:>width$}", width = widths[i]),
+        };
+        row.iter().enumerate().map(cell).collect::<String>().trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned() {
+        let rows = [vec!["µs".to_owned(), "1".into(), "b".into()], vec!["long".into(), "100".into()]];
+        assert_eq!(aligned(&rows), ["µs      1  b", "long  100"]);
+    }
+}

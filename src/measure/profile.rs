@@ -1,0 +1,257 @@
+//! Profiling: a backend that notes down how long everything takes that another one does.
+//!
+//! The pipeline knows nothing of it: it runs on a [`Profiled`] backend as on any other.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::roofline::{Ceilings, Limit};
+use crate::backend::{Backend, Device, Program};
+use crate::error::Result;
+use crate::ops::Cost;
+use crate::plan::{Plan, Slot};
+use crate::registry::{self, Kernel};
+
+/// Something that the host did.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// What.
+    pub name: String,
+    /// Begin, since profiling began.
+    pub start: Duration,
+    /// How long.
+    pub time: Duration,
+}
+
+/// One call of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// Index into [`Events::plans`].
+    pub plan: usize,
+    /// Index into the plan's nodes.
+    pub node: usize,
+    /// Begin, since profiling began. Where the device works on its own, as if it
+    /// began with the host and did not pause between nodes.
+    pub start: Duration,
+    /// How long the device worked.
+    pub time: Duration,
+}
+
+/// Everything that happened.
+#[derive(Debug)]
+pub struct Events {
+    origin: Instant,
+    /// Plans that were compiled.
+    pub plans: Vec<Arc<Plan>>,
+    /// Stages, in order.
+    pub stages: Vec<Span>,
+    /// Calls of the backend, in order.
+    pub host: Vec<Span>,
+    /// Calls of nodes, in order.
+    pub calls: Vec<Call>,
+}
+
+/// The notes, shared by the backend that takes them and whoever reads them.
+#[derive(Debug, Clone)]
+pub struct Log(Arc<Mutex<Events>>);
+
+impl Log {
+    /// What was noted so far.
+    pub fn events(&self) -> MutexGuard<'_, Events> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets everything but the plans, and begins anew.
+    pub fn restart(&self) {
+        let mut events = self.events();
+        events.origin = Instant::now();
+        events.stages.clear();
+        events.host.clear();
+        events.calls.clear();
+    }
+
+    /// A stage begins, and the one before it ends.
+    pub fn begin(&self, stage: &str) {
+        self.end();
+        let mut events = self.events();
+        let start = events.origin.elapsed();
+        events.stages.push(Span { name: stage.into(), start, time: Duration::ZERO });
+    }
+
+    /// The stage ends.
+    pub fn end(&self) {
+        let mut events = self.events();
+        let now = events.origin.elapsed();
+        if let Some(last) = events.stages.last_mut().filter(|last| last.time.is_zero()) {
+            last.time = now - last.start;
+        }
+    }
+
+    /// Notes down that the host was busy since `start`.
+    fn host(&self, name: String, start: Instant) {
+        let mut events = self.events();
+        let start = start.saturating_duration_since(events.origin);
+        let time = events.origin.elapsed() - start;
+        events.host.push(Span { name, start, time });
+    }
+}
+
+/// A backend whose programs note down what they do.
+pub struct Profiled {
+    inner: Box<dyn Backend>,
+    log: Log,
+}
+
+impl Profiled {
+    /// Around another backend, with the notes.
+    pub fn new(inner: Box<dyn Backend>) -> (Self, Log) {
+        let (plans, stages, host, calls) = Default::default();
+        let log = Log(Arc::new(Mutex::new(Events { origin: Instant::now(), plans, stages, host, calls })));
+        (Self { inner, log: log.clone() }, log)
+    }
+}
+
+impl Backend for Profiled {
+    fn device(&self) -> &Device {
+        self.inner.device()
+    }
+
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
+        let start = Instant::now();
+        let inner = self.inner.compile_with(plan.clone(), kernels)?;
+        self.log.host("compile".into(), start);
+        let mut events = self.log.events();
+        events.plans.push(plan.clone());
+        let index = events.plans.len() - 1;
+        Ok(Box::new(ProfiledProgram { inner, log: self.log.clone(), plan, index }))
+    }
+}
+
+struct ProfiledProgram {
+    inner: Box<dyn Program>,
+    log: Log,
+    plan: Arc<Plan>,
+    index: usize,
+}
+
+impl Program for ProfiledProgram {
+    fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
+        let start = Instant::now();
+        self.inner.write(slot, bytes)?;
+        self.log.host(format!("write {} bytes", bytes.len()), start);
+        Ok(())
+    }
+
+    fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+        self.time(nodes).map(drop)
+    }
+
+    fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
+        let begin = Instant::now();
+        let times = self.inner.time(nodes.clone())?;
+        let phase = self.plan.phases.iter().find(|phase| phase.nodes == nodes);
+        self.log.host(phase.map_or(format!("nodes {nodes:?}"), |phase| phase.name.into()), begin);
+        let mut events = self.log.events();
+        let mut start = begin.saturating_duration_since(events.origin);
+        for (node, &time) in nodes.zip(&times) {
+            events.calls.push(Call { plan: self.index, node, start, time });
+            start += time;
+        }
+        Ok(times)
+    }
+
+    fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
+        let start = Instant::now();
+        self.inner.read(slot, bytes)?;
+        self.log.host(format!("read {} bytes", bytes.len()), start);
+        Ok(())
+    }
+}
+
+/// What calls are summed up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum By {
+    /// Phases of the plan, e.g. `step_c`.
+    Stage,
+    /// Kinds of op.
+    Op,
+    /// Rows of the registry.
+    Kernel,
+    /// Layers of the networks, by their names in the checkpoints.
+    Layer,
+}
+
+/// Some calls together.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// What they have in common.
+    pub name: String,
+    /// How many they are.
+    pub calls: usize,
+    /// Device time, seconds.
+    pub seconds: f64,
+    /// Part of all device time, 0 to 1.
+    pub share: f64,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Bytes that have to be moved.
+    pub bytes: u64,
+    /// What bounds most of them.
+    pub bound: Limit,
+    /// The least time that the device's ceilings allow, as a part of the time it took.
+    pub of_ceiling: f64,
+}
+
+impl Events {
+    /// Sums calls up, those that take longest first.
+    pub fn table(&self, by: By, device: &Device, ceilings: &Ceilings) -> Vec<Row> {
+        let total: f64 = self.calls.iter().map(|call| call.time.as_secs_f64()).sum();
+        let mut rows: Vec<Row> = Vec::new();
+        let mut known = std::collections::HashMap::new();
+        // Seconds that memory and calculation take at least, and both together.
+        let mut least: Vec<[f64; 3]> = Vec::new();
+        // Of each plan's nodes: their row in the table and their work.
+        let mut nodes: Vec<Vec<(usize, Cost)>> = Vec::new();
+        for plan in &self.plans {
+            let mut place = |i: usize| {
+                let node = &plan.nodes[i];
+                let name = match by {
+                    By::Stage => plan.phase_of(i).name.to_owned(),
+                    By::Op => node.op.name().to_owned(),
+                    By::Kernel => registry::choose(node, &plan.weights, device.lang, device.caps).0.name.to_owned(),
+                    By::Layer => format!("{} {}", plan.phase_of(i).name, node.at),
+                };
+                let row = *known.entry(name.clone()).or_insert_with(|| {
+                    let (calls, seconds, share, flops, bytes, of_ceiling) = Default::default();
+                    rows.push(Row { name, calls, seconds, share, flops, bytes, bound: Limit::Memory, of_ceiling });
+                    least.push([0.0; 3]);
+                    rows.len() - 1
+                });
+                (row, plan.cost(node))
+            };
+            nodes.push((0..plan.nodes.len()).map(&mut place).collect());
+        }
+        for call in &self.calls {
+            let (row, cost) = nodes[call.plan][call.node];
+            let Row { calls, seconds, flops, bytes, .. } = &mut rows[row];
+            *calls += 1;
+            *seconds += call.time.as_secs_f64();
+            *flops += cost.flops;
+            *bytes += cost.bytes;
+            least[row][0] += cost.bytes as f64 / ceilings.bytes_per_second;
+            least[row][1] += cost.flops as f64 / ceilings.flops_per_second;
+            least[row][2] += ceilings.bound(cost).seconds;
+        }
+        for (row, [memory, compute, both]) in rows.iter_mut().zip(least) {
+            row.share = row.seconds / total;
+            row.bound = if compute > memory { Limit::Compute } else { Limit::Memory };
+            row.of_ceiling = if row.seconds > 0.0 { both / row.seconds } else { 0.0 };
+        }
+        rows.retain(|row| row.calls > 0);
+        rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        rows
+    }
+}

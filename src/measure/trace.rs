@@ -1,0 +1,52 @@
+//! Profiles as files for a trace viewer, in Chrome's format: `chrome://tracing`, Perfetto.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::profile::{Events, Span};
+use crate::backend::Device;
+use crate::registry;
+
+/// Tracks, as thread numbers.
+const STAGES: u32 = 1;
+const CALLS: u32 = 2;
+const NODES: u32 = 3;
+/// The host and the device, as process numbers.
+const HOST: u32 = 1;
+const DEVICE: u32 = 2;
+
+/// The trace: a track of stages and one of the backend's calls for the host, and one
+/// of nodes for the device. Times are microseconds.
+pub fn trace(events: &Events, device: &Device) -> Value {
+    let title = |what: &str, pid: u32, tid: u32, name: &str| json!({ "ph": "M", "name": what, "pid": pid, "tid": tid, "args": { "name": name } });
+    let mut all = vec![
+        title("process_name", HOST, STAGES, "host"),
+        title("thread_name", HOST, STAGES, "stages"),
+        title("thread_name", HOST, CALLS, "calls of the backend"),
+        title("process_name", DEVICE, NODES, &device.name),
+        title("thread_name", DEVICE, NODES, "nodes"),
+    ];
+    let micros = |time: Duration| time.as_nanos() as f64 / 1e3;
+    let complete = |name: &str, cat: &str, (pid, tid): (u32, u32), start, time, args: Value| json!({ "ph": "X", "name": name, "cat": cat, "pid": pid, "tid": tid, "ts": micros(start), "dur": micros(time), "args": args });
+    let host =
+        |tid: u32| move |span: &Span| complete(&span.name, "host", (HOST, tid), span.start, span.time, json!({}));
+    all.extend(events.stages.iter().map(host(STAGES)));
+    all.extend(events.host.iter().map(host(CALLS)));
+    let kernels = |plan: &std::sync::Arc<crate::plan::Plan>| {
+        let chosen = |node| registry::choose(node, &plan.weights, device.lang, device.caps).0.name;
+        plan.nodes.iter().map(chosen).collect::<Vec<_>>()
+    };
+    let kernels: Vec<_> = events.plans.iter().map(kernels).collect();
+    all.extend(events.calls.iter().map(|call| {
+        let plan = &events.plans[call.plan];
+        let (node, cost) = (&plan.nodes[call.node], plan.cost(&plan.nodes[call.node]));
+        let args = json!({
+            "layer": node.at, "kernel": kernels[call.plan][call.node], "node": call.node,
+            "result": node.output.shape.to_string(), "flops": cost.flops, "bytes": cost.bytes,
+        });
+        let phase = plan.phase_of(call.node).name;
+        complete(node.op.name(), phase, (DEVICE, NODES), call.start, call.time, args)
+    }));
+    json!({ "traceEvents": all, "displayTimeUnit": "ms" })
+}
