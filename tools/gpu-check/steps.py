@@ -76,9 +76,10 @@ def run(package: Path, options) -> int:
     machine = Machine(package, options)
     with alone(machine.work):
         for name, _, limit, action in todo:
-            known = results.get(name, {}).get("status")
-            if name != "environment" and not options.again and known in ("ok", "failed"):
-                print(f"{name}: {known} before; --again repeats it", flush=True)
+            known = results.get(name, {})
+            done = known.get("status") in ("ok", "failed") and known["quick"] == options.quick
+            if done and name != "environment" and not options.again:
+                print(f"{name}: {known['status']} before; --again repeats it", flush=True)
                 continue
             if machine.deadline - time.monotonic() < 10:
                 results.setdefault(name, {"status": "not measured", "reason": "the run's time was over"})

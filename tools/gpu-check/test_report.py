@@ -36,7 +36,7 @@ PROFILE = {"rows": [{"name": "linear.mma", "seconds": 0.1, "share": 0.5, "calls"
 
 def picture(seconds: float) -> dict:
     stages = {"text": 0.0, "stage_c": seconds, "stage_b": 0.0, "stage_a": 0.0}
-    return {"status": "ok", "seconds": 1, "quick": False, "pixels": 1024, "model": "large", "picture": seconds,
+    return {"status": "ok", "seconds": 1, "quick": False, "pixels": 1024, "model": "large", "picture": seconds, "device": "cuda:0",
             "stages": {name: [value] for name, value in stages.items()}, "stages_median": stages, "after": "1980 MHz"}
 
 
