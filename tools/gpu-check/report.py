@@ -145,7 +145,9 @@ def end_to_end(results: dict) -> list:
             rows.append((name, *["-"] * 6, why or result["status"]))
             continue
         ratio = f"{result['picture'] / ours['picture']:.2f}" if step.startswith("diffusers") and "picture" in ours else "-"
-        note = f"{result['model']}, {result['pixels']} px, {result['device']}, {len(result['stages']['text'])} runs; after: {result['after'] or '-'}"
+        note = f"{result['model']}, {result['pixels']} px, {result['device']}, {len(result['stages']['text'])} runs"
+        note += f", mode {result['other']['compiled']}" if result.get("other", {}).get("compiled") else ""
+        note += f"; after: {result['after'] or '-'}"
         rows.append((name, *(milliseconds(result, key) for key, _ in STAGES), f"{1e3 * result['picture']:.1f}", ratio, note))
     text = ["Medians in ms, bf16, weights resident, encoding of the PNG apart. `ratio`: how many times ours the time is.", ""]
     text += table(["what", *(name for _, name in STAGES), "picture", "ratio", "notes"], rows)

@@ -40,6 +40,59 @@ def picture(seconds: float) -> dict:
             "stages": {name: [value] for name, value in stages.items()}, "stages_median": stages, "after": "1980 MHz"}
 
 
+class Played:
+    """A machine with a CUDA device, whose commands answer what the test says, by op."""
+
+    def __init__(self, folder: str, answers: dict):
+        tool = Path(folder) / "compute-sanitizer"
+        tool.touch(mode=0o755)
+        self.environment, self.answers = {"PATH": folder}, answers
+        self.commands, self.quick, self.program = [], False, Path
+
+    def device(self, _kind):
+        return {"name": "cuda:0"}
+
+    def left(self):
+        return 60.0
+
+    def json(self, *_words):
+        return [{"op": op} for op in self.answers]
+
+    def run(self, _argv, _seconds, **environment):
+        rc, text = self.answers[environment["CASCADE_KERNELS"]]
+        self.commands.append({"rc": rc, "timed_out": rc == 124})
+        return {"rc": rc, "timed_out": rc == 124, "stdout": text, "stderr": ""}
+
+
+class Sanitizing(unittest.TestCase):
+    CLEAN = "add add 6 cases, 0 failed\n========= ERROR SUMMARY: 0 errors\n"
+    FOUND = "scale scale 6 cases, 0 failed\n========= Invalid __shared__ read of size 4\n========= ERROR SUMMARY: 2 errors\n"
+
+    def sanitize(self, answers: dict) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            return steps.one(Played(folder, answers), 60, correct.memcheck)
+
+    def test_clean(self):
+        result = self.sanitize({"add": (0, self.CLEAN)})
+        self.assertEqual((result["status"], result["findings"], result["cases"]), ("ok", {}, 6))
+
+    def test_findings_are_no_crash(self):
+        result = self.sanitize({"add": (0, self.CLEAN), "scale": (correct.FOUND, self.FOUND)})
+        self.assertEqual((result["status"], result["crashed"]), ("failed", []))
+        self.assertEqual(result["findings"]["scale"]["total"], 2)
+        self.assertIn("Invalid __shared__ read", report.markdown({"sanitizer-memcheck": result}))
+
+    def test_time_over(self):
+        result = self.sanitize({"add": (0, self.CLEAN), "conv2d": (124, "")})
+        self.assertEqual((result["status"], result["without_summary"]), ("timed out", ["conv2d"]))
+        self.assertTrue(result["crashed"][0]["timed_out"])
+
+    def test_refused(self):
+        result = self.sanitize({"add": (1, "========= Error: Device not supported\n")})
+        self.assertEqual(result["status"], "not measured")
+        self.assertIn("Device not supported", result["reason"])
+
+
 class Reading(unittest.TestCase):
     def test_kernel_tests(self):
         parsed = correct.parse_kernels(KERNELS)
