@@ -9,6 +9,7 @@ import time
 from machine import Machine, NotMeasured
 
 EXACTLY = ["--exact", "--nocapture", "--test-threads", "1"]
+FOUND = 99  # exit code of a sanitizer that found something
 KERNELS = ["every_kernel_matches_its_reference", *EXACTLY]
 
 
@@ -34,7 +35,7 @@ def environment(machine: Machine) -> dict:
 def parse_kernels(text: str) -> dict:
     """What the kernel tests print: rows with their cases, failures, rows that were skipped."""
     rows = [{"op": op, "kernel": kernel, "cases": int(cases), "failed": int(failed)} for op, kernel, cases, failed in
-            re.findall(r"^(\S+) +(\S+) +(\d+) cases, (\d+) failed$", text, re.M)]
+            re.findall(r"(?:^|\.\.\. )(\S+) +(\S+) +(\d+) cases, (\d+) failed$", text, re.M)]
     different = [line.strip() for line in text.splitlines() if re.search(r"allowed \S+e-\d+$", line.strip())]
     skipped = re.findall(r"SKIPPED (\S+ \S+): this machine lacks (.+)", text)
     return {"rows": rows, "different": different, "skipped": [f"{name} ({why})" for name, why in skipped]}
@@ -63,7 +64,7 @@ def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
                 all_rows.append(row)
         different += [line for line in parsed["different"] if line not in different]
         skipped += [line for line in parsed["skipped"] if line not in skipped]
-        explained = parsed["different"] or "no kernel was tested" in text
+        explained = parsed["different"] or "no kernel was tested" in text or wrap and done["rc"] == FOUND
         if done["rc"] and not explained:
             last = [line for line in text.splitlines() if "panicked" in line or "error" in line.lower()]
             crashed.append({"op": op, "timed_out": done["timed_out"], "why": "; ".join(last[-2:])[:300]})
@@ -110,7 +111,7 @@ def sanitizer(machine: Machine, tool: str) -> dict:
     program = shutil.which("compute-sanitizer", path=machine.environment["PATH"])
     if not program:
         raise NotMeasured("compute-sanitizer is not installed")
-    result = kernels(machine, "cuda", 60, [program, "--tool", tool, "--error-exitcode", "99"])
+    result = kernels(machine, "cuda", 60, [program, "--tool", tool, "--error-exitcode", str(FOUND)])
     outputs, findings, silent = result.pop("outputs"), {}, []
     for op, text in outputs.items():
         total, kinds = parse_sanitizer(text)
@@ -146,7 +147,7 @@ def tests(machine: Machine, name: str, seconds: float, *words: str) -> dict:
 
 
 def parse_fidelity(text: str) -> list:
-    pattern = r"^(\S+) in bf16 on (\S+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
+    pattern = r"(\S+) in bf16 on (\S+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
     return [{"network": name, "device": device, "error": float(ours), "diffusers": float(theirs)}
             for name, device, ours, theirs in re.findall(pattern, text, re.M)]
 

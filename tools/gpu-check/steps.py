@@ -29,8 +29,8 @@ STEPS = [
     ("synthetic-lite-vulkan", "vulkan", 180, fast.synthetic_lite_vulkan),
     ("beside-large", "beside", 300, fast.beside_large),
     ("diffusers-eager", "beside", 240, fast.diffusers_eager),
-    ("diffusers-compiled", "beside", 420, fast.diffusers_compiled),
     ("fidelity", "beside", 240, fast.fidelity),
+    ("diffusers-compiled", "beside", 420, fast.diffusers_compiled),
 ]
 
 
@@ -76,9 +76,10 @@ def run(package: Path, options) -> int:
     machine = Machine(package, options)
     with alone(machine.work):
         for name, _, limit, action in todo:
-            known = results.get(name, {}).get("status")
-            if name != "environment" and not options.again and known in ("ok", "failed"):
-                print(f"{name}: {known} before; --again repeats it", flush=True)
+            known = results.get(name, {})
+            done = known.get("status") in ("ok", "failed") and known["quick"] == options.quick
+            if done and name != "environment" and not options.again:
+                print(f"{name}: {known['status']} before; --again repeats it", flush=True)
                 continue
             if machine.deadline - time.monotonic() < 10:
                 results.setdefault(name, {"status": "not measured", "reason": "the run's time was over"})
@@ -87,6 +88,6 @@ def run(package: Path, options) -> int:
             results[name] = one(machine, limit, action)
             print(results[name]["status"], f"{results[name]['seconds']:.0f} s", results[name].get("reason", ""), flush=True)
             file.write_text(json.dumps(results, indent=1))
-    (options.out / "report.md").write_text(report.markdown(results))
+            (options.out / "report.md").write_text(report.markdown(results))
     print(f"{file}\n{options.out / 'report.md'}")
     return 1 if any(result["status"] in ("failed", "timed out") for result in results.values()) else 0

@@ -14,16 +14,19 @@ import steps
 
 KERNELS = """running 1 test
 SKIPPED linear linear.tma: this machine lacks sm_90a
-linear               linear.mma                   24 cases, 1 failed
+test every_kernel_matches_its_reference ... linear               linear.mma                   24 cases, 1 failed
 linear               linear                       36 cases, 0 failed
 thread 'x' panicked at tests/kernels.rs:1:
 linear linear.mma case 3 Bf16 in place: 2.10e-1 at 17, allowed 1e-2
 """
 
-CRITERION = """linear/linear.mma/cuda:0/x
+CRITERION = """Benchmarking linear/linear.mma/cuda:0/x: Analyzing
+linear/linear.mma/cuda:0/x
                         time:   [1.0000 ms 2.0000 ms 3.0000 ms]
                         thrpt:  [100.00 Gelem/s 250.00 Gelem/s 300.00 Gelem/s]
                         thrpt:  [1.0 GiB/s 2.0 GiB/s 3.0 GiB/s]
+cuda:0 NVIDIA H200 has ceilings 4000 GB/s (add), 700000 GFLOP/s (large linear)
+                        best: 250.0 GFLOP/s, 2.1 GB/s, 80 % of the memory ceiling
 short/row/a             time:   [1.0000 µs 4.0000 µs 5.0000 µs]
                         thrpt:  [1.0 MiB/s 512.0 MiB/s 600.0 MiB/s]
 """
@@ -33,8 +36,61 @@ PROFILE = {"rows": [{"name": "linear.mma", "seconds": 0.1, "share": 0.5, "calls"
 
 def picture(seconds: float) -> dict:
     stages = {"text": 0.0, "stage_c": seconds, "stage_b": 0.0, "stage_a": 0.0}
-    return {"status": "ok", "seconds": 1, "quick": False, "pixels": 1024, "model": "large", "picture": seconds,
+    return {"status": "ok", "seconds": 1, "quick": False, "pixels": 1024, "model": "large", "picture": seconds, "device": "cuda:0",
             "stages": {name: [value] for name, value in stages.items()}, "stages_median": stages, "after": "1980 MHz"}
+
+
+class Played:
+    """A machine with a CUDA device, whose commands answer what the test says, by op."""
+
+    def __init__(self, folder: str, answers: dict):
+        tool = Path(folder) / "compute-sanitizer"
+        tool.touch(mode=0o755)
+        self.environment, self.answers = {"PATH": folder}, answers
+        self.commands, self.quick, self.program = [], False, Path
+
+    def device(self, _kind):
+        return {"name": "cuda:0"}
+
+    def left(self):
+        return 60.0
+
+    def json(self, *_words):
+        return [{"op": op} for op in self.answers]
+
+    def run(self, _argv, _seconds, **environment):
+        rc, text = self.answers[environment["CASCADE_KERNELS"]]
+        self.commands.append({"rc": rc, "timed_out": rc == 124})
+        return {"rc": rc, "timed_out": rc == 124, "stdout": text, "stderr": ""}
+
+
+class Sanitizing(unittest.TestCase):
+    CLEAN = "add add 6 cases, 0 failed\n========= ERROR SUMMARY: 0 errors\n"
+    FOUND = "scale scale 6 cases, 0 failed\n========= Invalid __shared__ read of size 4\n========= ERROR SUMMARY: 2 errors\n"
+
+    def sanitize(self, answers: dict) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            return steps.one(Played(folder, answers), 60, correct.memcheck)
+
+    def test_clean(self):
+        result = self.sanitize({"add": (0, self.CLEAN)})
+        self.assertEqual((result["status"], result["findings"], result["cases"]), ("ok", {}, 6))
+
+    def test_findings_are_no_crash(self):
+        result = self.sanitize({"add": (0, self.CLEAN), "scale": (correct.FOUND, self.FOUND)})
+        self.assertEqual((result["status"], result["crashed"]), ("failed", []))
+        self.assertEqual(result["findings"]["scale"]["total"], 2)
+        self.assertIn("Invalid __shared__ read", report.markdown({"sanitizer-memcheck": result}))
+
+    def test_time_over(self):
+        result = self.sanitize({"add": (0, self.CLEAN), "conv2d": (124, "")})
+        self.assertEqual((result["status"], result["without_summary"]), ("timed out", ["conv2d"]))
+        self.assertTrue(result["crashed"][0]["timed_out"])
+
+    def test_refused(self):
+        result = self.sanitize({"add": (1, "========= Error: Device not supported\n")})
+        self.assertEqual(result["status"], "not measured")
+        self.assertIn("Device not supported", result["reason"])
 
 
 class Reading(unittest.TestCase):
