@@ -74,7 +74,8 @@ def loaders(folder: Path) -> None:
     folder.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            subprocess.run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *LOADERS], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *LOADERS], cwd=scratch,
+                           check=True, stdout=subprocess.DEVNULL)
             for package in Path(scratch).glob("*.deb"):
                 subprocess.run(["dpkg", "-x", package, Path(scratch) / "files"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
