@@ -34,10 +34,21 @@ fn kernels_for_the_host() {
     let table_at = Path::new(&out).join("kernels.cpp");
     fs::write(&table_at, table).expect("the table can be written");
 
+    // Kernels give the same names to different things: each file gets a namespace of its own, or the
+    // linker would take one of two functions for both.
+    let wrap = |(i, path): (usize, &PathBuf)| {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("kernels have names");
+        let wrapped = Path::new(&out).join(format!("{name}.cpp"));
+        let text = format!("#include \"host/device.h\"\nnamespace file_{i} {{\n#include \"{name}\"\n}}\n");
+        fs::write(&wrapped, text).expect("it can be written");
+        wrapped
+    };
+    let wrapped: Vec<PathBuf> = sources.iter().enumerate().map(wrap).collect();
+
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(2).include("kernels").flag("-xc++").flag("-Wno-unknown-pragmas");
+    build.cpp(true).std("c++17").opt_level(2).include("kernels").flag("-Wno-unknown-pragmas");
     // Sums are rounded as written, and shared memory is seen as more than one type.
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
-    build.file("kernels/host/device.cpp").file(&table_at).files(&sources);
+    build.file("kernels/host/device.cpp").file(&table_at).files(&wrapped);
     build.compile("cascade_host");
 }

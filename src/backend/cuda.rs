@@ -5,7 +5,7 @@
 //! recorded as a graph when it first runs. Kernels are PTX, which the driver compiles for its GPU.
 //!
 //! All but the calls of the driver itself runs on the host too, with the feature `cuda-emu`: the same
-//! kernels, compiled as C++, behind the same [`Driver`](driver::Driver).
+//! kernels, compiled as C++, behind the same `Driver`.
 
 mod args;
 mod driver;
