@@ -1,5 +1,6 @@
-// What every shader can use. The loader appends this file to each of them, so
-// that the line numbers of a message are those of the shader itself.
+// What every shader can use. The loader appends this file to each of them (after the *.shared.wgsl that its row
+// names), so that the line numbers of a message are those of the shader itself. A shader's file alone is therefore
+// not a whole module: `cascade-rt kernels --source NAME` prints that.
 
 // Extent of a tensor: images, rows, columns, channels; channels are contiguous.
 struct Shape { n: u32, h: u32, w: u32, c: u32 }

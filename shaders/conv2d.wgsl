@@ -12,17 +12,6 @@
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
 // Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
 // Reference  src/ops/conv2d.rs
-const OUTSIDE: u32 = 0xffffffffu;
-@id(1) override weight_kind: u32;
-@id(2) override bias_kind: u32;
-
-struct Params { out: Shape, x: Shape, weight: Shape, bias: Shape, stride: u32, padding: u32 }
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> out: array<f32>;
-@group(0) @binding(2) var<storage, read_write> x: array<f32>;
-@group(0) @binding(3) var<storage, read> weight: array<u32>;
-@group(0) @binding(4) var<storage, read> bias: array<u32>;
 
 // The input pixel that window element (ky, kx) of output pixel `row` lies on, or OUTSIDE.
 fn source(row: u32, ky: u32, kx: u32) -> u32 {
@@ -32,11 +21,6 @@ fn source(row: u32, ky: u32, kx: u32) -> u32 {
     let column = row % p.out.w * p.stride + kx - p.padding;
     let inside = image < p.out.n && line < p.x.h && column < p.x.w;
     return select(OUTSIDE, (image * p.x.h + line) * p.x.w + column, inside);
-}
-
-fn load_x(pixel: u32, channel: u32) -> f32 {
-    if pixel == OUTSIDE || channel >= p.x.c { return 0.0; }
-    return x[pixel * p.x.c + channel];
 }
 
 fn load_w(o: u32, channel: u32, tap: u32) -> f32 {

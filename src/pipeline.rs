@@ -44,7 +44,7 @@ pub struct StartLatents {
 /// What is going on, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
-    /// A plan was made and nothing moved yet: images at once, bytes that must be free at once,
+    /// A plan was made and nothing moved yet: images at once, bytes of activations,
     /// bytes of weights.
     Planned(usize, u64, u64),
     /// A stage begins; it takes this many steps.
@@ -185,9 +185,10 @@ impl Pipeline {
             self.compiled = None;
             let recorded = record::record(&self.model, &extent)?;
             let device = self.backend.device();
-            let (need, free) = (recorded.bytes(total, device), device.free_bytes);
+            let (need, free) = (recorded.least_bytes(total, device), device.free_bytes);
             if need <= free / 10 * 9 {
-                (options.progress)(Progress::Planned(images, need, recorded.plan.weight_bytes()));
+                let activations = recorded.activation_bytes(total, device);
+                (options.progress)(Progress::Planned(images, activations, recorded.plan.weight_bytes()));
                 let program = self.backend.compile(recorded.plan.clone())?;
                 self.compiled = Some((extent, Compiled { recorded, program }));
                 return Ok(images);
@@ -208,7 +209,8 @@ impl Pipeline {
             if smaller.width < 64 || smaller.height < 64 {
                 break None;
             }
-            if record::record(&self.model, &smaller).is_ok_and(|r| r.bytes(total, device) <= device.free_bytes / 10 * 9)
+            if record::record(&self.model, &smaller)
+                .is_ok_and(|r| r.least_bytes(total, device) <= device.free_bytes / 10 * 9)
             {
                 break Some(smaller);
             }

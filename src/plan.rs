@@ -154,6 +154,15 @@ impl Plan {
         self.phases.iter().find(|phase| phase.nodes.contains(&i)).expect("every node belongs to a phase")
     }
 
+    /// The parts of `nodes` that belong to one phase each, with the phase's index.
+    pub fn by_phase(&self, nodes: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let part = move |(p, phase): (usize, &Phase)| {
+            let range = nodes.start.max(phase.nodes.start)..nodes.end.min(phase.nodes.end);
+            (!range.is_empty()).then_some((p, range))
+        };
+        self.phases.iter().enumerate().filter_map(part)
+    }
+
     /// Bytes of activations that the plan needs.
     pub fn arena_bytes(&self) -> u64 {
         4 * self.arena_len as u64

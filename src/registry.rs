@@ -168,6 +168,17 @@ pub struct Shader {
     pub tunables: &'static [(&'static str, u32)],
 }
 
+impl Shader {
+    /// What every shader can use.
+    const COMMON: &str = include_str!("../shaders/common.wgsl");
+
+    /// The whole text that a device compiles, with `own` as the shader's own. That comes first, so that
+    /// the line numbers of messages are those of its file.
+    pub fn text(&self, own: &str) -> String {
+        format!("{own}\n{}\n{}", self.shared.join("\n"), Self::COMMON)
+    }
+}
+
 /// A CUDA file and how its kernels are launched.
 #[derive(Debug, Clone, Copy)]
 pub struct Cuda {

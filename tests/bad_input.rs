@@ -161,6 +161,18 @@ fn values_out_of_range() {
 }
 
 #[test]
+fn texts_of_kernels() {
+    let room = Room::new();
+    room.fails(room.command(&["kernels", "--source", "liner"]), 2, &["--source", "cascade-rt kernels", "liner"]);
+    room.fails(room.command(&["kernels", "--source", "attention.avx2"]), 2, &["--source", "WGSL"]);
+    let output = room.command(&["kernels", "--source", "conv2d"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["fn main(", "fn multiply(", "struct Shape", "OUTSIDE"] {
+        assert!(text.contains(part), "conv2d has no {part}");
+    }
+}
+
+#[test]
 fn devices_that_are_not_there() {
     let room = Room::new();
     let words = ["wgpu:99", "cascade-rt devices", "--device cpu"];

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::weights::{self, Weights};
+use super::weights;
 use super::{Backend, Device, Program};
 use crate::error::Result;
 use crate::plan::Plan;
@@ -73,26 +73,12 @@ struct Cuda<D: Driver> {
     driver: Arc<D>,
     /// The kernels of each file that has been loaded, by its row's name.
     functions: Mutex<HashMap<&'static str, Rc<[D::Function]>>>,
-    /// Of the plan compiled last; another size of the same model needs the same.
-    weights: Mutex<Option<Arc<Weights<D>>>>,
+    weights: weights::Latest<D>,
 }
 
 impl<D: Driver> Cuda<D> {
     fn new(driver: D) -> Self {
-        Self { driver: Arc::new(driver), functions: Mutex::default(), weights: Mutex::default() }
-    }
-
-    /// The weights of `plan`: those already here, if they are the same.
-    fn weights(&self, plan: &Plan) -> Arc<Weights<D>> {
-        let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.as_ref() {
-            Some(weights) if weights.key() == weights::key(plan) => weights.clone(),
-            _ => {
-                // First let go of the old.
-                *known = None;
-                known.insert(Arc::new(Weights::new(self.driver.clone(), plan))).clone()
-            }
-        }
+        Self { driver: Arc::new(driver), functions: Mutex::default(), weights: Default::default() }
     }
 }
 
@@ -119,7 +105,8 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
             };
             loaded_kernels.push((cuda, loaded));
         }
-        let program = program::compile(self.driver.clone(), self.weights(&plan), plan, loaded_kernels)?;
+        let program =
+            program::compile(self.driver.clone(), self.weights.of(&self.driver, &plan), plan, loaded_kernels)?;
         Ok(Box::new(program))
     }
 }
@@ -210,9 +197,9 @@ mod played {
     fn another_plan_of_the_same_weights_shares_them() {
         let gpu = device(u64::MAX);
         let (plan, ..) = three_phases();
-        let first = gpu.weights(&plan);
-        assert!(Arc::ptr_eq(&first, &gpu.weights(&plan)));
-        assert!(!Arc::ptr_eq(&first, &gpu.weights(&three_phases().0)), "other bytes");
+        let first = gpu.weights.of(&gpu.driver, &plan);
+        assert!(Arc::ptr_eq(&first, &gpu.weights.of(&gpu.driver, &plan)));
+        assert!(!Arc::ptr_eq(&first, &gpu.weights.of(&gpu.driver, &three_phases().0)), "other bytes");
     }
 
     #[test]

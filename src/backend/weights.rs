@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::plan::{Plan, Source};
@@ -62,6 +62,30 @@ struct Group {
     blocks: Vec<usize>,
 }
 
+/// The weights of the plan compiled last: another size of the same model needs the same.
+pub(super) struct Latest<M: Memory>(Mutex<Option<Arc<Weights<M>>>>);
+
+impl<M: Memory> Default for Latest<M> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<M: Memory> Latest<M> {
+    /// The weights of `plan`: those already here, if they are the same.
+    pub(super) fn of(&self, memory: &Arc<M>, plan: &Plan) -> Arc<Weights<M>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref() {
+            Some(weights) if weights.key == key(plan) => weights.clone(),
+            _ => {
+                // First let go of the old.
+                *known = None;
+                known.insert(Arc::new(Weights::new(memory.clone(), plan))).clone()
+            }
+        }
+    }
+}
+
 /// The weights of a plan on a device.
 pub(super) struct Weights<M: Memory> {
     memory: Arc<M>,
@@ -74,7 +98,7 @@ pub(super) struct Weights<M: Memory> {
 }
 
 /// What a plan's weights are: equal for plans that can share them.
-pub(super) fn key(plan: &Plan) -> Vec<(Identity, u64)> {
+fn key(plan: &Plan) -> Vec<(Identity, u64)> {
     plan.weights.iter().map(Weight::identity).zip(phases_of(plan)).collect()
 }
 
@@ -103,7 +127,7 @@ fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
 
 impl<M: Memory> Weights<M> {
     /// Decides where each weight of `plan` will lie; uploads nothing.
-    pub(super) fn new(memory: Arc<M>, plan: &Plan) -> Self {
+    fn new(memory: Arc<M>, plan: &Plan) -> Self {
         let phases = phases_of(plan);
         let (mut blocks, inside) = blocks(&plan.weights, &phases);
         let limit = memory.limit().min(1 << 30);
@@ -118,11 +142,6 @@ impl<M: Memory> Weights<M> {
         let places = (0..plan.weights.len()).map(place).collect();
         let buffers = Mutex::new(vec![None; groups.len()]);
         Self { memory, weights: plan.weights.clone(), key: key(plan), places, blocks, groups, buffers }
-    }
-
-    /// What these weights are.
-    pub(super) fn key(&self) -> &[(Identity, u64)] {
-        &self.key
     }
 
     /// Where weight `w` lies.
@@ -147,7 +166,7 @@ impl<M: Memory> Weights<M> {
     }
 
     fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Option<M::Buffer>>> {
-        self.buffers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Uploads what the phases `wanted` (as bits) read and is not there; unless all may stay, drops what

@@ -13,9 +13,9 @@ mod shaders;
 mod timer;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::weights::{self, Weights};
+use super::weights;
 use super::{Backend, Device, Program};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -32,8 +32,7 @@ pub fn adapters() -> Vec<Device> {
 pub struct Wgpu {
     context: Arc<Context>,
     shaders: Shaders,
-    /// Of the plan compiled last; another size of the same model needs the same.
-    weights: Mutex<Option<Arc<Weights<Context>>>>,
+    weights: weights::Latest<Context>,
 }
 
 impl Wgpu {
@@ -65,7 +64,7 @@ impl Wgpu {
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
         let context = Arc::new(Context::open(adapter, caps.without(missing))?);
         let shaders = Shaders::new(context.clone(), replacements);
-        Ok(Self { context, shaders, weights: Mutex::default() })
+        Ok(Self { context, shaders, weights: Default::default() })
     }
 
     /// The same as [`open`](Self::open) with everything it has but memory, for tests.
@@ -85,19 +84,6 @@ impl Wgpu {
     pub fn lose(&self) {
         self.context.device.destroy();
     }
-
-    /// The weights of `plan`: those already here, if they are the same.
-    fn weights(&self, plan: &Plan) -> Arc<Weights<Context>> {
-        let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.as_ref() {
-            Some(weights) if weights.key() == weights::key(plan) => weights.clone(),
-            _ => {
-                // First let go of the old.
-                *known = None;
-                known.insert(Arc::new(Weights::new(self.context.clone(), plan))).clone()
-            }
-        }
-    }
 }
 
 impl Backend for Wgpu {
@@ -111,7 +97,7 @@ impl Backend for Wgpu {
             _ => unreachable!("rows of WGSL are shaders"),
         };
         let kernels: Vec<_> = kernels.iter().map(shader).collect();
-        let weights = self.weights(&plan);
+        let weights = self.weights.of(&self.context, &plan);
         let program = program::compile(self.context.clone(), &self.shaders, weights, plan, &kernels)?;
         Ok(Box::new(program))
     }

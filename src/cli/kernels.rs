@@ -13,6 +13,7 @@ use crate::measure::human_seconds;
 use crate::measure::roofline::{Bound, Ceilings};
 use crate::measure::task::{Task, distinct};
 use crate::pipeline::record::{self, Extent};
+use crate::registry::{self, Lang, Launch};
 
 /// How long a kernel is timed on one shape.
 const BUDGET: Duration = Duration::from_millis(200);
@@ -29,6 +30,9 @@ pub(super) struct Args {
     /// that is chosen is not the fastest.
     #[arg(long)]
     bench: bool,
+    /// Print the whole WGSL text of this kernel, with everything that is appended to its file.
+    #[arg(long, value_name = "KERNEL", conflicts_with = "bench")]
+    source: Option<String>,
     /// With --bench: only ops whose name contains this.
     #[arg(long, value_name = "TEXT", requires = "bench")]
     op: Option<String>,
@@ -70,6 +74,9 @@ impl Entry {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    if let Some(name) = &args.source {
+        return say(&source(name)?);
+    }
     if !args.bench {
         return info::kernels(args.json);
     }
@@ -107,6 +114,19 @@ pub(super) fn run(args: &Args) -> Result<()> {
         human_seconds(gain),
         human_seconds(all)
     ))
+}
+
+/// The text of the shader of this name.
+fn source(name: &str) -> Result<String> {
+    let shader = registry::kernels(Lang::Wgsl).find(|kernel| kernel.name == name).map(|kernel| kernel.launch);
+    let Some(Launch::Wgsl(shader)) = shader else {
+        return Err(Error::Request {
+            what: "--source".into(),
+            expected: "the name of a WGSL kernel, see `cascade-rt kernels`".into(),
+            found: name.into(),
+        });
+    };
+    Ok(shader.text(shader.source))
 }
 
 /// Times every row on a shape; `None` if one does not fit into the device's memory.

@@ -70,6 +70,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 1, 1, 7, 3),
         case(1, 3, 2, 24, 5),
         case(1, 4, 4, 1, 3),
+        case(2, 4, 5, 6, 9), // a window that is larger than the picture, and than what kernels keep at hand
         case(1, 256, 257, 8, 3), // more pixels than a grid is wide
     ]
 }

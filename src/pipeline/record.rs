@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::Device;
+use crate::backend::{Device, Kind};
 use crate::error::Result;
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
@@ -115,12 +115,18 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Memory that must be free at once. On the CPU, activations and what the host holds besides
-    /// while it fills them: a batch's noise, one draw for all `total` images of the run, pixels.
-    /// On a device that weights are copied to, activations and the weights of one phase.
-    pub fn bytes(&self, total: usize, device: &Device) -> u64 {
-        if device.copies_weights {
-            return self.plan.arena_bytes() + self.plan.phase_weight_bytes();
+    /// Memory that must be free at once: activations, and the weights of one phase where they are
+    /// copied to the device.
+    pub fn least_bytes(&self, total: usize, device: &Device) -> u64 {
+        let weights = if device.copies_weights { self.plan.phase_weight_bytes() } else { 0 };
+        self.activation_bytes(total, device) + weights
+    }
+
+    /// Memory of the device for activations. On the CPU that is the host's, which besides holds what it
+    /// fills them with: a batch's noise, one draw for all `total` images of the run, pixels.
+    pub fn activation_bytes(&self, total: usize, device: &Device) -> u64 {
+        if device.kind != Kind::Cpu {
+            return self.plan.arena_bytes();
         }
         let noise = |sampler: &Sampler| {
             let latents = sampler.x.shape.elements();

@@ -33,6 +33,7 @@ impl Kernel {
 /// What the variants of an op share, and what several ops do.
 const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
 const PRODUCT: &str = include_str!("../../shaders/product.shared.wgsl");
+const CONV: &str = include_str!("../../shaders/conv.shared.wgsl");
 const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
 const DEPTHWISE_NORM: &str = include_str!("../../shaders/depthwise_norm.shared.wgsl");
 const FEED_FORWARD: &str = include_str!("../../shaders/feed_forward.shared.wgsl");
@@ -65,8 +66,8 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
     shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),
     shader!("concat", "concat", Caps::NONE, [main(elements("WG"))]),
-    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[PRODUCT]),
-    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[PRODUCT]),
+    shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[CONV, PRODUCT]),
+    shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[CONV, PRODUCT]),
     shader!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("clear", ONE),
         main([Axis::every(Count::Elements(Of::Operand(0)), "CHUNK"), Axis::ONE, Axis::ONE]),

@@ -162,12 +162,7 @@ impl<D: Driver> Program for CudaProgram<D> {
     }
 
     fn run(&mut self, nodes: Range<usize>) -> Result<()> {
-        for p in 0..self.plan.phases.len() {
-            let phase = self.plan.phases[p].nodes.clone();
-            let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
-            if range.is_empty() {
-                continue;
-            }
+        for (p, range) in self.plan.clone().by_phase(nodes) {
             if !self.all_fit {
                 self.prepare(p)?;
             }
@@ -182,10 +177,8 @@ impl<D: Driver> Program for CudaProgram<D> {
 
     fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(nodes.len());
-        for p in 0..self.plan.phases.len() {
-            let phase = self.plan.phases[p].nodes.clone();
-            let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
-            if !range.is_empty() && !self.all_fit {
+        for (p, range) in self.plan.clone().by_phase(nodes) {
+            if !self.all_fit {
                 self.prepare(p)?;
             }
             for i in range {

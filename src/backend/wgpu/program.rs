@@ -80,13 +80,6 @@ pub(super) fn compile(
     }
     params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
 
-    let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-    let arena = context.buffer("activations", plan.arena_bytes(), storage)?;
-    let scratch = context.buffer("scratch memory of kernels", 4 * scratch_len, storage)?;
-    let nothing = context.buffer("nothing", ALIGN, storage)?;
-    let uniform = context.buffer("parameters", params.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
-    context.queue.write_buffer(&uniform, 0, &params);
-
     let free = context.info().free_bytes;
     let around = plan.arena_bytes() + 4 * scratch_len;
     let all_fit = around + weights.bytes() <= free;
@@ -94,6 +87,12 @@ pub(super) fn compile(
     if least > free {
         return Err(context.does_not_fit(least, "activations and the weights of one stage"));
     }
+    let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+    let arena = context.buffer("activations", plan.arena_bytes(), storage)?;
+    let scratch = context.buffer("scratch memory of kernels", 4 * scratch_len, storage)?;
+    let nothing = context.buffer("nothing", ALIGN, storage)?;
+    let uniform = context.buffer("parameters", params.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+    context.queue.write_buffer(&uniform, 0, &params);
     let mut program = WgpuProgram {
         bind_groups: vec![None; nodes.len()],
         context,
@@ -242,12 +241,7 @@ impl WgpuProgram {
         nodes: Range<usize>,
         mut each: impl FnMut(&Self, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        for p in 0..self.plan.phases.len() {
-            let phase = self.plan.phases[p].nodes.clone();
-            let range = nodes.start.max(phase.start)..nodes.end.min(phase.end);
-            if range.is_empty() {
-                continue;
-            }
+        for (p, range) in self.plan.clone().by_phase(nodes) {
             if !self.all_fit {
                 self.prepare(p)?;
             }

@@ -10,9 +10,6 @@ use naga::{AddressSpace, ArraySize, BinaryOperator, Expression, Handle, Literal,
 use crate::error::{Error, Result};
 use crate::registry::Shader;
 
-/// Appended to every shader, after its own text so that line numbers are the file's.
-pub(super) const COMMON: &str = include_str!("../../../shaders/common.wgsl");
-
 /// A parsed and checked shader with its tunables.
 pub(super) struct Module {
     naga: naga::Module,
@@ -24,7 +21,7 @@ impl Module {
     pub(super) fn parse(path: &Path, source: &str, shader: &Shader) -> Result<Self> {
         let broken = |message: String| Error::Shader { path: path.into(), message };
         let name = path.display().to_string();
-        let text = format!("{source}\n{}\n{COMMON}", shader.shared.join("\n"));
+        let text = shader.text(source);
         let naga = naga::front::wgsl::parse_str(&text).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
         let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
         validator.validate(&naga).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
