@@ -2,7 +2,7 @@
 //
 // a       [n, h, w, c] f32; may be out
 // b       [n or 1, h, w, c] f32
-// out     [n, h, w, c] f32
+// out     [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -19,5 +19,5 @@ KERNEL(add) {
     const u32 i = this_element();
     if (i >= a.out.elements()) return;
     const u32 of_b = a.shape[1].n == 1 ? i % a.shape[1].elements() : i;
-    a.result()[i] = a.real(0)[i] + a.real(1)[of_b];
+    a.store(i, a.real(0)[i] + a.real(1)[of_b]);
 }

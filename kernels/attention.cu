@@ -1,9 +1,9 @@
 // attention: softmax(Q K^T / sqrt(d)) V for each head, keys of the image and of its context
 //
-// x        [n, h, w, 3c] f32: Q, K, V side by side; or Q alone, [n, h, w, c]
-// context  [n, 1, s, 2c] f32: K, V; or absent
+// x        [n, h, w, 3c] f32 or bf16: Q, K, V side by side; or Q alone, [n, h, w, c]
+// context  [n, 1, s, 2c] f32 or bf16: K, V; or absent
 // key_len  [1, 1, 1, n] u32, or absent: how many keys of its own an image sees
-// out      [n, h, w, c] f32
+// out      [n, h, w, c] f32 or bf16
 //
 // Launch     one block for every QUERIES queries of a head (y) of an image (z).
 // Shared     12.2 KiB.
@@ -70,7 +70,7 @@ KERNEL(attention) {
                 for (u32 i = threadIdx.x; i < KEYS * PART; i += THREADS) {
                     const u32 row = block + i / PART, ch = from + part * PART + i % PART;
                     const bool inside = ch < head.dim && row < count;
-                    s.key[i / PART][i % PART] = inside ? head.key(row)[head.channels + ch] : 0.0f;
+                    s.key[i / PART][i % PART] = inside ? head.value(row)[ch] : 0.0f;
                 }
                 __syncthreads();
 #pragma unroll
@@ -86,10 +86,10 @@ KERNEL(attention) {
         for (u32 q = 0; q < MINE; ++q) {
             const u32 token = first + mine + q;
             if (token >= head.tokens) continue;
-            float* y = a.result() + (blockIdx.z * head.tokens + token) * head.channels + blockIdx.y * head.dim;
+            const u32 y = (blockIdx.z * head.tokens + token) * head.channels + blockIdx.y * head.dim;
             for (u32 part = 0; part < CHANNELS / PART; ++part) {
                 const u32 ch = from + part * PART + lane();
-                if (ch < head.dim) y[ch] = sums[q][part] / total[q];
+                if (ch < head.dim) a.store(y + ch, sums[q][part] / total[q]);
             }
         }
     }

@@ -28,14 +28,14 @@ struct Tiles {
 // neighbouring rows into eight different sets of banks.
 DEVICE u32 chunk_at(u32 row, u32 chunk) { return row * DIM + (chunk ^ (row & 7)) * CHUNK; }
 
-// Reads rows of a head, rounded, into shared memory. at(row): its channels, or null for zeros.
-template <u32 ROWS, class At> DEVICE void load_rows(u16* tile, u32 dim, const At& at) {
+// Reads rows of a head, rounded, into shared memory: `count` from at(0) on, then zeros.
+template <u32 ROWS, class At> DEVICE void load_rows(u16* tile, u32 dim, u32 count, const At& at) {
 #pragma unroll
     for (u32 i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const u32 row = i / CHUNKS, ch = i % CHUNKS * CHUNK;
-        const float* from = at(row);
+        const Vector from = at(min_of(row, count - 1));
         float values[CHUNK];
-        load_reals(values, from + ch, from && ch < dim ? dim - ch : 0, dim % 4 == 0);
+        load_tensor(values, from.of, from.first + ch, row < count && ch < dim ? dim - ch : 0, dim % CHUNK == 0);
         *reinterpret_cast<uint4*>(&tile[chunk_at(row, i % CHUNKS)]) = round_chunk(values);
     }
 }
@@ -57,8 +57,7 @@ KERNEL(attention_mma, 2) {
     // Scores are powers of two, which the GPU computes; 1.44… is log2(e).
     const float factor = 1.4426950408889634f / sqrtf(float(head.dim));
 
-    const auto query = [&](u32 row) { return first + row < head.tokens ? head.query(first + row) : nullptr; };
-    load_rows<QUERIES>(s.of[0], head.dim, query);
+    load_rows<QUERIES>(s.of[0], head.dim, head.tokens - first, [&](u32 row) { return head.query(first + row); });
     __syncthreads();
     u32 queries[DIM / 16][4];
     for (u32 k = 0; k < DIM / 16; ++k) {
@@ -70,10 +69,8 @@ KERNEL(attention_mma, 2) {
     float sums[DIM / 8][4] = {}, total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
     for (u32 block = 0; block < count; block += KEYS) {
         __syncthreads(); // what is there has been used
-        const auto key = [&](u32 row) { return block + row < count ? head.key(block + row) : nullptr; };
-        const auto value = [&](u32 row) { return block + row < count ? head.key(block + row) + head.channels : nullptr; };
-        load_rows<KEYS>(s.of[0], head.dim, key);
-        load_rows<KEYS>(s.of[1], head.dim, value);
+        load_rows<KEYS>(s.of[0], head.dim, count - block, [&](u32 row) { return head.key(block + row); });
+        load_rows<KEYS>(s.of[1], head.dim, count - block, [&](u32 row) { return head.value(block + row); });
         __syncthreads();
 
         float scores[KEYS / 8][4] = {};
@@ -130,11 +127,11 @@ KERNEL(attention_mma, 2) {
         const float all = row_sum(total[half]);
         const u32 row = token + half * 8;
         if (row >= head.tokens) continue;
-        float* y = a.result() + (blockIdx.z * head.tokens + row) * head.channels + blockIdx.y * head.dim;
+        const u32 y = (blockIdx.z * head.tokens + row) * head.channels + blockIdx.y * head.dim;
         for (u32 j = 0; j < DIM / 8; ++j) {
             for (u32 i = 0; i < 2; ++i) {
                 const u32 ch = j * 8 + lane() % 4 * 2 + i;
-                if (ch < head.dim) y[ch] = sums[j][2 * half + i] / all;
+                if (ch < head.dim) a.store(y + ch, sums[j][2 * half + i] / all);
             }
         }
     }

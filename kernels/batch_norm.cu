@@ -3,7 +3,7 @@
 // x             [n, h, w, c] f32; may be out
 // mean, var     [c] any type
 // weight, bias  [c] any type, both or neither
-// out           [n, h, w, c] f32
+// out           [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -20,7 +20,7 @@ KERNEL(batch_norm) {
     const u32 i = this_element();
     if (i >= a.out.elements()) return;
     const u32 c = i % a.out.c;
-    float v = (a.real(0)[i] - a.learned(1)[c]) / sqrtf(a.learned(2)[c] + a.number(0));
-    if (a.has(3)) v = v * a.learned(3)[c] + a.learned(4)[c];
-    a.result()[i] = apply(a.constant[1], v);
+    float v = (a.real(0)[i] - a.tensor(1)[c]) / sqrtf(a.tensor(2)[c] + a.number(0));
+    if (a.has(3)) v = v * a.tensor(3)[c] + a.tensor(4)[c];
+    a.store(i, apply(a.constant[1], v));
 }

@@ -11,12 +11,12 @@ struct Strips {
 
 // Sum over the pixels of image blockIdx.y of f(x), for channel blockIdx.x * CHANNELS + lane(); in the
 // first warp. Each warp sums a strip of the pixels, always in the same order.
-template <class F> DEVICE float sum_of_channel(Strips& s, const float* x, const Shape& shape, F f) {
+template <class F> DEVICE float sum_of_channel(Strips& s, const Tensor& x, const Shape& shape, F f) {
     const u32 channel = blockIdx.x * CHANNELS + lane(), tokens = shape.tokens();
     float sum = 0.0f;
     if (channel < shape.c) {
-        const float* image = x + blockIdx.y * tokens * shape.c + channel;
-        for (u32 token = warp(); token < tokens; token += THREADS / 32) sum += f(image[token * shape.c]);
+        const u32 image = blockIdx.y * tokens * shape.c + channel;
+        for (u32 token = warp(); token < tokens; token += THREADS / 32) sum += f(x[image + token * shape.c]);
     }
     s.sums[warp()][lane()] = sum;
     __syncthreads();

@@ -25,8 +25,8 @@ DEVICE void load_reals(float (&to)[CHUNK], const float* x, u32 count, bool align
     }
 }
 
-// The same of a learned tensor, from element `first` on; `aligned` if that is a multiple of eight.
-DEVICE void load_learned(float (&to)[CHUNK], const Learned& x, u32 first, u32 count, bool aligned) {
+// The same of a tensor of any kind, from element `first` on; `aligned` if that is a multiple of eight.
+DEVICE void load_tensor(float (&to)[CHUNK], const Tensor& x, u32 first, u32 count, bool aligned) {
     if (x.kind == F32) {
         load_reals(to, static_cast<const float*>(x.at) + first, count, aligned);
         return;

@@ -1,4 +1,4 @@
-// What every kernel can use: its arguments, learned values of any type, functions, reductions.
+// What every kernel can use: its arguments, tensors of any type, functions, reductions.
 //
 // Kernels include no CUDA header, name no PTX (ptx.cuh does) and launch nothing, so that a C++
 // compiler builds them as well: host/device.h then stands for the GPU.
@@ -45,8 +45,9 @@ enum Kind : u32 { ABSENT, F32, F16, BF16, IN_PLACE };
 // ops::Function
 enum Function : u32 { IDENTITY, GELU_ERF, QUICK_GELU, SILU };
 
-// A tensor of any kind, read as f32.
-struct Learned {
+// A tensor of any kind, read as f32: learned values as the file has them, and activations that
+// something multiplies, which may be BF16. All other activations are F32.
+struct Tensor {
     const void* at;
     u32 kind;
     DEVICE explicit operator bool() const { return kind != ABSENT; }
@@ -66,16 +67,25 @@ struct Args {
     Shape shape[8];
     u32 kind[8];
     u32 constant[8]; // the op's own numbers, in the order of its fields
+    u32 out_kind;    // F32, or BF16 where everything that reads the result would round it
+    u32 unused;
 
-    DEVICE float* result() const { return static_cast<float*>(out_at); }
+    // Sets element i of the result.
+    DEVICE void store(u32 i, float value) const {
+        if (out_kind == BF16) {
+            static_cast<u16*>(out_at)[i] = u16(to_bf16(value, 0.0f));
+        } else {
+            static_cast<float*>(out_at)[i] = value;
+        }
+    }
     DEVICE float* scratch() const { return static_cast<float*>(scratch_at); }
     DEVICE const float* real(u32 i) const { return static_cast<const float*>(operand_at[i]); }
     DEVICE const u32* index(u32 i) const { return static_cast<const u32*>(operand_at[i]); }
-    DEVICE Learned learned(u32 i) const { return {operand_at[i], kind[i]}; }
+    DEVICE Tensor tensor(u32 i) const { return {operand_at[i], kind[i]}; }
     DEVICE bool has(u32 i) const { return kind[i] != ABSENT; }
     DEVICE float number(u32 i) const { return __uint_as_float(constant[i]); }
 };
-static_assert(sizeof(Args) == 288, "as in backend/cuda/args.rs");
+static_assert(sizeof(Args) == 296, "as in backend/cuda/args.rs");
 
 // This thread's element, in a grid with one thread each. No tensor has 2^32 elements.
 DEVICE u32 this_element() { return blockIdx.x * blockDim.x + threadIdx.x; }

@@ -1,8 +1,8 @@
 // concat: a and b side by side, along channels, tokens or images
 //
-// a       [n, h, w, c] f32
-// b       [n, h, w, c] f32, different along the axis only
-// out     f32
+// a       [n, h, w, c] f32 or bf16
+// b       [n, h, w, c] f32 or bf16, different along the axis only
+// out     f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -25,5 +25,5 @@ KERNEL(concat) {
     };
     const u32 of_a = piece(a.shape[0]), of_b = piece(a.shape[1]);
     const u32 at = i / (of_a + of_b), within = i % (of_a + of_b);
-    a.result()[i] = within < of_a ? a.real(0)[at * of_a + within] : a.real(1)[at * of_b + within - of_a];
+    a.store(i, within < of_a ? a.tensor(0)[at * of_a + within] : a.tensor(1)[at * of_b + within - of_a]);
 }

@@ -6,43 +6,45 @@ enum ConvOperand : u32 { X, WEIGHT, BIAS };
 
 // The terms of a window run over its pixels, then over the channels, which are contiguous in x.
 
-// Term k of a window.
-template <class W> DEVICE float term(const W& window, u32 k) {
-    const float* at = window.at(k);
-    return at ? *at : 0.0f;
+constexpr u32 PADDING = ~0u; // where no pixel is
+
+// Term k of a window on x.
+template <class W> DEVICE float term(const Tensor& x, const W& window, u32 k) {
+    const u32 at = window.at(k);
+    return at == PADDING ? 0.0f : x[at];
 }
 
 // Terms from k on, zeros from term `end` on.
-template <class W> DEVICE void load_terms(float (&to)[CHUNK], const W& window, u32 k, u32 end) {
+template <class W> DEVICE void load_terms(float (&to)[CHUNK], const Tensor& x, const W& window, u32 k, u32 end) {
     if (window.c % CHUNK == 0) { // they are of one pixel
-        const float* at = k < end ? window.at(k) : nullptr;
-        load_reals(to, at, at ? CHUNK : 0, true);
+        const u32 at = k < end ? window.at(k) : PADDING;
+        load_tensor(to, x, at, at == PADDING ? 0 : CHUNK, true);
     } else {
-        for (u32 j = 0; j < CHUNK; ++j) to[j] = k + j < end ? term(window, k + j) : 0.0f;
+        for (u32 j = 0; j < CHUNK; ++j) to[j] = k + j < end ? term(x, window, k + j) : 0.0f;
     }
 }
 
 // One result pixel of a convolution. src/ops/conv2d.rs
 struct Window {
-    const float* image;
-    u32 h, w, c, kw, y, x; // the window begins at (y, x), which may lie outside and wrap round
+    u32 image, h, w, c, kw; // first element of the image
+    u32 y, x;               // where the window begins: it may lie outside and wrap round
     DEVICE Window(const Args& a, u32 row)
-        : image(a.real(X) + row / a.out.tokens() * a.shape[X].tokens() * a.shape[X].c), h(a.shape[X].h),
+        : image(row / a.out.tokens() * a.shape[X].tokens() * a.shape[X].c), h(a.shape[X].h),
           w(a.shape[X].w), c(a.shape[X].c), kw(a.shape[WEIGHT].c),
           y(row / a.out.w % a.out.h * a.constant[0] - a.constant[1]), x(row % a.out.w * a.constant[0] - a.constant[1]) {}
-    // Where term k lies; null where it is padding.
-    DEVICE const float* at(u32 k) const {
+    // The element of x that is term k.
+    DEVICE u32 at(u32 k) const {
         const u32 pixel = k / c, py = y + pixel / kw, px = x + pixel % kw;
-        return py < h && px < w ? image + (py * w + px) * c + k % c : nullptr;
+        return py < h && px < w ? image + (py * w + px) * c + k % c : PADDING;
     }
 };
 
 // Output channel o of a convolution's weight [o, c, kh, kw].
 struct Filter {
-    Learned weight;
+    Tensor weight;
     u32 c, pixels, first;
     DEVICE Filter(const Args& a, u32 o)
-        : weight(a.learned(WEIGHT)), c(a.shape[X].c), pixels(a.shape[WEIGHT].w * a.shape[WEIGHT].c),
+        : weight(a.tensor(WEIGHT)), c(a.shape[X].c), pixels(a.shape[WEIGHT].w * a.shape[WEIGHT].c),
           first(o * c * pixels) {}
     DEVICE float operator()(u32 k) const { return weight[first + k % c * pixels + k / c]; }
 };
@@ -80,26 +82,25 @@ struct Class {
 
 // One result pixel of a transposed convolution: input pixels up and left of (y, x), term by term.
 struct Backward {
-    const float* image;
-    u32 h, w, c, widths, y, x;
+    u32 image, h, w, c, widths, y, x;
     DEVICE Backward(const Args& a, const Class& set, u32 place)
-        : image(a.real(X) + place / a.out.tokens() * a.shape[X].tokens() * a.shape[X].c), h(a.shape[X].h),
+        : image(place / a.out.tokens() * a.shape[X].tokens() * a.shape[X].c), h(a.shape[X].h),
           w(a.shape[X].w), c(a.shape[X].c), widths(set.widths),
           y((place / a.out.w % a.out.h + a.constant[1] - set.ky) / set.stride),
           x((place % a.out.w + a.constant[1] - set.kx) / set.stride) {}
-    // Where term k lies; null where there is no pixel.
-    DEVICE const float* at(u32 k) const {
+    // The element of x that is term k.
+    DEVICE u32 at(u32 k) const {
         const u32 pixel = k / c, py = y - pixel / widths, px = x - pixel % widths;
-        return py < h && px < w ? image + (py * w + px) * c + k % c : nullptr;
+        return py < h && px < w ? image + (py * w + px) * c + k % c : PADDING;
     }
 };
 
 // Output channel o of a transposed convolution's weight [c, o, kh, kw], for one class.
 struct BackwardFilter {
-    Learned weight;
+    Tensor weight;
     u32 c, outputs, o, kh, kw, stride, ky, kx, widths;
     DEVICE BackwardFilter(const Args& a, const Class& set, u32 channel)
-        : weight(a.learned(WEIGHT)), c(a.shape[X].c), outputs(a.out.c), o(channel), kh(a.shape[WEIGHT].w),
+        : weight(a.tensor(WEIGHT)), c(a.shape[X].c), outputs(a.out.c), o(channel), kh(a.shape[WEIGHT].w),
           kw(a.shape[WEIGHT].c), stride(set.stride), ky(set.ky), kx(set.kx), widths(set.widths) {}
     DEVICE float operator()(u32 k) const {
         const u32 pixel = k / c, row = ky + pixel / widths * stride, column = kx + pixel % widths * stride;

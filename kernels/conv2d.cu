@@ -1,9 +1,9 @@
 // conv2d: convolution with zero padding, as a product of windows and filters
 //
-// x       [n, h, w, c] f32
+// x       [n, h, w, c] f32 or bf16
 // weight  [o, c, kh, kw] any type
 // bias    [o] any type, or absent
-// out     [n, (h + 2 padding - kh) / stride + 1, ..., o] f32
+// out     [n, (h + 2 padding - kh) / stride + 1, ..., o] f32 or bf16
 //
 // Launch     one block for every TILE_M pixels and TILE_N channels of out.
 // Shared     8.5 KiB.
@@ -24,14 +24,14 @@ KERNEL(conv2d) {
 
     float sums[SIDE][SIDE] = {};
     product(
-        s, sums, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? term(window, k) : 0.0f; },
+        s, sums, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? term(a.tensor(X), window, k) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
 
-    const Learned bias = a.learned(BIAS);
+    const Tensor bias = a.tensor(BIAS);
     for (u32 i = 0; i < SIDE; ++i) {
         for (u32 j = 0; j < SIDE; ++j) {
             const u32 r = row + result_row(i), o = column + result_column(j);
-            if (r < rows && o < a.out.c) a.result()[r * a.out.c + o] = sums[i][j] + (bias ? bias[o] : 0.0f);
+            if (r < rows && o < a.out.c) a.store(r * a.out.c + o, sums[i][j] + (bias ? bias[o] : 0.0f));
         }
     }
 }

@@ -20,7 +20,7 @@ struct Windows {
     u32 first, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 row = first + chunk_row(i);
-        load_terms(to, Window(a, row), k, row < a.out.rows() ? depth : 0);
+        load_terms(to, a.tensor(X), Window(a, row), k, row < a.out.rows() ? depth : 0);
     }
 };
 
@@ -41,11 +41,11 @@ KERNEL(conv2d_mma, 2) {
     const u32 depth = a.shape[X].c * a.shape[WEIGHT].w * a.shape[WEIGHT].c;
     Sums sums;
     product(s, sums, depth, Windows{a, row, depth}, Filters{a, column, depth});
-    const Learned bias = a.learned(BIAS);
+    const Tensor bias = a.tensor(BIAS);
     sums.each(s, [&](u32 r, u32 c, float sum) {
         const u32 o = column + c;
         if (row + r < a.out.rows() && o < a.out.c) {
-            a.result()[(row + r) * a.out.c + o] = sum + (bias ? bias[o] : 0.0f);
+            a.store((row + r) * a.out.c + o, sum + (bias ? bias[o] : 0.0f));
         }
     });
 }

@@ -1,9 +1,9 @@
 // conv_transpose2d: every input pixel adds its window to the output
 //
-// x       [n, h, w, c] f32
+// x       [n, h, w, c] f32 or bf16
 // weight  [c, o, kh, kw] any type
 // bias    [o] any type, or absent
-// out     [n, (h - 1) stride + kh - 2 padding, ..., o] f32
+// out     [n, (h - 1) stride + kh - 2 padding, ..., o] f32 or bf16
 //
 // Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
 //            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
@@ -30,15 +30,15 @@ KERNEL(conv_transpose2d) {
 
         float sums[SIDE][SIDE] = {};
         product(
-            s, sums, set.terms(a), [&](u32 k) { return mine < results ? term(pixel, k) : 0.0f; },
+            s, sums, set.terms(a), [&](u32 k) { return mine < results ? term(a.tensor(X), pixel, k) : 0.0f; },
             [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
 
-        const Learned bias = a.learned(BIAS);
+        const Tensor bias = a.tensor(BIAS);
         for (u32 i = 0; i < SIDE; ++i) {
             for (u32 j = 0; j < SIDE; ++j) {
                 const u32 r = first + result_row(i), o = column + result_column(j);
                 if (r >= results || o >= a.out.c) continue;
-                a.result()[set.place(a, r) * a.out.c + o] = sums[i][j] + (bias ? bias[o] : 0.0f);
+                a.store(set.place(a, r) * a.out.c + o, sums[i][j] + (bias ? bias[o] : 0.0f));
             }
         }
     }

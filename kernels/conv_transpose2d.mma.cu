@@ -22,7 +22,7 @@ struct Pixels {
     u32 first, results, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 mine = first + chunk_row(i);
-        load_terms(to, Backward(a, set, set.place(a, min_of(mine, results - 1))), k, mine < results ? depth : 0);
+        load_terms(to, a.tensor(X), Backward(a, set, set.place(a, min_of(mine, results - 1))), k, mine < results ? depth : 0);
     }
 };
 
@@ -49,11 +49,11 @@ KERNEL(conv_transpose2d_mma, 2) {
         if (first >= results) continue; // the whole block
         Sums sums;
         product(s, sums, depth, Pixels{a, set, first, results, depth}, Filters{a, set, column, depth});
-        const Learned bias = a.learned(BIAS);
+        const Tensor bias = a.tensor(BIAS);
         sums.each(s, [&](u32 r, u32 c, float sum) {
             const u32 o = column + c;
             if (first + r < results && o < a.out.c) {
-                a.result()[set.place(a, first + r) * a.out.c + o] = sum + (bias ? bias[o] : 0.0f);
+                a.store(set.place(a, first + r) * a.out.c + o, sum + (bias ? bias[o] : 0.0f));
             }
         });
         __syncthreads(); // the next factors go where the sums were

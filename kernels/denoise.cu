@@ -5,7 +5,7 @@
 // noise         [steps n, h, w, c] f32
 // coefficients  [1, 1, steps, 4] f32: c0, c1, sigma, g
 // counter       [1, 1, 1, 1] u32
-// out           [n, h, w, c] f32
+// out           [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -25,5 +25,5 @@ KERNEL(denoise) {
     const float* k = a.real(3) + 4 * step;
     float e = a.real(1)[i];
     if (a.constant[0]) e -= (e - a.real(1)[i + elements]) * (1.0f - k[3]);
-    a.result()[i] = k[0] * (a.real(0)[i] - k[1] * e) + k[2] * a.real(2)[step * elements + i];
+    a.store(i, k[0] * (a.real(0)[i] - k[1] * e) + k[2] * a.real(2)[step * elements + i]);
 }

@@ -2,7 +2,7 @@
 //
 // x       [n, h, w, c] f32
 // weight  [c, 1, k, k] any type, k odd
-// out     [n, ceil(h / stride), ceil(w / stride), c] f32
+// out     [n, ceil(h / stride), ceil(w / stride), c] f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -22,7 +22,7 @@ KERNEL(depthwise_conv) {
     const Shape& from = a.shape[0];
     const u32 k = a.shape[1].w, stride = a.constant[0];
     const float* image = a.real(0) + i / c / a.out.w / a.out.h * from.tokens() * c + ch;
-    const Learned weight = a.learned(1);
+    const Tensor weight = a.tensor(1);
     float sum = 0.0f;
     for (u32 ky = 0; ky < k; ++ky) {
         for (u32 kx = 0; kx < k; ++kx) {
@@ -31,5 +31,5 @@ KERNEL(depthwise_conv) {
             if (y < from.h && x < from.w) sum += image[(y * from.w + x) * c] * weight[(ch * k + ky) * k + kx];
         }
     }
-    a.result()[i] = sum;
+    a.store(i, sum);
 }

@@ -3,11 +3,12 @@
 // x       [n, h, w, c] f32
 // weight  [c, 1, k, k] any type, k odd
 // bias    [c] any type
-// out     [n, h, w, c] f32, never x; holds the convolution before the norm
+// out     [n, h, w, c] f32 or bf16
+// scratch [n, h, w, c] f32: the convolution
 //
 // Launch     one block for every PIXELS pixels: its threads share out the channels, then its warps the pixels.
 // Shared     none.
-// Memory     reads x k^2 times, mostly from L1 and L2; the weights once a block; writes y twice.
+// Memory     reads x k^2 times, mostly from L1 and L2; the weights once a block; scratch once each way and more from L1.
 // Numerics   f32 sums, variance in a second pass.
 // Needs      nothing.
 // Tunables   PIXELS.
@@ -21,7 +22,7 @@ static_assert(THREADS == 32 * PIXELS, "one warp a pixel");
 KERNEL(depthwise_norm) {
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, k = a.shape[1].w;
     const u32 first = blockIdx.x * PIXELS, rows = a.out.rows();
-    const Learned weight = a.learned(1), bias = a.learned(2);
+    const Tensor weight = a.tensor(1), bias = a.tensor(2);
 
     for (u32 ch = threadIdx.x; ch < c; ch += THREADS) {
         float sums[PIXELS];
@@ -39,18 +40,18 @@ KERNEL(depthwise_norm) {
             }
         }
         for (u32 p = 0; p < PIXELS; ++p) {
-            if (first + p < rows) a.result()[(first + p) * c + ch] = sums[p];
+            if (first + p < rows) a.scratch()[(first + p) * c + ch] = sums[p];
         }
     }
     __syncthreads(); // a warp reads what others wrote
 
     const u32 row = first + warp();
     if (row >= rows) return; // a whole warp leaves
-    float* y = a.result() + row * c;
+    const float* y = a.scratch() + row * c;
     float sum = 0.0f, squares = 0.0f;
     for (u32 ch = lane(); ch < c; ch += 32) sum += y[ch];
     const float mean = warp_sum(sum) / float(c);
     for (u32 ch = lane(); ch < c; ch += 32) squares += (y[ch] - mean) * (y[ch] - mean);
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / float(c) + a.number(0));
-    for (u32 ch = lane(); ch < c; ch += 32) y[ch] = (y[ch] - mean) * rstd;
+    for (u32 ch = lane(); ch < c; ch += 32) a.store(row * c + ch, (y[ch] - mean) * rstd);
 }

@@ -5,7 +5,7 @@
 // weight  [c, 1, k, k] any type, k odd
 // bias    [c] any type
 // gammas  [6] any type
-// out     [n, h, w, c] f32
+// out     [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -24,8 +24,8 @@ KERNEL(depthwise_residual) {
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, k = a.shape[2].w;
     const u32 ch = i % c, col = i / c % w, row = i / c / w % h;
     const float* image = a.real(1) + i / c / w / h * a.out.tokens() * c + ch;
-    const Learned weight = a.learned(2);
-    float sum = a.learned(3)[ch];
+    const Tensor weight = a.tensor(2);
+    float sum = a.tensor(3)[ch];
     for (u32 ky = 0; ky < k; ++ky) {
         for (u32 kx = 0; kx < k; ++kx) {
             const u32 y = row + ky < k / 2 ? 0 : min_of(row + ky - k / 2, h - 1);
@@ -33,5 +33,5 @@ KERNEL(depthwise_residual) {
             sum += image[(y * w + x) * c] * weight[(ch * k + ky) * k + kx];
         }
     }
-    a.result()[i] = a.real(0)[i] + a.learned(4)[2] * sum;
+    a.store(i, a.real(0)[i] + a.tensor(4)[2] * sum);
 }

@@ -3,7 +3,7 @@
 // ids        [n, 1, t, 1] u32; one beyond the table reads its last row
 // tokens     [v, c] any type
 // positions  [p, c] any type, or absent
-// out        [n, 1, t, c] f32
+// out        [n, 1, t, c] f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -21,7 +21,7 @@ KERNEL(embed) {
     if (i >= a.out.elements()) return;
     const u32 c = i % a.out.c, row = i / a.out.c;
     const u32 id = min_of(a.index(0)[row], a.shape[1].w - 1);
-    float y = a.learned(1)[id * a.out.c + c];
-    if (a.has(2)) y += a.learned(2)[row % a.out.w * a.out.c + c];
-    a.result()[i] = y;
+    float y = a.tensor(1)[id * a.out.c + c];
+    if (a.has(2)) y += a.tensor(2)[row % a.out.w * a.out.c + c];
+    a.store(i, y);
 }

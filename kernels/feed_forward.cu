@@ -6,7 +6,7 @@
 // b0       [m] any type
 // w2       [c, m] any type
 // b2       [c] any type
-// out      [n, h, w, c] f32
+// out      [n, h, w, c] f32 or bf16
 // scratch  [n, h, w, m] f32: the hidden values
 //
 // Launch     feed_forward_up: one block for every TILE_M rows and TILE_N hidden values; then
@@ -27,7 +27,7 @@ KERNEL(feed_forward_up) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
     const Norm norm(a, min_of(my_row, rows - 1), threadIdx.x % SIDE);
-    const Learned weight = a.learned(W0), bias = a.learned(B0);
+    const Tensor weight = a.tensor(W0), bias = a.tensor(B0);
     float sums[SIDE][SIDE] = {};
     product(
         s, sums, c, [&](u32 k) { return norm(norm.x[k]); },
@@ -45,8 +45,8 @@ KERNEL(feed_forward) {
     const u32 rows = a.out.rows(), c = a.out.c, hidden = a.shape[B0].c;
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
-    const Learned weight = a.learned(W2), bias = a.learned(B2);
-    const float factor = a.learned(GAMMAS)[5];
+    const Tensor weight = a.tensor(W2), bias = a.tensor(B2);
+    const float factor = a.tensor(GAMMAS)[5];
 
     float sums[SIDE][SIDE] = {};
     product(
@@ -57,7 +57,7 @@ KERNEL(feed_forward) {
             const u32 r = row + result_row(i), o = column + result_column(j);
             if (r >= rows || o >= c) continue;
             const u32 at = r * c + o;
-            a.result()[at] = a.real(X)[at] + factor * (sums[i][j] + bias[o]);
+            a.store(at, a.real(X)[at] + factor * (sums[i][j] + bias[o]));
         }
     }
 }

@@ -15,8 +15,8 @@ struct Norm {
         mean = sum_of_parts(sum) / float(c);
         for (u32 k = part; k < c; k += PARTS) squares += (x[k] - mean) * (x[k] - mean);
         const float rstd = 1.0f / sqrtf(sum_of_parts(squares) / float(c) + a.number(0));
-        scale = rstd * (1.0f + a.learned(GAMMAS)[3]);
-        shift = a.learned(GAMMAS)[4];
+        scale = rstd * (1.0f + a.tensor(GAMMAS)[3]);
+        shift = a.tensor(GAMMAS)[4];
     }
     DEVICE float operator()(float v) const { return (v - mean) * scale + shift; }
 

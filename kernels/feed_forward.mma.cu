@@ -38,8 +38,8 @@ KERNEL(feed_forward_mma_up, 2) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, rows = a.out.rows(), hidden = a.shape[B0].c;
     const auto norm = [&](u32 i) { return Norm(a, min_of(row + chunk_row(i), rows - 1), threadIdx.x % CHUNKS); };
     Sums sums;
-    product(s, sums, a.out.c, Normed{a, {norm(0), norm(1)}, row}, a.learned(W0), column, hidden);
-    const Learned bias = a.learned(B0);
+    product(s, sums, a.out.c, Normed{a, {norm(0), norm(1)}, row}, a.tensor(W0), column, hidden);
+    const Tensor bias = a.tensor(B0);
     u16* to = reinterpret_cast<u16*>(a.scratch());
     sums.each(s, [&](u32 r, u32 c, float sum) {
         const u32 o = column + c;
@@ -55,7 +55,7 @@ struct Hidden {
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 row = first + chunk_row(i), hidden = a.shape[B0].c;
         const u32 count = row < a.out.rows() && k < hidden ? hidden - k : 0;
-        load_learned(to, Learned{a.scratch(), BF16}, row * hidden_stride(a) + k, count, hidden % CHUNK == 0);
+        load_tensor(to, Tensor{a.scratch(), BF16}, row * hidden_stride(a) + k, count, hidden % CHUNK == 0);
     }
 };
 
@@ -63,11 +63,11 @@ KERNEL(feed_forward_mma, 2) {
     SHARED(Factors, s);
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     Sums sums;
-    product(s, sums, a.shape[B0].c, Hidden{a, row}, a.learned(W2), column, a.out.c);
-    const Learned bias = a.learned(B2);
-    const float factor = a.learned(GAMMAS)[5];
+    product(s, sums, a.shape[B0].c, Hidden{a, row}, a.tensor(W2), column, a.out.c);
+    const Tensor bias = a.tensor(B2);
+    const float factor = a.tensor(GAMMAS)[5];
     sums.each(s, [&](u32 r, u32 c, float sum) {
         const u32 o = column + c, at = (row + r) * a.out.c + o;
-        if (row + r < a.out.rows() && o < a.out.c) a.result()[at] = a.real(X)[at] + factor * (sum + bias[o]);
+        if (row + r < a.out.rows() && o < a.out.c) a.store(at, a.real(X)[at] + factor * (sum + bias[o]));
     });
 }

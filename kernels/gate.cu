@@ -2,7 +2,7 @@
 //
 // x       [n, h, w, c] f32; may be out
 // s       [n, 1, 1, c] f32
-// out     [n, h, w, c] f32
+// out     [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -20,5 +20,5 @@ KERNEL(gate) {
     if (i >= a.out.elements()) return;
     const u32 image = i / (a.out.tokens() * a.out.c);
     const float s = a.real(1)[image * a.out.c + i % a.out.c];
-    a.result()[i] = a.real(0)[i] / (1.0f + expf(-s));
+    a.store(i, a.real(0)[i] / (1.0f + expf(-s)));
 }

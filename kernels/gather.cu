@@ -2,7 +2,7 @@
 //
 // x       [n, h, w, c] f32
 // index   [1, 1, 1, m] u32; one beyond the rows reads the last
-// out     [m, 1, 1, c] f32
+// out     [m, 1, 1, c] f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -19,5 +19,5 @@ KERNEL(gather) {
     const u32 i = this_element();
     if (i >= a.out.elements()) return;
     const u32 row = min_of(a.index(1)[i / a.out.c], a.shape[0].rows() - 1);
-    a.result()[i] = a.real(0)[row * a.out.c + i % a.out.c];
+    a.store(i, a.real(0)[row * a.out.c + i % a.out.c]);
 }

@@ -1,8 +1,9 @@
 // grn_scale: G[c] = sqrt(sum of x[h, w, c]^2), y[c] = 1 + gamma[c] G[c] / (mean(G) + eps)
 //
-// x       [n, h, w, c] f32
+// x       [n, h, w, c] f32 or bf16
 // gamma   [c] any type
-// out     [n, 1, 1, c] f32; holds G between the passes
+// out     [n, 1, 1, c] f32 or bf16
+// scratch [n, 1, 1, c] f32: G
 //
 // Launch     grn_scale_norms: one block for every CHANNELS channels of each image; then
 //            grn_scale: one block an image.
@@ -17,9 +18,9 @@
 KERNEL(grn_scale_norms) {
     SHARED(Strips, s);
     const Shape& shape = a.shape[0];
-    const float squares = sum_of_channel(s, a.real(0), shape, [](float v) { return v * v; });
+    const float squares = sum_of_channel(s, a.tensor(0), shape, [](float v) { return v * v; });
     const u32 channel = blockIdx.x * CHANNELS + lane();
-    if (warp() == 0 && channel < shape.c) a.result()[blockIdx.y * shape.c + channel] = sqrtf(squares);
+    if (warp() == 0 && channel < shape.c) a.scratch()[blockIdx.y * shape.c + channel] = sqrtf(squares);
 }
 
 struct Sums {
@@ -29,10 +30,10 @@ struct Sums {
 KERNEL(grn_scale) {
     SHARED(Sums, s);
     const u32 c = a.out.c;
-    float* y = a.result() + blockIdx.x * c;
+    const float* norms = a.scratch() + blockIdx.x * c;
     float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < c; i += THREADS) sum += y[i];
+    for (u32 i = threadIdx.x; i < c; i += THREADS) sum += norms[i];
     const float per_norm = 1.0f / (block_sum(sum, s.parts) / float(c) + a.number(0));
-    const Learned gamma = a.learned(1);
-    for (u32 i = threadIdx.x; i < c; i += THREADS) y[i] = 1.0f + gamma[i] * y[i] * per_norm;
+    const Tensor gamma = a.tensor(1);
+    for (u32 i = threadIdx.x; i < c; i += THREADS) a.store(blockIdx.x * c + i, 1.0f + gamma[i] * norms[i] * per_norm);
 }

@@ -33,9 +33,9 @@ KERNEL(group_norm) {
     for (u32 i = threadIdx.x; i < count; i += THREADS) squares += (x[at(i)] - mean) * (x[at(i)] - mean);
     const float rstd = 1.0f / sqrtf(block_sum(squares, s.parts) / float(count) + a.number(1));
 
-    const Learned weight = a.learned(1), bias = a.learned(2);
+    const Tensor weight = a.tensor(1), bias = a.tensor(2);
     for (u32 i = threadIdx.x; i < count; i += THREADS) {
         const u32 ch = group * channels + i % channels;
-        a.result()[at(i)] = apply(a.constant[2], (x[at(i)] - mean) * rstd * weight[ch] + bias[ch]);
+        a.store(at(i), apply(a.constant[2], (x[at(i)] - mean) * rstd * weight[ch] + bias[ch]));
     }
 }

@@ -3,7 +3,7 @@
 // x        [n, h, w, c] f32; may be out
 // weight   [c] any type; or gammas [6]; or absent
 // bias     [c] any type, or absent
-// out      [n, h, w, c] f32
+// out      [n, h, w, c] f32 or bf16
 //
 // Launch     one warp a row, ROWS of them a block.
 // Shared     none.
@@ -24,7 +24,6 @@ KERNEL(layer_norm) {
     const u32 row = blockIdx.x * ROWS + warp(), c = a.out.c;
     if (row >= a.out.rows()) return; // a whole warp leaves, so that sums stay complete
     const float* x = a.real(0) + row * c;
-    float* y = a.result() + row * c;
 
     float sum = 0.0f;
     for (u32 i = lane(); i < c; i += 32) sum += x[i];
@@ -33,11 +32,11 @@ KERNEL(layer_norm) {
     for (u32 i = lane(); i < c; i += 32) squares += (x[i] - mean) * (x[i] - mean);
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / float(c) + a.number(0));
 
-    const Learned first = a.learned(1), bias = a.learned(2);
+    const Tensor first = a.tensor(1), bias = a.tensor(2);
     const float scale = a.constant[1] == GAMMAS ? 1.0f + first[0] : 1.0f;
     const float shift = a.constant[1] == GAMMAS ? first[1] : 0.0f;
     for (u32 i = lane(); i < c; i += 32) {
         const float v = (x[i] - mean) * rstd;
-        y[i] = a.constant[1] == CHANNELS ? v * first[i] + bias[i] : v * scale + shift;
+        a.store(row * c + i, a.constant[1] == CHANNELS ? v * first[i] + bias[i] : v * scale + shift);
     }
 }

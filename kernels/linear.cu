@@ -1,6 +1,6 @@
 // linear: y = f((x * scale + shift) W^T + bias) + residual, then y (1 + a) + b
 //
-// x         [n, h, w, k] f32
+// x         [n, h, w, k] f32 or bf16
 // weight    [o, k] any type
 // bias      [o] any type, or absent
 // residual  [n, h, w, o] f32, or absent; may be out
@@ -8,7 +8,7 @@
 // shift     [k] any type, or absent
 // table     [n or 1, 1, steps, 2 o] f32, or absent: a, then b
 // counter   [1, 1, 1, 1] u32, with table
-// out       [n, h, w, o] f32
+// out       [n, h, w, o] f32 or bf16
 //
 // Launch     one block for every TILE_M rows and TILE_N channels, THREADS threads; neighbouring blocks
 //            share the weights.
@@ -27,11 +27,11 @@ KERNEL(linear) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
     const Prologue prologue(a, my_row);
-    const Learned weight = a.learned(WEIGHT);
+    const Tensor x = a.tensor(X), weight = a.tensor(WEIGHT);
 
     float sums[SIDE][SIDE] = {};
     product(
-        s, sums, depth, [&](u32 k) { return my_row < rows ? prologue(k, a.real(X)[my_row * depth + k]) : 0.0f; },
+        s, sums, depth, [&](u32 k) { return my_row < rows ? prologue(k, x[my_row * depth + k]) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? weight[my_column * depth + k] : 0.0f; });
 
     const Epilogue epilogue(a);

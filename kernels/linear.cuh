@@ -7,10 +7,10 @@ enum LinearOperand : u32 { X, WEIGHT, BIAS, RESIDUAL, SCALE, SHIFT, TABLE, COUNT
 // x * scale + shift, for rows of one image.
 struct Prologue {
     const float* scale; // of the image, or null
-    Learned shift;
+    Tensor shift;
     DEVICE Prologue(const Args& a, u32 row)
         : scale(a.has(SCALE) ? a.real(SCALE) + row / a.out.tokens() * a.shape[X].c : nullptr),
-          shift(a.learned(SHIFT)) {}
+          shift(a.tensor(SHIFT)) {}
     DEVICE float operator()(u32 k, float x) const {
         if (scale) x *= scale[k];
         return shift ? x + shift[k] : x;
@@ -30,7 +30,7 @@ struct Epilogue {
         }
     }
     DEVICE float value(u32 row, u32 column, float sum) const {
-        if (a.has(BIAS)) sum += a.learned(BIAS)[column];
+        if (a.has(BIAS)) sum += a.tensor(BIAS)[column];
         sum = apply(a.constant[0], sum);
         // The residual may lie where the result goes: read it first.
         if (a.has(RESIDUAL)) sum += a.real(RESIDUAL)[row * a.out.c + column];
@@ -41,6 +41,6 @@ struct Epilogue {
         return sum;
     }
     DEVICE void store(u32 row, u32 column, float sum) const {
-        if (row < a.out.rows() && column < a.out.c) a.result()[row * a.out.c + column] = value(row, column, sum);
+        if (row < a.out.rows() && column < a.out.c) a.store(row * a.out.c + column, value(row, column, sum));
     }
 };

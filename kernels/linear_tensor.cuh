@@ -9,14 +9,14 @@ struct Rows {
     u32 first, rows, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 row = first + chunk_row(i), count = row < rows && k < depth ? depth - k : 0;
-        const bool aligned = depth % 4 == 0;
-        load_reals(to, a.real(X) + row * depth + k, count, aligned);
+        const bool aligned = depth % CHUNK == 0;
+        load_tensor(to, a.tensor(X), row * depth + k, count, aligned);
         if (a.has(SCALE)) {
             float ride[CHUNK];
             load_reals(ride, a.real(SCALE) + row / a.out.tokens() * depth + k, count, aligned);
             for (u32 j = 0; j < CHUNK; ++j) to[j] *= ride[j];
             if (a.has(SHIFT)) {
-                load_learned(ride, a.learned(SHIFT), k, count, aligned);
+                load_tensor(ride, a.tensor(SHIFT), k, count, aligned);
                 for (u32 j = 0; j < CHUNK; ++j) to[j] += ride[j];
             }
         }
@@ -27,7 +27,7 @@ struct Rows {
 DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, depth = a.shape[X].c;
     Sums sums;
-    product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, a.learned(WEIGHT), column, a.out.c);
+    product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, a.tensor(WEIGHT), column, a.out.c);
     const Epilogue epilogue(a);
     sums.each(s, [&](u32 r, u32 c, float sum) { epilogue.store(row + r, column + c, sum); });
 }

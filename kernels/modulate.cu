@@ -3,7 +3,7 @@
 // x        [n, h, w, c] f32; may be out
 // table    [n or 1, 1, steps, 2c] f32: a, then b
 // counter  [1, 1, 1, 1] u32
-// out      [n, h, w, c] f32
+// out      [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -22,5 +22,5 @@ KERNEL(modulate) {
     const u32 c = i % a.out.c;
     const u32 image = a.shape[1].n == 1 ? 0 : i / a.out.c / a.out.tokens();
     const float* ab = a.real(1) + (image * a.shape[1].w + a.index(2)[0]) * a.shape[1].c;
-    a.result()[i] = a.real(0)[i] * (1.0f + ab[c]) + ab[a.out.c + c];
+    a.store(i, a.real(0)[i] * (1.0f + ab[c]) + ab[a.out.c + c]);
 }

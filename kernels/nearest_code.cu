@@ -2,7 +2,7 @@
 //
 // x       [n, h, w, c] f32
 // codes   [m, c] any type
-// out     [n, h, w, c] f32
+// out     [n, h, w, c] f32 or bf16
 //
 // Launch     one warp a pixel, ROWS of them a block.
 // Shared     none.
@@ -21,7 +21,7 @@ KERNEL(nearest_code) {
     const u32 row = blockIdx.x * ROWS + warp(), c = a.out.c;
     if (row >= a.out.rows()) return; // a whole warp leaves
     const float* x = a.real(0) + row * c;
-    const Learned codes = a.learned(1);
+    const Tensor codes = a.tensor(1);
 
     float least = INFINITY;
     u32 nearest = 0;
@@ -38,5 +38,5 @@ KERNEL(nearest_code) {
         const u32 code = __shfl_xor_sync(0xffffffffu, nearest, step);
         if (other < least || (other == least && code < nearest)) least = other, nearest = code;
     }
-    for (u32 i = lane(); i < c; i += 32) a.result()[row * c + i] = codes[nearest * c + i];
+    for (u32 i = lane(); i < c; i += 32) a.store(row * c + i, codes[nearest * c + i]);
 }

@@ -1,7 +1,7 @@
 // pixel_shuffle: y[row p + i, col p + j, ch] = x[row, col, ch p^2 + i p + j]
 //
-// x       [n, h, w, c p^2] f32
-// out     [n, h p, w p, c] f32
+// x       [n, h, w, c p^2] f32 or bf16
+// out     [n, h p, w p, c] f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -20,5 +20,5 @@ KERNEL(pixel_shuffle) {
     const u32 p = a.constant[0], ch = i % a.out.c, col = i / a.out.c % a.out.w;
     const u32 line = i / a.out.c / a.out.w; // counts over images, of which each has whole patches
     const u32 pixel = line / p * a.shape[0].w + col / p;
-    a.result()[i] = a.real(0)[pixel * a.shape[0].c + (ch * p + line % p) * p + col % p];
+    a.store(i, a.tensor(0)[pixel * a.shape[0].c + (ch * p + line % p) * p + col % p]);
 }

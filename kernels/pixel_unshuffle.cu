@@ -1,7 +1,7 @@
 // pixel_unshuffle: y[row, col, ch p^2 + i p + j] = x[row p + i, col p + j, ch]
 //
-// x       [n, h p, w p, c] f32
-// out     [n, h, w, c p^2] f32
+// x       [n, h p, w p, c] f32 or bf16
+// out     [n, h, w, c p^2] f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -20,5 +20,5 @@ KERNEL(pixel_unshuffle) {
     const u32 p = a.constant[0], ch = i % a.out.c;
     const u32 col = i / a.out.c % a.out.w * p + ch % p;
     const u32 line = i / a.out.c / a.out.w * p + ch / p % p; // counts over images, of which each has whole patches
-    a.result()[i] = a.real(0)[(line * a.shape[0].w + col) * a.shape[0].c + ch / (p * p)];
+    a.store(i, a.tensor(0)[(line * a.shape[0].w + col) * a.shape[0].c + ch / (p * p)]);
 }

@@ -1,7 +1,7 @@
 // resample: bilinear interpolation with aligned corners
 //
 // x       [n, h, w, c] f32
-// out     [n, height, width, c] f32
+// out     [n, height, width, c] f32 or bf16
 //
 // Launch     one thread an element of out.
 // Shared     none.
@@ -36,5 +36,5 @@ KERNEL(resample) {
     const auto at = [&](u32 r, u32 q) { return image[(r * from.w + q) * c]; };
     const float top = at(y.first, x.first) * (1.0f - x.weight) + at(y.first, x.second) * x.weight;
     const float bottom = at(y.second, x.first) * (1.0f - x.weight) + at(y.second, x.second) * x.weight;
-    a.result()[i] = top * (1.0f - y.weight) + bottom * y.weight;
+    a.store(i, top * (1.0f - y.weight) + bottom * y.weight);
 }

@@ -1,7 +1,7 @@
 // scale: y = factor x
 //
 // x       [n, h, w, c] f32; may be out
-// out     [n, h, w, c] f32
+// out     [n, h, w, c] f32 or bf16
 //
 // Launch     one thread an element.
 // Shared     none.
@@ -16,5 +16,5 @@ constexpr u32 THREADS = 256;
 
 KERNEL(scale) {
     const u32 i = this_element();
-    if (i < a.out.elements()) a.result()[i] = a.number(0) * a.real(0)[i];
+    if (i < a.out.elements()) a.store(i, a.number(0) * a.real(0)[i]);
 }

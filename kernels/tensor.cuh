@@ -1,7 +1,7 @@
 // A tile of a matrix product on tensor cores: TILE_M rows of a times TILE_N rows of b, factors rounded to
 // bf16, sums in f32. The including file says how large TILE_M and TILE_N are.
 //
-// a is read as f32 into registers, one tile ahead, and rounded on its way to shared memory, so that what
+// a is read into registers, one tile ahead, and rounded on its way to shared memory, so that what
 // rides on it (a scale, a window) is applied once. b is copied as it lies if it is bf16 already, two
 // tiles ahead; else it goes the way of a.
 #pragma once
@@ -152,17 +152,17 @@ struct Bf16Matrix {
 // The same of any matrix.
 struct AnyMatrix {
     static constexpr bool ASYNC = false;
-    Learned matrix;
+    Tensor matrix;
     u32 first, rows, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 row = first + chunk_row(i), count = row < rows && k < depth ? depth - k : 0;
-        load_learned(to, matrix, row * depth + k, count, depth % CHUNK == 0);
+        load_tensor(to, matrix, row * depth + k, count, depth % CHUNK == 0);
     }
 };
 
 // The product of a and a learned matrix [rows, depth], from its row `first` on.
 template <class A>
-DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const Learned& matrix, u32 first, u32 rows) {
+DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const Tensor& matrix, u32 first, u32 rows) {
     if (matrix.kind == BF16 && depth % CHUNK == 0) {
         product(s, sums, depth, a, Bf16Matrix{static_cast<const u16*>(matrix.at), first, rows, depth});
     } else {

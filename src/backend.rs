@@ -52,6 +52,12 @@ impl Device {
     pub fn rounds(&self) -> bool {
         self.caps.contains(Caps::ROUND_BF16)
     }
+
+    /// Whether [factors](crate::ops::Element::Factor) are stored in bf16: where rounding is allowed, and
+    /// memory is what most ops wait for.
+    pub fn stores_bf16(&self) -> bool {
+        self.rounds() && self.lang == Lang::Cuda
+    }
 }
 
 /// Software that runs plans on a device.
@@ -65,7 +71,7 @@ pub trait Backend {
     /// The same with the kernel that the registry chooses for each node.
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
         let Device { lang, caps, .. } = self.device();
-        let choose = |node| registry::choose(node, &plan.weights, *lang, *caps).0;
+        let choose = |node| registry::choose(node, &plan, *lang, *caps).0;
         let kernels: Vec<_> = plan.nodes.iter().map(choose).collect();
         self.compile_with(plan, &kernels)
     }

@@ -15,11 +15,14 @@ pub type Shapes<'a> = &'a [Option<Shape>];
 /// Values of an op's operands, in the same order.
 pub type Operands<'a> = &'a [Option<Tensor<'a>>];
 
-/// What a slot's 4-byte elements are.
+/// What a slot's elements are. The host sees 4 bytes each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     /// A real number.
     F32,
+    /// A real number that is read only as a factor of products. A device that rounds factors to
+    /// bf16 may store it so.
+    Factor,
     /// An index, a counter or a packed pixel.
     U32,
 }
@@ -29,7 +32,7 @@ pub enum Element {
 pub struct Cost {
     /// Floating-point operations, a multiply-add counted as two.
     pub flops: u64,
-    /// Bytes that must be read and written at least once: activations as f32, weights as stored.
+    /// Bytes that must be read and written at least once: activations as the device holds them, weights as stored.
     pub bytes: u64,
 }
 
@@ -47,7 +50,7 @@ pub trait Define: std::fmt::Debug {
         Vec::new()
     }
 
-    /// What the result's elements are.
+    /// What the result's elements are; that they are factors is for the plan to find out.
     fn element(&self) -> Element {
         Element::F32
     }
@@ -56,6 +59,12 @@ pub trait Define: std::fmt::Debug {
     /// is read before, and never after, the result's element at that place is written.
     fn in_place(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether operand `i` is read only as a factor of products, or as a part of a result of which that
+    /// `is_factor`.
+    fn as_factor(&self, _i: usize, _is_factor: bool) -> bool {
+        false
     }
 
     /// Floating-point operations; zero where moving data is all there is to do.

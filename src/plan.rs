@@ -82,7 +82,7 @@ impl Node {
 /// Storage of a slot.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// What its elements are; all take 4 bytes.
+    /// What its elements are; all have room for 4 bytes.
     pub element: Element,
     /// Number of elements.
     pub len: usize,
@@ -131,18 +131,19 @@ impl Plan {
         phase.unwrap_or_else(|| panic!("phase {name} was recorded")).nodes.clone()
     }
 
-    /// Work that a node does.
-    pub fn cost(&self, node: &Node) -> Cost {
+    /// Work that a node does; on a device that `stores_bf16`, factors have two bytes.
+    pub fn cost(&self, node: &Node, stores_bf16: bool) -> Cost {
         let out = node.output.shape;
+        let element = |slot: &Slot| if stores_bf16 && self.slots[slot.id].element == Element::Factor { 2 } else { 4 };
         let read = |(i, source): (usize, &Option<Source>)| match source {
             None => 0,
-            Some(Source::Slot(slot)) => 4 * node.op.reads(i, slot.shape, out),
+            Some(Source::Slot(slot)) => element(slot) * node.op.reads(i, slot.shape, out),
             Some(Source::Weight(w, shape)) => {
                 let stored: usize = self.weights[*w].parts().iter().map(|part| part.bytes().len()).sum();
                 stored / shape.elements().max(1) * node.op.reads(i, *shape, out)
             }
         };
-        let bytes = node.inputs.iter().enumerate().map(read).sum::<usize>() + 4 * out.elements();
+        let bytes = node.inputs.iter().enumerate().map(read).sum::<usize>() + element(&node.output) * out.elements();
         Cost { flops: node.op.flops(&node.shapes(), out), bytes: bytes as u64 }
     }
 

@@ -13,9 +13,9 @@ mod wgsl;
 
 pub use grid::{Axis, Count, Grid, Of, Pass};
 
-use crate::ops::Op;
-use crate::plan::{Node, Source};
-use crate::tensor::{Dtype, Weight};
+use crate::ops::{Element, Op};
+use crate::plan::{Node, Plan, Source};
+use crate::tensor::Dtype;
 
 /// What a kernel is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,14 +105,16 @@ pub enum Fit {
     RowsAtMost(usize),
     /// An attention's heads have at most as many channels.
     HeadDimAtMost(usize),
+    /// This operand is read as a factor only, so that a device may have stored it in bf16.
+    Factor(usize),
 }
 
 impl Fit {
-    /// Whether a node fits.
-    pub fn met(&self, node: &Node, weights: &[Weight]) -> bool {
+    /// Whether a node of `plan` fits.
+    pub fn met(&self, node: &Node, plan: &Plan) -> bool {
         let first = node.inputs.first().copied().flatten().map(|x| x.shape());
         let weight = match node.inputs.get(1) {
-            Some(Some(Source::Weight(weight, shape))) => Some((&weights[*weight], shape)),
+            Some(Some(Source::Weight(weight, shape))) => Some((&plan.weights[*weight], shape)),
             _ => None,
         };
         match *self {
@@ -121,6 +123,9 @@ impl Fit {
             Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
+            Fit::Factor(i) => {
+                matches!(node.inputs[i], Some(Source::Slot(slot)) if plan.slots[slot.id()].element == Element::Factor)
+            }
         }
     }
 }
@@ -210,11 +215,11 @@ impl Kernel {
     }
 
     /// Why the row cannot serve a node, if it cannot.
-    fn obstacle(&self, node: &Node, weights: &[Weight], caps: Caps) -> Option<Reason> {
+    fn obstacle(&self, node: &Node, plan: &Plan, caps: Caps) -> Option<Reason> {
         if !caps.contains(self.needs) {
             return Some(Reason::Needs(self.needs.without(caps)));
         }
-        self.fit.iter().find(|fit| !fit.met(node, weights)).map(|fit| Reason::Fit(*fit))
+        self.fit.iter().find(|fit| !fit.met(node, plan)).map(|fit| Reason::Fit(*fit))
     }
 
     /// Whether factors are rounded to bf16, so that the looser tolerance of a case applies.
@@ -232,19 +237,14 @@ pub enum Reason {
     Fit(Fit),
 }
 
-/// The row for a node of a plan with these weights, and the rows passed over before it.
+/// The row for a node of `plan`, and the rows passed over before it.
 ///
 /// # Panics
 /// If the op has no row in the language, which a test excludes.
-pub fn choose(
-    node: &Node,
-    weights: &[Weight],
-    lang: Lang,
-    caps: Caps,
-) -> (&'static Kernel, Vec<(&'static Kernel, Reason)>) {
+pub fn choose(node: &Node, plan: &Plan, lang: Lang, caps: Caps) -> (&'static Kernel, Vec<(&'static Kernel, Reason)>) {
     let mut passed = Vec::new();
     for kernel in kernels(lang).filter(|k| k.op == node.op.name()) {
-        match kernel.obstacle(node, weights, caps) {
+        match kernel.obstacle(node, plan, caps) {
             Some(reason) => passed.push((kernel, reason)),
             None => return (kernel, passed),
         }
@@ -252,15 +252,15 @@ pub fn choose(
     panic!("{} has a row in {lang:?} that fits anything", node.op.name())
 }
 
-/// Every row that could serve a node, in the registry's order: the first is the one that is chosen.
+/// Every row that could serve a node of `plan`, in the registry's order: the first is the one that is chosen.
 pub fn admissible<'a>(
     node: &'a Node,
-    weights: &'a [Weight],
+    plan: &'a Plan,
     lang: Lang,
     caps: Caps,
 ) -> impl Iterator<Item = &'static Kernel> + 'a {
     let of_op = kernels(lang).filter(|k| k.op == node.op.name());
-    of_op.filter(move |k| k.obstacle(node, weights, caps).is_none())
+    of_op.filter(move |k| k.obstacle(node, plan, caps).is_none())
 }
 
 /// All rows of a language. Within an op, the first that can be used is.

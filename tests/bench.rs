@@ -84,7 +84,7 @@ fn ops_of_a_plan_can_be_run_alone() {
     }
     // Work is the node's, whoever runs it.
     for node in &recorded.plan.nodes {
-        assert_eq!(Task::of(&recorded.plan, node).cost(), recorded.plan.cost(node), "{}", node.at);
+        assert_eq!(Task::of(&recorded.plan, node).cost(true), recorded.plan.cost(node, true), "{}", node.at);
     }
 }
 

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend::cuda", "backend backend::cpu error plan registry shape"),
     ("backend::wgpu", "backend backend::cpu error plan registry shape"),
     ("backend::cpu", "backend cpu error ops plan registry shape tensor"),
-    ("backend", "error plan registry tensor"),
+    ("backend", "error ops plan registry tensor"),
     ("registry", "cpu ops plan shape tensor"),
     ("image", "error request"),
     ("request", "error noise sampler"),

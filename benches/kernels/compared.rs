@@ -17,18 +17,22 @@ fn tasks(dtype: Dtype) -> Vec<(String, Vec<usize>, Task)> {
         let op = ops::Linear { function: Function::Identity }.into();
         let mut inputs = vec![slot(1, 1, m, k), weight(&[n, k]), weight(&[n])];
         inputs.resize(8, None);
-        all.push((format!("linear_{m}x{k}x{n}"), vec![m, k, n], Task { op, inputs }));
+        all.push((format!("linear_{m}x{k}x{n}"), vec![m, k, n], Task { op, inputs, result: Element::F32 }));
     }
     for [tokens, context, heads, head_dim] in [[576, 85, 32, 64], [1024, 4, 20, 64]] {
         let op = ops::Attention { heads, head_dim, self_part: true, causal: false }.into();
         let c = heads * head_dim;
         let inputs = vec![slot(1, 1, tokens, 3 * c), slot(1, 1, context, 2 * c), None];
         let sizes = vec![tokens, context, heads, head_dim];
-        all.push((format!("attention_{tokens}+{context}x{heads}x{head_dim}"), sizes, Task { op, inputs }));
+        all.push((
+            format!("attention_{tokens}+{context}x{heads}x{head_dim}"),
+            sizes,
+            Task { op, inputs, result: Element::F32 },
+        ));
     }
     for [n, h, w, c] in [[2, 24, 24, 2048], [1, 128, 128, 320]] {
         let mut add = |name: &str, c: usize, op: Op, inputs| {
-            all.push((format!("{name}_{n}x{h}x{w}x{c}"), vec![n, h, w, c], Task { op, inputs }));
+            all.push((format!("{name}_{n}x{h}x{w}x{c}"), vec![n, h, w, c], Task { op, inputs, result: Element::F32 }));
         };
         let norm = ops::DepthwiseNorm { eps: 1e-6 };
         add("depthwise_norm", c, norm.into(), vec![slot(n, h, w, c), weight(&[c, 1, 3, 3]), weight(&[c])]);
@@ -49,7 +53,7 @@ pub fn json(filter: &str) {
             let times = loaded.times(Duration::from_secs(1)).expect("it runs");
             let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
             let (min, median) = (milliseconds(times[0]), milliseconds(times[times.len() / 2]));
-            let gflops = task.cost().flops as f64 / median / 1e6;
+            let gflops = task.cost(false).flops as f64 / median / 1e6;
             println!(
                 r#"{{"name": "{operation}", "dtype": "{name}", "shape": {sizes:?}, "median_ms": {median:.4}, "min_ms": {min:.4}, "gflops": {gflops:.1}}}"#
             );

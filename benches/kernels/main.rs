@@ -73,7 +73,7 @@ fn of_case(case: &Case) -> Task {
         ops::Operand::Weight(dims) => Operand::Weight(dims.clone(), vec![(dims.iter().product(), Dtype::Bf16)]),
     };
     let inputs = case.inputs.iter().map(|input| input.as_ref().map(operand)).collect();
-    Task { op: case.op.clone(), inputs }
+    Task { op: case.op.clone(), inputs, result: case.op.element() }
 }
 
 /// Benches every row of a device.
@@ -103,7 +103,7 @@ fn device(criterion: &mut Criterion, choice: Choice, tasks: &[Task]) {
             if *same > 1 {
                 name = format!("{name}#{same}");
             }
-            let cost = task.cost();
+            let cost = task.cost(backend.device().stores_bf16());
             group.throughput(match cost.flops {
                 0 => Throughput::Bytes(cost.bytes),
                 flops => Throughput::ElementsAndBytes { elements: flops, bytes: cost.bytes },

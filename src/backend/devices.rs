@@ -101,22 +101,23 @@ pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
     Ok(all)
 }
 
-/// A device that has what `kernel` needs and no more, so that the registry
+/// A device that has what `kernel` needs, `more` and nothing else, so that the registry
 /// chooses it wherever it fits; `None` if no such device is here.
 ///
 /// # Errors
 /// If the device is there but does not open.
-pub fn with_just(kernel: &Kernel) -> Result<Option<Box<dyn Backend>>> {
-    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(kernel.needs);
+pub fn with_just(kernel: &Kernel, more: Caps) -> Result<Option<Box<dyn Backend>>> {
+    let needs = kernel.needs.and(more);
+    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(needs);
     Ok(match kernel.launch {
-        Launch::Cpu(_) if met(cpu::detect()) => Some(Box::new(Cpu::with_caps(kernel.needs))),
+        Launch::Cpu(_) if met(cpu::detect()) => Some(Box::new(Cpu::with_caps(needs))),
         Launch::Wgsl(_) => match wgpu::adapters().iter().position(|adapter| met(adapter.caps)) {
-            Some(i) => Some(Box::new(Wgpu::with_caps(i, kernel.needs, None)?)),
+            Some(i) => Some(Box::new(Wgpu::with_caps(i, needs, None)?)),
             None => None,
         },
         Launch::Cuda(_) => match cuda::devices().unwrap_or_default().iter().position(|device| met(device.caps)) {
-            Some(i) => Some(cuda::with_caps(i, kernel.needs)?),
-            None => cuda::emulated(kernel.needs, true),
+            Some(i) => Some(cuda::with_caps(i, needs)?),
+            None => cuda::emulated(needs, true),
         },
         Launch::Cpu(_) => None,
     })

@@ -1,13 +1,14 @@
 //! What the kernels of a GPU are told of their operands.
 
 use super::weights::{Memory, Weights};
-use crate::plan::{Node, Source};
+use crate::ops::Element;
+use crate::plan::{Node, Plan, Slot, Source};
 use crate::tensor::Dtype;
 
 /// What an operand is, as kernels number it; `shaders/common.wgsl`, `kernels/common.cuh`.
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
-enum Kind {
+pub(super) enum Kind {
     Absent = 0,
     F32 = 1,
     F16 = 2,
@@ -15,17 +16,27 @@ enum Kind {
     InPlace = 4,
 }
 
-/// The kind of each operand of a node.
-pub(super) fn kinds<M: Memory>(node: &Node, weights: &Weights<M>) -> Vec<u32> {
+/// Whether a slot is stored in bf16, on a device that `stores_bf16`.
+pub(super) fn is_bf16(plan: &Plan, slot: Slot, stores_bf16: bool) -> bool {
+    stores_bf16 && plan.slots[slot.id()].element == Element::Factor
+}
+
+/// The kind of a slot.
+pub(super) fn kind(plan: &Plan, slot: Slot, stores_bf16: bool) -> u32 {
+    (if is_bf16(plan, slot, stores_bf16) { Kind::Bf16 } else { Kind::F32 }) as u32
+}
+
+/// The kind of each operand of a node of `plan`.
+pub(super) fn kinds<M: Memory>(node: &Node, plan: &Plan, weights: &Weights<M>, stores_bf16: bool) -> Vec<u32> {
     let kind = |(i, source): (usize, &Option<Source>)| match *source {
-        None => Kind::Absent,
-        Some(Source::Slot(_)) if node.aliased == Some(i) => Kind::InPlace,
-        Some(Source::Slot(_)) => Kind::F32,
+        None => Kind::Absent as u32,
+        Some(Source::Slot(_)) if node.aliased == Some(i) => Kind::InPlace as u32,
+        Some(Source::Slot(slot)) => self::kind(plan, slot, stores_bf16),
         Some(Source::Weight(w, _)) => match weights.place(w).dtype {
-            Dtype::F32 => Kind::F32,
-            Dtype::F16 => Kind::F16,
-            Dtype::Bf16 => Kind::Bf16,
+            Dtype::F32 => Kind::F32 as u32,
+            Dtype::F16 => Kind::F16 as u32,
+            Dtype::Bf16 => Kind::Bf16 as u32,
         },
     };
-    node.inputs.iter().enumerate().map(|operand| kind(operand) as u32).collect()
+    node.inputs.iter().enumerate().map(kind).collect()
 }

@@ -142,7 +142,7 @@ fn time(task: &Task, calls: usize, backend: &dyn Backend, ceilings: &Ceilings) -
         }
     }
     let fastest = kernels.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).map_or("", |timed| timed.kernel);
-    let Bound { limit, seconds } = ceilings.bound(task.cost());
+    let Bound { limit, seconds } = ceilings.bound(task.cost(backend.device().stores_bf16()));
     let of_ceiling = kernels.first().map_or(0.0, |chosen| seconds / chosen.seconds);
     let (op, operands) = (task.op.name(), task.to_string());
     Ok(Some(Entry { op, operands, calls, kernels, fastest, bound: limit.to_string(), of_ceiling }))

@@ -221,7 +221,7 @@ impl Events {
                 let name = match by {
                     By::Stage => plan.phase_of(i).name.to_owned(),
                     By::Op => node.op.name().to_owned(),
-                    By::Kernel => registry::choose(node, &plan.weights, device.lang, device.caps).0.name.to_owned(),
+                    By::Kernel => registry::choose(node, plan, device.lang, device.caps).0.name.to_owned(),
                     By::Layer => format!("{} {}", plan.phase_of(i).name, node.at),
                 };
                 let row = *known.entry(name.clone()).or_insert_with(|| {
@@ -230,7 +230,7 @@ impl Events {
                     least.push([0.0; 3]);
                     rows.len() - 1
                 });
-                (row, plan.cost(node))
+                (row, plan.cost(node, device.stores_bf16()))
             };
             nodes.push((0..plan.nodes.len()).map(&mut place).collect());
         }

@@ -65,16 +65,16 @@ impl Ceilings {
             Kind::Software => (512, 16),
         };
         let x = Some(Operand::Slot(Shape::matrix(mib, 1 << 18), Element::F32));
-        let add = Task { op: Add.into(), inputs: vec![x.clone(), x] };
+        let add = Task { op: Add.into(), inputs: vec![x.clone(), x], result: Element::F32 };
         let x = Some(Operand::Slot(Shape::matrix(side, side), Element::F32));
         let weight = Some(Operand::Weight(vec![side, side], vec![(side * side, Dtype::Bf16)]));
         let mut inputs = vec![x, weight];
         inputs.resize(8, None);
-        let linear = Task { op: Linear { function: Function::Identity }.into(), inputs };
+        let linear = Task { op: Linear { function: Function::Identity }.into(), inputs, result: Element::F32 };
         let seconds = |task: &Task| Ok(task.load(backend, None)?.times(BUDGET)?[0].as_secs_f64());
         Ok(Self {
-            bytes_per_second: add.cost().bytes as f64 / seconds(&add)?,
-            flops_per_second: linear.cost().flops as f64 / seconds(&linear)?,
+            bytes_per_second: add.cost(false).bytes as f64 / seconds(&add)?,
+            flops_per_second: linear.cost(false).flops as f64 / seconds(&linear)?,
         })
     }
 

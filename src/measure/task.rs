@@ -36,6 +36,8 @@ pub struct Task {
     pub op: Op,
     /// Its operands; `None` where an optional one is absent.
     pub inputs: Vec<Option<Operand>>,
+    /// What the result's elements are.
+    pub result: Element,
 }
 
 /// The different ops of a plan, in its order, each with the number of calls when
@@ -67,19 +69,23 @@ impl Task {
                 }
             })
         };
-        Self { op: node.op.clone(), inputs: node.inputs.iter().map(operand).collect() }
+        Self {
+            op: node.op.clone(),
+            inputs: node.inputs.iter().map(operand).collect(),
+            result: plan.slots[node.output.id()].element,
+        }
     }
 
-    /// Work of one call.
-    pub fn cost(&self) -> Cost {
+    /// Work of one call; `stores_bf16` as for [`Plan::cost`].
+    pub fn cost(&self, stores_bf16: bool) -> Cost {
         let plan = self.plan(1);
-        plan.cost(&plan.nodes[0])
+        plan.cost(&plan.nodes[0], stores_bf16)
     }
 
     /// The rows that could run it on a device, the chosen one first.
     pub fn kernels(&self, device: &Device) -> Vec<&'static Kernel> {
         let plan = self.plan(1);
-        registry::admissible(&plan.nodes[0], &plan.weights, device.lang, device.caps).collect()
+        registry::admissible(&plan.nodes[0], &plan, device.lang, device.caps).collect()
     }
 
     /// Whether a device has room for it. Small ones are not asked about.
@@ -110,7 +116,7 @@ impl Task {
         for (i, operand) in self.inputs.iter().enumerate() {
             let Some(Operand::Slot(shape, element)) = operand else { continue };
             let bits: Vec<u32> = match element {
-                Element::F32 => noise(shape.elements()),
+                Element::F32 | Element::Factor => noise(shape.elements()),
                 Element::U32 => (0..shape.elements()).map(|j| self.index(i, j)).collect(),
             };
             for node in &plan.nodes {
@@ -161,7 +167,7 @@ impl Task {
     /// As many nodes as copies, each with operands of its own. None works in place: run
     /// over and over on its own result, it would end in zeros or infinities.
     fn plan(&self, copies: usize) -> Plan {
-        let mut rec = Recorder::new();
+        let (mut rec, mut results) = (Recorder::new(), Vec::new());
         let stored = |operand: &Operand| match operand {
             Operand::Slot(..) => 0,
             Operand::Weight(_, parts) => parts.iter().map(|(len, dtype)| len * dtype.bytes()).sum(),
@@ -180,8 +186,12 @@ impl Task {
             let inputs: Vec<_> = self.inputs.iter().map(|operand| operand.as_ref().map(&mut source)).collect();
             let out = rec.node(self.op.name(), self.op.clone(), &inputs).expect("the operands are those of a plan");
             rec.keep(out);
+            results.push(out);
         }
-        rec.finish()
+        let mut plan = rec.finish();
+        // What it is in the plan that the task was cut out of.
+        results.iter().for_each(|out| plan.slots[out.id()].element = self.result);
+        plan
     }
 }
 

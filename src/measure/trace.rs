@@ -34,13 +34,14 @@ pub fn trace(events: &Events, device: &Device) -> Value {
     all.extend(events.stages.iter().map(host(STAGES)));
     all.extend(events.host.iter().map(host(CALLS)));
     let kernels = |plan: &std::sync::Arc<crate::plan::Plan>| {
-        let chosen = |node| registry::choose(node, &plan.weights, device.lang, device.caps).0.name;
+        let chosen = |node| registry::choose(node, plan, device.lang, device.caps).0.name;
         plan.nodes.iter().map(chosen).collect::<Vec<_>>()
     };
     let kernels: Vec<_> = events.plans.iter().map(kernels).collect();
     all.extend(events.calls.iter().map(|call| {
         let plan = &events.plans[call.plan];
-        let (node, cost) = (&plan.nodes[call.node], plan.cost(&plan.nodes[call.node]));
+        let node = &plan.nodes[call.node];
+        let cost = plan.cost(node, device.stores_bf16());
         let args = json!({
             "layer": node.at, "kernel": kernels[call.plan][call.node], "node": call.node,
             "result": node.output.shape.to_string(), "flops": cost.flops, "bytes": cost.bytes,

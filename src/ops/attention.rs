@@ -58,6 +58,10 @@ impl Define for Attention {
         vec![self.heads as u32, self.head_dim as u32, u32::from(self.self_part), u32::from(self.causal)]
     }
 
+    fn as_factor(&self, i: usize, _: bool) -> bool {
+        i < 2
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         4 * (out.rows() * self.keys(inputs) * self.channels()) as u64
     }

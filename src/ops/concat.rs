@@ -38,6 +38,10 @@ impl Define for Concat {
         vec![*self as u32]
     }
 
+    fn as_factor(&self, _: usize, is_factor: bool) -> bool {
+        is_factor
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
         let [a, b] = [0, 1].map(|i| inputs[i].expect("a and b"));
         let [len_a, len_b] = [a, b].map(|t| match self {

@@ -38,6 +38,10 @@ impl Define for Conv2d {
         vec![self.stride as u32, self.padding as u32]
     }
 
+    fn as_factor(&self, i: usize, _: bool) -> bool {
+        i == 0
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         2 * (out.elements() * inputs[1].map_or(0, |w| w.h * w.w * w.c)) as u64
     }

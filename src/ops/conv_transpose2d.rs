@@ -38,6 +38,10 @@ impl Define for ConvTranspose2d {
         vec![self.stride as u32, self.padding as u32]
     }
 
+    fn as_factor(&self, i: usize, _: bool) -> bool {
+        i == 0
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         let per_pixel = inputs[1].map_or(0, |w| w.n * w.h * w.w * w.c);
         2 * (inputs[0].map_or(out.rows(), |x| x.rows()) * per_pixel) as u64

@@ -33,6 +33,11 @@ impl Define for GrnScale {
         vec![self.eps.to_bits()]
     }
 
+    fn as_factor(&self, i: usize, _: bool) -> bool {
+        // Its squares are summed: statistics of what the layer that follows multiplies.
+        i == 0
+    }
+
     fn flops(&self, inputs: Shapes<'_>, _: Shape) -> u64 {
         2 * inputs[0].map_or(0, |x| x.elements()) as u64
     }

@@ -57,6 +57,10 @@ impl Define for Linear {
         Some(Self::RESIDUAL)
     }
 
+    fn as_factor(&self, i: usize, _: bool) -> bool {
+        i == 0
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         2 * (out.elements() * inputs[0].map_or(0, |x| x.c)) as u64
     }

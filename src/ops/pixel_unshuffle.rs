@@ -28,6 +28,10 @@ impl Define for PixelUnshuffle {
         vec![self.patch as u32]
     }
 
+    fn as_factor(&self, _: usize, is_factor: bool) -> bool {
+        is_factor
+    }
+
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (x, p) = (inputs[0].expect("x"), self.patch);
         for (i, y) in out.iter_mut().enumerate() {

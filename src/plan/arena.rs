@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{Kind, Plan, Recorder, Source, Storage};
+use crate::ops::Element;
 
 /// Elements that offsets are multiples of: 256 bytes, which every GPU accepts
 /// as the start of a binding.
@@ -19,6 +20,7 @@ struct Block {
 /// Gives every slot its place, greedily, the largest first at the lowest offset
 /// that is free while it lives.
 pub(super) fn place(mut recorder: Recorder) -> Plan {
+    find_factors(&mut recorder);
     let alive = lifetimes(&recorder);
     let block_of = share(&mut recorder, &alive);
 
@@ -44,6 +46,28 @@ pub(super) fn place(mut recorder: Recorder) -> Plan {
     let plan = Plan { nodes, slots, weights, phases, arena_len };
     assert_disjoint(&plan);
     plan
+}
+
+/// Says of each slot whether everything that reads it takes it as a factor. The host may look at kept
+/// slots and writes inputs: those stay as they are.
+fn find_factors(recorder: &mut Recorder) {
+    let mut read = vec![false; recorder.slots.len()];
+    let mut otherwise = vec![false; recorder.slots.len()];
+    // Backwards: what a result is decides what the operands are that are parts of it.
+    for node in recorder.nodes.iter().rev() {
+        let out = node.output.id;
+        let is_factor = read[out] && !otherwise[out];
+        if is_factor && recorder.slots[out].kind == Kind::Temporary && recorder.slots[out].element == Element::F32 {
+            recorder.slots[out].element = Element::Factor;
+        }
+        let is_factor = recorder.slots[out].element == Element::Factor;
+        for (i, source) in node.inputs.iter().enumerate() {
+            if let Some(Source::Slot(slot)) = source {
+                read[slot.id] = true;
+                otherwise[slot.id] |= !node.op.as_factor(i, is_factor);
+            }
+        }
+    }
 }
 
 /// First and last node during which each slot's contents matter.
@@ -84,7 +108,9 @@ fn share(recorder: &mut Recorder, alive: &[RangeInclusive<usize>]) -> Vec<usize>
         let Some(Some(Source::Slot(from))) = node.inputs.get(operand) else { continue };
         let readers = node.inputs.iter().flatten().filter(|s| matches!(s, Source::Slot(slot) if slot.id == from.id));
         let dies_here = recorder.slots[from.id].kind == Kind::Temporary && *alive[from.id].end() == i;
-        let fits = recorder.slots[from.id].len == recorder.slots[node.output.id].len;
+        let [from_slot, to_slot] = [from.id, node.output.id].map(|id| &recorder.slots[id]);
+        // Elements of different sizes would lie on their neighbours.
+        let fits = from_slot.len == to_slot.len && from_slot.element == to_slot.element;
         if from.id != node.output.id && dies_here && fits && readers.count() == 1 {
             block_of[node.output.id] = block_of[from.id];
             node.aliased = Some(operand);
@@ -140,8 +166,9 @@ fn assert_disjoint(plan: &Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Activation, Add, Element, Function};
+    use crate::ops::{Activation, Add, Concat, Function, Linear};
     use crate::shape::Shape;
+    use crate::tensor::Weight;
 
     const SILU: Activation = Activation { function: Function::Silu };
 
@@ -157,6 +184,34 @@ mod tests {
         // The input is the host's; the chain has one place of its own.
         assert_eq!(plan.arena_len, 128 + 100);
         assert!(plan.nodes[1..].iter().all(|n| n.aliased == Some(0)));
+    }
+
+    #[test]
+    fn factors_are_what_only_products_read() {
+        let mut rec = Recorder::new();
+        let source = |slot| Some(Source::Slot(slot));
+        let x = rec.input(Shape::matrix(4, 16), Element::F32);
+        let weight = rec.weight(Weight::from_f32("w", &[16, 32], vec![0.5; 512]));
+        let linear = |x| {
+            let mut inputs = vec![source(x), Some(weight)];
+            inputs.resize(8, None);
+            inputs
+        };
+        let silu = |rec: &mut Recorder, x| rec.node("silu", SILU, &[source(x)]).unwrap();
+        let [left, right, stream] = [x; 3].map(|x| silu(&mut rec, x));
+        let both = rec.node("both", Concat::Channels, &[source(left), source(right)]).unwrap();
+        let product = Linear { function: Function::Identity };
+        let kept = rec.node("product", product, &linear(both)).unwrap();
+        rec.keep(kept);
+        let wide = rec.node("wide", Concat::Channels, &[source(right), source(stream)]).unwrap();
+        let result = rec.node("product", product, &linear(wide)).unwrap();
+        rec.node("stream", Add, &[source(stream), source(result)]).unwrap();
+        let plan = rec.finish();
+        // `stream` is read by a sum too, `result` by nothing else; the last and what the host reads are no factors.
+        let factors = [left, right, both, wide].map(|s| plan.slots[s.id].element);
+        assert_eq!(factors, [Element::Factor; 4]);
+        let others = [x, stream, kept, result].map(|s| plan.slots[s.id].element);
+        assert_eq!(others, [Element::F32; 4]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     only!("denoise", THREADS),
     only!("depthwise_conv", THREADS),
-    only!("depthwise_norm", rows("PIXELS")),
+    only!("depthwise_norm", rows("PIXELS")).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
     cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
@@ -84,7 +84,7 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("grn_scale", "grn_scale", Caps::NONE, [
         pass("grn_scale_norms", channels("CHANNELS")),
         pass("grn_scale", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
-    ]),
+    ]).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
     only!("group_norm", GROUPS),
     only!("layer_norm", rows("ROWS")),
     cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])

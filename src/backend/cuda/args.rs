@@ -1,5 +1,7 @@
 //! The one argument of every kernel.
 
+#[cfg(feature = "cuda-emu")]
+use crate::backend::operand;
 use crate::plan::Node;
 use crate::shape::Shape;
 
@@ -17,17 +19,20 @@ pub(super) struct Args {
     shapes: [[u32; 4]; MOST],
     kinds: [u32; MOST],
     constants: [u32; MOST],
+    out_kind: u32,
+    unused: u32,
 }
 
 // As in `kernels/common.cuh`.
-const _: () = assert!(size_of::<Args>() == 288);
+const _: () = assert!(size_of::<Args>() == 296);
 
 impl Args {
     /// The argument of a node's kernels. Addresses are those of the result, of each operand (0 where
-    /// absent) and of the memory that passes share; `kinds` what the operands are.
-    pub(super) fn new(node: &Node, out: u64, operands: &[u64], scratch: u64, kinds: &[u32]) -> Self {
+    /// absent) and of the memory that passes share; `out_kind` and `kinds` what the result and the operands are.
+    pub(super) fn new(node: &Node, (out, out_kind): (u64, u32), operands: &[u64], scratch: u64, kinds: &[u32]) -> Self {
         let extent = |s: Shape| [s.n, s.h, s.w, s.c].map(|v| u32::try_from(v).expect("extents were checked"));
-        let mut args = Args { out, scratch, out_shape: extent(node.output.shape), ..bytemuck::Zeroable::zeroed() };
+        let mut args =
+            Args { out, scratch, out_kind, out_shape: extent(node.output.shape), ..bytemuck::Zeroable::zeroed() };
         for (i, source) in node.inputs.iter().enumerate() {
             args.operands[i] = operands[i];
             args.kinds[i] = kinds[i];
@@ -41,7 +46,8 @@ impl Args {
     /// Address and bytes of the result.
     #[cfg(feature = "cuda-emu")]
     pub(super) fn result(&self) -> std::ops::Range<u64> {
-        self.out..self.out + self.out_shape.iter().map(|&v| u64::from(v)).product::<u64>() * 4
+        let element = if self.out_kind == operand::Kind::Bf16 as u32 { 2 } else { 4 };
+        self.out..self.out + self.out_shape.iter().map(|&v| u64::from(v)).product::<u64>() * element
     }
 
     /// Address of the memory that passes share.

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use half::bf16;
+
 use super::args::Args;
 use super::driver::{Driver, Geometry};
 use super::source;
@@ -22,6 +24,7 @@ const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 struct Launches<D: Driver> {
     functions: Rc<[D::Function]>,
     geometries: Vec<Geometry>,
+    out_kind: u32,
     kinds: Vec<u32>,
 }
 
@@ -48,6 +51,7 @@ pub(super) fn compile<D: Driver>(
     plan: Arc<Plan>,
     kernels: Vec<(Cuda, Rc<[D::Function]>)>,
 ) -> Result<CudaProgram<D>> {
+    let stores_bf16 = driver.device().stores_bf16();
     let mut nodes = Vec::with_capacity(plan.nodes.len());
     let mut scratch_len = 0;
     for (node, (cuda, functions)) in plan.nodes.iter().zip(kernels) {
@@ -61,7 +65,12 @@ pub(super) fn compile<D: Driver>(
         if !cuda.scratch.is_empty() {
             scratch_len = scratch_len.max(cuda.scratch.iter().map(|axis| axis.resolve(node, number)).product());
         }
-        nodes.push(Launches { functions, geometries, kinds: operand::kinds(node, &weights) });
+        nodes.push(Launches {
+            functions,
+            geometries,
+            out_kind: operand::kind(&plan, node.output, stores_bf16),
+            kinds: operand::kinds(node, &plan, &weights, stores_bf16),
+        });
     }
     let around = plan.arena_bytes() + 4 * scratch_len;
     let free = driver.device().free_bytes;
@@ -130,7 +139,7 @@ impl<D: Driver> CudaProgram<D> {
     fn fill(&self, i: usize) -> Args {
         let node = &self.plan.nodes[i];
         let arena = self.driver.address(&self.arena);
-        let slot = |slot: Slot| arena + 4 * self.plan.slots[slot.id()].range().start as u64;
+        let slot = |slot: Slot| arena + self.offset(slot);
         let address = |source: &Option<Source>| match *source {
             None => 0,
             Some(Source::Slot(s)) => slot(s),
@@ -141,7 +150,17 @@ impl<D: Driver> CudaProgram<D> {
         };
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
         let scratch = self.driver.address(&self.scratch);
-        Args::new(node, slot(node.output), &operands, scratch, &self.nodes[i].kinds)
+        let Launches { out_kind, kinds, .. } = &self.nodes[i];
+        Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds)
+    }
+
+    /// Offset of a slot in the arena, in bytes.
+    fn offset(&self, slot: Slot) -> u64 {
+        4 * self.plan.slots[slot.id()].range().start as u64
+    }
+
+    fn is_bf16(&self, slot: Slot) -> bool {
+        operand::is_bf16(&self.plan, slot, self.driver.device().stores_bf16())
     }
 
     fn launch(&self, nodes: Range<usize>) -> Result<()> {
@@ -158,7 +177,13 @@ impl<D: Driver> CudaProgram<D> {
 
 impl<D: Driver> Program for CudaProgram<D> {
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
-        self.driver.copy(&self.arena, 4 * self.plan.slots[slot.id()].range().start as u64, bytes)
+        let at = self.offset(slot);
+        if !self.is_bf16(slot) {
+            return self.driver.copy(&self.arena, at, bytes);
+        }
+        let rounded: Vec<bf16> =
+            bytes.chunks_exact(4).map(|b| bf16::from_f32(bytemuck::pod_read_unaligned(b))).collect();
+        self.driver.copy(&self.arena, at, bytemuck::cast_slice(&rounded))
     }
 
     fn run(&mut self, nodes: Range<usize>) -> Result<()> {
@@ -189,6 +214,15 @@ impl<D: Driver> Program for CudaProgram<D> {
     }
 
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
-        self.driver.read(&self.arena, 4 * self.plan.slots[slot.id()].range().start as u64, bytes)
+        let at = self.offset(slot);
+        if !self.is_bf16(slot) {
+            return self.driver.read(&self.arena, at, bytes);
+        }
+        let mut rounded = vec![bf16::ZERO; bytes.len() / 4];
+        self.driver.read(&self.arena, at, bytemuck::cast_slice_mut(&mut rounded))?;
+        for (to, value) in bytes.chunks_exact_mut(4).zip(&rounded) {
+            to.copy_from_slice(&value.to_f32().to_ne_bytes());
+        }
+        Ok(())
     }
 }
