@@ -3,11 +3,11 @@
 // Operands as in attention.cu; heads of at most DIM channels.
 //
 // Launch     one block for every QUERIES queries of a head (y) of an image (z); a warp has 16 of them.
-// Shared     16 KiB: the queries, then KEYS keys and their values at a time.
+// Shared     32 KiB: the queries, then KEYS keys and their values twice, used and on their way.
 // Memory     reads K and V once for every QUERIES queries; never writes a score.
-// Numerics   Q, K, V and the weights of the values are rounded to bf16; scores, their softmax and sums are
+// Numerics   Q, K, V (copied as they lie, if they are bf16) and the weights of the values are rounded to bf16; scores, their softmax and sums are
 //            f32. The largest score so far is subtracted before exp, and sums are scaled when it grows.
-// Needs      sm_80: ldmatrix, mma.sync on bf16.
+// Needs      sm_80: cp.async, ldmatrix, mma.sync on bf16.
 // Tunables   QUERIES, KEYS.
 // Reference  src/ops/attention.rs
 #include "attention.cuh"
@@ -21,22 +21,29 @@ constexpr u32 CHUNKS = DIM / CHUNK;
 static_assert(QUERIES == THREADS / 32 * 16 && QUERIES == 2 * KEYS, "a warp has 16 queries; queries fill the tiles");
 
 struct Tiles {
-    alignas(128) u16 of[2][KEYS * DIM]; // keys, values; before the first of them the queries
+    alignas(128) u16 of[2][2][KEYS * DIM]; // by turns: keys, values; before the first of them the queries
 };
 
 // Where a chunk of a tile lies. A row fills the banks once: the exclusive or puts the same chunk of eight
 // neighbouring rows into eight different sets of banks.
 DEVICE u32 chunk_at(u32 row, u32 chunk) { return row * DIM + (chunk ^ (row & 7)) * CHUNK; }
 
-// Reads rows of a head, rounded, into shared memory: `count` from at(0) on, then zeros.
+// Brings rows of a head to shared memory: `count` from at(0) on, then zeros. What is bf16 is there once
+// copies_wait says so, all else is there and rounded.
 template <u32 ROWS, class At> DEVICE void load_rows(u16* tile, u32 dim, u32 count, const At& at) {
 #pragma unroll
     for (u32 i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const u32 row = i / CHUNKS, ch = i % CHUNKS * CHUNK;
         const Vector from = at(min_of(row, count - 1));
-        float values[CHUNK];
-        load_tensor(values, from.of, from.first + ch, row < count && ch < dim ? dim - ch : 0, dim % CHUNK == 0);
-        *reinterpret_cast<uint4*>(&tile[chunk_at(row, i % CHUNKS)]) = round_chunk(values);
+        const bool inside = row < count && ch < dim;
+        u16* to = &tile[chunk_at(row, i % CHUNKS)];
+        if (from.of.kind == BF16 && dim % CHUNK == 0) {
+            copy_async(to, static_cast<const u16*>(from.of.at) + from.first + (inside ? ch : 0), inside);
+        } else {
+            float values[CHUNK];
+            load_tensor(values, from.of, from.first + ch, inside ? dim - ch : 0, dim % CHUNK == 0);
+            *reinterpret_cast<uint4*>(to) = round_chunk(values);
+        }
     }
 }
 
@@ -57,21 +64,34 @@ KERNEL(attention_mma, 2) {
     // Scores are powers of two, which the GPU computes; 1.44… is log2(e).
     const float factor = 1.4426950408889634f / sqrtf(float(head.dim));
 
-    load_rows<QUERIES>(s.of[0], head.dim, head.tokens - first, [&](u32 row) { return head.query(first + row); });
+    u16* all = s.of[0][0];
+    load_rows<QUERIES>(all, head.dim, head.tokens - first, [&](u32 row) { return head.query(first + row); });
+    copies_commit();
+    copies_wait<0>();
     __syncthreads();
     u32 queries[DIM / 16][4];
     for (u32 k = 0; k < DIM / 16; ++k) {
-        load_matrices(queries[k], &s.of[0][chunk_at(warp() * 16 + lane() % 16, 2 * k + lane() / 16)]);
+        load_matrices(queries[k], &all[chunk_at(warp() * 16 + lane() % 16, 2 * k + lane() / 16)]);
     }
 
     // Rows lane() / 4 and, in the upper halves, 8 rows on.
     const u32 token = first + warp() * 16 + lane() / 4;
     float sums[DIM / 8][4] = {}, total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
+    const auto fetch = [&](u32 block) {
+        u16(&to)[2][KEYS * DIM] = s.of[block / KEYS % 2];
+        if (block < count) {
+            load_rows<KEYS>(to[0], head.dim, count - block, [&](u32 row) { return head.key(block + row); });
+            load_rows<KEYS>(to[1], head.dim, count - block, [&](u32 row) { return head.value(block + row); });
+        }
+        copies_commit(); // also of nothing, so that waiting can count them
+    };
+    __syncthreads(); // every warp has its queries
+    fetch(0);
     for (u32 block = 0; block < count; block += KEYS) {
-        __syncthreads(); // what is there has been used
-        load_rows<KEYS>(s.of[0], head.dim, count - block, [&](u32 row) { return head.key(block + row); });
-        load_rows<KEYS>(s.of[1], head.dim, count - block, [&](u32 row) { return head.value(block + row); });
-        __syncthreads();
+        const u16(&tile)[2][KEYS * DIM] = s.of[block / KEYS % 2];
+        fetch(block + KEYS);
+        copies_wait<1>();
+        __syncthreads(); // these keys are there
 
         float scores[KEYS / 8][4] = {};
 #pragma unroll
@@ -79,16 +99,17 @@ KERNEL(attention_mma, 2) {
             for (u32 j = 0; j < KEYS / 8; j += 2) {
                 u32 y[4];
                 const u32 row = j * 8 + lane() / 16 * 8 + lane() % 8;
-                load_matrices(y, &s.of[0][chunk_at(row, 2 * k + lane() / 8 % 2)]);
+                load_matrices(y, &tile[0][chunk_at(row, 2 * k + lane() / 8 % 2)]);
                 multiply(scores[j], queries[k], y[0], y[1]);
                 multiply(scores[j + 1], queries[k], y[2], y[3]);
             }
         }
 
+        const bool all_seen = !head.causal && block + KEYS <= count;
         float most[2] = {largest[0], largest[1]};
         for (u32 j = 0; j < KEYS / 8; ++j) {
             for (u32 i = 0; i < 4; ++i) {
-                const bool seen = head.sees(token + i / 2 * 8, block + j * 8 + lane() % 4 * 2 + i % 2);
+                const bool seen = all_seen || head.sees(token + i / 2 * 8, block + j * 8 + lane() % 4 * 2 + i % 2);
                 scores[j][i] = seen ? scores[j][i] * factor : -INFINITY;
                 most[i / 2] = fmaxf(most[i / 2], scores[j][i]);
             }
@@ -116,12 +137,14 @@ KERNEL(attention_mma, 2) {
                                     to_bf16(next[2], next[3])};
             for (u32 j = 0; j < DIM / 8; j += 2) {
                 u32 y[4];
-                load_matrices_transposed(y, &s.of[1][chunk_at(k * 16 + lane() % 16, j + lane() / 16)]);
+                load_matrices_transposed(y, &tile[1][chunk_at(k * 16 + lane() % 16, j + lane() / 16)]);
                 multiply(sums[j], weights, y[0], y[1]);
                 multiply(sums[j + 1], weights, y[2], y[3]);
             }
         }
+        __syncthreads(); // these have been used: the next but one go there
     }
+    copies_wait<0>();
 
     for (u32 half = 0; half < 2; ++half) {
         const float all = row_sum(total[half]);

@@ -42,3 +42,16 @@ DEVICE void load_tensor(float (&to)[CHUNK], const Tensor& x, u32 first, u32 coun
     }
     for (u32 i = 0; i < CHUNK; ++i) to[i] = x.kind == BF16 ? from_bf16(bits[i]) : from_f16(bits[i]);
 }
+
+// Sets elements of the result, `count` from `first` on; `aligned` if that is a multiple of eight.
+DEVICE void store_result(const Args& a, u32 first, u32 count, const float (&values)[CHUNK], bool aligned) {
+    if (!aligned || count < CHUNK) {
+        for (u32 i = 0; i < min_of(count, CHUNK); ++i) a.store(first + i, values[i]);
+    } else if (a.out_kind == BF16) {
+        *reinterpret_cast<uint4*>(static_cast<u16*>(a.out_at) + first) = round_chunk(values);
+    } else {
+        float4* to = reinterpret_cast<float4*>(static_cast<float*>(a.out_at) + first);
+        to[0] = {values[0], values[1], values[2], values[3]};
+        to[1] = {values[4], values[5], values[6], values[7]};
+    }
+}

@@ -24,6 +24,17 @@ template <class W> DEVICE void load_terms(float (&to)[CHUNK], const Tensor& x, c
     }
 }
 
+// A chunk of the result's pixel `row`, from channel o on: bias, then its place.
+DEVICE void store_pixel(const Args& a, u32 row, u32 o, float (&v)[CHUNK]) {
+    if (o >= a.out.c) return;
+    if (a.has(BIAS)) {
+        float bias[CHUNK];
+        load_tensor(bias, a.tensor(BIAS), o, a.out.c - o, true);
+        for (u32 i = 0; i < CHUNK; ++i) v[i] += bias[i];
+    }
+    store_result(a, row * a.out.c + o, a.out.c - o, v, a.out.c % CHUNK == 0);
+}
+
 // One result pixel of a convolution. src/ops/conv2d.rs
 struct Window {
     u32 image, h, w, c, kw; // first element of the image

@@ -3,7 +3,7 @@
 // Operands as in conv2d.cu.
 //
 // Launch     one block for every TILE_M pixels and TILE_N channels of out.
-// Shared     40 KiB: two tiles of windows, three of the weight.
+// Shared     48 KiB: three tiles of windows, three of the weight.
 // Memory     reads the windows once for every TILE_N channels, the weight once for every TILE_M pixels.
 // Numerics   x and the weight are rounded to bf16; sums in f32.
 // Needs      sm_80: ldmatrix, mma.sync on bf16.
@@ -16,6 +16,7 @@ constexpr u32 TILE_N = 128;
 #include "tensor.cuh"
 
 struct Windows {
+    static constexpr bool ASYNC = false;
     const Args& a;
     u32 first, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
@@ -41,11 +42,7 @@ KERNEL(conv2d_mma, 2) {
     const u32 depth = a.shape[X].c * a.shape[WEIGHT].w * a.shape[WEIGHT].c;
     Sums sums;
     product(s, sums, depth, Windows{a, row, depth}, Filters{a, column, depth});
-    const Tensor bias = a.tensor(BIAS);
-    sums.each(s, [&](u32 r, u32 c, float sum) {
-        const u32 o = column + c;
-        if (row + r < a.out.rows() && o < a.out.c) {
-            a.store((row + r) * a.out.c + o, sum + (bias ? bias[o] : 0.0f));
-        }
+    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+        if (row + r < a.out.rows()) store_pixel(a, row + r, column + c, v);
     });
 }

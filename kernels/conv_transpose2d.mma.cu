@@ -4,7 +4,7 @@
 //
 // Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
 //            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
-// Shared     40 KiB: two tiles of the input, three of the weight.
+// Shared     48 KiB: three tiles of the input, three of the weight.
 // Memory     reads the input once for every tile of channels and term of the window.
 // Numerics   x and the weight are rounded to bf16; sums in f32.
 // Needs      sm_80: ldmatrix, mma.sync on bf16.
@@ -17,6 +17,7 @@ constexpr u32 TILE_N = 128;
 #include "tensor.cuh"
 
 struct Pixels {
+    static constexpr bool ASYNC = false;
     const Args& a;
     const Class& set;
     u32 first, results, depth;
@@ -49,12 +50,8 @@ KERNEL(conv_transpose2d_mma, 2) {
         if (first >= results) continue; // the whole block
         Sums sums;
         product(s, sums, depth, Pixels{a, set, first, results, depth}, Filters{a, set, column, depth});
-        const Tensor bias = a.tensor(BIAS);
-        sums.each(s, [&](u32 r, u32 c, float sum) {
-            const u32 o = column + c;
-            if (first + r < results && o < a.out.c) {
-                a.store(set.place(a, first + r) * a.out.c + o, sum + (bias ? bias[o] : 0.0f));
-            }
+        sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+            if (first + r < results) store_pixel(a, set.place(a, first + r), column + c, v);
         });
         __syncthreads(); // the next factors go where the sums were
     }

@@ -5,7 +5,7 @@
 //
 // Launch     feed_forward_mma_up: one block for every TILE_M rows and TILE_N hidden values; then
 //            feed_forward_mma: one block for every TILE_M rows and TILE_N channels.
-// Shared     40 KiB.
+// Shared     48 KiB: three tiles of either factor.
 // Memory     writes and reads the hidden values, the largest tensor there is, in 16 bits.
 // Numerics   the factors of both products are rounded to bf16, hidden values among them; the norm, sums and
 //            all the rest in f32.
@@ -23,6 +23,7 @@ static_assert(CHUNKS_M == 2 && CHUNKS == 4, "a thread has two rows, and shares e
 DEVICE u32 hidden_stride(const Args& a) { return div_up(a.shape[B0].c, PAIR) * PAIR; }
 
 struct Normed {
+    static constexpr bool ASYNC = false;
     const Args& a;
     Norm rows[CHUNKS_M];
     u32 first;
@@ -41,15 +42,28 @@ KERNEL(feed_forward_mma_up, 2) {
     product(s, sums, a.out.c, Normed{a, {norm(0), norm(1)}, row}, a.tensor(W0), column, hidden);
     const Tensor bias = a.tensor(B0);
     u16* to = reinterpret_cast<u16*>(a.scratch());
-    sums.each(s, [&](u32 r, u32 c, float sum) {
+    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
         const u32 o = column + c;
-        if (row + r < rows && o < hidden) {
-            to[(row + r) * hidden_stride(a) + o] = u16(to_bf16(apply(GELU_ERF, sum + bias[o]), 0.0f));
+        if (row + r >= rows || o >= hidden) return;
+        float ride[CHUNK];
+        load_tensor(ride, bias, o, hidden - o, true);
+        for (u32 i = 0; i < CHUNK; ++i) v[i] = apply(GELU_ERF, v[i] + ride[i]);
+        const uint4 bits = round_chunk(v);
+        u16* at = to + (row + r) * hidden_stride(a) + o;
+        if (hidden % CHUNK == 0) {
+            *reinterpret_cast<uint4*>(at) = bits;
+        } else {
+            const u32 pairs[CHUNK / 2] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+            for (u32 i = 0; i < CHUNK; ++i) {
+                if (o + i < hidden) at[i] = u16(pairs[i / 2] >> (i % 2 * 16));
+            }
         }
     });
 }
 
 struct Hidden {
+    static constexpr bool ASYNC = false;
     const Args& a;
     u32 first;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
@@ -66,8 +80,13 @@ KERNEL(feed_forward_mma, 2) {
     product(s, sums, a.shape[B0].c, Hidden{a, row}, a.tensor(W2), column, a.out.c);
     const Tensor bias = a.tensor(B2);
     const float factor = a.tensor(GAMMAS)[5];
-    sums.each(s, [&](u32 r, u32 c, float sum) {
-        const u32 o = column + c, at = (row + r) * a.out.c + o;
-        if (row + r < a.out.rows() && o < a.out.c) a.store(at, a.real(X)[at] + factor * (sum + bias[o]));
+    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+        const u32 o = column + c, channels = a.out.c, at = (row + r) * channels + o;
+        if (row + r >= a.out.rows() || o >= channels) return;
+        float ride[CHUNK], x[CHUNK];
+        load_tensor(ride, bias, o, channels - o, true);
+        load_reals(x, a.real(X) + at, channels - o, channels % CHUNK == 0);
+        for (u32 i = 0; i < CHUNK; ++i) v[i] = x[i] + factor * (v[i] + ride[i]);
+        store_result(a, at, channels - o, v, channels % CHUNK == 0);
     });
 }

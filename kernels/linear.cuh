@@ -1,6 +1,6 @@
 // The operands of a linear layer, and what rides on it. src/ops/linear.rs
 #pragma once
-#include "common.cuh"
+#include "chunk.cuh"
 
 enum LinearOperand : u32 { X, WEIGHT, BIAS, RESIDUAL, SCALE, SHIFT, TABLE, COUNTER };
 
@@ -42,5 +42,29 @@ struct Epilogue {
     }
     DEVICE void store(u32 row, u32 column, float sum) const {
         if (row < a.out.rows() && column < a.out.c) a.store(row * a.out.c + column, value(row, column, sum));
+    }
+    // The same for a chunk of a row.
+    DEVICE void store(u32 row, u32 column, float (&v)[CHUNK]) const {
+        if (row >= a.out.rows() || column >= a.out.c) return;
+        const u32 c = a.out.c, count = c - column, at = row * c + column;
+        const bool aligned = c % CHUNK == 0;
+        float ride[CHUNK];
+        if (a.has(BIAS)) {
+            load_tensor(ride, a.tensor(BIAS), column, count, true);
+            for (u32 i = 0; i < CHUNK; ++i) v[i] += ride[i];
+        }
+        for (u32 i = 0; i < CHUNK; ++i) v[i] = apply(a.constant[0], v[i]);
+        if (a.has(RESIDUAL)) {
+            load_reals(ride, a.real(RESIDUAL) + at, count, aligned);
+            for (u32 i = 0; i < CHUNK; ++i) v[i] += ride[i];
+        }
+        if (table) {
+            const float* ab = table + row / a.out.tokens() * per_image + column;
+            float shift[CHUNK];
+            load_reals(ride, ab, count, aligned);
+            load_reals(shift, ab + c, count, aligned);
+            for (u32 i = 0; i < CHUNK; ++i) v[i] = v[i] * (1.0f + ride[i]) + shift[i];
+        }
+        store_result(a, at, count, v, aligned);
     }
 };

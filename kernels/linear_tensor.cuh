@@ -5,6 +5,7 @@
 
 // Rows of x, with what rides on them.
 struct Rows {
+    static constexpr bool ASYNC = false;
     const Args& a;
     u32 first, rows, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
@@ -26,8 +27,16 @@ struct Rows {
 // A block's tile of the result.
 DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, depth = a.shape[X].c;
+    const Tensor weight = a.tensor(WEIGHT);
     Sums sums;
-    product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, a.tensor(WEIGHT), column, a.out.c);
+    if (a.kind[X] == BF16 && weight.kind == BF16 && depth % CHUNK == 0 && !a.has(SCALE)) {
+        const auto matrix = [&](const void* at, u32 first, u32 rows) {
+            return Bf16Matrix{static_cast<const u16*>(at), first, rows, depth};
+        };
+        product(s, sums, depth, matrix(a.operand_at[X], row, a.out.rows()), matrix(weight.at, column, a.out.c));
+    } else {
+        product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, weight, column, a.out.c);
+    }
     const Epilogue epilogue(a);
-    sums.each(s, [&](u32 r, u32 c, float sum) { epilogue.store(row + r, column + c, sum); });
+    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) { epilogue.store(row + r, column + c, v); });
 }

@@ -1,13 +1,14 @@
 // A tile of a matrix product on tensor cores: TILE_M rows of a times TILE_N rows of b, factors rounded to
 // bf16, sums in f32. The including file says how large TILE_M and TILE_N are.
 //
-// a is read into registers, one tile ahead, and rounded on its way to shared memory, so that what
-// rides on it (a scale, a window) is applied once. b is copied as it lies if it is bf16 already, two
-// tiles ahead; else it goes the way of a.
+// A factor that lies in memory as rows of bf16 is copied as it is, two tiles ahead. Any other is read into
+// registers, one tile ahead, and rounded on its way to shared memory, so that what rides on it (a scale, a
+// window) is applied once.
 #pragma once
 #include "chunk.cuh"
 
 constexpr u32 TILE_K = 32; // terms of the sums at once
+constexpr u32 STAGES = 3;  // tiles in shared memory: multiplied, there, and on its way
 constexpr u32 THREADS = 256;
 constexpr u32 CHUNKS = TILE_K / CHUNK;
 constexpr u32 CHUNKS_M = TILE_M * CHUNKS / THREADS; // that a thread loads
@@ -18,8 +19,8 @@ constexpr u32 MMA_M = WARP_M / 16, MMA_N = WARP_N / 8;
 static_assert(CHUNKS == 4 && CHUNKS_M > 0 && CHUNKS_N > 0 && MMA_M > 0 && MMA_N % 2 == 0, "tiles are whole");
 
 struct Factors {
-    alignas(128) u16 a[2][TILE_M * TILE_K];
-    alignas(128) u16 b[3][TILE_N * TILE_K];
+    alignas(128) u16 a[STAGES][TILE_M * TILE_K];
+    alignas(128) u16 b[STAGES][TILE_N * TILE_K];
 };
 
 // Where a chunk of a tile lies. A row has 64 bytes, half of what the banks hold: the exclusive or puts
@@ -39,9 +40,9 @@ DEVICE void store_chunk(u16* tile, u32 row, u32 chunk, const float (&values)[CHU
 struct Sums {
     float of[MMA_M][MMA_N][4] = {};
 
-    // f(row, column, sum) for every result of the tile, neighbouring lanes along a row. They change lanes
-    // through shared memory, a few rows at a time, which is also what keeps f from being written out for
-    // each of a thread's sums.
+    // f(row, column, sums) for every result of the tile, a chunk at a time, neighbouring lanes along a row.
+    // They change lanes through shared memory, a few rows at a time, which is also what keeps f from being
+    // written out for each of a thread's sums.
     template <class F> DEVICE void each(Factors& s, const F& f) const {
         const u32 row = warp() / WARPS_N * WARP_M, column = warp() % WARPS_N * WARP_N;
         float* mine = reinterpret_cast<float*>(&s) + warp() * ROWS * STRIDE;
@@ -57,9 +58,11 @@ struct Sums {
                 }
             }
             __syncwarp();
-#pragma unroll 4
-            for (u32 i = lane(); i < ROWS * WARP_N; i += 32) {
-                f(row + from + i / WARP_N, column + i % WARP_N, mine[i / WARP_N * STRIDE + i % WARP_N]);
+            for (u32 i = lane(); i < ROWS * WARP_N / CHUNK; i += 32) {
+                const u32 r = i / (WARP_N / CHUNK), c = i % (WARP_N / CHUNK) * CHUNK;
+                float sums[CHUNK];
+                load_reals(sums, mine + r * STRIDE + c, CHUNK, true);
+                f(row + from + r, column + c, sums);
             }
             __syncwarp();
         }
@@ -68,7 +71,7 @@ struct Sums {
   private:
     static constexpr u32 ROWS = WARP_M / 2;
     static constexpr u32 STRIDE = WARP_N + 8; // four rows of pairs lie in different banks
-    static_assert(ROWS % 16 == 0 && THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(Factors), "it has room");
+    static_assert(WARP_N % CHUNK == 0 && ROWS % 16 == 0 && THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(Factors), "it has room");
 };
 
 // sums += a tile of a times a tile of b, both in shared memory.
@@ -89,14 +92,17 @@ DEVICE void multiply_tiles(Sums& sums, const u16* a, const u16* b) {
 
 // sums += the product over `depth` terms.
 //
-// a.load(values, i, k): eight terms from k on of row chunk_row(i), zeros beyond the last row and term.
-// b likewise; or, if B::ASYNC, b.chunk(i, k): where these lie as bf16, null for zeros.
+// a.load(values, i, k): eight terms from k on of row chunk_row(i), zeros beyond the last row and term; or, if
+// A::ASYNC, a.chunk(i, k): where these lie as bf16, null for zeros. b likewise.
 template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const B& b) {
+    constexpr bool ASYNC = A::ASYNC || B::ASYNC;
     float next_a[CHUNKS_M][CHUNK], next_b[CHUNKS_N][CHUNK];
     const auto fetch = [&](u32 tile) {
         const u32 k = tile * TILE_K + chunk_term();
+        if constexpr (!A::ASYNC) {
 #pragma unroll
-        for (u32 i = 0; i < CHUNKS_M; ++i) a.load(next_a[i], i, k);
+            for (u32 i = 0; i < CHUNKS_M; ++i) a.load(next_a[i], i, k);
+        }
         if constexpr (!B::ASYNC) {
 #pragma unroll
             for (u32 i = 0; i < CHUNKS_N; ++i) b.load(next_b[i], i, k);
@@ -104,22 +110,28 @@ template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 dept
     };
     const auto store = [&](u32 tile) {
         const u32 chunk = threadIdx.x % CHUNKS;
+        if constexpr (!A::ASYNC) {
 #pragma unroll
-        for (u32 i = 0; i < CHUNKS_M; ++i) store_chunk(s.a[tile % 2], chunk_row(i), chunk, next_a[i]);
+            for (u32 i = 0; i < CHUNKS_M; ++i) store_chunk(s.a[tile % STAGES], chunk_row(i), chunk, next_a[i]);
+        }
         if constexpr (!B::ASYNC) {
 #pragma unroll
-            for (u32 i = 0; i < CHUNKS_N; ++i) store_chunk(s.b[tile % 3], chunk_row(i), chunk, next_b[i]);
+            for (u32 i = 0; i < CHUNKS_N; ++i) store_chunk(s.b[tile % STAGES], chunk_row(i), chunk, next_b[i]);
         }
     };
     const u32 tiles = div_up(depth, TILE_K);
+    const auto copy_chunk = [&](const auto& matrix, u16* stage, u32 i, u32 tile) {
+        const void* from = matrix.chunk(i, tile * TILE_K + chunk_term());
+        copy_async(&stage[chunk_at(chunk_row(i), threadIdx.x % CHUNKS)], from ? from : matrix.anywhere(), from);
+    };
     const auto copy = [&](u32 tile) {
-        if constexpr (B::ASYNC) {
-            for (u32 i = 0; i < CHUNKS_N && tile < tiles; ++i) {
-                const void* from = b.chunk(i, tile * TILE_K + chunk_term());
-                copy_async(&s.b[tile % 3][chunk_at(chunk_row(i), threadIdx.x % CHUNKS)], from ? from : b.anywhere(), from);
-            }
-            copies_commit(); // one group a tile, so that waiting can count them
+        if constexpr (A::ASYNC) {
+            for (u32 i = 0; i < CHUNKS_M && tile < tiles; ++i) copy_chunk(a, s.a[tile % STAGES], i, tile);
         }
+        if constexpr (B::ASYNC) {
+            for (u32 i = 0; i < CHUNKS_N && tile < tiles; ++i) copy_chunk(b, s.b[tile % STAGES], i, tile);
+        }
+        if constexpr (ASYNC) copies_commit(); // one group a tile, so that waiting can count them
     };
 
     // Of tile t: fetched while t - 1 is multiplied, stored after it; copied while t - 2 is multiplied.
@@ -127,14 +139,14 @@ template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 dept
     for (u32 tile = 0; tile <= tiles; ++tile) {
         if (tile < tiles) fetch(tile);
         if (tile > 0) {
-            if constexpr (B::ASYNC) copies_wait<1>();
+            if constexpr (ASYNC) copies_wait<1>();
             __syncthreads(); // tile - 1 is there, and nobody uses tile - 2 any more
         }
         copy(tile + 1);
-        if (tile > 0) multiply_tiles(sums, s.a[(tile - 1) % 2], s.b[(tile - 1) % 3]);
+        if (tile > 0) multiply_tiles(sums, s.a[(tile - 1) % STAGES], s.b[(tile - 1) % STAGES]);
         if (tile < tiles) store(tile);
     }
-    if constexpr (B::ASYNC) copies_wait<0>();
+    if constexpr (ASYNC) copies_wait<0>();
 }
 
 // Rows of a matrix [rows, depth] of bf16, each beginning at a multiple of 16 bytes, from row `first` on.

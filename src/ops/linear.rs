@@ -160,6 +160,7 @@ pub(super) fn cases() -> Vec<Case> {
                 index(&[1]),
             ],
         ),
+        case(gelu, plain(300, 136, 200)),
         case(Function::QuickGelu, plain(1, 3, 5)),
         case(Function::Identity, plain(13, 1, 1)),
         case(gelu, plain(130, 259, 67)),
