@@ -90,15 +90,21 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn table(rows: &[Row], top: usize) -> Result<()> {
     let shown = if top == 0 { rows.len() } else { top.min(rows.len()) };
-    let mut lines =
-        vec![["", "time", "share", "calls", "GFLOP/s", "GB/s", "bound by", "of ceiling"].map(str::to_owned).to_vec()];
+    let mut lines = vec![
+        ["", "time", "share", "calls", "GFLOP", "GB", "GFLOP/s", "GB/s", "bound by", "of ceiling"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     lines.extend(rows[..shown].iter().map(|row| {
-        let rate = |work: u64| if row.seconds > 0.0 { work as f64 / row.seconds / 1e9 } else { 0.0 };
+        let giga = |work: u64| work as f64 / 1e9;
+        let rate = |work: u64| if row.seconds > 0.0 { giga(work) / row.seconds } else { 0.0 };
         vec![
             row.name.clone(),
             human_seconds(row.seconds),
             format!("{:.1} %", 100.0 * row.share),
             row.calls.to_string(),
+            format!("{:.2}", giga(row.flops)),
+            format!("{:.3}", giga(row.bytes)),
             format!("{:.1}", rate(row.flops)),
             format!("{:.1}", rate(row.bytes)),
             row.bound.to_string(),
