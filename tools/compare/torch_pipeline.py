@@ -1,7 +1,13 @@
-"""Generates one picture with diffusers and prints JSON: seconds per stage. Used by compare.py, in its own process."""
+"""Stable Cascade in diffusers, picture by picture: a process that is told what to make, line by line. `pictures.py` drives it.
+
+It prints one JSON line when it is ready and one after each picture. A line it reads is an object with prompt, seed,
+width, height, steps, guidance and, if tensors are wanted, the file `dump`.
+"""
 
 import argparse
 import json
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -70,66 +76,99 @@ def weight_pattern(variant: str | None) -> str:
     return f"diffusion_pytorch_model.{variant}*.safetensors" if variant else "diffusion_pytorch_model.safetensors*"
 
 
-class Watch:
-    """Seconds spent in a module's calls."""
+class Clock:
+    """Seconds spent in calls of some methods, the device's work included."""
 
-    def __init__(self, module, method="forward"):
-        self.seconds, original = 0.0, getattr(module, method)
+    def __init__(self, wait):
+        self.seconds, self.wait = 0.0, wait
+
+    def watch(self, module, method):
+        original = getattr(module, method)
 
         def timed(*args, **kwargs):
+            self.wait()
             start = time.perf_counter()
             result = original(*args, **kwargs)
+            self.wait()
             self.seconds += time.perf_counter() - start
             return result
 
         setattr(module, method, timed)
 
 
-@torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser()
+class Cascade:
+    """Both pipelines on a device, with a clock on every stage."""
+
+    def __init__(self, options):
+        on_gpu = options.device.startswith("cuda")
+        torch.backends.cuda.matmul.allow_tf32 = options.dtype == "bf16"
+        self.wait = torch.cuda.synchronize if on_gpu else lambda: None
+        self.prior, self.decoder = (pipeline.to(options.device) for pipeline in load(options))
+        self.wait()
+        if options.compile:
+            networks = (self.prior.prior, self.decoder.decoder)
+            stage_a = (self.decoder.vqgan.up_blocks, self.decoder.vqgan.out_block)
+            for module in (*networks, *stage_a):
+                module.compile(mode=options.mode)
+        self.text, self.stage_a = Clock(self.wait), Clock(self.wait)
+        self.text.watch(self.prior.text_encoder, "forward")
+        self.stage_a.watch(self.decoder.vqgan, "decode")
+        self.last = {}
+
+    def keep(self, pipeline, step, t, values):
+        self.last.update(values)
+        return values
+
+    @torch.no_grad()
+    def picture(self, prompt, seed, width, height, steps, guidance, dump=None) -> dict[str, float]:
+        """Makes one; seconds per stage."""
+        self.text.seconds = self.stage_a.seconds = 0.0
+        self.wait()
+        start = time.perf_counter()
+        stage_c = self.prior(prompt=prompt, width=width, height=height, num_inference_steps=steps[0],
+                             guidance_scale=guidance[0],
+                             generator=torch.Generator("cpu").manual_seed(seed)).image_embeddings
+        self.wait()
+        middle, text_of_prior = time.perf_counter(), self.text.seconds
+        image = self.decoder(image_embeddings=stage_c, prompt=prompt, num_inference_steps=steps[1],
+                             guidance_scale=guidance[1], output_type="pt", callback_on_step_end=self.keep,
+                             generator=torch.Generator("cpu").manual_seed(seed)).images
+        self.wait()
+        end, text_of_decoder = time.perf_counter(), self.text.seconds - text_of_prior
+        if dump:
+            tensors = {"stage_c": stage_c, "stage_b": self.last["latents"], "image": image}
+            save_file({k: v.float().cpu().contiguous() for k, v in tensors.items()}, dump)
+        return {"text": self.text.seconds, "stage_c": middle - start - text_of_prior,
+                "stage_b": end - middle - text_of_decoder - self.stage_a.seconds, "stage_a": self.stage_a.seconds,
+                "picture": end - start}
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prior", type=Path)
-    parser.add_argument("--prompt", required=True)
-    parser.add_argument("--width", type=int, required=True)
-    parser.add_argument("--height", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--steps", type=int, nargs=2, required=True)
-    parser.add_argument("--guidance", type=float, nargs=2, required=True)
-    parser.add_argument("--dtype", choices=DTYPES, required=True)
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of both networks and Stage A")
+    parser.add_argument("--mode", default="default", help="of torch.compile; `reduce-overhead` records CUDA graphs")
+    return parser
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--timesteps", choices=["exact", "rounded"], default="exact")
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--dump", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     imported = time.perf_counter()
-    prior, decoder = load(options)
-    loaded = time.perf_counter()
-
-    text, stage_a = Watch(prior.text_encoder), Watch(decoder.vqgan, "decode")
-    start = time.perf_counter()
-    stage_c = prior(prompt=options.prompt, width=options.width, height=options.height,
-                    num_inference_steps=options.steps[0], guidance_scale=options.guidance[0],
-                    generator=torch.Generator("cpu").manual_seed(options.seed)).image_embeddings
-    middle, text_of_prior = time.perf_counter(), text.seconds
-    last = {}
-
-    def keep(pipeline, step, t, values):
-        last.update(values)
-        return values
-
-    image = decoder(image_embeddings=stage_c, prompt=options.prompt, num_inference_steps=options.steps[1],
-                    guidance_scale=options.guidance[1], output_type="pt", callback_on_step_end=keep,
-                    generator=torch.Generator("cpu").manual_seed(options.seed)).images
-    end = time.perf_counter()
-    tensors = {"stage_c": stage_c, "stage_b": last["latents"], "image": image}
-    save_file({k: v.float().contiguous() for k, v in tensors.items()}, options.dump)
-    text_of_decoder = text.seconds - text_of_prior
-    print(json.dumps({
-        "import": imported - started, "load": loaded - imported, "text": text.seconds,
-        "stage_c": middle - start - text_of_prior, "stage_b": end - middle - text_of_decoder - stage_a.seconds,
-        "stage_a": stage_a.seconds, "generate": end - start,
-    }))
+    cascade = Cascade(options)
+    print(json.dumps({"import": imported - started, "load": time.perf_counter() - imported}), flush=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    for line in sys.stdin:
+        before = time.process_time()
+        seconds = cascade.picture(**json.loads(line))
+        print(json.dumps({"seconds": seconds, "cpu": time.process_time() - before,
+                          "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}), flush=True)
 
 
 if __name__ == "__main__":
