@@ -1,8 +1,8 @@
 //! Backends: what turns a plan into something that runs.
 //!
-//! The interface is six calls, and a new op changes none of them: [`Backend::device`],
-//! [`Backend::compile_with`], [`Program::write`], [`Program::run`], [`Program::read`] and, to
-//! measure, [`Program::time`].
+//! The interface is eight calls, and a new op changes none of them: [`Backend::device`],
+//! [`Backend::free_bytes`], [`Backend::compile_with`], [`Program::residency`], [`Program::write`],
+//! [`Program::run`], [`Program::read`] and, to measure, [`Program::time`].
 
 pub mod cpu;
 pub mod cuda;
@@ -41,7 +41,7 @@ pub struct Device {
     pub kind: Kind,
     /// What it can do.
     pub caps: Caps,
-    /// Memory that can be had, in bytes; the largest number where that is not known.
+    /// Memory that could be had when it was opened, in bytes; the largest number where that is not known.
     pub free_bytes: u64,
     /// Whether weights are copied into that memory; the CPU reads them where the file is mapped.
     pub copies_weights: bool,
@@ -60,10 +60,30 @@ impl Device {
     }
 }
 
+/// Where weights are while a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// Read where the file is mapped.
+    Mapped,
+    /// All of them stay in the device's memory.
+    All,
+    /// A stage's weights replace those of the stage before.
+    Turns,
+}
+
 /// Software that runs plans on a device.
 pub trait Backend {
     /// The device.
     fn device(&self) -> &Device;
+
+    /// Memory that can be had now, in bytes, what weights that are kept take included. Others use the
+    /// device too: it need not be what it was when the device was opened.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(self.device().free_bytes)
+    }
 
     /// Makes everything that running `plan` needs, each node with the kernel of its place in `kernels`.
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>>;
@@ -79,6 +99,9 @@ pub trait Backend {
 
 /// A compiled plan with its memory.
 pub trait Program {
+    /// Where its weights are while it runs. Nothing has moved before the first run.
+    fn residency(&self) -> Residency;
+
     /// Fills a slot from the host, 4 bytes an element.
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()>;
 

@@ -93,6 +93,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::backend::Residency;
     use crate::ops::{Activation, Function};
     use crate::plan::{Recorder, Slot};
     use crate::shape::Shape;
@@ -101,6 +102,9 @@ mod tests {
     struct Constant(f32);
 
     impl Program for Constant {
+        fn residency(&self) -> Residency {
+            Residency::Mapped
+        }
         fn write(&mut self, _: Slot, _: &[u8]) -> Result<()> {
             Ok(())
         }

@@ -7,7 +7,7 @@ mod run;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Program};
+use crate::backend::{Backend, Program, Residency};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::request::Request;
@@ -41,12 +41,26 @@ pub struct StartLatents {
     pub stage_b: Option<Vec<f32>>,
 }
 
+/// The memory that a plan takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Images made at once.
+    pub images: usize,
+    /// Bytes of activations.
+    pub activations: u64,
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes that could be had; the largest number where that is not known.
+    pub free: u64,
+    /// Where the weights are.
+    pub residency: Residency,
+}
+
 /// What is going on, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
-    /// A plan was made and nothing moved yet: images at once, bytes of activations,
-    /// bytes of weights.
-    Planned(usize, u64, u64),
+    /// A plan was made, and no weight has moved yet.
+    Planned(Footprint),
     /// A stage begins; it takes this many steps.
     Begin(&'static str, usize),
     /// One step of it is done.
@@ -185,22 +199,25 @@ impl Pipeline {
             self.compiled = None;
             let recorded = record::record(&self.model, &extent)?;
             let device = self.backend.device();
-            let (need, free) = (recorded.least_bytes(total, device), device.free_bytes);
+            // Asked for anew: others may have taken memory since the device was opened.
+            let (need, free) = (recorded.least_bytes(total, device), self.backend.free_bytes()?);
             if need <= free / 10 * 9 {
                 let activations = recorded.activation_bytes(total, device);
-                (options.progress)(Progress::Planned(images, activations, recorded.plan.weight_bytes()));
                 let program = self.backend.compile(recorded.plan.clone())?;
+                let (weights, residency) = (recorded.plan.weight_bytes(), program.residency());
+                let footprint = Footprint { images, activations, weights, free, residency };
+                (options.progress)(Progress::Planned(footprint));
                 self.compiled = Some((extent, Compiled { recorded, program }));
                 return Ok(images);
             }
             if images == 1 {
-                return Err(self.does_not_fit(&extent, total, need));
+                return Err(self.does_not_fit(&extent, &recorded, total, free));
             }
             images = images.div_ceil(2);
         }
     }
 
-    fn does_not_fit(&self, extent: &Extent, total: usize, need: u64) -> Error {
+    fn does_not_fit(&self, extent: &Extent, recorded: &Recorded, total: usize, free: u64) -> Error {
         let device = self.backend.device();
         let mut smaller = *extent;
         let fits = loop {
@@ -209,20 +226,24 @@ impl Pipeline {
             if smaller.width < 64 || smaller.height < 64 {
                 break None;
             }
-            if record::record(&self.model, &smaller)
-                .is_ok_and(|r| r.least_bytes(total, device) <= device.free_bytes / 10 * 9)
-            {
+            if record::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free / 10 * 9) {
                 break Some(smaller);
             }
         };
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
         Error::DoesNotFit {
             device: device.name.clone(),
-            free_mib: mib(device.free_bytes / 10 * 9),
+            free_mib: mib(free / 10 * 9),
             need_mib: mib(need),
             detail: format!(
-                "one image of {}×{} px, {} and {} steps",
-                extent.width, extent.height, extent.steps[0], extent.steps[1]
+                "one image of {}×{} px, {} and {} steps: activations {} MiB, weights at once {} MiB",
+                extent.width,
+                extent.height,
+                extent.steps[0],
+                extent.steps[1],
+                mib(activations),
+                mib(need - activations)
             ),
             remedy: match fits {
                 Some(s) => format!("--width {} --height {} would fit", s.width, s.height),

@@ -150,9 +150,7 @@ fn required(kernel: &Kernel) -> bool {
     let (devices, has) = match kernel.lang {
         Lang::Cpu => (["cpu", ""], vec![cpu::detect()]),
         Lang::Wgsl => (["wgpu", ""], wgpu::adapters().iter().map(|adapter| adapter.caps).collect()),
-        Lang::Cuda => {
-            (["cuda", "cuda-emu"], cuda::devices().unwrap_or_default().iter().map(|device| device.caps).collect())
-        }
+        Lang::Cuda => (["cuda", "cuda-emu"], cuda::usable().iter().map(|(_, device)| device.caps).collect()),
     };
     let lacking = has.iter().map(|caps| kernel.needs.without(*caps).to_string());
     let lacking: Vec<String> = if has.is_empty() { devices.map(String::from).into() } else { lacking.collect() };

@@ -150,8 +150,11 @@ fn module_of(file: &Path) -> Vec<String> {
     file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect()
 }
 
-/// A source without comments and without its tests, which come last.
+/// A source without comments and without its tests, which come last or are a file.
 fn code(source: &str) -> String {
+    if source.contains("\n#![cfg(test)]\n") {
+        return String::new();
+    }
     let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = source.lines().map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Backend, Device, Kind, Program};
+use super::{Backend, Device, Kind, Program, Residency};
 use crate::cpu::Isa;
 use crate::error::Result;
 use crate::ops::{Op, Shapes};
@@ -140,6 +140,10 @@ impl Backend for Cpu {
         &self.device
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(available_memory())
+    }
+
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static registry::Kernel]) -> Result<Box<dyn Program>> {
         let mut scratch = 0;
         let kernels = plan.nodes.iter().zip(kernels).map(|(node, kernel)| {
@@ -166,6 +170,10 @@ struct CpuProgram {
 }
 
 impl Program for CpuProgram {
+    fn residency(&self) -> Residency {
+        Residency::Mapped
+    }
+
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
         let range = self.plan.slots[slot.id()].range();
         bytemuck::cast_slice_mut(&mut self.arena[range]).copy_from_slice(bytes);

@@ -8,9 +8,13 @@
 //! kernels, compiled as C++, behind the same `Driver`.
 
 mod args;
+mod context;
 mod driver;
 #[cfg(feature = "cuda-emu")]
 mod emulated;
+mod fault;
+#[cfg(all(test, feature = "cuda-emu"))]
+mod played;
 mod program;
 mod real;
 mod source;
@@ -24,14 +28,22 @@ use super::{Backend, Device, Program};
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::registry::{Caps, Kernel, Lang, Launch};
+use context::Context;
 use driver::Driver;
 use real::Real;
 
-/// The devices, by number, or why there are none. Asked for once.
-pub fn devices() -> std::result::Result<Vec<Device>, String> {
-    static ALL: OnceLock<std::result::Result<Vec<Device>, String>> = OnceLock::new();
+/// The devices, by number, each or why it does not serve; or why there are none. Asked for once.
+pub fn devices() -> std::result::Result<Vec<std::result::Result<Device, String>>, String> {
+    type All = std::result::Result<Vec<std::result::Result<Device, String>>, String>;
+    static ALL: OnceLock<All> = OnceLock::new();
     let open = |i| Real::open(i).map(|real| real.device().clone()).map_err(|e| e.to_string());
-    ALL.get_or_init(|| (0..real::count()?).map(open).collect()).clone()
+    ALL.get_or_init(|| Ok((0..real::count()?).map(open).collect())).clone()
+}
+
+/// Those that serve, with their numbers.
+pub fn usable() -> Vec<(usize, Device)> {
+    let numbered = devices().unwrap_or_default().into_iter().enumerate();
+    numbered.filter_map(|(i, device)| Some((i, device.ok()?))).collect()
 }
 
 /// Opens device `index` with everything it has; factors may be rounded to bf16 if `round_bf16` is set.
@@ -70,21 +82,25 @@ pub fn emulated(caps: Caps, checks: bool) -> Option<Box<dyn Backend>> {
 
 /// An opened GPU, real or played.
 struct Cuda<D: Driver> {
-    driver: Arc<D>,
+    context: Arc<Context<D>>,
     /// The kernels of each file that has been loaded, by its row's name.
     functions: Mutex<HashMap<&'static str, Rc<[D::Function]>>>,
-    weights: weights::Latest<D>,
+    weights: weights::Latest<Context<D>>,
 }
 
 impl<D: Driver> Cuda<D> {
     fn new(driver: D) -> Self {
-        Self { driver: Arc::new(driver), functions: Mutex::default(), weights: Default::default() }
+        Self { context: Arc::new(Context::new(driver)), functions: Mutex::default(), weights: Default::default() }
     }
 }
 
 impl<D: Driver + 'static> Backend for Cuda<D> {
     fn device(&self) -> &Device {
-        self.driver.device()
+        self.context.driver().device()
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(self.context.call(D::free_bytes)? + self.weights.resident_bytes())
     }
 
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
@@ -99,15 +115,14 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
                 None => {
                     let entries: Vec<_> = cuda.passes.iter().map(|pass| pass.entry).collect();
                     let shared = source::number(cuda.source, "SHARED").unwrap_or(0) as u32;
-                    let loaded = self.driver.load(cuda.ptx, &entries, shared)?;
+                    let loaded = self.context.load(cuda.ptx, &entries, shared)?;
                     functions.entry(kernel.name).or_insert(loaded).clone()
                 }
             };
             loaded_kernels.push((cuda, loaded));
         }
-        let program =
-            program::compile(self.driver.clone(), self.weights.of(&self.driver, &plan), plan, loaded_kernels)?;
-        Ok(Box::new(program))
+        let weights = self.weights.of(&self.context, &plan);
+        Ok(Box::new(program::compile(self.context.clone(), weights, plan, loaded_kernels)?))
     }
 }
 
@@ -121,7 +136,7 @@ mod tests {
     #[test]
     fn it_is_said_what_is_missing() {
         match super::devices() {
-            Ok(devices) => assert!(!devices.is_empty()),
+            Ok(devices) => assert!(!devices.is_empty() && super::usable().len() <= devices.len()),
             Err(why) => {
                 assert!(!why.is_empty());
                 let Err(error) = super::open(0, false) else { panic!("there is no device") };
@@ -129,85 +144,5 @@ mod tests {
                 assert!(error.to_string().starts_with("device `cuda:0`: "), "{error}");
             }
         }
-    }
-}
-
-#[cfg(all(test, feature = "cuda-emu"))]
-mod played {
-    use super::emulated::Emulated;
-    use super::*;
-    use crate::ops::{Element, Function, Linear};
-    use crate::plan::{Recorder, Slot, Source};
-    use crate::shape::Shape;
-    use crate::tensor::Weight;
-
-    const SIDE: usize = 64;
-
-    fn device(free_bytes: u64) -> Cuda<Emulated> {
-        let mut emulated = Emulated::new(Caps::NONE, true);
-        emulated.device_mut().free_bytes = free_bytes;
-        Cuda::new(emulated)
-    }
-
-    /// Three linear layers, each in a phase of its own.
-    fn three_phases() -> (Arc<Plan>, Slot, Slot) {
-        let mut rec = Recorder::new();
-        let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
-        let mut x = input;
-        for (seed, name) in [(3, "one"), (5, "two"), (7, "three")] {
-            rec.phase(name);
-            let values = (0..SIDE * SIDE).map(|j| (j * seed % 97) as f32 / 400.0 - 0.1).collect();
-            let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
-            let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
-            inputs.resize(8, None);
-            x = rec.node(name, Linear { function: Function::Silu }, &inputs).unwrap();
-            rec.keep(x);
-        }
-        (Arc::new(rec.finish()), input, x)
-    }
-
-    fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Vec<f32> {
-        let values: Vec<f32> = (0..4 * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();
-        program.write(input, bytemuck::cast_slice(&values)).unwrap();
-        for phase in &plan.phases {
-            program.run(phase.nodes.clone()).unwrap();
-        }
-        let mut result = vec![0f32; out.shape.elements()];
-        program.read(out, bytemuck::cast_slice_mut(&mut result)).unwrap();
-        result
-    }
-
-    #[test]
-    fn stages_take_turns_where_they_do_not_fit_together() {
-        let (plan, input, out) = three_phases();
-        let roomy = device(u64::MAX).compile(plan.clone()).unwrap();
-        let want = run({ roomy }.as_mut(), &plan, input, out);
-        assert!(want.iter().any(|&v| v != 0.0) && want.iter().all(|v| v.is_finite()));
-        let layer = 4 * (SIDE * SIDE) as u64;
-        // Activations and one layer fit, two layers do not. The second time, graphs are of weights that are gone.
-        let mut program = device(plan.arena_bytes() + layer).compile(plan.clone()).unwrap();
-        for _ in 0..2 {
-            assert_eq!(run(program.as_mut(), &plan, input, out), want);
-        }
-        let Err(error) = device(layer).compile(plan) else { panic!("it does not fit") };
-        assert_eq!(error.exit_code(), 4, "{error}");
-    }
-
-    #[test]
-    fn another_plan_of_the_same_weights_shares_them() {
-        let gpu = device(u64::MAX);
-        let (plan, ..) = three_phases();
-        let first = gpu.weights.of(&gpu.driver, &plan);
-        assert!(Arc::ptr_eq(&first, &gpu.weights.of(&gpu.driver, &plan)));
-        assert!(!Arc::ptr_eq(&first, &gpu.weights.of(&gpu.driver, &three_phases().0)), "other bytes");
-    }
-
-    #[test]
-    fn what_32_bits_cannot_count_does_not_fit() {
-        let mut rec = Recorder::new();
-        let input = rec.input(Shape::matrix(1 << 16, 1 << 16), Element::F32);
-        rec.node("large", crate::ops::Scale { factor: 1.0 }, &[Some(Source::Slot(input))]).unwrap();
-        let Err(error) = device(u64::MAX).compile(Arc::new(rec.finish())) else { panic!("it is too large") };
-        assert!(error.exit_code() == 4 && error.to_string().contains("large (scale)"), "{error}");
     }
 }

@@ -7,13 +7,13 @@ use super::cpu::{self, Cpu};
 use super::wgpu::{self, Wgpu};
 use super::{Backend, Device, Kind, cuda};
 use crate::error::Result;
-use crate::registry::{Caps, Kernel, Launch};
+use crate::registry::{Caps, Kernel, Lang, Launch};
 
 /// What a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// The best there is: a GPU, else the CPU. Software that behaves like a GPU runs on the
-    /// same cores as the CPU's own kernels, and slower.
+    /// The best there is: a GPU through CUDA, else one through wgpu, else the CPU. Software that behaves
+    /// like a GPU runs on the same cores as the CPU's own kernels, and slower.
     Auto,
     /// The host's cores.
     Cpu,
@@ -56,16 +56,17 @@ impl std::fmt::Display for Choice {
     }
 }
 
-/// Every device that is here, the CPU last.
+/// Every device that is here, the CPU last. A card that both CUDA and wgpu reach is here twice.
 pub fn all() -> Vec<(Choice, Device)> {
+    let gpus = cuda::usable().into_iter().map(|(i, gpu)| (Choice::Cuda(i), gpu));
     let adapters = wgpu::adapters().into_iter().enumerate().map(|(i, device)| (Choice::Wgpu(i), device));
-    let gpus = cuda::devices().unwrap_or_default().into_iter().enumerate().map(|(i, gpu)| (Choice::Cuda(i), gpu));
-    adapters.chain(gpus).chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
+    gpus.chain(adapters).chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
 }
 
 /// What [`Choice::Auto`] means among these devices.
 pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
-    devices.iter().find(|(_, device)| device.kind == Kind::Gpu).map_or(Choice::Cpu, |(choice, _)| *choice)
+    let gpu = |lang| devices.iter().find(move |(_, device)| device.kind == Kind::Gpu && device.lang == lang);
+    gpu(Lang::Cuda).or(gpu(Lang::Wgsl)).map_or(Choice::Cpu, |(choice, _)| *choice)
 }
 
 /// Opens a device. `round_bf16`: factors of products may be rounded where that is faster.
@@ -93,7 +94,7 @@ pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
         all.push(Box::new(Wgpu::open(i, false, None)?));
         all.push(Box::new(Wgpu::with_caps(i, Caps::NONE, None)?));
     }
-    for i in 0..cuda::devices().map_or(0, |devices| devices.len()) {
+    for (i, _) in cuda::usable() {
         all.push(cuda::open(i, false)?);
         all.push(cuda::with_caps(i, Caps::NONE)?);
     }
@@ -115,8 +116,8 @@ pub fn with_just(kernel: &Kernel, more: Caps) -> Result<Option<Box<dyn Backend>>
             Some(i) => Some(Box::new(Wgpu::with_caps(i, needs, None)?)),
             None => None,
         },
-        Launch::Cuda(_) => match cuda::devices().unwrap_or_default().iter().position(|device| met(device.caps)) {
-            Some(i) => Some(cuda::with_caps(i, needs)?),
+        Launch::Cuda(_) => match cuda::usable().iter().find(|(_, device)| met(device.caps)) {
+            Some((i, _)) => Some(cuda::with_caps(*i, needs)?),
             None => cuda::emulated(needs, true),
         },
         Launch::Cpu(_) => None,
@@ -126,7 +127,6 @@ pub fn with_just(kernel: &Kernel, more: Caps) -> Result<Option<Box<dyn Backend>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Lang;
 
     #[test]
     fn choices() {
@@ -141,13 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_is_preferred_to_the_cpu_and_the_cpu_to_software() {
+    fn cuda_is_preferred_to_wgpu_a_gpu_to_the_cpu_and_the_cpu_to_software() {
         let device = |choice, kind| {
-            let (name, lang) = (String::new(), Lang::Wgsl);
+            let (name, lang) = (String::new(), if matches!(choice, Choice::Cuda(_)) { Lang::Cuda } else { Lang::Wgsl });
             (choice, Device { name, lang, kind, caps: Caps::NONE, free_bytes: 0, copies_weights: true })
         };
         let (software, gpu) = (device(Choice::Wgpu(0), Kind::Software), device(Choice::Wgpu(1), Kind::Gpu));
         let cpu = device(Choice::Cpu, Kind::Cpu);
+        let nvidia = device(Choice::Cuda(1), Kind::Gpu);
+        assert_eq!(preferred(&[software.clone(), gpu.clone(), nvidia, cpu.clone()]), Choice::Cuda(1));
         assert_eq!(preferred(&[software.clone(), gpu, cpu.clone()]), Choice::Wgpu(1));
         assert_eq!(preferred(&[software, cpu.clone()]), Choice::Cpu);
         assert_eq!(preferred(&[cpu]), Choice::Cpu);

@@ -1,15 +1,20 @@
 //! Weights in the device's memory, as stored in the file: what lies where, and which of it is there.
 //!
-//! Weights that the same phases read share buffers, which come and go together.
-//! If everything fits it stays; if not, a phase's buffers replace those of the phase before.
+//! Weights that the same phases read share buffers, which come and go together. If everything fits it
+//! stays; if not, a phase's buffers replace those of the phase before. Either way bytes are handed over
+//! when the phase that reads them is about to run, or [before](Weights::upload_ahead), in the plan's order.
 
-use std::collections::HashMap;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+mod layout;
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rayon::prelude::*;
+
+use super::Residency;
 use crate::error::Result;
-use crate::plan::{Plan, Source};
-use crate::tensor::{Dtype, Identity, Part, Weight};
+use crate::plan::Plan;
+use crate::tensor::{Identity, Weight};
+use layout::{Block, Group, Place, blocks, bytes, fill, group, phases_of};
 
 /// A device's memory, as far as weights are concerned.
 pub(super) trait Memory {
@@ -19,47 +24,41 @@ pub(super) trait Memory {
     /// Bytes that a buffer may have.
     fn limit(&self) -> u64;
 
+    /// Most bytes of one [`upload`](Self::upload), which bounds its staging memory.
+    fn window(&self) -> u64;
+
     /// A buffer for weights.
     fn allocate(&self, bytes: u64) -> Result<Self::Buffer>;
 
-    /// Hands over bytes of whole words, to be copied to offset `at` of a buffer.
-    fn copy(&self, buffer: &Self::Buffer, at: u64, bytes: &[u8]) -> Result<()>;
+    /// Lets `fill` write `len` bytes, all of them and in any order, and hands them over, to be copied to
+    /// offset `at` of a buffer. Both are multiples of [`ALIGN`].
+    fn upload(&self, buffer: &Self::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()>;
 
-    /// Waits until everything handed over has been done; what was dropped is free then.
+    /// What is handed over from now on finds the uploads before this done.
+    fn order(&self) -> Result<()>;
+
+    /// Waits until everything handed over has been done; what is dropped then is free at once.
     fn wait(&self) -> Result<()>;
 }
 
-/// Weights start at multiples of this: any device can bind them there, and load them in 16 bytes.
-const ALIGN: u64 = 256;
+/// Bytes that one thread fills at a time.
+const CHUNK: usize = 1 << 20;
 
-/// Bytes handed over before the device is made to move them, which bounds its staging memory.
-const IN_FLIGHT: u64 = 64 << 20;
-
-/// Where a weight lies.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    buffer: usize,
-    /// Bytes of the buffer.
-    pub(super) range: Range<u64>,
-    /// What its elements are.
-    pub(super) dtype: Dtype,
+/// A group's buffer on the device.
+struct Resident<B> {
+    buffer: B,
+    /// Bytes handed over, from its beginning.
+    handed: u64,
+    /// Whether work finds all of them there.
+    ordered: bool,
 }
 
-/// Weights uploaded as one: a weight, and others that are ranges of it.
-struct Block {
-    weight: usize,
-    dtype: Dtype,
-    /// Bit `p`: read by phase `p`.
-    phases: u64,
-    bytes: u64,
-    place: (usize, u64),
-}
-
-/// A buffer of blocks that the same phases read.
-struct Group {
-    phases: u64,
-    bytes: u64,
-    blocks: Vec<usize>,
+/// What is on the device.
+struct State<B> {
+    /// For each group.
+    groups: Vec<Option<Resident<B>>>,
+    /// Counts how often buffers were dropped: addresses noted before that are of no use.
+    epoch: u64,
 }
 
 /// The weights of the plan compiled last: another size of the same model needs the same.
@@ -84,6 +83,11 @@ impl<M: Memory> Latest<M> {
             }
         }
     }
+
+    /// Bytes of the device's memory that these weights take.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |weights| weights.resident_bytes())
+    }
 }
 
 /// The weights of a plan on a device.
@@ -94,35 +98,12 @@ pub(super) struct Weights<M: Memory> {
     places: Vec<Place>,
     blocks: Vec<Block>,
     groups: Vec<Group>,
-    buffers: Mutex<Vec<Option<M::Buffer>>>,
+    state: Mutex<State<M::Buffer>>,
 }
 
 /// What a plan's weights are: equal for plans that can share them.
 fn key(plan: &Plan) -> Vec<(Identity, u64)> {
     plan.weights.iter().map(Weight::identity).zip(phases_of(plan)).collect()
-}
-
-/// For each weight, the phases that read it, as bits.
-fn phases_of(plan: &Plan) -> Vec<u64> {
-    let mut phases = vec![0; plan.weights.len()];
-    for (p, phase) in plan.phases.iter().enumerate() {
-        for source in plan.nodes[phase.nodes.clone()].iter().flat_map(|node| node.inputs.iter().flatten()) {
-            if let Source::Weight(w, _) = source {
-                phases[*w] |= 1 << p;
-            }
-        }
-    }
-    phases
-}
-
-/// The type that a weight has on the device: its own, or f32 if its parts differ.
-fn dtype(weight: &Weight) -> Dtype {
-    let first = weight.parts()[0].dtype();
-    if weight.parts().iter().all(|p| p.dtype() == first) { first } else { Dtype::F32 }
-}
-
-fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
-    weight.parts().iter().map(|p| (p.elements().len() * dtype.bytes()) as u64).sum()
 }
 
 impl<M: Memory> Weights<M> {
@@ -140,8 +121,8 @@ impl<M: Memory> Weights<M> {
             Place { buffer, range: start + offset..start + offset + len, dtype }
         };
         let places = (0..plan.weights.len()).map(place).collect();
-        let buffers = Mutex::new(vec![None; groups.len()]);
-        Self { memory, weights: plan.weights.clone(), key: key(plan), places, blocks, groups, buffers }
+        let state = Mutex::new(State { groups: groups.iter().map(|_| None).collect(), epoch: 0 });
+        Self { memory, weights: plan.weights.clone(), key: key(plan), places, blocks, groups, state }
     }
 
     /// Where weight `w` lies.
@@ -150,138 +131,126 @@ impl<M: Memory> Weights<M> {
     }
 
     /// Bytes of all weights.
-    pub(super) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.groups.iter().map(|g| g.bytes).sum()
     }
 
     /// Bytes of the weights that one phase reads, for the phase that reads most.
-    pub(super) fn largest_phase_bytes(&self) -> u64 {
+    fn largest_phase_bytes(&self) -> u64 {
         let of = |p: usize| self.groups.iter().filter(|g| g.phases >> p & 1 == 1).map(|g| g.bytes).sum();
         (0..u64::BITS as usize).map(of).max().unwrap_or(0)
     }
 
-    /// The buffer of a place. Its phase has been [made resident](Self::make_resident).
+    /// Bytes of the device's memory that they take now.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        let state = self.state();
+        self.groups.iter().zip(&state.groups).filter(|(_, there)| there.is_some()).map(|(group, _)| group.bytes).sum()
+    }
+
+    /// What of them can stay, beside `around` bytes of other things, where `free` bytes can be had, those
+    /// that they take now included; or the bytes that must be free at least, with what for.
+    pub(super) fn residency(&self, around: u64, free: u64) -> std::result::Result<Residency, (u64, String)> {
+        let phase = self.largest_phase_bytes();
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        match () {
+            () if around + self.bytes() <= free => Ok(Residency::All),
+            () if around + phase <= free => Ok(Residency::Turns),
+            () => Err((
+                around + phase,
+                format!("{} MiB of activations and {} MiB of weights of one stage", mib(around), mib(phase)),
+            )),
+        }
+    }
+
+    /// The buffer of a place. Its phase has been [prepared](Self::prepare).
     pub(super) fn buffer(&self, place: &Place) -> M::Buffer {
-        self.buffers().get(place.buffer).cloned().flatten().expect("the weight's phase is resident")
+        let state = self.state();
+        state.groups[place.buffer].as_ref().expect("the weight's phase is resident").buffer.clone()
     }
 
-    fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Option<M::Buffer>>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State<M::Buffer>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Uploads what the phases `wanted` (as bits) read and is not there; unless all may stay, drops what
-    /// they do not read. Returns whether anything moved.
-    pub(super) fn make_resident(&self, wanted: u64, keep_others: bool) -> Result<bool> {
-        let mut buffers = self.buffers();
-        let mut moved = false;
-        if !keep_others {
-            for (group, buffer) in self.groups.iter().zip(buffers.iter_mut()) {
-                if group.phases & wanted == 0 && buffer.take().is_some() {
-                    moved = true;
-                }
-            }
-            if moved {
-                // Memory is free again once the device has finished with it.
-                self.memory.wait()?;
-            }
+    /// Gets memory for all of them if they all stay; if stages take turns, gives back what they have, which
+    /// was counted as free.
+    pub(super) fn reserve(&self, residency: Residency) -> Result<()> {
+        let mut state = self.state();
+        match residency {
+            Residency::Turns => self.drop_all(&mut state, |_| true),
+            _ => self.allocate(&mut state, |group| group.phases != 0),
         }
-        for (i, group) in self.groups.iter().enumerate() {
-            if group.phases & wanted != 0 && buffers[i].is_none() {
-                buffers[i] = Some(self.upload(group)?);
-                moved = true;
-            }
-        }
-        Ok(moved)
     }
 
-    fn upload(&self, group: &Group) -> Result<M::Buffer> {
-        let buffer = self.memory.allocate(group.bytes)?;
-        let mut in_flight = 0;
-        for &b in &group.blocks {
-            let block = &self.blocks[b];
-            self.copy(&buffer, block, &self.weights[block.weight])?;
-            in_flight += block.bytes;
-            if in_flight > IN_FLIGHT {
-                self.memory.wait()?;
-                in_flight = 0;
-            }
+    fn drop_all(
+        &self,
+        State { groups, epoch }: &mut State<M::Buffer>,
+        unwanted: impl Fn(&Group) -> bool,
+    ) -> Result<()> {
+        let mut there = self.groups.iter().zip(groups).filter(|(group, there)| unwanted(group) && there.is_some());
+        if let Some(first) = there.next() {
+            // The device may be reading them, and memory is only free once it has finished.
+            self.memory.wait()?;
+            *epoch += 1;
+            std::iter::once(first).chain(there).for_each(|(_, there)| *there = None);
         }
-        Ok(buffer)
+        Ok(())
     }
 
-    /// Copies a block, straight from the map where parts are whole words of the wanted type.
-    fn copy(&self, buffer: &M::Buffer, block: &Block, weight: &Weight) -> Result<()> {
-        let mut at = block.place.1;
-        let whole = |part: &Part| part.dtype() == block.dtype && part.bytes().len().is_multiple_of(4);
-        if weight.parts().iter().all(whole) {
-            for part in weight.parts() {
-                self.memory.copy(buffer, at, part.bytes())?;
-                at += part.bytes().len() as u64;
+    fn allocate(&self, state: &mut State<M::Buffer>, wanted: impl Fn(&Group) -> bool) -> Result<()> {
+        for (group, there) in self.groups.iter().zip(&mut state.groups) {
+            if wanted(group) && there.is_none() {
+                *there = Some(Resident { buffer: self.memory.allocate(group.bytes)?, handed: 0, ordered: false });
             }
-            return Ok(());
         }
-        let mut all: Vec<u8> = match weight.parts().iter().all(|p| p.dtype() == block.dtype) {
-            true => weight.parts().iter().flat_map(|p| p.bytes()).copied().collect(),
-            false => bytemuck::cast_slice(&weight.to_f32()).to_vec(),
+        Ok(())
+    }
+
+    /// Hands over what phase `p` reads and is not there, so that what is handed over after it finds it. If
+    /// stages take turns, what the phase does not read makes room. Returns the epoch: whenever it is
+    /// another one, buffers are elsewhere.
+    pub(super) fn prepare(&self, p: usize, residency: Residency) -> Result<u64> {
+        let mut state = self.state();
+        let reads = |group: &Group| group.phases >> p & 1 == 1;
+        if residency == Residency::Turns {
+            self.drop_all(&mut state, |group| !reads(group))?;
+        }
+        self.allocate(&mut state, reads)?;
+        let mut ordered = true;
+        for (i, group) in self.groups.iter().enumerate().filter(|(_, group)| reads(group)) {
+            while self.upload_window(group, &mut state.groups[i])? {}
+            let there = state.groups[i].as_mut().expect("it was allocated");
+            ordered &= std::mem::replace(&mut there.ordered, true);
+        }
+        if !ordered {
+            self.memory.order()?;
+        }
+        Ok(state.epoch)
+    }
+
+    /// Hands over one window more of what has room and is not there, in the plan's order; whether there was any.
+    pub(super) fn upload_ahead(&self) -> Result<bool> {
+        let mut state = self.state();
+        for (group, there) in self.groups.iter().zip(&mut state.groups) {
+            if self.upload_window(group, there)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hands over the next window of a group; whether there was one.
+    fn upload_window(&self, group: &Group, there: &mut Option<Resident<M::Buffer>>) -> Result<bool> {
+        let Some(there) = there.as_mut().filter(|there| there.handed < group.bytes) else { return Ok(false) };
+        let (blocks, weights, start) = (&self.blocks, &self.weights, there.handed);
+        let len = (group.bytes - start).min(self.memory.window());
+        // One thread alone cannot read as fast as a bus takes it.
+        let fill = |window: &mut [u8]| {
+            let chunks = window.par_chunks_mut(CHUNK).enumerate();
+            chunks.for_each(|(i, chunk)| fill(weights, blocks, group, start + (i * CHUNK) as u64, chunk));
         };
-        all.resize(all.len().next_multiple_of(4), 0);
-        self.memory.copy(buffer, at, &all)
+        self.memory.upload(&there.buffer, start, len as usize, &fill)?;
+        there.handed += len;
+        Ok(true)
     }
-}
-
-/// The blocks to upload, and for each weight its block and byte offset in there. Weights whose
-/// parts are neighbours in another's (keys and values, in queries, keys and values) lie inside it.
-fn blocks(weights: &[Weight], phases: &[u64]) -> (Vec<Block>, Vec<(usize, u64)>) {
-    let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by_key(|&w| std::cmp::Reverse(weights[w].parts().len()));
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut inside = vec![(0, 0); weights.len()];
-    let mut known: HashMap<(usize, Range<usize>), (usize, usize, u64)> = HashMap::new();
-    for w in order {
-        let (weight, dtype) = (&weights[w], dtype(&weights[w]));
-        let parts = weight.parts();
-        let home = known.get(&parts[0].place()).copied().filter(|&(block, first, offset)| {
-            let other = &weights[blocks[block].weight].parts()[first..];
-            let same = other.len() >= parts.len() && parts.iter().zip(other).all(|(a, b)| a.place() == b.place());
-            same && blocks[block].dtype == dtype && offset % ALIGN == 0
-        });
-        if let Some((block, _, offset)) = home {
-            blocks[block].phases |= phases[w];
-            inside[w] = (block, offset);
-            continue;
-        }
-        let mut offset = 0;
-        for (i, part) in parts.iter().enumerate() {
-            known.entry(part.place()).or_insert((blocks.len(), i, offset));
-            offset += (part.elements().len() * dtype.bytes()) as u64;
-        }
-        inside[w] = (blocks.len(), 0);
-        blocks.push(Block { weight: w, dtype, phases: phases[w], bytes: bytes(weight, dtype), place: (0, 0) });
-    }
-    (blocks, inside)
-}
-
-/// Gives each block its buffer and offset: one buffer for each set of phases, more where it would exceed `limit`.
-fn group(blocks: &mut [Block], limit: u64) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    // In plan order within a set of phases.
-    let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by_key(|&b| (blocks[b].phases, blocks[b].weight));
-    for b in order {
-        let block = &mut blocks[b];
-        let len = block.bytes.next_multiple_of(ALIGN);
-        match groups.last_mut() {
-            Some(last) if last.phases == block.phases && last.bytes + len <= limit => {
-                block.place = (0, last.bytes);
-                last.bytes += len;
-                last.blocks.push(b);
-            }
-            _ => {
-                block.place = (0, 0);
-                groups.push(Group { phases: block.phases, bytes: len, blocks: vec![b] });
-            }
-        }
-        block.place.0 = groups.len() - 1;
-    }
-    groups
 }

@@ -106,8 +106,8 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
     memory::reset_peak();
     let (mut activations, mut weights) = (0, 0);
     let mut show = |event| {
-        if let Progress::Planned(_, a, w) = event {
-            (activations, weights) = (a, w);
+        if let Progress::Planned(plan) = event {
+            (activations, weights) = (plan.activations, plan.weights);
         }
     };
     let (mut pipeline, mut request) = (None, Request::default());

@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::latents::{Dump, read_latents};
 use super::setup::{Setup, Size};
 use super::{note, say};
+use crate::backend::Residency;
 use crate::error::{Error, Result};
 use crate::image::{Image, Record, check_writable, write_atomically};
 use crate::noise::NoiseKind;
-use crate::pipeline::{Options, Pipeline, Progress, StartLatents, Times};
+use crate::pipeline::{Footprint, Options, Pipeline, Progress, StartLatents, Times};
 use crate::request::{Request, parse_whole};
 
 /// Longest file of prompts, in bytes.
@@ -262,6 +263,19 @@ impl Outputs {
     }
 }
 
+/// The memory that a plan takes, in words.
+fn memory(plan: &Footprint) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let weights = match plan.residency {
+        Residency::Mapped => "read from the files",
+        Residency::All => "which all stay on the device",
+        Residency::Turns => "of which stages take turns on the device",
+    };
+    let free = if plan.free == u64::MAX { String::new() } else { format!("; {} MiB are free", mib(plan.free)) };
+    let (images, activations) = (plan.images, mib(plan.activations));
+    format!("memory: {activations} MiB for batches of {images}, {} MiB of weights {weights}{free}", mib(plan.weights))
+}
+
 /// A progress bar per stage, where standard error is a terminal.
 struct Bar {
     bar: Option<ProgressBar>,
@@ -276,12 +290,9 @@ impl Bar {
 
     fn show(&mut self, event: Progress) {
         match event {
-            Progress::Planned(images, activations, weights) => {
+            Progress::Planned(plan) => {
                 if !self.quiet {
-                    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-                    let (activations, weights) = (mib(activations), mib(weights));
-                    let batches = format!("memory: {activations} MiB for batches of {images}");
-                    note(&format!("{batches}, and {weights} MiB of weights"));
+                    note(&memory(&plan));
                 }
             }
             _ if !self.shown => {}
@@ -301,5 +312,22 @@ impl Bar {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_in_words() {
+        let (activations, weights, residency) = (5 << 20, (9 << 20) + 1, Residency::Mapped);
+        let plan = Footprint { images: 2, activations, weights, free: u64::MAX, residency };
+        assert_eq!(memory(&plan), "memory: 5 MiB for batches of 2, 10 MiB of weights read from the files");
+        let turns = memory(&Footprint { free: 12 << 20, residency: Residency::Turns, ..plan });
+        assert!(
+            turns.ends_with("10 MiB of weights of which stages take turns on the device; 12 MiB are free"),
+            "{turns}"
+        );
     }
 }

@@ -39,17 +39,18 @@ pub(super) fn devices(args: &Args) -> Result<()> {
     if !has(|choice| matches!(choice, Choice::Wgpu(_))) {
         say("wgpu     no adapter answers through Vulkan, Metal or DX12")?;
     }
-    if let Err(why) = cuda::devices() {
-        say(&format!("cuda     {why}"))?;
+    match cuda::devices() {
+        Err(why) => say(&format!("cuda     {why}")),
+        Ok(devices) => devices.iter().filter_map(|device| device.as_ref().err()).try_for_each(|why| say(why)),
     }
-    Ok(())
 }
 
 /// Why `--device auto` takes a device or passes it over.
 fn reason(device: &Device, chosen: bool) -> &'static str {
     match (device.kind, chosen) {
-        (Kind::Gpu, true) => "chosen by --device auto: the first GPU",
-        (Kind::Gpu, false) => "not chosen by --device auto: another GPU comes first",
+        (Kind::Gpu, true) if device.lang == Lang::Cuda => "chosen by --device auto: CUDA comes before wgpu",
+        (Kind::Gpu, true) => "chosen by --device auto: the first GPU, and none serves through CUDA",
+        (Kind::Gpu, false) => "not chosen by --device auto: another comes first, or the same one through CUDA",
         (Kind::Cpu, true) => "chosen by --device auto: there is no GPU",
         (Kind::Cpu, false) => "not chosen by --device auto: there is a GPU",
         (Kind::Software, _) => "never chosen by --device auto: software on the same cores is slower than cpu",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::roofline::{Ceilings, Limit};
-use crate::backend::{Backend, Device, Program};
+use crate::backend::{Backend, Device, Program, Residency};
 use crate::error::Result;
 use crate::ops::Cost;
 use crate::plan::{Plan, Slot};
@@ -119,6 +119,10 @@ impl Backend for Profiled {
         self.inner.device()
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        self.inner.free_bytes()
+    }
+
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
         let start = Instant::now();
         let inner = self.inner.compile_with(plan.clone(), kernels)?;
@@ -138,6 +142,10 @@ struct ProfiledProgram {
 }
 
 impl Program for ProfiledProgram {
+    fn residency(&self) -> Residency {
+        self.inner.residency()
+    }
+
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
         let start = Instant::now();
         self.inner.write(slot, bytes)?;

@@ -50,6 +50,16 @@ impl Args {
         self.out..self.out + self.out_shape.iter().map(|&v| u64::from(v)).product::<u64>() * element
     }
 
+    /// Addresses and bytes of the operands, at least: those of f32 take twice as many.
+    #[cfg(feature = "cuda-emu")]
+    pub(super) fn operands(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+        let range = |(&at, shape): (&u64, &[u32; 4])| {
+            let elements: u64 = shape.iter().map(|&v| u64::from(v)).product();
+            at..at + 2 * elements
+        };
+        self.operands.iter().zip(&self.shapes).map(range).filter(|range| range.start > 0)
+    }
+
     /// Address of the memory that passes share.
     #[cfg(feature = "cuda-emu")]
     pub(super) fn scratch(&self) -> u64 {

@@ -4,17 +4,17 @@
 //! same bits, and nothing but the result and the memory that passes share may change.
 #![allow(unsafe_code, reason = "kernels are C++ and write to memory by address")]
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char};
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::args::Args;
 use super::driver::{Driver, Geometry};
-use crate::backend::weights::Memory;
+use super::fault::{Fault, Outcome};
 use crate::backend::{Device, Kind};
-use crate::error::{Error, Result};
 use crate::registry::Caps;
 
 unsafe extern "C" {
@@ -40,9 +40,19 @@ const GUARD: usize = 64;
 /// Their bytes.
 const OFFSET: usize = GUARD * size_of::<Line>();
 
+/// Bytes of one upload: few, so that small weights take several.
+const WINDOW: u64 = 4 << 10;
+
+/// How often the device is still busy when asked after a replay.
+const BUSY: usize = 2;
+
 /// A piece of the device's memory. Kernels write to it by address, one launch at a time.
 #[derive(Debug)]
-pub(super) struct Allocation(Box<[UnsafeCell<Line>]>);
+pub(super) struct Allocation {
+    lines: Box<[UnsafeCell<Line>]>,
+    /// Bytes asked for.
+    len: u64,
+}
 
 impl Allocation {
     fn new(bytes: u64) -> Self {
@@ -50,27 +60,27 @@ impl Allocation {
         // so that computing with it is.
         let nan = |i: usize| 0xff80_0001 | ((i as u32 * 2) & 0x003f_ffff);
         let line = |l: usize| UnsafeCell::new(Line(std::array::from_fn(|i| nan(l * 64 + i))));
-        Self((0..bytes.div_ceil(256) as usize + 2 * GUARD).map(line).collect())
+        Self { lines: (0..bytes.div_ceil(256) as usize + 2 * GUARD).map(line).collect(), len: bytes }
     }
 
     /// Where its own bytes begin.
     fn address(&self) -> u64 {
-        self.0[GUARD..].as_ptr() as u64
+        self.lines[GUARD..].as_ptr() as u64
     }
 
     /// All its bytes now, and those of the guards.
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; size_of_val(&*self.0)];
+        let mut bytes = vec![0; size_of_val(&*self.lines)];
         // SAFETY: the allocation has as many bytes, and nobody writes: launches are over when they
         // return, and neither `Emulated` nor this type leaves the thread.
-        unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().cast(), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(self.lines.as_ptr().cast(), bytes.as_mut_ptr(), bytes.len()) };
         bytes
     }
 
     /// Copies `bytes` to offset `at`, from the first guard on.
     fn fill(&self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= size_of_val(&*self.0), "the copy ends inside the buffer");
-        let to = self.0.as_ptr() as *mut u8;
+        assert!(at + bytes.len() <= size_of_val(&*self.lines), "the copy ends inside the buffer");
+        let to = self.lines.as_ptr() as *mut u8;
         // SAFETY: as the line above says; and the cells may be written through a shared reference.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(at), bytes.len()) };
     }
@@ -78,6 +88,21 @@ impl Allocation {
 
 /// A launch that can be repeated.
 type Launch = (CString, Geometry, Args);
+
+/// Bytes on their way to offset `at` of a piece of memory.
+struct Upload {
+    /// Freeing it waits, as it does on a GPU.
+    buffer: Weak<Allocation>,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Upload {
+    fn range(&self) -> Range<u64> {
+        let start = self.buffer.upgrade().map_or(0, |buffer| buffer.address() + self.at);
+        start..start + self.bytes.len() as u64
+    }
+}
 
 /// The player.
 pub(super) struct Emulated {
@@ -87,6 +112,9 @@ pub(super) struct Emulated {
     buffers: Mutex<Vec<Weak<Allocation>>>,
     /// What is being recorded, if anything is.
     recording: Mutex<Option<Vec<Launch>>>,
+    /// What has been uploaded and may not have arrived: it does when work waits for it, and no sooner.
+    uploads: RefCell<Vec<Upload>>,
+    busy: Cell<usize>,
 }
 
 impl Emulated {
@@ -94,7 +122,8 @@ impl Emulated {
     pub(super) fn new(caps: Caps, checks: bool) -> Self {
         let name = "a GPU played by the host, for tests".into();
         let device = super::describe(name, Kind::Software, caps, crate::backend::cpu::available_memory());
-        Self { device, checks, buffers: Mutex::default(), recording: Mutex::default() }
+        let (buffers, recording, uploads, busy) = Default::default();
+        Self { device, checks, buffers, recording, uploads, busy }
     }
 
     fn buffers(&self) -> Vec<Rc<Allocation>> {
@@ -105,15 +134,11 @@ impl Emulated {
         self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fault(&self, kernel: &CStr, what: &str) -> Error {
-        Error::Device {
-            wanted: self.device.name.clone(),
-            found: format!("{}: {what}", kernel.to_string_lossy()),
-            remedy: "this is a fault of the kernel".into(),
-        }
+    fn fault(&self, kernel: &CStr, what: &str) -> Fault {
+        Fault::Other(format!("{}: {what}", kernel.to_string_lossy()))
     }
 
-    fn run(&self, (name, geometry, args): &Launch, downwards: bool) -> Result<()> {
+    fn run(&self, (name, geometry, args): &Launch, downwards: bool) -> Outcome<()> {
         let Geometry { grid, threads, shared } = *geometry;
         // SAFETY: every address in `args` is that of a living buffer of this driver, or 0 where there is
         // no operand: `CudaProgram`, the only maker of `Args`, holds them. That a kernel stays inside
@@ -127,11 +152,15 @@ impl Emulated {
         Err(self.fault(name, &fault.to_string_lossy()))
     }
 
-    fn play(&self, launch: &Launch) -> Result<()> {
+    fn play(&self, launch: &Launch) -> Outcome<()> {
+        let (name, _, args) = launch;
+        let under_way: Vec<_> = self.uploads.borrow().iter().map(Upload::range).collect();
+        if args.operands().any(|read| under_way.iter().any(|to| read.start < to.end && to.start < read.end)) {
+            return Err(self.fault(name, "reads what is still being uploaded"));
+        }
         if !self.checks {
             return self.run(launch, false);
         }
-        let (name, _, args) = launch;
         let buffers = self.buffers();
         let before: Vec<Vec<u8>> = buffers.iter().map(|b| b.bytes()).collect();
         self.run(launch, false)?;
@@ -155,32 +184,8 @@ impl Emulated {
     }
 }
 
-impl Memory for Emulated {
-    type Buffer = Rc<Allocation>;
-
-    fn limit(&self) -> u64 {
-        u64::MAX
-    }
-
-    fn allocate(&self, bytes: u64) -> Result<Rc<Allocation>> {
-        let allocation = Rc::new(Allocation::new(bytes));
-        let mut all = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|buffer| buffer.strong_count() > 0);
-        all.push(Rc::downgrade(&allocation));
-        Ok(allocation)
-    }
-
-    fn copy(&self, buffer: &Rc<Allocation>, at: u64, bytes: &[u8]) -> Result<()> {
-        buffer.fill(OFFSET + at as usize, bytes);
-        Ok(())
-    }
-
-    fn wait(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
 impl Driver for Emulated {
+    type Buffer = Rc<Allocation>;
     type Function = CString;
     type Graph = Vec<Launch>;
 
@@ -192,20 +197,71 @@ impl Driver for Emulated {
         &mut self.device
     }
 
+    fn free_bytes(&self) -> Outcome<u64> {
+        let taken: u64 = self.buffers().iter().map(|buffer| buffer.len).sum();
+        Ok(self.device.free_bytes.saturating_sub(taken))
+    }
+
+    fn allocate(&self, bytes: u64) -> Outcome<Rc<Allocation>> {
+        if bytes > self.free_bytes()? {
+            return Err(Fault::OutOfMemory(bytes));
+        }
+        let allocation = Rc::new(Allocation::new(bytes));
+        let mut all = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|buffer| buffer.strong_count() > 0);
+        all.push(Rc::downgrade(&allocation));
+        Ok(allocation)
+    }
+
     fn address(&self, buffer: &Rc<Allocation>) -> u64 {
         buffer.address()
     }
 
-    fn read(&self, buffer: &Rc<Allocation>, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn window(&self) -> u64 {
+        WINDOW
+    }
+
+    fn upload(&self, buffer: &Rc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
+        // Staging memory holds what was there before.
+        let mut bytes = vec![0xff; len];
+        fill(&mut bytes);
+        self.uploads.borrow_mut().push(Upload { buffer: Rc::downgrade(buffer), at, bytes });
+        Ok(())
+    }
+
+    fn order(&self) -> Outcome<()> {
+        for Upload { buffer, at, bytes } in self.uploads.take() {
+            buffer.upgrade().inspect(|buffer| buffer.fill(OFFSET + at as usize, &bytes));
+        }
+        Ok(())
+    }
+
+    fn busy(&self, ahead: usize) -> Outcome<bool> {
+        let left = self.busy.get();
+        self.busy.set(left.saturating_sub(1));
+        Ok(left > ahead)
+    }
+
+    fn write(&self, buffer: &Rc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
+        buffer.fill(OFFSET + at as usize, bytes);
+        Ok(())
+    }
+
+    fn read(&self, buffer: &Rc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
         bytes.copy_from_slice(&buffer.bytes()[OFFSET + at as usize..][..bytes.len()]);
         Ok(())
     }
 
-    fn load(&self, _: &str, entries: &[&str], _: u32) -> Result<Rc<[CString]>> {
+    fn wait(&self) -> Outcome<()> {
+        self.busy.set(0);
+        self.order()
+    }
+
+    fn load(&self, _: &str, entries: &[&str], _: u32) -> Outcome<Rc<[CString]>> {
         Ok(entries.iter().map(|name| CString::new(*name).expect("names have no zero bytes")).collect())
     }
 
-    fn launch(&self, function: &CString, geometry: Geometry, args: &Args) -> Result<()> {
+    fn launch(&self, function: &CString, geometry: Geometry, args: &Args) -> Outcome<()> {
         let launch = (function.clone(), geometry, *args);
         match self.recording().as_mut() {
             Some(recorded) => {
@@ -216,19 +272,21 @@ impl Driver for Emulated {
         }
     }
 
-    fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
+    fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Vec<Launch>> {
         *self.recording() = Some(Vec::new());
         let done = launches();
         let recorded = self.recording().take().unwrap_or_default();
         done.map(|()| recorded)
     }
 
-    fn time(&self, launches: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    fn time(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
         let start = Instant::now();
         launches().map(|()| start.elapsed())
     }
 
-    fn replay(&self, graph: &Vec<Launch>) -> Result<()> {
-        graph.iter().try_for_each(|launch| self.play(launch))
+    fn replay(&self, graph: &Vec<Launch>) -> Outcome<()> {
+        graph.iter().try_for_each(|launch| self.play(launch))?;
+        self.busy.set(BUSY);
+        Ok(())
     }
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use half::bf16;
 
 use super::args::Args;
+use super::context::Context;
 use super::driver::{Driver, Geometry};
+use super::fault::Outcome;
 use super::source;
 use crate::backend::weights::Weights;
-use crate::backend::{Program, operand};
-use crate::error::{Error, Result};
+use crate::backend::{Program, Residency, operand};
+use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
 use crate::registry::Cuda;
 
@@ -30,13 +32,14 @@ struct Launches<D: Driver> {
 
 /// A compiled plan with its memory.
 pub(super) struct CudaProgram<D: Driver> {
-    driver: Arc<D>,
+    context: Arc<Context<D>>,
     plan: Arc<Plan>,
-    weights: Arc<Weights<D>>,
-    /// Whether weights and activations fit all at once, so that no phase makes room for another.
-    all_fit: bool,
+    weights: Arc<Weights<Context<D>>>,
+    residency: Residency,
+    /// That of the weights when `args` and `graphs` were made.
+    epoch: u64,
     nodes: Vec<Launches<D>>,
-    /// For each node; `None` where its phase's weights are not resident.
+    /// For each node; `None` before its phase first runs, and where its weights have moved since.
     args: Vec<Option<Args>>,
     /// Runs that have been recorded; they hold addresses of weights.
     graphs: HashMap<Range<usize>, D::Graph>,
@@ -46,12 +49,12 @@ pub(super) struct CudaProgram<D: Driver> {
 
 /// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
 pub(super) fn compile<D: Driver>(
-    driver: Arc<D>,
-    weights: Arc<Weights<D>>,
+    context: Arc<Context<D>>,
+    weights: Arc<Weights<Context<D>>>,
     plan: Arc<Plan>,
     kernels: Vec<(Cuda, Rc<[D::Function]>)>,
 ) -> Result<CudaProgram<D>> {
-    let stores_bf16 = driver.device().stores_bf16();
+    let stores_bf16 = context.driver().device().stores_bf16();
     let mut nodes = Vec::with_capacity(plan.nodes.len());
     let mut scratch_len = 0;
     for (node, (cuda, functions)) in plan.nodes.iter().zip(kernels) {
@@ -59,7 +62,7 @@ pub(super) fn compile<D: Driver>(
         let (threads, shared) = (number("THREADS") as u32, source::number(cuda.source, "SHARED").unwrap_or(0) as u32);
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for pass in cuda.passes {
-            let grid = blocks(driver.as_ref(), node, pass.grid.map(|axis| axis.resolve(node, number)))?;
+            let grid = blocks(&context, node, pass.grid.map(|axis| axis.resolve(node, number)))?;
             geometries.push(Geometry { grid, threads, shared });
         }
         if !cuda.scratch.is_empty() {
@@ -72,61 +75,46 @@ pub(super) fn compile<D: Driver>(
             kinds: operand::kinds(node, &plan, &weights, stores_bf16),
         });
     }
-    let around = plan.arena_bytes() + 4 * scratch_len;
-    let free = driver.device().free_bytes;
-    let all_fit = around + weights.bytes() <= free;
-    let least = around + weights.largest_phase_bytes();
-    if least > free {
-        return Err(does_not_fit(driver.as_ref(), least, "activations and the weights of one stage"));
-    }
-    let mut program = CudaProgram {
-        arena: driver.allocate(plan.arena_bytes())?,
-        scratch: driver.allocate(4 * scratch_len)?,
+    // Asked for anew: others may have taken memory since the device was opened.
+    let free = context.call(D::free_bytes)? + weights.resident_bytes();
+    let residency = weights.residency(plan.arena_bytes() + 4 * scratch_len, free);
+    let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
+    weights.reserve(residency)?;
+    Ok(CudaProgram {
+        arena: context.call(|driver| driver.allocate(plan.arena_bytes()))?,
+        scratch: context.call(|driver| driver.allocate(4 * scratch_len))?,
         args: vec![None; nodes.len()],
         graphs: HashMap::new(),
-        driver,
+        epoch: 0,
+        context,
         weights,
-        all_fit,
+        residency,
         nodes,
         plan,
-    };
-    if all_fit {
-        (0..program.plan.phases.len()).try_for_each(|p| program.prepare(p))?;
-    }
-    Ok(program)
+    })
 }
 
 /// A grid that the device allows, for tensors whose elements 32 bits can count.
-fn blocks<D: Driver>(driver: &D, node: &Node, grid: [u64; 3]) -> Result<[u32; 3]> {
+fn blocks<D: Driver>(context: &Context<D>, node: &Node, grid: [u64; 3]) -> Result<[u32; 3]> {
     let shapes = node.shapes().into_iter().flatten().chain([node.output.shape]);
     let countable = shapes.into_iter().all(|s| s.elements() < u32::MAX as usize - 1024);
     match countable && grid.iter().zip(MOST_BLOCKS).all(|(blocks, most)| *blocks <= most) {
         true => Ok(grid.map(|blocks| blocks as u32)),
         false => {
             let detail = format!("{} ({}) takes {grid:?} blocks, or more than 2³² elements", node.at, node.op.name());
-            Err(does_not_fit(driver, 4 * node.output.shape.elements() as u64, &detail))
+            Err(context.does_not_fit(4 * node.output.shape.elements() as u64, &detail))
         }
     }
 }
 
-fn does_not_fit<D: Driver>(driver: &D, need: u64, detail: &str) -> Error {
-    let device = driver.device();
-    Error::DoesNotFit {
-        device: device.name.clone(),
-        free_mib: device.free_bytes >> 20,
-        need_mib: need.div_ceil(1 << 20),
-        detail: detail.into(),
-        remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
-    }
-}
-
 impl<D: Driver> CudaProgram<D> {
-    /// Brings the weights of phase `p` to the device and fills in the addresses that its nodes use.
+    /// Hands over what phase `p` reads of the weights and fills in the addresses that its nodes use.
     fn prepare(&mut self, p: usize) -> Result<()> {
-        let moved = self.weights.make_resident(1 << p, self.all_fit)?;
-        if moved && !self.all_fit {
+        let epoch = self.weights.prepare(p, self.residency)?;
+        if epoch != self.epoch {
             self.args.fill(None);
             self.graphs.clear();
+            self.epoch = epoch;
         }
         for i in self.plan.phases[p].nodes.clone() {
             if self.args[i].is_none() {
@@ -136,20 +124,27 @@ impl<D: Driver> CudaProgram<D> {
         Ok(())
     }
 
+    /// While the device is busy with more than `ahead` runs, hands over weights that later phases read. So it
+    /// always has work to do, and the host does this work at no other time.
+    fn upload_ahead(&self, ahead: usize) -> Result<()> {
+        while self.context.call(|driver| driver.busy(ahead))? && self.weights.upload_ahead()? {}
+        Ok(())
+    }
+
     fn fill(&self, i: usize) -> Args {
         let node = &self.plan.nodes[i];
-        let arena = self.driver.address(&self.arena);
+        let arena = self.context.driver().address(&self.arena);
         let slot = |slot: Slot| arena + self.offset(slot);
         let address = |source: &Option<Source>| match *source {
             None => 0,
             Some(Source::Slot(s)) => slot(s),
             Some(Source::Weight(w, _)) => {
                 let place = self.weights.place(w);
-                self.driver.address(&self.weights.buffer(place)) + place.range.start
+                self.context.driver().address(&self.weights.buffer(place)) + place.range.start
             }
         };
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
-        let scratch = self.driver.address(&self.scratch);
+        let scratch = self.context.driver().address(&self.scratch);
         let Launches { out_kind, kinds, .. } = &self.nodes[i];
         Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds)
     }
@@ -160,15 +155,15 @@ impl<D: Driver> CudaProgram<D> {
     }
 
     fn is_bf16(&self, slot: Slot) -> bool {
-        operand::is_bf16(&self.plan, slot, self.driver.device().stores_bf16())
+        operand::is_bf16(&self.plan, slot, self.context.driver().device().stores_bf16())
     }
 
-    fn launch(&self, nodes: Range<usize>) -> Result<()> {
+    fn launch(&self, driver: &D, nodes: Range<usize>) -> Outcome<()> {
         for i in nodes {
             let args = self.args[i].as_ref().expect("the node's phase has been prepared");
             let node = &self.nodes[i];
             for (function, geometry) in node.functions.iter().zip(&node.geometries) {
-                self.driver.launch(function, *geometry, args)?;
+                driver.launch(function, *geometry, args)?;
             }
         }
         Ok(())
@@ -176,26 +171,30 @@ impl<D: Driver> CudaProgram<D> {
 }
 
 impl<D: Driver> Program for CudaProgram<D> {
+    fn residency(&self) -> Residency {
+        self.residency
+    }
+
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
         let at = self.offset(slot);
         if !self.is_bf16(slot) {
-            return self.driver.copy(&self.arena, at, bytes);
+            return self.context.call(|driver| driver.write(&self.arena, at, bytes));
         }
         let rounded: Vec<bf16> =
             bytes.chunks_exact(4).map(|b| bf16::from_f32(bytemuck::pod_read_unaligned(b))).collect();
-        self.driver.copy(&self.arena, at, bytemuck::cast_slice(&rounded))
+        self.context.call(|driver| driver.write(&self.arena, at, bytemuck::cast_slice(&rounded)))
     }
 
     fn run(&mut self, nodes: Range<usize>) -> Result<()> {
         for (p, range) in self.plan.clone().by_phase(nodes) {
-            if !self.all_fit {
-                self.prepare(p)?;
-            }
+            self.prepare(p)?;
             if !self.graphs.contains_key(&range) {
-                let graph = self.driver.record(|| self.launch(range.clone()))?;
+                let launches = |driver: &D| driver.record(|| self.launch(driver, range.clone()));
+                let graph = self.context.call(launches)?;
                 self.graphs.insert(range.clone(), graph);
             }
-            self.driver.replay(&self.graphs[&range])?;
+            self.context.call(|driver| driver.replay(&self.graphs[&range]))?;
+            self.upload_ahead(1)?;
         }
         Ok(())
     }
@@ -203,23 +202,23 @@ impl<D: Driver> Program for CudaProgram<D> {
     fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(nodes.len());
         for (p, range) in self.plan.clone().by_phase(nodes) {
-            if !self.all_fit {
-                self.prepare(p)?;
-            }
+            self.prepare(p)?;
             for i in range {
-                times.push(self.driver.time(|| self.launch(i..i + 1))?);
+                times.push(self.context.call(|driver| driver.time(|| self.launch(driver, i..i + 1)))?);
             }
         }
         Ok(times)
     }
 
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()> {
+        // The host would do nothing but wait.
+        self.upload_ahead(0)?;
         let at = self.offset(slot);
         if !self.is_bf16(slot) {
-            return self.driver.read(&self.arena, at, bytes);
+            return self.context.call(|driver| driver.read(&self.arena, at, bytes));
         }
         let mut rounded = vec![bf16::ZERO; bytes.len() / 4];
-        self.driver.read(&self.arena, at, bytemuck::cast_slice_mut(&mut rounded))?;
+        self.context.call(|driver| driver.read(&self.arena, at, bytemuck::cast_slice_mut(&mut rounded)))?;
         for (to, value) in bytes.chunks_exact_mut(4).zip(&rounded) {
             to.copy_from_slice(&value.to_f32().to_ne_bytes());
         }

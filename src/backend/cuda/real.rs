@@ -1,23 +1,26 @@
 //! The CUDA driver, through cudarc: opened at run time, so that the program starts where there is none.
 #![allow(unsafe_code, reason = "the driver takes addresses")]
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cudarc::driver::sys::{
-    self, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
+    self, CUdeviceptr, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig,
-    PushKernelArg, result,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+    result,
 };
 use cudarc::nvrtc::Ptx;
 
 use super::args::Args;
 use super::driver::{Driver, Geometry};
-use crate::backend::weights::Memory;
+use super::fault::{CALLS, Fault, Outcome, needed};
 use crate::backend::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
@@ -28,11 +31,69 @@ const LOWEST: (i32, i32) = (8, 0);
 // SAFETY: plain numbers, laid out as the kernels' `Args`, whose size a test of both sides pins.
 unsafe impl DeviceRepr for Args {}
 
-/// A GPU, and a stream of work on it.
+/// Pieces of staging memory, and bytes of each: the bus works on some while the host fills another.
+const STAGING: usize = 4;
+const WINDOW: usize = 16 << 20;
+
+/// A GPU, a stream of work on it, and one of uploads beside it.
 pub(super) struct Real {
     device: Device,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    uploads: Arc<CudaStream>,
+    /// Made when first used.
+    staging: RefCell<Vec<Staging>>,
+    /// The piece of staging memory that is used next.
+    next: Cell<usize>,
+    /// The end of each replay that may not have finished.
+    replays: RefCell<VecDeque<CudaEvent>>,
+}
+
+/// Memory of the device, its own piece from the driver. Plain allocations, not those of a pool in the order of
+/// a stream: there are few of them and they live long, two streams use them at once, and what is
+/// freed is free for everybody, as the driver says when it is asked.
+pub(super) struct Allocation {
+    at: CUdeviceptr,
+    bytes: u64,
+    context: Arc<CudaContext>,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // Work that uses it may be under way.
+        self.context.record_err(self.context.synchronize());
+        // SAFETY: it came from `malloc_sync` of this context, which `synchronize` has made current, is freed
+        // once, and everything handed over is done. If that failed, the device is lost and its memory with it.
+        self.context.record_err(unsafe { result::free_sync(self.at) });
+    }
+}
+
+/// Memory of the host that the bus reads without the processor's help. It is write-combined: the host
+/// fills it from front to back and never reads it.
+struct Staging {
+    at: *mut c_void,
+    /// When the bus has read what was put there last.
+    read: Option<CudaEvent>,
+    context: Arc<CudaContext>,
+}
+
+impl Staging {
+    fn new(context: &Arc<CudaContext>) -> std::result::Result<Self, DriverError> {
+        context.bind_to_thread()?;
+        // SAFETY: the context is current.
+        let at = unsafe { result::malloc_host(WINDOW, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }?;
+        // SAFETY: it has so many bytes, and nobody else knows of it. They become values here, once.
+        unsafe { at.cast::<u8>().write_bytes(0, WINDOW) };
+        Ok(Self { at, read: None, context: context.clone() })
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.context.record_err(self.context.synchronize());
+        // SAFETY: it came from `malloc_host` and is freed once, when nothing reads it any more.
+        self.context.record_err(unsafe { result::free_host(self.at) });
+    }
 }
 
 /// An error that says what the driver said, of device `index`.
@@ -51,8 +112,16 @@ fn present() -> bool {
 fn guarded<T>(index: usize, call: impl FnOnce() -> std::result::Result<T, DriverError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(done) => done.map_err(|e| failed(index, e)),
-        Err(_) => Err(failed(index, "the driver lacks a function that CUDA 12.0 has")),
+        Err(_) => Err(failed(index, format!("the driver is too old; {} has all functions", needed("")))),
     }
+}
+
+/// The CUDA version of the driver.
+fn version() -> std::result::Result<(u32, u32), DriverError> {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
 /// How many devices there are, or why none can be used.
@@ -75,63 +144,47 @@ impl Real {
         if index >= devices {
             return Err(failed(index, format!("there are {devices}, the first is cuda:0")));
         }
+        let version = guarded(index, version)?;
+        if version < CALLS {
+            let found = format!("the driver is of CUDA {}.{}; what is needed is {}", version.0, version.1, needed(""));
+            return Err(failed(index, found));
+        }
         let context = guarded(index, || CudaContext::new(index))?;
         let (major, minor) = guarded(index, || context.compute_capability())?;
         if (major, minor) < LOWEST {
             let found = format!("compute capability {major}.{minor}; the kernels need {}.{}", LOWEST.0, LOWEST.1);
             return Err(failed(index, found));
         }
-        // One stream keeps its own order; events between streams would get in the way of recording.
-        // SAFETY: nothing has been allocated yet, and no other stream is ever made.
+        // cudarc's events for each piece of memory would get in the way of recording.
+        // SAFETY: cudarc allocates nothing here. Of the two streams, one only uploads, and `order` is
+        // what makes the other wait for it.
         unsafe { context.disable_event_tracking() };
         let stream = guarded(index, || context.new_stream())?;
+        let uploads = guarded(index, || context.new_stream())?;
         let name = guarded(index, || context.name())?;
         let (free, _) = guarded(index, || context.mem_get_info())?;
         let name = format!("{name} (CUDA, compute capability {major}.{minor})");
         let device = super::describe(name, Kind::Gpu, Caps::NONE, free as u64);
-        Ok(Self { device, context, stream })
+        let (staging, next, replays) = Default::default();
+        Ok(Self { device, context, stream, uploads, staging, next, replays })
     }
 
-    fn check<T>(&self, done: std::result::Result<T, DriverError>) -> Result<T> {
-        done.map_err(|e| match e.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DoesNotFit {
-                device: self.device.name.clone(),
-                free_mib: self.device.free_bytes >> 20,
-                need_mib: 0,
-                detail: "the driver refused an allocation".into(),
-                remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
-            },
-            _ => failed(self.context.ordinal(), e),
-        })
-    }
-}
-
-impl Memory for Real {
-    type Buffer = Arc<CudaSlice<u8>>;
-
-    fn limit(&self) -> u64 {
-        u64::MAX
+    fn check<T>(&self, done: std::result::Result<T, DriverError>) -> Outcome<T> {
+        self.check_bytes(0, done)
     }
 
-    fn allocate(&self, bytes: u64) -> Result<Arc<CudaSlice<u8>>> {
-        self.check(self.stream.alloc_zeros((bytes as usize).max(256))).map(Arc::new)
+    fn check_bytes<T>(&self, bytes: u64, done: std::result::Result<T, DriverError>) -> Outcome<T> {
+        done.map_err(|e| Fault::of(e.0, e.to_string(), bytes))
     }
 
-    fn copy(&self, buffer: &Arc<CudaSlice<u8>>, at: u64, bytes: &[u8]) -> Result<()> {
-        assert!(at as usize + bytes.len() <= buffer.len(), "the copy ends inside the buffer");
-        self.check(self.context.bind_to_thread())?;
-        // SAFETY: the range is inside the buffer. The host's memory is pageable: the driver has read it
-        // when the call returns.
-        let done = unsafe { result::memcpy_htod_async(self.address(buffer) + at, bytes, self.stream.cu_stream()) };
-        self.check(done)
-    }
-
-    fn wait(&self) -> Result<()> {
-        self.check(self.stream.synchronize())
+    /// The end of everything handed over to a stream so far.
+    fn end(&self, stream: &CudaStream) -> Outcome<CudaEvent> {
+        self.check(stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING)))
     }
 }
 
 impl Driver for Real {
+    type Buffer = Rc<Allocation>;
     type Function = CudaFunction;
     type Graph = CudaGraph;
 
@@ -143,20 +196,87 @@ impl Driver for Real {
         &mut self.device
     }
 
-    fn address(&self, buffer: &Arc<CudaSlice<u8>>) -> u64 {
-        buffer.device_ptr(&self.stream).0
+    fn free_bytes(&self) -> Outcome<u64> {
+        self.check(self.context.mem_get_info()).map(|(free, _)| free as u64)
     }
 
-    fn read(&self, buffer: &Arc<CudaSlice<u8>>, at: u64, bytes: &mut [u8]) -> Result<()> {
-        assert!(at as usize + bytes.len() <= buffer.len(), "the copy begins and ends inside the buffer");
+    fn allocate(&self, bytes: u64) -> Outcome<Rc<Allocation>> {
+        let bytes = bytes.max(256);
         self.check(self.context.bind_to_thread())?;
-        // SAFETY: the range is inside the buffer, and `bytes` is not looked at before `wait` returns.
-        let done = unsafe { result::memcpy_dtoh_async(bytes, self.address(buffer) + at, self.stream.cu_stream()) };
-        // Wait whatever the call said: a copy may be under way.
-        self.wait().and(self.check(done))
+        // SAFETY: the context is current. What the memory holds is of no interest before it is written.
+        let at = self.check_bytes(bytes, unsafe { result::malloc_sync(bytes as usize) })?;
+        Ok(Rc::new(Allocation { at, bytes, context: self.context.clone() }))
     }
 
-    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Result<Rc<[CudaFunction]>> {
+    fn address(&self, buffer: &Rc<Allocation>) -> u64 {
+        buffer.at
+    }
+
+    fn window(&self) -> u64 {
+        WINDOW as u64
+    }
+
+    fn upload(&self, buffer: &Rc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
+        assert!(at + len as u64 <= buffer.bytes && len <= WINDOW, "the copy ends inside the buffer and the window");
+        let mut staging = self.staging.borrow_mut();
+        let next = self.next.replace((self.next.get() + 1) % STAGING);
+        if staging.len() <= next {
+            staging.push(self.check_bytes(WINDOW as u64, Staging::new(&self.context))?);
+        }
+        let piece = &mut staging[next];
+        if let Some(read) = piece.read.take() {
+            self.check(read.synchronize())?;
+        }
+        // SAFETY: the piece has WINDOW bytes, all of them initialized; the bus has read what was there
+        // before, and `staging` is borrowed: nobody else looks.
+        let window = unsafe { std::slice::from_raw_parts_mut(piece.at.cast::<u8>(), len) };
+        fill(window);
+        self.check(self.context.bind_to_thread())?;
+        // SAFETY: the range is inside the buffer. The piece is not written again before the event
+        // recorded next, and lives until then: dropping it waits.
+        let done = unsafe { result::memcpy_htod_async(buffer.at + at, window, self.uploads.cu_stream()) };
+        piece.read = Some(self.end(&self.uploads)?);
+        self.check(done)
+    }
+
+    fn order(&self) -> Outcome<()> {
+        let end = self.end(&self.uploads)?;
+        self.check(self.stream.wait(&end))
+    }
+
+    fn busy(&self, ahead: usize) -> Outcome<bool> {
+        let mut replays = self.replays.borrow_mut();
+        while let Some(first) = replays.front() {
+            if !self.check(first.try_is_complete())? {
+                break;
+            }
+            replays.pop_front();
+        }
+        Ok(replays.len() > ahead)
+    }
+
+    fn write(&self, buffer: &Rc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
+        assert!(at + bytes.len() as u64 <= buffer.bytes, "the copy ends inside the buffer");
+        self.check(self.context.bind_to_thread())?;
+        // SAFETY: the range is inside the buffer. The host's memory is pageable: the driver has read it
+        // when the call returns.
+        self.check(unsafe { result::memcpy_htod_async(buffer.at + at, bytes, self.stream.cu_stream()) })
+    }
+
+    fn read(&self, buffer: &Rc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
+        assert!(at + bytes.len() as u64 <= buffer.bytes, "the copy begins and ends inside the buffer");
+        self.check(self.context.bind_to_thread())?;
+        // SAFETY: the range is inside the buffer, and `bytes` is not looked at before the wait is over.
+        let done = unsafe { result::memcpy_dtoh_async(bytes, buffer.at + at, self.stream.cu_stream()) };
+        // Wait whatever the call said: a copy may be under way.
+        self.check(self.stream.synchronize()).and(self.check(done))
+    }
+
+    fn wait(&self) -> Outcome<()> {
+        self.check(self.context.synchronize())
+    }
+
+    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[CudaFunction]>> {
         let module = self.check(self.context.load_module(Ptx::from_src(ptx)))?;
         let load = |name: &&str| {
             let function = self.check(module.load_function(name))?;
@@ -169,7 +289,7 @@ impl Driver for Real {
         entries.iter().map(load).collect()
     }
 
-    fn launch(&self, function: &CudaFunction, geometry: Geometry, args: &Args) -> Result<()> {
+    fn launch(&self, function: &CudaFunction, geometry: Geometry, args: &Args) -> Outcome<()> {
         let config = LaunchConfig {
             grid_dim: geometry.grid.into(),
             block_dim: (geometry.threads, 1, 1),
@@ -177,25 +297,25 @@ impl Driver for Real {
         };
         // SAFETY: the kernel takes one `Args` by value. Every address in it is that of a living buffer of
         // this driver, or 0 where there is no operand: `CudaProgram`, its only maker, holds them, and
-        // drops them through the same stream. Kernels stay inside their operands' shapes, which
+        // dropping one waits for the device. Kernels stay inside their operands' shapes, which
         // tests/kernels.rs checks on the host.
         let done = unsafe { self.stream.launch_builder(function).arg(args).launch(config) };
         self.check(done).map(drop)
     }
 
-    fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+    fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<CudaGraph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.check(self.stream.begin_capture(mode))?;
         let done = launches();
         // End it in any case: a stream that is being recorded does nothing else.
         let graph = self.check(self.stream.end_capture(CUgraphInstantiate_flags(0)));
         done?;
-        let graph = graph?.ok_or_else(|| failed(self.context.ordinal(), "the driver recorded nothing"))?;
+        let graph = graph?.ok_or_else(|| Fault::Other("the driver recorded nothing".into()))?;
         self.check(graph.upload())?;
         Ok(graph)
     }
 
-    fn time(&self, launches: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    fn time(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
         let now = || self.check(self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)));
         let start = now()?;
         launches()?;
@@ -203,7 +323,11 @@ impl Driver for Real {
         Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
-    fn replay(&self, graph: &CudaGraph) -> Result<()> {
-        self.check(graph.launch())
+    fn replay(&self, graph: &CudaGraph) -> Outcome<()> {
+        self.check(graph.launch())?;
+        let end = self.end(&self.stream)?;
+        self.replays.borrow_mut().push_back(end);
+        // Forgets those that are over.
+        self.busy(0).map(drop)
     }
 }

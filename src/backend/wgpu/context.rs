@@ -22,7 +22,12 @@ pub(super) struct Context {
     pub(super) queue: wgpu::Queue,
     info: Device,
     fault: Arc<Mutex<Option<Fault>>>,
+    /// Weights on their way to wgpu's own staging memory.
+    staging: Mutex<Vec<u8>>,
 }
+
+/// Bytes of weights handed over before the device is made to move them, which bounds its staging memory.
+const WINDOW: u64 = 32 << 20;
 
 impl Context {
     /// Opens an adapter with what `caps` needs and no more.
@@ -75,7 +80,7 @@ impl Context {
             };
             note(&uncaptured, new);
         }));
-        Ok(Self { device, queue, info, fault })
+        Ok(Self { device, queue, info, fault, staging: Mutex::default() })
     }
 
     /// What the device can do, as asked for when it was opened.
@@ -86,7 +91,8 @@ impl Context {
     /// The same device, as if it had this much memory.
     pub(super) fn with_memory(&self, free_bytes: u64) -> Self {
         let info = Device { free_bytes, ..self.info.clone() };
-        Self { device: self.device.clone(), queue: self.queue.clone(), info, fault: self.fault.clone() }
+        let (device, queue, fault) = (self.device.clone(), self.queue.clone(), self.fault.clone());
+        Self { device, queue, info, fault, staging: Mutex::default() }
     }
 
     /// The error of a call that failed without a fault being reported.
@@ -177,9 +183,21 @@ impl Memory for Context {
         self.buffer("weights", bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST)
     }
 
-    fn copy(&self, buffer: &wgpu::Buffer, at: u64, bytes: &[u8]) -> Result<()> {
-        self.queue.write_buffer(buffer, at, bytes);
-        self.check()
+    fn window(&self) -> u64 {
+        WINDOW
+    }
+
+    fn upload(&self, buffer: &wgpu::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = len.max(staging.len());
+        staging.resize(most, 0);
+        fill(&mut staging[..len]);
+        self.queue.write_buffer(buffer, at, &staging[..len]);
+        Memory::wait(self)
+    }
+
+    fn order(&self) -> Result<()> {
+        Ok(()) // a queue keeps its order
     }
 
     fn wait(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use wgpu::BufferUsages;
 use super::context::Context;
 use super::shaders::{Loaded, Shaders};
 use crate::backend::weights::Weights;
-use crate::backend::{Program, operand};
+use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
 use crate::registry::{Axis, Grid, Kernel, Shader};
@@ -37,10 +37,11 @@ pub(super) struct WgpuProgram {
     pub(super) context: Arc<Context>,
     plan: Arc<Plan>,
     weights: Arc<Weights<Context>>,
-    /// Whether weights and activations fit all at once, so that no phase makes room for another.
-    all_fit: bool,
+    residency: Residency,
+    /// That of the weights when `bind_groups` were made.
+    epoch: u64,
     nodes: Vec<Dispatches>,
-    /// For each node; empty where its phase's weights are not resident.
+    /// For each node; `None` before its phase first runs, and where its weights have moved since.
     bind_groups: Vec<Option<wgpu::BindGroup>>,
     arena: wgpu::Buffer,
     scratch: wgpu::Buffer,
@@ -80,35 +81,28 @@ pub(super) fn compile(
     }
     params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
 
-    let free = context.info().free_bytes;
-    let around = plan.arena_bytes() + 4 * scratch_len;
-    let all_fit = around + weights.bytes() <= free;
-    let least = around + weights.largest_phase_bytes();
-    if least > free {
-        return Err(context.does_not_fit(least, "activations and the weights of one stage"));
-    }
+    let residency = weights.residency(plan.arena_bytes() + 4 * scratch_len, context.info().free_bytes);
+    let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
+    weights.reserve(residency)?;
     let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
     let arena = context.buffer("activations", plan.arena_bytes(), storage)?;
     let scratch = context.buffer("scratch memory of kernels", 4 * scratch_len, storage)?;
     let nothing = context.buffer("nothing", ALIGN, storage)?;
     let uniform = context.buffer("parameters", params.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
     context.queue.write_buffer(&uniform, 0, &params);
-    let mut program = WgpuProgram {
+    Ok(WgpuProgram {
         bind_groups: vec![None; nodes.len()],
+        epoch: 0,
         context,
         weights,
-        all_fit,
+        residency,
         nodes,
         arena,
         scratch,
         nothing,
         params: uniform,
         plan,
-    };
-    if all_fit {
-        (0..program.plan.phases.len()).try_for_each(|p| program.prepare(p))?;
-    }
-    Ok(program)
+    })
 }
 
 /// A shader's `Params`: shapes of the result and the operands, then the op's constants.
@@ -141,12 +135,13 @@ fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, context: &Context, node
 }
 
 impl WgpuProgram {
-    /// Brings the weights of phase `p` to the device and binds everything that its nodes use.
+    /// Hands over what phase `p` reads of the weights and binds everything that its nodes use.
     fn prepare(&mut self, p: usize) -> Result<()> {
-        let moved = self.weights.make_resident(1 << p, self.all_fit)?;
-        if moved && !self.all_fit {
+        let epoch = self.weights.prepare(p, self.residency)?;
+        if epoch != self.epoch {
             // Bind groups of other phases would keep the memory that was to be freed.
             self.bind_groups.fill(None);
+            self.epoch = epoch;
         }
         for i in self.plan.phases[p].nodes.clone() {
             if self.bind_groups[i].is_none() {
@@ -242,9 +237,7 @@ impl WgpuProgram {
         mut each: impl FnMut(&Self, Range<usize>) -> Result<()>,
     ) -> Result<()> {
         for (p, range) in self.plan.clone().by_phase(nodes) {
-            if !self.all_fit {
-                self.prepare(p)?;
-            }
+            self.prepare(p)?;
             let (mut start, mut flops) = (range.start, 0);
             for i in range.clone() {
                 flops += self.nodes[i].flops;
@@ -262,6 +255,10 @@ impl WgpuProgram {
 }
 
 impl Program for WgpuProgram {
+    fn residency(&self) -> Residency {
+        self.residency
+    }
+
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
         let start = 4 * self.plan.slots[slot.id()].range().start as u64;
         self.context.queue.write_buffer(&self.arena, start, bytes);

@@ -1,0 +1,115 @@
+//! A device and its queue, with everything that can go wrong turned into errors.
+
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use super::driver::Driver;
+use super::fault::{Fault, Outcome, needed};
+use crate::backend::weights::Memory;
+use crate::error::{Error, Result};
+
+/// An opened device.
+pub(super) struct Context<D> {
+    driver: D,
+    /// What made the device useless, once something has.
+    lost: OnceLock<Fault>,
+}
+
+impl<D: Driver> Context<D> {
+    pub(super) fn new(driver: D) -> Self {
+        Self { driver, lost: OnceLock::new() }
+    }
+
+    /// The driver, for what cannot fail.
+    pub(super) fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// Calls the driver. Once a fault has left the device without use, that is what every call gives: what a
+    /// driver says then has nothing to do with what it is asked.
+    ///
+    /// # Errors
+    /// [`Error::Device`] or [`Error::DoesNotFit`].
+    pub(super) fn call<T>(&self, call: impl FnOnce(&D) -> Outcome<T>) -> Result<T> {
+        let done = match self.lost.get() {
+            Some(lost) => Err(lost.clone()),
+            None => call(&self.driver),
+        };
+        done.map_err(|fault| {
+            if matches!(fault, Fault::Lost(..)) {
+                self.lost.get_or_init(|| fault.clone());
+            }
+            self.error(fault)
+        })
+    }
+
+    /// Loads kernels. If the driver does not take them, the error says which one does.
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call).
+    pub(super) fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Result<Rc<[D::Function]>> {
+        self.call(|driver| {
+            driver.load(ptx, entries, shared).map_err(|fault| match fault {
+                Fault::Refused(said) => Fault::Refused(format!("{said}; they need {}", needed(ptx))),
+                other => other,
+            })
+        })
+    }
+
+    fn error(&self, fault: Fault) -> Error {
+        let device = |found: String, remedy: &str| Error::Device {
+            wanted: self.driver.device().name.clone(),
+            found,
+            remedy: remedy.into(),
+        };
+        match fault {
+            Fault::OutOfMemory(bytes) => {
+                self.does_not_fit(bytes, "in one piece, which the driver refused; others may use the GPU too")
+            }
+            Fault::Lost(said, remedy) => device(format!("the device was lost ({said})"), remedy),
+            Fault::Refused(said) => {
+                device(format!("the driver does not take the kernels: {said}"), "update it, or use --device cpu")
+            }
+            Fault::Other(said) => device(said, "update the NVIDIA driver, or use --device cpu"),
+        }
+    }
+
+    /// The error of a request for `need` bytes that cannot be met.
+    pub(super) fn does_not_fit(&self, need: u64, detail: &str) -> Error {
+        Error::DoesNotFit {
+            device: self.driver.device().name.clone(),
+            free_mib: self.driver.free_bytes().unwrap_or(0) >> 20,
+            need_mib: need.div_ceil(1 << 20),
+            detail: detail.into(),
+            remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
+        }
+    }
+}
+
+impl<D: Driver> Memory for Context<D> {
+    type Buffer = D::Buffer;
+
+    fn limit(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn window(&self) -> u64 {
+        self.driver.window()
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<D::Buffer> {
+        self.call(|driver| driver.allocate(bytes))
+    }
+
+    fn upload(&self, buffer: &D::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()> {
+        self.call(|driver| driver.upload(buffer, at, len, fill))
+    }
+
+    fn order(&self) -> Result<()> {
+        self.call(D::order)
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.call(D::wait)
+    }
+}

@@ -1,0 +1,271 @@
+//! The backend on a GPU that the host plays: memory, the order of uploads, and drivers that fail.
+#![cfg(test)]
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::args::Args;
+use super::driver::Geometry;
+use super::emulated::Emulated;
+use super::fault::{Fault, Outcome};
+use super::*;
+use crate::backend::Residency;
+use crate::error::Error;
+use crate::ops::{Element, Function, Linear};
+use crate::plan::{Recorder, Slot, Source};
+use crate::shape::Shape;
+use crate::tensor::Weight;
+
+const SIDE: usize = 64;
+/// Bytes of a layer's weight: several windows.
+const LAYER: u64 = 4 * (SIDE * SIDE) as u64;
+
+/// A GPU with so much memory, which fails when it is told to.
+fn device(free_bytes: u64) -> Cuda<Failing> {
+    let mut emulated = Emulated::new(Caps::NONE, true);
+    emulated.device_mut().free_bytes = free_bytes;
+    Cuda::new(Failing { inner: emulated, fails: Cell::default(), calls: RefCell::default() })
+}
+
+/// Three linear layers, each in a phase of its own.
+fn three_phases() -> (Arc<Plan>, Slot, Slot) {
+    let mut rec = Recorder::new();
+    let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
+    let mut x = input;
+    for (seed, name) in [(3, "one"), (5, "two"), (7, "three")] {
+        rec.phase(name);
+        let values = (0..SIDE * SIDE).map(|j| (j * seed % 97) as f32 / 400.0 - 0.1).collect();
+        let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
+        let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
+        inputs.resize(8, None);
+        x = rec.node(name, Linear { function: Function::Silu }, &inputs).unwrap();
+        rec.keep(x);
+    }
+    (Arc::new(rec.finish()), input, x)
+}
+
+fn try_run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Result<Vec<f32>> {
+    let values: Vec<f32> = (0..4 * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();
+    program.write(input, bytemuck::cast_slice(&values))?;
+    for phase in &plan.phases {
+        program.run(phase.nodes.clone())?;
+    }
+    let mut result = vec![0f32; out.shape.elements()];
+    program.read(out, bytemuck::cast_slice_mut(&mut result))?;
+    Ok(result)
+}
+
+fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Vec<f32> {
+    try_run(program, plan, input, out).unwrap()
+}
+
+#[test]
+fn stages_take_turns_where_they_do_not_fit_together() {
+    let (plan, input, out) = three_phases();
+    let mut roomy = device(u64::MAX).compile(plan.clone()).unwrap();
+    assert_eq!(roomy.residency(), Residency::All);
+    let want = run(roomy.as_mut(), &plan, input, out);
+    let mut reference = crate::backend::cpu::Cpu::reference().compile(plan.clone()).unwrap();
+    let exact = run(reference.as_mut(), &plan, input, out);
+    assert!(want.iter().zip(&exact).all(|(a, b)| (a - b).abs() < 1e-5), "every window is where it belongs");
+    // Activations and one layer fit, two layers do not. The second time, graphs are of weights that are gone.
+    let mut program = device(plan.arena_bytes() + LAYER).compile(plan.clone()).unwrap();
+    assert_eq!(program.residency(), Residency::Turns);
+    for _ in 0..2 {
+        assert_eq!(run(program.as_mut(), &plan, input, out), want);
+    }
+    let Err(error) = device(LAYER).compile(plan) else { panic!("it does not fit") };
+    assert_eq!(error.exit_code(), 4, "{error}");
+    assert!(error.to_string().contains("1 MiB of activations and 1 MiB of weights of one stage"), "{error}");
+}
+
+#[test]
+fn another_plan_of_the_same_weights_shares_them() {
+    let (plan, input, out) = three_phases();
+    // Two programs, and one set of weights.
+    let gpu = device(2 * plan.arena_bytes() + 3 * LAYER);
+    let mut first = gpu.compile(plan.clone()).unwrap();
+    let want = run(first.as_mut(), &plan, input, out);
+    let mut second = gpu.compile(plan.clone()).unwrap();
+    assert_eq!(second.residency(), Residency::All, "what is there already is counted as free");
+    assert_eq!(run(second.as_mut(), &plan, input, out), want);
+    let weights = gpu.weights.of(&gpu.context, &plan);
+    assert!(Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &plan)));
+    assert!(!Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &three_phases().0)), "other bytes");
+}
+
+#[test]
+fn a_program_whose_weights_another_one_dropped_runs_on() {
+    let (plan, input, out) = three_phases();
+    let gpu = device(2 * plan.arena_bytes() + 4 * LAYER);
+    let mut all = gpu.compile(plan.clone()).unwrap();
+    let want = run(all.as_mut(), &plan, input, out);
+    // Somebody else takes memory; a second program must let the stages take turns.
+    let other = gpu.context.call(|driver| driver.allocate(LAYER + 256)).unwrap();
+    let mut turns = gpu.compile(plan.clone()).unwrap();
+    assert_eq!(turns.residency(), Residency::Turns);
+    assert_eq!(run(turns.as_mut(), &plan, input, out), want);
+    drop((turns, other));
+    assert_eq!(run(all.as_mut(), &plan, input, out), want, "its graphs held addresses that are gone");
+}
+
+#[test]
+fn weights_go_up_while_phases_before_them_run() {
+    let (plan, input, out) = three_phases();
+    let gpu = device(u64::MAX);
+    let mut program = gpu.compile(plan.clone()).unwrap();
+    assert!(!gpu.context.driver().calls.borrow().contains(&"upload"), "nothing moves before the first run");
+    run(program.as_mut(), &plan, input, out);
+    let calls = gpu.context.driver().calls.take();
+    let order = |name| calls.iter().enumerate().filter(move |(_, call)| **call == name).map(|(i, _)| i);
+    let replays: Vec<usize> = order("replay").collect();
+    let orders: Vec<usize> = order("order").collect();
+    let ahead = order("upload").filter(|&i| replays[0] < i && i < replays[1]).count();
+    let own = order("upload").filter(|i| *i < replays[0]).count();
+    assert_eq!(own as u64, LAYER / gpu.context.driver().window(), "a phase's own weights come first");
+    // One window while the device is busy with more than one run, then the rest before the next.
+    assert_eq!(calls[replays[0] + 1..][..3], ["busy", "upload", "busy"], "{calls:?}");
+    assert_eq!(ahead, own, "{calls:?}");
+    assert_eq!(orders.len(), 3, "each phase waits for its own weights, once");
+    assert!(orders.iter().zip(&replays).all(|(order, replay)| order < replay));
+    run(program.as_mut(), &plan, input, out);
+    assert!(!gpu.context.driver().calls.borrow().iter().any(|call| ["upload", "order"].contains(call)));
+}
+
+#[test]
+fn what_32_bits_cannot_count_does_not_fit() {
+    let mut rec = Recorder::new();
+    let input = rec.input(Shape::matrix(1 << 16, 1 << 16), Element::F32);
+    rec.node("large", crate::ops::Scale { factor: 1.0 }, &[Some(Source::Slot(input))]).unwrap();
+    let Err(error) = device(u64::MAX).compile(Arc::new(rec.finish())) else { panic!("it is too large") };
+    assert!(error.exit_code() == 4 && error.to_string().contains("large (scale)"), "{error}");
+}
+
+#[test]
+fn a_lost_device_stays_lost_and_says_why() {
+    let (plan, input, out) = three_phases();
+    for at in ["write", "upload", "order", "record", "replay", "busy", "read"] {
+        let gpu = device(u64::MAX);
+        let mut program = gpu.compile(plan.clone()).unwrap();
+        gpu.context.driver().fails.set(Some((at, Fault::Lost("illegal address".into(), "do this"))));
+        for _ in 0..2 {
+            let error = try_run(program.as_mut(), &plan, input, out).unwrap_err();
+            assert_eq!(error.exit_code(), 5, "{at}: {error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("the device was lost (illegal address)") && text.ends_with("do this"),
+                "{at}: {text}"
+            );
+        }
+        assert!(gpu.free_bytes().is_err(), "nothing else is asked of it");
+        let Err(error) = gpu.compile(plan.clone()) else { panic!("the device is lost") };
+        assert_eq!(error.exit_code(), 5, "{error}");
+    }
+}
+
+#[test]
+fn memory_that_somebody_else_took_does_not_fit() {
+    let (plan, input, out) = three_phases();
+    let gpu = device(plan.arena_bytes() + LAYER);
+    gpu.context.driver().fails.set(Some(("allocate", Fault::OutOfMemory(3 << 20))));
+    let Err(error) = gpu.compile(plan.clone()) else { panic!("it was refused") };
+    assert!(error.exit_code() == 4 && error.to_string().contains("needs 3 MiB"), "{error}");
+    // It was a moment's want, and the device is still of use: here, then between two stages.
+    let mut program = gpu.compile(plan.clone()).unwrap();
+    let want = run(program.as_mut(), &plan, input, out);
+    gpu.context.driver().fails.set(Some(("allocate", Fault::OutOfMemory(LAYER))));
+    assert_eq!(try_run(program.as_mut(), &plan, input, out).unwrap_err().exit_code(), 4);
+    assert_eq!(run(program.as_mut(), &plan, input, out), want);
+}
+
+#[test]
+fn an_old_driver_is_told_which_one_is_needed() {
+    let gpu = device(u64::MAX);
+    let refused = Fault::Refused("CUDA_ERROR_UNSUPPORTED_PTX_VERSION".into());
+    gpu.context.driver().fails.set(Some(("load", refused)));
+    let Err(error) = gpu.compile(three_phases().0) else { panic!("it was refused") };
+    assert!(matches!(error, Error::Device { .. }) && error.exit_code() == 5);
+    let text = error.to_string();
+    assert!(text.contains("UNSUPPORTED_PTX_VERSION; they need driver 525 (CUDA 12.0) or above"), "{text}");
+    assert!(gpu.compile(three_phases().0).is_ok(), "nothing was lost");
+}
+
+/// A driver that fails once when it is told to, and notes down how it is called.
+struct Failing {
+    inner: Emulated,
+    /// The call that fails next, and how.
+    fails: Cell<Option<(&'static str, Fault)>>,
+    calls: RefCell<Vec<&'static str>>,
+}
+
+impl Failing {
+    fn call<T>(&self, name: &'static str, call: impl FnOnce(&Emulated) -> Outcome<T>) -> Outcome<T> {
+        self.calls.borrow_mut().push(name);
+        match self.fails.take() {
+            Some((fails, fault)) if fails == name => Err(fault),
+            other => {
+                self.fails.set(other);
+                call(&self.inner)
+            }
+        }
+    }
+}
+
+impl Driver for Failing {
+    type Buffer = <Emulated as Driver>::Buffer;
+    type Function = <Emulated as Driver>::Function;
+    type Graph = <Emulated as Driver>::Graph;
+
+    fn device(&self) -> &Device {
+        self.inner.device()
+    }
+    fn device_mut(&mut self) -> &mut Device {
+        self.inner.device_mut()
+    }
+    fn free_bytes(&self) -> Outcome<u64> {
+        self.call("free_bytes", Emulated::free_bytes)
+    }
+    fn allocate(&self, bytes: u64) -> Outcome<Self::Buffer> {
+        self.call("allocate", |inner| inner.allocate(bytes))
+    }
+    fn address(&self, buffer: &Self::Buffer) -> u64 {
+        self.inner.address(buffer)
+    }
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+    fn upload(&self, buffer: &Self::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
+        self.call("upload", |inner| inner.upload(buffer, at, len, fill))
+    }
+    fn order(&self) -> Outcome<()> {
+        self.call("order", Emulated::order)
+    }
+    fn busy(&self, ahead: usize) -> Outcome<bool> {
+        self.call("busy", |inner| inner.busy(ahead))
+    }
+    fn write(&self, buffer: &Self::Buffer, at: u64, bytes: &[u8]) -> Outcome<()> {
+        self.call("write", |inner| inner.write(buffer, at, bytes))
+    }
+    fn read(&self, buffer: &Self::Buffer, at: u64, bytes: &mut [u8]) -> Outcome<()> {
+        self.call("read", |inner| inner.read(buffer, at, bytes))
+    }
+    fn wait(&self) -> Outcome<()> {
+        self.call("wait", Emulated::wait)
+    }
+    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[Self::Function]>> {
+        self.call("load", |inner| inner.load(ptx, entries, shared))
+    }
+    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args) -> Outcome<()> {
+        self.call("launch", |inner| inner.launch(function, geometry, args))
+    }
+    fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Self::Graph> {
+        self.call("record", |inner| inner.record(launches))
+    }
+    fn time(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
+        self.call("time", |inner| inner.time(launches))
+    }
+    fn replay(&self, graph: &Self::Graph) -> Outcome<()> {
+        self.call("replay", |inner| inner.replay(graph))
+    }
+}

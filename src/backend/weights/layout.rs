@@ -1,0 +1,154 @@
+//! Where weights lie on a device, and their bytes as they go there.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::plan::{Plan, Source};
+use crate::tensor::{Dtype, Part, Weight};
+
+/// Weights start at multiples of this: any device can bind them there, and load them in 16 bytes.
+pub(super) const ALIGN: u64 = 256;
+
+/// Where a weight lies.
+#[derive(Debug, Clone)]
+pub(in crate::backend) struct Place {
+    pub(super) buffer: usize,
+    /// Bytes of the buffer.
+    pub(in crate::backend) range: Range<u64>,
+    /// What its elements are.
+    pub(in crate::backend) dtype: Dtype,
+}
+
+/// Weights uploaded as one: a weight, and others that are ranges of it.
+pub(super) struct Block {
+    pub(super) weight: usize,
+    pub(super) dtype: Dtype,
+    /// Bit `p`: read by phase `p`.
+    pub(super) phases: u64,
+    pub(super) bytes: u64,
+    pub(super) place: (usize, u64),
+}
+
+/// A buffer of blocks that the same phases read.
+pub(super) struct Group {
+    pub(super) phases: u64,
+    pub(super) bytes: u64,
+    /// In the order in which they lie there.
+    pub(super) blocks: Vec<usize>,
+}
+
+/// For each weight, the phases that read it, as bits.
+pub(super) fn phases_of(plan: &Plan) -> Vec<u64> {
+    let mut phases = vec![0; plan.weights.len()];
+    for (p, phase) in plan.phases.iter().enumerate() {
+        for source in plan.nodes[phase.nodes.clone()].iter().flat_map(|node| node.inputs.iter().flatten()) {
+            if let Source::Weight(w, _) = source {
+                phases[*w] |= 1 << p;
+            }
+        }
+    }
+    phases
+}
+
+/// The type that a weight has on the device: its own, or f32 if its parts differ.
+pub(super) fn dtype(weight: &Weight) -> Dtype {
+    let first = weight.parts()[0].dtype();
+    if weight.parts().iter().all(|p| p.dtype() == first) { first } else { Dtype::F32 }
+}
+
+pub(super) fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
+    weight.parts().iter().map(|p| (p.elements().len() * dtype.bytes()) as u64).sum()
+}
+
+/// Writes a group's bytes from `start` on to `out`: parts as they lie in the map, or widened to f32 where
+/// those of a weight differ; zeros between blocks.
+pub(super) fn fill(weights: &[Weight], blocks: &[Block], group: &Group, start: u64, out: &mut [u8]) {
+    let end = start + out.len() as u64;
+    let first = group.blocks.partition_point(|&b| blocks[b].place.1 + blocks[b].bytes <= start);
+    let mut done = 0;
+    for block in group.blocks[first..].iter().map(|&b| &blocks[b]).take_while(|block| block.place.1 < end) {
+        let mut at = block.place.1;
+        for part in weights[block.weight].parts() {
+            let len = (part.elements().len() * block.dtype.bytes()) as u64;
+            let (from, to) = (at.clamp(start, end), (at + len).clamp(start, end));
+            if from < to {
+                let inside = (from - start) as usize..(to - start) as usize;
+                out[done..inside.start].fill(0);
+                done = inside.end;
+                copy(part, block.dtype, (from - at) as usize..(to - at) as usize, &mut out[inside]);
+            }
+            at += len;
+        }
+    }
+    out[done..].fill(0);
+}
+
+/// Bytes `range` of a part stored as `dtype`, which is its own type or f32.
+fn copy(part: &Part, dtype: Dtype, range: Range<usize>, out: &mut [u8]) {
+    if part.dtype() == dtype {
+        return out.copy_from_slice(&part.bytes()[range]);
+    }
+    // Windows, chunks and weights of f32 begin at whole elements.
+    let elements = part.elements().slice(range.start / 4..range.end / 4);
+    for (i, bytes) in out.chunks_exact_mut(4).enumerate() {
+        bytes.copy_from_slice(&elements.get(i).to_le_bytes());
+    }
+}
+
+/// The blocks to upload, and for each weight its block and byte offset in there. Weights whose
+/// parts are neighbours in another's (keys and values, in queries, keys and values) lie inside it.
+pub(super) fn blocks(weights: &[Weight], phases: &[u64]) -> (Vec<Block>, Vec<(usize, u64)>) {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by_key(|&w| std::cmp::Reverse(weights[w].parts().len()));
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut inside = vec![(0, 0); weights.len()];
+    let mut known: HashMap<(usize, Range<usize>), (usize, usize, u64)> = HashMap::new();
+    for w in order {
+        let (weight, dtype) = (&weights[w], dtype(&weights[w]));
+        let parts = weight.parts();
+        let home = known.get(&parts[0].place()).copied().filter(|&(block, first, offset)| {
+            let other = &weights[blocks[block].weight].parts()[first..];
+            let same = other.len() >= parts.len() && parts.iter().zip(other).all(|(a, b)| a.place() == b.place());
+            same && blocks[block].dtype == dtype && offset % ALIGN == 0
+        });
+        if let Some((block, _, offset)) = home {
+            blocks[block].phases |= phases[w];
+            inside[w] = (block, offset);
+            continue;
+        }
+        let mut offset = 0;
+        for (i, part) in parts.iter().enumerate() {
+            known.entry(part.place()).or_insert((blocks.len(), i, offset));
+            offset += (part.elements().len() * dtype.bytes()) as u64;
+        }
+        inside[w] = (blocks.len(), 0);
+        blocks.push(Block { weight: w, dtype, phases: phases[w], bytes: bytes(weight, dtype), place: (0, 0) });
+    }
+    (blocks, inside)
+}
+
+/// Gives each block its buffer and offset: one buffer for each set of phases, more where it would exceed `limit`.
+/// Buffers are in the order of the first phase that reads them.
+pub(super) fn group(blocks: &mut [Block], limit: u64) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    // In plan order within a set of phases.
+    let mut order: Vec<usize> = (0..blocks.len()).collect();
+    order.sort_by_key(|&b| (blocks[b].phases.trailing_zeros(), blocks[b].phases, blocks[b].weight));
+    for b in order {
+        let block = &mut blocks[b];
+        let len = block.bytes.next_multiple_of(ALIGN);
+        match groups.last_mut() {
+            Some(last) if last.phases == block.phases && last.bytes + len <= limit => {
+                block.place = (0, last.bytes);
+                last.bytes += len;
+                last.blocks.push(b);
+            }
+            _ => {
+                block.place = (0, 0);
+                groups.push(Group { phases: block.phases, bytes: len, blocks: vec![b] });
+            }
+        }
+        block.place.0 = groups.len() - 1;
+    }
+    groups
+}
