@@ -1,22 +1,93 @@
-//! Builds the CUDA kernels for the host, where the feature `cuda-emu` asks for it.
+//! Sees to the PTX of the CUDA kernels, and builds them for the host where the feature `cuda-emu` asks for it.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-env-changed=CASCADE_NVCC");
+    let kernels = kernels();
+    let ptx = match env::var("CASCADE_NVCC") {
+        Ok(nvcc) => compiled_by(&nvcc, &kernels),
+        Err(_) => checked_in(&kernels),
+    };
+    println!("cargo::rustc-env=CASCADE_PTX={}", ptx.display());
     #[cfg(feature = "cuda-emu")]
     kernels_for_the_host();
+}
+
+/// What each `kernels/*.cu` is called, without its end.
+fn kernels() -> Vec<String> {
+    let folder = fs::read_dir("kernels").expect("the kernels are there");
+    let names = folder.map(|entry| entry.expect("it can be listed").file_name());
+    let stem = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".cu").map(str::to_owned);
+    let mut stems: Vec<String> = names.filter_map(stem).collect();
+    stems.sort();
+    stems
+}
+
+/// The folder of what `tools/ptx` made. Where it is not of these sources, the build stops; but not if the kernels are built
+/// for the host as well: who works on them there needs no nvcc, and tests/ptx.rs has the last word.
+fn checked_in(kernels: &[String]) -> PathBuf {
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("kernels/ptx");
+    let is_stale = |stem: &&String| {
+        let first = format!("// Made by tools/ptx from kernels/{stem}.cu, sources {}.\n", fingerprint(stem));
+        !fs::read_to_string(folder.join(format!("{stem}.ptx"))).is_ok_and(|text| text.starts_with(&first))
+    };
+    let stale: Vec<&str> = kernels.iter().filter(is_stale).map(String::as_str).collect();
+    println!("cargo::rustc-env=CASCADE_STALE_PTX={}", stale.join(" "));
+    if !stale.is_empty() {
+        let kind = if cfg!(feature = "cuda-emu") { "warning" } else { "error" };
+        let advice = "run tools/ptx, or name a compiler: CASCADE_NVCC=nvcc";
+        println!("cargo::{kind}=kernels/ptx is not of the sources of {}: {advice}", stale.join(", "));
+    }
+    folder
+}
+
+/// FNV-1a of a kernel's sources, as `tools/ptx` computes it.
+fn fingerprint(stem: &str) -> String {
+    /// Adds a file and all that it includes, each once, in the order of the first mention.
+    fn collect(file: PathBuf, seen: &mut Vec<(PathBuf, String)>) {
+        if seen.iter().any(|(known, _)| *known == file) {
+            return;
+        }
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        seen.push((file, text.clone()));
+        for line in text.lines() {
+            let name = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            if let Some(name) = name.filter(|name| !name.starts_with("host/")) {
+                collect(Path::new("kernels").join(name), seen);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    collect(Path::new("kernels").join(format!("{stem}.cu")), &mut files);
+    let bytes = files.iter().flat_map(|(_, text)| text.bytes());
+    let add = |value: u64, byte| (value ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", bytes.fold(0xcbf2_9ce4_8422_2325, add))
+}
+
+/// The folder of what `nvcc` makes of the kernels now.
+fn compiled_by(nvcc: &str, kernels: &[String]) -> PathBuf {
+    println!("cargo::rustc-env=CASCADE_STALE_PTX=");
+    let folder = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("ptx");
+    fs::create_dir_all(&folder).expect("it can be made");
+    for stem in kernels {
+        let arch = if stem.ends_with(".sm90a") { "-arch=compute_90a" } else { "-arch=compute_80" };
+        let mut command = std::process::Command::new(nvcc);
+        command.args(["-ptx", "-std=c++17", "-O3", arch, "-o"]).arg(folder.join(format!("{stem}.ptx")));
+        let done = command.arg(format!("kernels/{stem}.cu")).status();
+        let done = done.unwrap_or_else(|e| panic!("CASCADE_NVCC={nvcc}: {e}"));
+        assert!(done.success(), "CASCADE_NVCC={nvcc} does not compile kernels/{stem}.cu");
+    }
+    folder
 }
 
 /// Every `kernels/*.cu` as C++, the player of a GPU behind them, and a table of the kernels by name.
 #[cfg(feature = "cuda-emu")]
 fn kernels_for_the_host() {
-    use std::fs;
-    use std::path::{Path, PathBuf};
-
-    println!("cargo:rerun-if-changed=kernels");
-    let folder = fs::read_dir("kernels").expect("the kernels are there");
-    let mut sources: Vec<PathBuf> = folder.map(|entry| entry.expect("it can be listed").path()).collect();
-    sources.retain(|path| path.extension().is_some_and(|e| e == "cu"));
-    sources.sort();
+    let sources: Vec<PathBuf> = kernels().iter().map(|stem| Path::new("kernels").join(format!("{stem}.cu"))).collect();
 
     let mut names = Vec::new();
     for path in &sources {
@@ -30,7 +101,7 @@ fn kernels_for_the_host() {
         "#include \"common.cuh\"\n{declarations}struct Entry {{ const char* name; void (*run)(Args); }};\n\
          extern const Entry cascade_kernels[] = {{\n{entries}    {{nullptr, nullptr}},\n}};\n"
     );
-    let out = std::env::var("OUT_DIR").expect("cargo sets it");
+    let out = env::var("OUT_DIR").expect("cargo sets it");
     let table_at = Path::new(&out).join("kernels.cpp");
     fs::write(&table_at, table).expect("the table can be written");
 
@@ -51,4 +122,10 @@ fn kernels_for_the_host() {
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
     build.file("kernels/host/device.cpp").file(&table_at).files(&wrapped);
     build.compile("cascade_host");
+
+    // How, for who compiles a single file again: tools/host-kernels.
+    let compiler = build.get_compiler();
+    let words = std::iter::once(compiler.path().as_os_str()).chain(compiler.args().iter().map(AsRef::as_ref));
+    let lines: String = words.map(|word| format!("{}\n", word.to_str().expect("flags are text"))).collect();
+    fs::write(Path::new(&out).join("compiler"), lines).expect("it can be written");
 }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cascade_rt::backend::{Backend, cpu, cuda, devices, wgpu};
@@ -190,16 +191,19 @@ fn check(kernel: &Kernel, backend: &dyn Backend) -> (usize, Vec<String>) {
     (ran, failures)
 }
 
-/// `CASCADE_LANG=cuda,wgsl` and `CASCADE_KERNELS=linear,attention` leave out what has no such name.
+/// `CASCADE_LANG=cuda,wgsl` and `CASCADE_KERNELS=linear,attention` leave out what has no such name. Kernels of other
+/// sources: `CASCADE_SHADER_DIR`, as for the program; `CASCADE_HOST_KERNELS`, see `tools/host-kernels`.
 #[test]
 fn every_kernel_matches_its_reference() {
+    let shader_dir = std::env::var_os("CASCADE_SHADER_DIR").map(PathBuf::from);
+    let with_just = |kernel, more| devices::with_just(kernel, more, shader_dir.as_deref()).unwrap();
     let (mut all, mut failures) = (0, Vec::new());
     for kernel in registry::all() {
         let lang = format!("{:?}", kernel.lang).to_lowercase();
         if left_out("CASCADE_LANG", &[&lang]) || left_out("CASCADE_KERNELS", &[kernel.op, kernel.name]) {
             continue;
         }
-        let Some(backend) = devices::with_just(kernel, Caps::NONE).unwrap() else {
+        let Some(backend) = with_just(kernel, Caps::NONE) else {
             assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
@@ -207,7 +211,7 @@ fn every_kernel_matches_its_reference() {
         let (mut ran, mut differ) = check(kernel, backend.as_ref());
         // What stores factors in bf16 hands them to exact kernels too.
         if let (Lang::Cuda, false) = (kernel.lang, kernel.rounds())
-            && let Some(backend) = devices::with_just(kernel, Caps::ROUND_BF16).unwrap()
+            && let Some(backend) = with_just(kernel, Caps::ROUND_BF16)
         {
             let (more, also) = check(kernel, backend.as_ref());
             ran += more;

@@ -103,17 +103,17 @@ pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
 }
 
 /// A device that has what `kernel` needs, `more` and nothing else, so that the registry
-/// chooses it wherever it fits; `None` if no such device is here.
+/// chooses it wherever it fits; `None` if no such device is here. Shaders in `shader_dir` replace those of the same name.
 ///
 /// # Errors
 /// If the device is there but does not open.
-pub fn with_just(kernel: &Kernel, more: Caps) -> Result<Option<Box<dyn Backend>>> {
+pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Result<Option<Box<dyn Backend>>> {
     let needs = kernel.needs.and(more);
     let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(needs);
     Ok(match kernel.launch {
         Launch::Cpu(_) if met(cpu::detect()) => Some(Box::new(Cpu::with_caps(needs))),
         Launch::Wgsl(_) => match wgpu::adapters().iter().position(|adapter| met(adapter.caps)) {
-            Some(i) => Some(Box::new(Wgpu::with_caps(i, needs, None)?)),
+            Some(i) => Some(Box::new(Wgpu::with_caps(i, needs, shader_dir)?)),
             None => None,
         },
         Launch::Cuda(_) => match cuda::usable().iter().find(|(_, device)| met(device.caps)) {

@@ -1,4 +1,5 @@
-//! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it.
+//! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it,
+//! and build.rs says where the PTX lies that is embedded.
 
 use super::grid::{channels, elements, pass, product, rows};
 use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of};
@@ -8,7 +9,7 @@ macro_rules! cuda {
     ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Cuda {
             source: include_str!(concat!("../../kernels/", $name, ".cu")),
-            ptx: include_str!(concat!("../../kernels/ptx/", $name, ".ptx")),
+            ptx: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, ".ptx")),
             passes: const { &[$($pass),+] },
             scratch: &[],
         })

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::args::Args;
@@ -28,6 +28,22 @@ unsafe extern "C" {
         downwards: bool,
     ) -> *const c_char;
 }
+
+/// What `cascade_launch` is.
+type Play = unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const Args, bool) -> *const c_char;
+
+/// The player and its kernels: those of this program, or of the library that `CASCADE_HOST_KERNELS` names. So kernels are
+/// edited, broken on purpose or built with a sanitizer, and only their own file is compiled; see `tools/host-kernels`.
+static PLAY: LazyLock<Play> = LazyLock::new(|| {
+    let Some(path) = std::env::var_os("CASCADE_HOST_KERNELS") else { return cascade_launch };
+    // SAFETY: the developer names the library, which runs with what the test may do, as the tests' own C++ does.
+    let library = unsafe { libloading::Library::new(&path) };
+    let library = library.unwrap_or_else(|e| panic!("CASCADE_HOST_KERNELS={}: {e}", path.display()));
+    // SAFETY: the library is made of the same `kernels/host`, so this is its type.
+    let play = unsafe { library.get::<Play>(b"cascade_launch").map(|play| *play) };
+    std::mem::forget(library); // it stays as long as the program
+    play.unwrap_or_else(|e| panic!("CASCADE_HOST_KERNELS={}: {e}", path.display()))
+});
 
 /// Bytes that begin where a GPU's allocations may.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -140,6 +156,7 @@ impl Emulated {
 
     fn run(&self, (name, geometry, args): &Launch, downwards: bool) -> Outcome<()> {
         let Geometry { grid, threads, shared } = *geometry;
+        let cascade_launch = *PLAY;
         // SAFETY: every address in `args` is that of a living buffer of this driver, or 0 where there is
         // no operand: `CudaProgram`, the only maker of `Args`, holds them. That a kernel stays inside
         // them is what tests are for.
