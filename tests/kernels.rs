@@ -158,9 +158,14 @@ fn required(kernel: &Kernel) -> bool {
     lacking.iter().flat_map(|all| all.split(" + ")).any(common::required)
 }
 
-/// Whether a list in the environment, of parts of names, leaves something of these names out.
+/// Whether a list in the environment, of parts of names, leaves something of these names out; `=` before the whole last name
+/// takes just that.
 fn left_out(list: &str, names: &[&str]) -> bool {
-    std::env::var(list).is_ok_and(|list| !list.split(',').any(|part| names.iter().any(|name| name.contains(part))))
+    let takes = |part: &str| match part.strip_prefix('=') {
+        Some(whole) => names.last() == Some(&whole),
+        None => names.iter().any(|name| name.contains(part)),
+    };
+    std::env::var(list).is_ok_and(|list| !list.split(',').any(takes))
 }
 
 /// Runs the cases of its op that `kernel` serves on a device that has no more than it needs: how many, and
