@@ -124,7 +124,7 @@ def build(options) -> None:
         archive(TARGET / "files.tar.xz", {name: ROOT / name for name in FILES})
     for file in sorted(HERE.glob("*.py")) + [HERE / "README.md"]:
         shutil.copy(file, TARGET)
-    shutil.copytree(ROOT / "tools/compare", TARGET / "compare", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tools/compare", TARGET / "compare", ignore=shutil.ignore_patterns("__pycache__", "target"))
 
     def git(*words) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
