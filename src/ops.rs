@@ -61,8 +61,8 @@ pub trait Define: std::fmt::Debug {
         None
     }
 
-    /// Whether operand `i` is read only as a factor of products, or as a part of a result of which that
-    /// `is_factor`.
+    /// Whether operand `i`, learned or not, is read only as a factor of products, or as a part of a result of
+    /// which that `is_factor`.
     fn as_factor(&self, _i: usize, _is_factor: bool) -> bool {
         false
     }

@@ -204,7 +204,7 @@ impl Pipeline {
             if need <= free / 10 * 9 {
                 let activations = recorded.activation_bytes(total, device);
                 let program = self.backend.compile(recorded.plan.clone())?;
-                let (weights, residency) = (recorded.plan.weight_bytes(), program.residency());
+                let (weights, residency) = (recorded.plan.weight_bytes(device.stores_bf16()), program.residency());
                 let footprint = Footprint { images, activations, weights, free, residency };
                 (options.progress)(Progress::Planned(footprint));
                 self.compiled = Some((extent, Compiled { recorded, program }));

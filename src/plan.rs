@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::ops::{Cost, Element, Op};
 use crate::shape::Shape;
-use crate::tensor::{Identity, Part, Weight};
+use crate::tensor::{Dtype, Identity, Part, Weight};
 
 /// A value in a plan: where it is stored, and the shape it is seen as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,27 +169,52 @@ impl Plan {
         4 * self.arena_len as u64
     }
 
-    /// Bytes of weights that the plan reads, as stored; each counted once, though
+    /// What the elements of each weight are on a device: as in the file, f32 if its parts differ there. On one
+    /// that `stores_bf16` they are that if products are all that reads them.
+    pub fn weight_dtypes(&self, stores_bf16: bool) -> Vec<Dtype> {
+        let mut factors = vec![stores_bf16; self.weights.len()];
+        for node in &self.nodes {
+            for (i, source) in node.inputs.iter().enumerate() {
+                if let Some(Source::Weight(w, _)) = source {
+                    factors[*w] &= node.op.as_factor(i, false);
+                }
+            }
+        }
+        let dtype = |(weight, factor): (&Weight, bool)| {
+            let first = weight.parts()[0].dtype();
+            match () {
+                () if factor => Dtype::Bf16,
+                () if weight.parts().iter().all(|part| part.dtype() == first) => first,
+                () => Dtype::F32,
+            }
+        };
+        self.weights.iter().zip(factors).map(dtype).collect()
+    }
+
+    /// Bytes of weights that the plan reads, [as stored](Self::weight_dtypes); each counted once, though
     /// keys and values are projected by the same weights for image and text.
-    pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes_of(0..self.nodes.len())
+    pub fn weight_bytes(&self, stores_bf16: bool) -> u64 {
+        self.weight_bytes_of(0..self.nodes.len(), &self.weight_dtypes(stores_bf16))
     }
 
     /// The same for the phase that reads most: what must be in memory at once at least.
-    pub fn phase_weight_bytes(&self) -> u64 {
-        self.phases.iter().map(|p| self.weight_bytes_of(p.nodes.clone())).max().unwrap_or(0)
+    pub fn phase_weight_bytes(&self, stores_bf16: bool) -> u64 {
+        let dtypes = self.weight_dtypes(stores_bf16);
+        self.phases.iter().map(|p| self.weight_bytes_of(p.nodes.clone(), &dtypes)).max().unwrap_or(0)
     }
 
-    fn weight_bytes_of(&self, nodes: Range<usize>) -> u64 {
+    fn weight_bytes_of(&self, nodes: Range<usize>, dtypes: &[Dtype]) -> u64 {
         let sources = self.nodes[nodes].iter().flat_map(|node| node.inputs.iter().flatten());
-        let weights = sources.filter_map(|source| match source {
-            Source::Weight(w, _) => Some(&self.weights[*w]),
+        let weights = sources.filter_map(|source| match *source {
+            Source::Weight(w, _) => Some(w),
             Source::Slot(_) => None,
         });
-        let mut places: Vec<_> = weights.flat_map(Weight::parts).map(Part::place).collect();
-        places.sort_by(|(a, x), (b, y)| (a, x.start).cmp(&(b, y.start)));
-        places.dedup();
-        places.iter().map(|(_, range)| range.len() as u64).sum()
+        let part = |part: &Part, dtype: Dtype| (part.place(), (part.elements().len() * dtype.bytes()) as u64);
+        let parts = weights.flat_map(|w| self.weights[w].parts().iter().map(move |p| part(p, dtypes[w])));
+        let mut parts: Vec<_> = parts.collect();
+        parts.sort_by(|((a, x), _), ((b, y), _)| (a, x.start).cmp(&(b, y.start)));
+        parts.dedup();
+        parts.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 

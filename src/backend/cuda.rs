@@ -121,7 +121,7 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
             };
             loaded_kernels.push((cuda, loaded));
         }
-        let weights = self.weights.of(&self.context, &plan);
+        let weights = self.weights.of(&self.context, &plan, self.device().stores_bf16());
         Ok(Box::new(program::compile(self.context.clone(), weights, plan, loaded_kernels)?))
     }
 }

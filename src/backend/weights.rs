@@ -1,4 +1,4 @@
-//! Weights in the device's memory, as stored in the file: what lies where, and which of it is there.
+//! Weights in the device's memory, as [the plan says](Plan::weight_dtypes), mostly as in the file: what lies where, and which of it is there.
 //!
 //! Weights that the same phases read share buffers, which come and go together. If everything fits it
 //! stays; if not, a phase's buffers replace those of the phase before. Either way bytes are handed over
@@ -71,15 +71,15 @@ impl<M: Memory> Default for Latest<M> {
 }
 
 impl<M: Memory> Latest<M> {
-    /// The weights of `plan`: those already here, if they are the same.
-    pub(super) fn of(&self, memory: &Arc<M>, plan: &Plan) -> Arc<Weights<M>> {
+    /// The weights of `plan`: those already here, if they are the same. `stores_bf16` as for the device.
+    pub(super) fn of(&self, memory: &Arc<M>, plan: &Plan, stores_bf16: bool) -> Arc<Weights<M>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known.as_ref() {
             Some(weights) if weights.key == key(plan) => weights.clone(),
             _ => {
                 // First let go of the old.
                 *known = None;
-                known.insert(Arc::new(Weights::new(memory.clone(), plan))).clone()
+                known.insert(Arc::new(Weights::new(memory.clone(), plan, stores_bf16))).clone()
             }
         }
     }
@@ -108,9 +108,9 @@ fn key(plan: &Plan) -> Vec<(Identity, u64)> {
 
 impl<M: Memory> Weights<M> {
     /// Decides where each weight of `plan` will lie; uploads nothing.
-    fn new(memory: Arc<M>, plan: &Plan) -> Self {
+    fn new(memory: Arc<M>, plan: &Plan, stores_bf16: bool) -> Self {
         let phases = phases_of(plan);
-        let (mut blocks, inside) = blocks(&plan.weights, &phases);
+        let (mut blocks, inside) = blocks(&plan.weights, &plan.weight_dtypes(stores_bf16), &phases);
         let limit = memory.limit().min(1 << 30);
         let groups = group(&mut blocks, limit);
         let place = |w: usize| {

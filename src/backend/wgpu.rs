@@ -97,7 +97,7 @@ impl Backend for Wgpu {
             _ => unreachable!("rows of WGSL are shaders"),
         };
         let kernels: Vec<_> = kernels.iter().map(shader).collect();
-        let weights = self.weights.of(&self.context, &plan);
+        let weights = self.weights.of(&self.context, &plan, false);
         let program = program::compile(self.context.clone(), &self.shaders, weights, plan, &kernels)?;
         Ok(Box::new(program))
     }

@@ -39,7 +39,7 @@ impl Define for ConvTranspose2d {
     }
 
     fn as_factor(&self, i: usize, _: bool) -> bool {
-        i == 0
+        i < 2
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {

@@ -42,6 +42,10 @@ impl Define for FeedForward {
         Some(0)
     }
 
+    fn as_factor(&self, i: usize, _: bool) -> bool {
+        i == 2 || i == 4
+    }
+
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
         4 * (out.elements() * inputs[2].map_or(0, |w0| w0.w)) as u64
     }

@@ -58,7 +58,7 @@ impl Define for Linear {
     }
 
     fn as_factor(&self, i: usize, _: bool) -> bool {
-        i == 0
+        i < 2
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {

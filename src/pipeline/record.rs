@@ -118,7 +118,7 @@ impl Recorded {
     /// Memory that must be free at once: activations, and the weights of one phase where they are
     /// copied to the device.
     pub fn least_bytes(&self, total: usize, device: &Device) -> u64 {
-        let weights = if device.copies_weights { self.plan.phase_weight_bytes() } else { 0 };
+        let weights = if device.copies_weights { self.plan.phase_weight_bytes(device.stores_bf16()) } else { 0 };
         self.activation_bytes(total, device) + weights
     }
 

@@ -23,7 +23,11 @@ const LAYER: u64 = 4 * (SIDE * SIDE) as u64;
 
 /// A GPU with so much memory, which fails when it is told to.
 fn device(free_bytes: u64) -> Cuda<Failing> {
-    let mut emulated = Emulated::new(Caps::NONE, true);
+    device_with(Caps::NONE, free_bytes)
+}
+
+fn device_with(caps: Caps, free_bytes: u64) -> Cuda<Failing> {
+    let mut emulated = Emulated::new(caps, true);
     emulated.device_mut().free_bytes = free_bytes;
     Cuda::new(Failing { inner: emulated, fails: Cell::default(), calls: RefCell::default() })
 }
@@ -81,6 +85,19 @@ fn stages_take_turns_where_they_do_not_fit_together() {
 }
 
 #[test]
+fn weights_that_products_read_are_narrowed_where_that_is_allowed() {
+    let (plan, input, out) = three_phases();
+    assert_eq!((plan.weight_bytes(false), plan.weight_bytes(true)), (3 * LAYER, 3 * LAYER / 2));
+    let mut program = device_with(Caps::ROUND_BF16, plan.arena_bytes() + 3 * LAYER / 2).compile(plan.clone()).unwrap();
+    assert_eq!(program.residency(), Residency::All);
+    let rounded = run(program.as_mut(), &plan, input, out);
+    let mut reference = crate::backend::cpu::Cpu::reference().compile(plan.clone()).unwrap();
+    let exact = run(reference.as_mut(), &plan, input, out);
+    let worst = rounded.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!((1e-6..2e-2).contains(&worst), "{worst}");
+}
+
+#[test]
 fn another_plan_of_the_same_weights_shares_them() {
     let (plan, input, out) = three_phases();
     // Two programs, and one set of weights.
@@ -90,9 +107,9 @@ fn another_plan_of_the_same_weights_shares_them() {
     let mut second = gpu.compile(plan.clone()).unwrap();
     assert_eq!(second.residency(), Residency::All, "what is there already is counted as free");
     assert_eq!(run(second.as_mut(), &plan, input, out), want);
-    let weights = gpu.weights.of(&gpu.context, &plan);
-    assert!(Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &plan)));
-    assert!(!Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &three_phases().0)), "other bytes");
+    let weights = gpu.weights.of(&gpu.context, &plan, false);
+    assert!(Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &plan, false)));
+    assert!(!Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &three_phases().0, false)), "other bytes");
 }
 
 #[test]

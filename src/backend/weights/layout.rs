@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::plan::{Plan, Source};
 use crate::tensor::{Dtype, Part, Weight};
 
@@ -50,18 +52,12 @@ pub(super) fn phases_of(plan: &Plan) -> Vec<u64> {
     phases
 }
 
-/// The type that a weight has on the device: its own, or f32 if its parts differ.
-pub(super) fn dtype(weight: &Weight) -> Dtype {
-    let first = weight.parts()[0].dtype();
-    if weight.parts().iter().all(|p| p.dtype() == first) { first } else { Dtype::F32 }
-}
-
 pub(super) fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
     weight.parts().iter().map(|p| (p.elements().len() * dtype.bytes()) as u64).sum()
 }
 
-/// Writes a group's bytes from `start` on to `out`: parts as they lie in the map, or widened to f32 where
-/// those of a weight differ; zeros between blocks.
+/// Writes a group's bytes from `start` on to `out`: parts as they lie in the map, or converted if the
+/// device has them as another type; zeros between blocks.
 pub(super) fn fill(weights: &[Weight], blocks: &[Block], group: &Group, start: u64, out: &mut [u8]) {
     let end = start + out.len() as u64;
     let first = group.blocks.partition_point(|&b| blocks[b].place.1 + blocks[b].bytes <= start);
@@ -83,28 +79,33 @@ pub(super) fn fill(weights: &[Weight], blocks: &[Block], group: &Group, start: u
     out[done..].fill(0);
 }
 
-/// Bytes `range` of a part stored as `dtype`, which is its own type or f32.
+/// Bytes `range` of a part stored as `dtype`, which is its own type, f32 or bf16.
 fn copy(part: &Part, dtype: Dtype, range: Range<usize>, out: &mut [u8]) {
     if part.dtype() == dtype {
         return out.copy_from_slice(&part.bytes()[range]);
     }
-    // Windows, chunks and weights of f32 begin at whole elements.
-    let elements = part.elements().slice(range.start / 4..range.end / 4);
-    for (i, bytes) in out.chunks_exact_mut(4).enumerate() {
-        bytes.copy_from_slice(&elements.get(i).to_le_bytes());
+    // Windows, chunks and weights begin at whole elements.
+    let size = dtype.bytes();
+    let elements = part.elements().slice(range.start / size..range.end / size);
+    for (i, bytes) in out.chunks_exact_mut(size).enumerate() {
+        let value = elements.get(i);
+        match dtype {
+            Dtype::Bf16 => bytes.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+            _ => bytes.copy_from_slice(&value.to_le_bytes()),
+        }
     }
 }
 
 /// The blocks to upload, and for each weight its block and byte offset in there. Weights whose
 /// parts are neighbours in another's (keys and values, in queries, keys and values) lie inside it.
-pub(super) fn blocks(weights: &[Weight], phases: &[u64]) -> (Vec<Block>, Vec<(usize, u64)>) {
+pub(super) fn blocks(weights: &[Weight], dtypes: &[Dtype], phases: &[u64]) -> (Vec<Block>, Vec<(usize, u64)>) {
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by_key(|&w| std::cmp::Reverse(weights[w].parts().len()));
     let mut blocks: Vec<Block> = Vec::new();
     let mut inside = vec![(0, 0); weights.len()];
     let mut known: HashMap<(usize, Range<usize>), (usize, usize, u64)> = HashMap::new();
     for w in order {
-        let (weight, dtype) = (&weights[w], dtype(&weights[w]));
+        let (weight, dtype) = (&weights[w], dtypes[w]);
         let parts = weight.parts();
         let home = known.get(&parts[0].place()).copied().filter(|&(block, first, offset)| {
             let other = &weights[blocks[block].weight].parts()[first..];
