@@ -26,7 +26,7 @@ KERNEL(feed_forward_up) {
     const u32 rows = a.out.rows(), c = a.out.c, hidden = a.shape[B0].c;
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
-    const Norm norm(a, min_of(my_row, rows - 1), threadIdx.x % SIDE);
+    const Norm<SIDE> norm(a, min_of(my_row, rows - 1), threadIdx.x % SIDE);
     const Tensor weight = a.tensor(W0), bias = a.tensor(B0);
     float sums[SIDE][SIDE] = {};
     product(

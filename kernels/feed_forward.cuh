@@ -4,8 +4,8 @@
 
 enum FeedForwardOperand : u32 { X, GAMMAS, W0, B0, W2, B2 };
 
-// LN(x) (1 + g3) + g4 of one row, found by the four neighbouring threads that load it.
-struct Norm {
+// LN(x) (1 + g3) + g4 of one row, found by PARTS neighbouring threads.
+template <u32 PARTS> struct Norm {
     const float* x;
     float mean, scale, shift;
     DEVICE Norm(const Args& a, u32 row, u32 part) : x(a.real(X) + row * a.out.c) {
@@ -21,7 +21,6 @@ struct Norm {
     DEVICE float operator()(float v) const { return (v - mean) * scale + shift; }
 
   private:
-    static constexpr u32 PARTS = 4;
     DEVICE static float sum_of_parts(float v) {
         for (u32 step = PARTS / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
         return v;

@@ -97,10 +97,14 @@ impl std::fmt::Display for Caps {
 pub enum Fit {
     /// The window of a convolution, the op's second operand, is at most this wide.
     WindowAtMost(usize),
+    /// This operand, a weight, is a window so wide.
+    Window(usize, usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
     /// The first operand has at most this many channels.
     ChannelsAtMost(usize),
+    /// The result's channels are a multiple of this many, and the first operand's.
+    ChannelsMultipleOf(usize),
     /// The first operand has at most this many rows (pixels or tokens of all images).
     RowsAtMost(usize),
     /// An attention's heads have at most as many channels.
@@ -119,8 +123,14 @@ impl Fit {
         };
         match *self {
             Fit::WindowAtMost(max) => weight.is_some_and(|(_, shape)| shape.w.max(shape.c) <= max),
+            Fit::Window(i, width) => {
+                matches!(node.inputs[i], Some(Source::Weight(_, shape)) if (shape.w, shape.c) == (width, width))
+            }
             Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
             Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
+            Fit::ChannelsMultipleOf(of) => {
+                first.is_some_and(|x| x.c.is_multiple_of(of)) && node.output.shape.c.is_multiple_of(of)
+            }
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
             Fit::Factor(i) => {

@@ -36,5 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(Add, vec![slot(1, 16, 16, 64), slot(1, 16, 16, 64)]),
         Case::new(Add, vec![slot(2, 3, 5, 7), slot(1, 3, 5, 7)]),
+        Case::new(Add, vec![slot(2, 3, 5, 12), slot(1, 3, 5, 12)]),
+        Case::new(Add, vec![slot(3, 1, 5, 4), slot(3, 1, 5, 4)]),
     ]
 }

@@ -62,5 +62,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(Concat::Channels, vec![slot(2, 3, 5, 7), slot(2, 3, 5, 4)]),
         Case::new(Concat::Tokens, vec![slot(2, 1, 77, 24), slot(2, 1, 4, 24)]),
         Case::new(Concat::Images, vec![slot(2, 3, 5, 4), slot(1, 3, 5, 4)]),
+        Case::new(Concat::Channels, vec![slot(2, 5, 7, 12), slot(2, 5, 7, 20)]),
+        Case::new(Concat::Tokens, vec![slot(2, 1, 5, 7), slot(2, 1, 4, 7)]),
+        Case::new(Concat::Images, vec![slot(2, 3, 5, 3), slot(1, 3, 5, 3)]),
     ]
 }

@@ -72,5 +72,8 @@ pub(super) fn cases() -> Vec<Case> {
         case(1, 4, 4, 1, 3),
         case(2, 4, 5, 6, 9), // a window that is larger than the picture, and than what kernels keep at hand
         case(1, 256, 257, 8, 3), // more pixels than a grid is wide
+        case(2, 4, 7, 2048, 3),
+        case(1, 2, 10, 132, 3), // channels just past what a warp takes
+        case(1, 3, 4, 260, 5),
     ]
 }

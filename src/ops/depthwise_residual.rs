@@ -60,5 +60,5 @@ pub(super) fn cases() -> Vec<Case> {
         let (weight_dims, x) = ([c, 1, 3, 3], slot(n, h, w, c));
         Case::new(DepthwiseResidual, vec![x.clone(), x, weight(&weight_dims), weight(&[c]), weight(&[6])])
     };
-    vec![case(1, 9, 8, 192), case(2, 3, 5, 7), case(1, 1, 1, 20)]
+    vec![case(1, 9, 8, 192), case(2, 3, 5, 7), case(1, 1, 1, 20), case(2, 4, 7, 132)]
 }

@@ -58,5 +58,5 @@ impl Define for GrnScale {
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |n, h, w, c: usize| Case::new(GrnScale { eps: 1e-6 }, vec![slot(n, h, w, c), weight(&[c])]);
-    vec![case(2, 12, 12, 512), case(2, 3, 5, 7), case(1, 1, 1, 64), case(1, 67, 31, 40)]
+    vec![case(2, 12, 12, 512), case(2, 3, 5, 7), case(1, 1, 1, 64), case(1, 67, 31, 40), case(1, 9, 31, 39), case(2, 24, 24, 132)]
 }

@@ -81,5 +81,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(plain, vec![slot(1, 1, 3, 1), None, None]),
         Case::new(plain, vec![values(1, 1, 2, 333, &[30.0, 30.25, 29.5, 31.0, 29.875]), None, None]), // mean ≫ deviation
         Case::new(plain, vec![slot(1, 256, 257, 8), None, None]), // more rows than a grid is wide
+        Case::new(clip, vec![slot(1, 1, 5, 132), weight(&[132]), weight(&[132])]),
+        Case::new(clip, vec![slot(1, 3, 5, 640), weight(&[640]), weight(&[640])]),
+        Case::new(plain, vec![values(1, 1, 3, 1540, &[30.0, 30.25, 29.5, 31.0, 29.875]), None, None]),
+        Case::new(stage_a, vec![slot(1, 2, 3, 2052), weight(&[6]), None]),
     ]
 }

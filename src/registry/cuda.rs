@@ -1,7 +1,7 @@
 //! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it,
 //! and build.rs says where the PTX lies that is embedded.
 
-use super::grid::{channels, elements, pass, product, rows};
+use super::grid::{channels, elements, pass, product, rows, squares, tiles};
 use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of};
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
@@ -47,17 +47,25 @@ const CLASSES: Grid = [
     Axis::each(Count::Constant(0)),
 ];
 
+/// A thread for every four channels, in whole warps.
+const QUADS: Axis = Axis::every(Count::Channels(Of::Out), "WARP_CHANNELS");
+
+/// What kernels that move four channels at once ask for: no more than they have registers or threads for.
+const QUADS_FIT: &[Fit] = &[Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)];
+
 /// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
 const HIDDEN: Count = Count::Channels(Of::Operand(3));
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
     only!("activation", THREADS),
+    cuda!("add", "add.quads", Caps::NONE, [pass("add_quads", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("add", THREADS),
     only!("advance", ONE),
     cuda!("attention", "attention.mma", Caps::ROUND_BF16, [pass("attention_mma", QUERIES)]).fit(&[Fit::HeadDimAtMost(64)]),
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),
+    cuda!("concat", "concat.quads", Caps::NONE, [pass("concat_quads", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("concat", THREADS),
     cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", product("TILE_M", "TILE_N"))]),
     only!("conv2d", product("TILE_M", "TILE_N")),
@@ -69,24 +77,44 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     only!("denoise", THREADS),
     only!("depthwise_conv", THREADS),
+    cuda!("depthwise_norm", "depthwise_norm.window3", Caps::NONE, [
+        pass("depthwise_norm_window3", squares("TILE")).with_warps(QUADS),
+    ]).fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_norm", rows("PIXELS")).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
+    cuda!("depthwise_residual", "depthwise_residual.window3", Caps::NONE, [
+        pass("depthwise_residual_window3", squares("TILE")).with_warps(QUADS),
+    ]).fit(&[Fit::Window(2, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
     cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
-        pass("feed_forward_mma_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
-        pass("feed_forward_mma", product("TILE_M", "TILE_N")),
-    ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::every(HIDDEN, "PAIR")]),
+        pass("feed_forward_mma_norm", rows("NORM_ROWS")),
+        pass("feed_forward_mma_up", [Axis::every(HIDDEN, "TILE_N"), Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::ONE]),
+        pass("feed_forward_mma", tiles("TILE_N", "TILE_M")),
+    ]).with_scratch(&[
+        Axis::each(Count::Rows(Of::Out)),
+        Axis::each(Count::Sum(&[Axis::every(HIDDEN, "CHUNK"), Axis::every(Count::Channels(Of::Out), "CHUNK")])),
+        Axis::each(Count::Number("WORDS")),
+    ]),
     cuda!("feed_forward", "feed_forward", Caps::NONE, [
         pass("feed_forward_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
         pass("feed_forward", product("TILE_M", "TILE_N")),
     ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     only!("gate", THREADS),
     only!("gather", THREADS),
+    cuda!("grn_scale", "grn_scale.parts", Caps::NONE, [
+        pass("grn_scale_parts_sums", [
+            Axis::every(Count::Channels(Of::Out), "CHANNELS"),
+            Axis::each(Count::Number("PARTS")),
+            Axis::each(Count::Images(Of::Out)),
+        ]),
+        pass("grn_scale_parts", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
+    ]).fit(&[Fit::ChannelsMultipleOf(4)]).with_scratch(&[Axis::each(Count::Elements(Of::Out)), Axis::each(Count::Number("PARTS"))]),
     cuda!("grn_scale", "grn_scale", Caps::NONE, [
         pass("grn_scale_norms", channels("CHANNELS")),
         pass("grn_scale", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
     ]).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
     only!("group_norm", GROUPS),
+    cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(QUADS_FIT),
     only!("layer_norm", rows("ROWS")),
     cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
         .fit(&[Fit::RowsAtMost(256)]),

@@ -25,8 +25,16 @@ pub enum Count {
     Tokens(Of),
     /// `n`.
     Images(Of),
+    /// `h`.
+    Lines(Of),
+    /// `w`.
+    Columns(Of),
     /// `c`.
     Channels(Of),
+    /// A number of the kernel's source, by its name there.
+    Number(&'static str),
+    /// The sum of these.
+    Sum(&'static [Axis]),
     /// One of the op's [constants](crate::ops::Define::constants).
     Constant(usize),
 }
@@ -67,6 +75,13 @@ impl Axis {
             Count::Rows(tensor) => of(tensor).rows(),
             Count::Tokens(tensor) => of(tensor).tokens(),
             Count::Images(tensor) => of(tensor).n,
+            Count::Lines(tensor) => of(tensor).h,
+            Count::Columns(tensor) => of(tensor).w,
+            Count::Number(name) => number(name) as usize,
+            Count::Sum(axes) => {
+                let number: &dyn Fn(&str) -> u64 = &number;
+                axes.iter().map(|axis| axis.resolve(node, number) as usize).sum()
+            }
             Count::Channels(tensor) => of(tensor).c,
             Count::Constant(i) => node.op.constants()[i] as usize,
         };
@@ -94,6 +109,15 @@ pub const fn tiles(channels: &'static str, rows: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), channels), Axis::every(Count::Rows(Of::Out), rows), Axis::ONE]
 }
 
+/// One workgroup for every square of `per` by `per` pixels of each image of the result.
+pub const fn squares(per: &'static str) -> Grid {
+    [
+        Axis::every(Count::Columns(Of::Out), per),
+        Axis::every(Count::Lines(Of::Out), per),
+        Axis::each(Count::Images(Of::Out)),
+    ]
+}
+
 /// One workgroup for every `per` channels of each image of the result.
 pub const fn channels(per: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), per), Axis::each(Count::Images(Of::Out)), Axis::ONE]
@@ -111,14 +135,23 @@ pub struct Pass {
     pub entry: &'static str,
     /// Its workgroups.
     pub grid: Grid,
+    /// Warps of a block of a CUDA kernel, where they may be fewer than fill its `THREADS`.
+    pub warps: Option<Axis>,
+}
+
+impl Pass {
+    /// With blocks of so many warps.
+    pub const fn with_warps(self, warps: Axis) -> Pass {
+        Pass { warps: Some(warps), ..self }
+    }
 }
 
 /// One of several entry points.
 pub const fn pass(entry: &'static str, grid: Grid) -> Pass {
-    Pass { entry, grid }
+    Pass { entry, grid, warps: None }
 }
 
 /// The usual: one entry point called `main`.
 pub const fn main(grid: Grid) -> Pass {
-    Pass { entry: "main", grid }
+    pass("main", grid)
 }

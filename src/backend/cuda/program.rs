@@ -59,10 +59,12 @@ pub(super) fn compile<D: Driver>(
     let mut scratch_len = 0;
     for (node, (cuda, functions)) in plan.nodes.iter().zip(kernels) {
         let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
-        let (threads, shared) = (number("THREADS") as u32, source::number(cuda.source, "SHARED").unwrap_or(0) as u32);
+        let (most, shared) = (number("THREADS") as u32, source::number(cuda.source, "SHARED").unwrap_or(0) as u32);
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for pass in cuda.passes {
             let grid = blocks(&context, node, pass.grid.map(|axis| axis.resolve(node, number)))?;
+            let threads = pass.warps.map_or(most, |warps| 32 * warps.resolve(node, number) as u32);
+            assert!(threads <= most, "{} is launched where it fits", pass.entry);
             geometries.push(Geometry { grid, threads, shared });
         }
         if !cuda.scratch.is_empty() {

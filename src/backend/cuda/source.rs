@@ -3,6 +3,7 @@
 /// Files that kernels include and that hold numbers.
 const HEADERS: &[(&str, &str)] = &[
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
+    ("chunk.cuh", include_str!("../../../kernels/chunk.cuh")),
     ("linear_tensor.cuh", include_str!("../../../kernels/linear_tensor.cuh")),
     ("product.cuh", include_str!("../../../kernels/product.cuh")),
     ("tensor.cuh", include_str!("../../../kernels/tensor.cuh")),
@@ -23,7 +24,7 @@ pub(super) fn number(source: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{self, Lang, Launch};
+    use crate::registry::{self, Axis, Count, Lang, Launch};
 
     #[test]
     fn numbers_are_found() {
@@ -34,12 +35,23 @@ mod tests {
         assert_eq!(number(text, "ROW"), None);
     }
 
+    /// What an axis calls numbers.
+    fn names(axis: &Axis) -> Vec<&'static str> {
+        let mut names = match axis.count {
+            Count::Number(name) => vec![name],
+            Count::Sum(axes) => axes.iter().flat_map(names).collect(),
+            _ => Vec::new(),
+        };
+        names.extend(Some(axis.per).filter(|per| !per.is_empty()));
+        names
+    }
+
     #[test]
     fn every_row_has_its_numbers() {
         for kernel in registry::kernels(Lang::Cuda) {
             let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
-            let axes = cuda.passes.iter().flat_map(|pass| &pass.grid).chain(cuda.scratch).map(|axis| axis.per);
-            for name in axes.filter(|per| !per.is_empty()).chain(["THREADS"]) {
+            let axes = cuda.passes.iter().flat_map(|pass| pass.grid.iter().chain(&pass.warps)).chain(cuda.scratch);
+            for name in axes.flat_map(names).chain(["THREADS"]) {
                 assert!(number(cuda.source, name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
             }
         }

@@ -1,0 +1,87 @@
+// grn_scale: sums over parts of the pixels, so that few channels fill a GPU; c is a multiple of four
+//
+// Operands as in grn_scale.cu, but
+// scratch [PARTS, n, 1, 1, c] f32: sums of squares; then, instead of the first part, G
+//
+// Launch     grn_scale_parts_sums: one block for every CHANNELS channels, part and image; then
+//            grn_scale_parts: one block an image.
+// Shared     16 KiB.
+// Memory     reads x once, in lines of 256 (bf16) or 512 bytes a warp. 2048 threads of a processor have four quads
+//            under way, 64 or 128 KiB, where an H100's rate and latency need 20. The second launch reads
+//            4 * PARTS bytes a channel: 128 KiB of 8192 channels, a twentieth to a hundredth of x.
+// Numerics   f32 sums, of a warp's pixels, then of warps, then of parts: the same order each time.
+// Needs      nothing.
+// Tunables   PARTS.
+// Reference  src/ops/grn_scale.rs
+#include "quad.cuh"
+
+constexpr u32 PARTS = 4;
+constexpr u32 CHANNELS = 128;
+constexpr u32 THREADS = 1024;
+constexpr u32 WARPS = THREADS / 32;
+static_assert(CHANNELS == 32 * QUAD, "a quad a lane");
+
+struct Squares {
+    float of_warp[WARPS][CHANNELS];
+};
+
+// Sums of the squares of four channels from element `first` on, over every WARPS-th of the pixels.
+template <u32 KIND> DEVICE Quad sum_of_squares(const void* x, u32 first, u32 pixel, u32 end, u32 c) {
+    Quad sums = {};
+#pragma unroll 4
+    for (; pixel < end; pixel += WARPS) {
+        const Quad v = load_quad<KIND>(x, first + pixel * c);
+        for (u32 k = 0; k < QUAD; ++k) sums[k] += v[k] * v[k];
+    }
+    return sums;
+}
+
+KERNEL(grn_scale_parts_sums) {
+    SHARED(Squares, s);
+    const Shape& shape = a.shape[0];
+    const u32 c = shape.c, channel = blockIdx.x * CHANNELS + lane() * QUAD, part = blockIdx.y, image = blockIdx.z;
+    const u32 tokens = shape.tokens(), pixels = div_up(tokens, PARTS);
+    const u32 begin = part * pixels + warp(), end = min_of((part + 1) * pixels, tokens);
+    Quad sums = {};
+    if (channel < c) {
+        const u32 first = image * tokens * c + channel;
+        const Tensor x = a.tensor(0);
+        sums = x.kind == BF16 ? sum_of_squares<BF16>(x.at, first, begin, end, c)
+                              : sum_of_squares<F32>(x.at, first, begin, end, c);
+    }
+    for (u32 k = 0; k < QUAD; ++k) s.of_warp[warp()][lane() * QUAD + k] = sums[k];
+    __syncthreads();
+    const u32 mine = blockIdx.x * CHANNELS + threadIdx.x;
+    if (threadIdx.x >= CHANNELS || mine >= c) return;
+    float sum = 0.0f;
+    for (u32 i = 0; i < WARPS; ++i) sum += s.of_warp[i][threadIdx.x];
+    a.scratch()[(part * shape.n + image) * c + mine] = sum;
+}
+
+struct Sums {
+    float of_warp[WARPS];
+};
+
+KERNEL(grn_scale_parts) {
+    SHARED(Sums, s);
+    const u32 c = a.out.c, first = blockIdx.x * c, stride = a.out.n * c;
+    float* squares = a.scratch() + first;
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x * QUAD; i < c; i += THREADS * QUAD) {
+        Quad norms = load_quad(squares, i);
+#pragma unroll
+        for (u32 part = 1; part < PARTS; ++part) {
+            const Quad more = load_quad(squares, part * stride + i);
+            for (u32 k = 0; k < QUAD; ++k) norms[k] += more[k];
+        }
+        for (u32 k = 0; k < QUAD; ++k) squares[i + k] = norms[k] = sqrtf(norms[k]); // for this thread itself
+        sum += norms.sum();
+    }
+    const float per_norm = 1.0f / (block_sum(sum, s.of_warp) / float(c) + a.number(0));
+    for (u32 i = threadIdx.x * QUAD; i < c; i += THREADS * QUAD) {
+        const Quad norms = load_quad(squares, i), gamma = load_quad(a.tensor(1), i);
+        Quad y;
+        for (u32 k = 0; k < QUAD; ++k) y[k] = 1.0f + gamma[k] * norms[k] * per_norm;
+        store_quad(a, first + i, y);
+    }
+}
