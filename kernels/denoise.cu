@@ -2,7 +2,7 @@
 //
 // x             [n, h, w, c] f32; may be out
 // eps           [n, h, w, c] f32; with guidance [2n, h, w, c], conditional images first
-// noise         [steps n, h, w, c] f32
+// noise         [steps n, h, w, c] f32, or of this step alone [n, h, w, c]
 // coefficients  [1, 1, steps, 4] f32: c0, c1, sigma, g
 // counter       [1, 1, 1, 1] u32
 // out           [n, h, w, c] f32 or bf16
@@ -25,5 +25,6 @@ KERNEL(denoise) {
     const float* k = a.real(3) + 4 * step;
     float e = a.real(1)[i];
     if (a.constant[0]) e -= (e - a.real(1)[i + elements]) * (1.0f - k[3]);
-    a.store(i, k[0] * (a.real(0)[i] - k[1] * e) + k[2] * a.real(2)[step * elements + i]);
+    const u32 first = a.shape[2].n == a.out.n ? 0 : step * elements;
+    a.store(i, k[0] * (a.real(0)[i] - k[1] * e) + k[2] * a.real(2)[first + i]);
 }

@@ -2,7 +2,7 @@
 //
 // x             [n, h, w, c] f32, arena; in `out` where in place                                           binding 2
 // eps           [n, h, w, c] f32, or guided [2n, h, w, c]: the conditional images, then the others; arena  binding 3
-// noise         [steps·n, h, w, c] f32, z of every step, arena                                             binding 4
+// noise         [steps·n, h, w, c] f32, z of every step, or [n, h, w, c], of this one; arena                binding 4
 // coefficients  [steps, 4] f32: c0, c1, sigma, g of every step; arena                                      binding 5
 // counter       [1] u32: the step; arena                                                                   binding 6
 // out           [n, h, w, c] f32, arena                                                                    binding 1
@@ -49,5 +49,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     var latent: f32;
     if x_kind == IN_PLACE { latent = out[i]; } else { latent = x[i]; }
-    out[i] = c0 * (latent - c1 * e) + sigma * noise[step * size + i];
+    let first = select(step * size, 0u, p.noise.n == p.out.n);
+    out[i] = c0 * (latent - c1 * e) + sigma * noise[first + i];
 }

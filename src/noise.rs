@@ -2,8 +2,8 @@
 //!
 //! [`NoiseKind::Torch`] and [`NoiseKind::TorchBf16`] repeat what a `diffusers`
 //! pipeline draws from a CPU generator; they are sequential by nature and drawn
-//! here for all steps ahead. [`NoiseKind::Philox`] can be computed anywhere; this
-//! is the definition that device kernels are tested against.
+//! on the host for all steps ahead. [`NoiseKind::Philox`] is drawn on the device, by the op `philox`;
+//! this is its definition.
 
 mod mt19937;
 mod philox;

@@ -199,6 +199,7 @@ ops! {
     mean::Mean,
     modulate::Modulate,
     nearest_code::NearestCode,
+    philox::Philox,
     pixel_shuffle::PixelShuffle,
     pixel_unshuffle::PixelUnshuffle,
     resample::Resample,

@@ -293,7 +293,7 @@ impl Recorder {
         Ok(output)
     }
 
-    /// Records `op` as the one writer of `state`, an input slot which it updates in place.
+    /// Records `op` as the one node that updates `state`, which the host or a node before has begun, in place.
     ///
     /// # Panics
     /// If the op does not work in place on an operand that is `state`.

@@ -9,7 +9,7 @@ use crate::shape::Shape;
 /// Operands:
 /// 0. `x [n, h, w, c]`, the latents
 /// 1. `eps [n, h, w, c]`, or with guidance `[2n, h, w, c]`: conditional images first
-/// 2. `noise [steps·n, h, w, c]`, standard normal `z` of every step
+/// 2. `noise [steps·n, h, w, c]`, standard normal `z` of every step; or `[n, h, w, c]`, of this one
 /// 3. `coefficients [1, 1, steps, 4]`: `c₀, c₁, σ, g` of every step
 /// 4. `counter [1, 1, 1, 1]` (u32): the step
 ///
@@ -30,14 +30,14 @@ impl Define for Denoise {
         match *inputs {
             [Some(x), Some(eps), Some(noise), Some(coefficients), Some(counter)]
                 if eps == (Shape { n: x.n * if self.guided { 2 } else { 1 }, ..x })
-                    && noise == (Shape { n: x.n * coefficients.w, ..x })
+                    && [x.n * coefficients.w, x.n].map(|n| Shape { n, ..x }).contains(&noise)
                     && coefficients == Shape::matrix(coefficients.w, 4)
                     && counter == Shape::vector(1) =>
             {
                 Ok(x)
             }
             _ => Err(format!(
-                "x [n, h, w, c], eps [{}n, h, w, c], noise [steps·n, h, w, c], coefficients [1, 1, steps, 4], counter",
+                "x [n, h, w, c], eps [{}n, h, w, c], noise [steps·n or n, h, w, c], coefficients [1, 1, steps, 4], counter",
                 if self.guided { "2" } else { "" }
             )),
         }
@@ -64,7 +64,7 @@ impl Define for Denoise {
         let [x, eps, noise, coefficients] = [0, 1, 2, 3].map(|i| inputs[i].expect("every operand").f32());
         let step = inputs[4].expect("counter").u32()[0] as usize;
         let [c0, c1, sigma, g] = [0, 1, 2, 3].map(|i| coefficients[step * 4 + i]);
-        let noise = &noise[step * shape.elements()..];
+        let noise = if noise.len() == shape.elements() { noise } else { &noise[step * shape.elements()..] };
         for i in 0..shape.elements() {
             let mut e = eps[i];
             if self.guided {
@@ -76,12 +76,10 @@ impl Define for Denoise {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |guided, n: usize, step| {
+    let case = |guided, n: usize, steps, step| {
         let eps = slot(if guided { 2 * n } else { n }, 3, 5, 4);
-        Case::new(
-            Denoise { guided },
-            vec![slot(n, 3, 5, 4), eps, slot(3 * n, 3, 5, 4), slot(1, 1, 3, 4), index(&[step])],
-        )
+        let noise = slot(steps * n, 3, 5, 4);
+        Case::new(Denoise { guided }, vec![slot(n, 3, 5, 4), eps, noise, slot(1, 1, 3, 4), index(&[step])])
     };
-    vec![case(true, 2, 1), case(false, 1, 2), case(true, 1, 0)]
+    vec![case(true, 2, 3, 1), case(false, 1, 3, 2), case(true, 1, 3, 0), case(true, 2, 1, 2)]
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::record::{Extent, Recorded, Sampler};
+use super::record::{Extent, Noise, Recorded, Sampler};
 use super::run::{Run, crop, end_of, finite, noise_of, of_batch, write_times};
 use super::{Batch, Intermediates, Options, Progress, Times};
 use crate::error::Result;
@@ -146,6 +146,10 @@ impl Job<'_, '_> {
             texts.extend(vec![prompts.len() as u32; self.images.len()]);
         }
         self.run.write(stage.sampler.texts, &texts)?;
+        if let Noise::Seed(slot) = stage.sampler.noise {
+            let seed = self.request.seed.wrapping_add(self.images.start as u64);
+            self.run.write(slot, &[seed as u32, (seed >> 32) as u32])?;
+        }
         write_times(&mut self.run, stage.sampler, &sampler::ddpm(stage.steps as u32))?;
         self.run.phase(stage.condition)
     }
@@ -154,17 +158,19 @@ impl Job<'_, '_> {
     fn sample(&mut self, stage: &Stage<'_>, given: Option<&[f32]>) -> Result<()> {
         let Stage { sampler, steps, .. } = *stage;
         let (request, total) = (self.request, self.request.images());
-        let mut generator = NoiseGenerator::new(request.noise, request.seed, stage.stream);
-        let all = Shape { n: total, ..sampler.x.shape };
-        let noise = noise_of(&mut generator, all, steps, self.images.clone());
-        let start = match given {
-            None => noise.start,
-            Some(given) => of_batch(given, sampler.x.shape, total, self.images.clone(), stage.name)?,
-        };
+        if let Noise::Table(table) = sampler.noise {
+            let mut generator = NoiseGenerator::new(request.noise, request.seed, stage.stream);
+            let all = Shape { n: total, ..sampler.x.shape };
+            let noise = noise_of(&mut generator, all, steps, self.images.clone());
+            self.run.write(sampler.x, &noise.start)?;
+            self.run.write(table, &noise.steps)?;
+        }
+        if let Some(given) = given {
+            let start = of_batch(given, sampler.x.shape, total, self.images.clone(), stage.name)?;
+            self.run.write(sampler.x, &start)?;
+        }
         let coefficients = |s: &sampler::Step| [s.c0, s.c1, s.sigma, stage.guidance];
         let coefficients: Vec<f32> = sampler::ddpm(steps as u32).iter().flat_map(coefficients).collect();
-        self.run.write(sampler.x, &start)?;
-        self.run.write(sampler.noise, &noise.steps)?;
         self.run.write(sampler.coefficients, &coefficients)?;
         self.run.write(sampler.counter, &[0u32])?;
         for _ in 0..steps {

@@ -17,7 +17,8 @@ use crate::error::Result;
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, clip, slot, stage_a};
-use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Gather, Scale, ToRgb8};
+use crate::noise::{NoiseKind, NoiseStream};
+use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Gather, Philox, Scale, ToRgb8};
 use crate::plan::{Plan, Recorder, Slot};
 use crate::request::Request;
 use crate::sampler::StageSizes;
@@ -40,6 +41,8 @@ pub struct Extent {
     pub steps: [usize; 2],
     /// Whether Stage C and Stage B are guided.
     pub guided: [bool; 2],
+    /// Whether noise is made on the device.
+    pub philox: bool,
     /// Whether intermediate results stay readable.
     pub keep: bool,
 }
@@ -58,6 +61,7 @@ impl Extent {
             height: request.height as usize,
             steps: [request.steps.0 as usize, request.steps.1 as usize],
             guided,
+            philox: request.noise == NoiseKind::Philox,
             keep,
         }
     }
@@ -69,13 +73,23 @@ impl Extent {
     }
 }
 
+/// Where a sampler's noise comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noise {
+    /// The host: noise of every step, `[steps·n, h, w, c]`, and the start latents.
+    Table(Slot),
+    /// The device, from the seed of the batch's first image, u32 `[1, 1, 1, 2]`, its low half first.
+    Seed(Slot),
+}
+
 /// What the host writes, and may read, of one of the two samplers.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    /// Latents `[n, h, w, c]`: start noise before the first step, the result after the last.
+    /// Latents `[n, h, w, c]`: start noise before the first step, the result after the last. The host may
+    /// write them in either case.
     pub x: Slot,
-    /// Noise of every step, `[steps·n, h, w, c]`.
-    pub noise: Slot,
+    /// Where its noise comes from.
+    pub noise: Noise,
     /// `c₀, c₁, σ, g` of every step, `[1, 1, steps, 4]`.
     pub coefficients: Slot,
     /// The step, u32.
@@ -129,8 +143,8 @@ impl Recorded {
             return self.plan.arena_bytes();
         }
         let noise = |sampler: &Sampler| {
-            let latents = sampler.x.shape.elements();
-            sampler.noise.shape.elements() + latents + 2 * latents / sampler.x.shape.n * total
+            let (latents, Noise::Table(table)) = (sampler.x.shape.elements(), sampler.noise) else { return 0 };
+            table.shape.elements() + latents + 2 * latents / sampler.x.shape.n * total
         };
         let host = noise(&self.c).max(noise(&self.b)).max(2 * self.rgb.shape.elements());
         self.plan.arena_bytes() + 4 * host as u64
@@ -176,10 +190,11 @@ pub fn record(model: &Model, extent: &Extent) -> Result<Recorded> {
 struct Stage {
     index: usize,
     step: &'static str,
+    stream: NoiseStream,
 }
 
-const STAGE_C: Stage = Stage { index: 0, step: "step_c" };
-const STAGE_B: Stage = Stage { index: 1, step: "step_b" };
+const STAGE_C: Stage = Stage { index: 0, step: "step_c", stream: NoiseStream::StageC };
+const STAGE_B: Stage = Stage { index: 1, step: "step_b", stream: NoiseStream::StageB };
 
 /// Records a sampler on latents of `size` (height, width): its conditions in the
 /// phase at hand, its steps in one of their own.
@@ -229,16 +244,67 @@ fn sample(
     };
     let unet = UNet { config };
     let conditioned = unet.condition(&mut Net::new(rec, weights), &conditions, latents)?;
+    let seed = extent.philox.then(|| rec.input(Shape::vector(2), Element::U32));
+    let philox = Philox { shape: latents, stream: stage.stream as u32 };
+    let start = seed.map(|seed| rec.node("noise", philox, &[slot(seed), None])).transpose()?;
 
     rec.phase(stage.step);
-    let x = rec.input(latents, Element::F32);
-    let noise = rec.input(Shape { n: steps * extent.images, ..latents }, Element::F32);
+    let x = start.unwrap_or_else(|| rec.input(latents, Element::F32));
     let coefficients = rec.input(Shape::matrix(steps, 4), Element::F32);
     let counter = rec.input(Shape::vector(1), Element::U32);
     let input = if guided { rec.node("guidance", Concat::Images, &[slot(x), slot(x)])? } else { x };
     let eps = unet.step(&mut Net::new(rec, weights), input, &conditioned, counter)?;
-    let inputs = [slot(x), slot(eps), slot(noise), slot(coefficients), slot(counter)];
+    let (noise, z) = match seed {
+        Some(seed) => (Noise::Seed(seed), rec.node("noise", philox, &[slot(seed), slot(counter)])?),
+        None => {
+            let table = rec.input(Shape { n: steps * extent.images, ..latents }, Element::F32);
+            (Noise::Table(table), table)
+        }
+    };
+    let inputs = [slot(x), slot(eps), slot(z), slot(coefficients), slot(counter)];
     rec.update("sampler", Denoise { guided }, &inputs, x)?;
     rec.update("sampler", Advance, &[slot(counter)], counter)?;
     Ok(Sampler { x, noise, coefficients, counter, texts, times, zeros })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::backend::cpu::Cpu;
+    use crate::noise::{LatentNoise, NoiseGenerator};
+    use crate::weights::{ModelPaths, Overrides};
+
+    /// Start latents, and the noise of each step, which is all that is left of `x` where `c₀` is 0 and σ is 1.
+    #[test]
+    fn noise_of_the_device_is_that_of_the_definition() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny").into();
+        let model = Model::open(&ModelPaths::find(Some(&folder), None, &Overrides::default()).unwrap()).unwrap();
+        let request = Request { prompts: vec![String::new()], count: 5, steps: (2, 3), ..Request::default() };
+        let request = Request { width: 128, height: 64, noise: NoiseKind::Philox, seed: u64::MAX - 2, ..request };
+        let (images, steps) = (1..4, [request.steps.0 as usize, request.steps.1 as usize]);
+        let recorded = record(&model, &Extent::of(&request, images.clone(), false)).unwrap();
+        let mut program = Cpu::new(false).compile(recorded.plan.clone()).unwrap();
+        for (sampler, stage) in [(&recorded.c, &STAGE_C), (&recorded.b, &STAGE_B)] {
+            let all = Shape { n: request.images(), ..sampler.x.shape };
+            let mut generator = NoiseGenerator::new(request.noise, request.seed, stage.stream);
+            let want = LatentNoise::draw(&mut generator, all, steps[stage.index]).images(images.clone());
+
+            let Noise::Seed(slot) = sampler.noise else { panic!("it is made on the device") };
+            let seed = request.seed.wrapping_add(images.start as u64);
+            program.write(slot, bytemuck::cast_slice(&[seed as u32, (seed >> 32) as u32])).unwrap();
+            program.run(recorded.plan.phase(["condition_c", "condition_b"][stage.index])).unwrap();
+            let mut x = vec![0f32; sampler.x.shape.elements()];
+            program.read(sampler.x, bytemuck::cast_slice_mut(&mut x)).unwrap();
+            assert!(x == want.start, "{}: start", stage.step);
+            let coefficients = [0.0f32, 0.0, 1.0, 1.0].repeat(steps[stage.index]);
+            program.write(sampler.coefficients, bytemuck::cast_slice(&coefficients)).unwrap();
+            program.write(sampler.counter, &[0; 4]).unwrap();
+            for (i, noise) in want.steps.chunks(x.len()).enumerate() {
+                program.run(recorded.plan.phase(stage.step)).unwrap();
+                program.read(sampler.x, bytemuck::cast_slice_mut(&mut x)).unwrap();
+                assert!(x == noise, "{}: step {i}", stage.step);
+            }
+        }
+    }
 }

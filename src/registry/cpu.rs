@@ -70,6 +70,7 @@ pub(super) static ROWS: &[Kernel] = &[
     reference("mean"),
     reference("modulate"),
     reference("nearest_code"),
+    reference("philox"),
     reference("pixel_shuffle"),
     reference("pixel_unshuffle"),
     row("resample", "resample.avx512", Caps::AVX512, launch::resample(Isa::Avx512)),

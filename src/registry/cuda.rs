@@ -123,6 +123,7 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("mean", channels("CHANNELS")),
     only!("modulate", THREADS),
     only!("nearest_code", rows("ROWS")),
+    only!("philox", THREADS),
     only!("pixel_shuffle", THREADS),
     only!("pixel_unshuffle", THREADS),
     only!("resample", THREADS),

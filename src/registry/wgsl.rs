@@ -107,6 +107,7 @@ pub(super) static ROWS: &[Kernel] = &[
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("modulate", "modulate", Caps::NONE, [main(elements("WG"))]),
     shader!("nearest_code", "nearest_code", Caps::NONE, [main(rows("WG"))]),
+    shader!("philox", "philox", Caps::NONE, [main(elements("WG"))]),
     shader!("pixel_shuffle", "pixel_shuffle", Caps::NONE, [main(elements("WG"))]),
     shader!("pixel_unshuffle", "pixel_unshuffle", Caps::NONE, [main(elements("WG"))]),
     shader!("resample", "resample", Caps::NONE, [main(elements("WG"))]),

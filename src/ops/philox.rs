@@ -1,0 +1,64 @@
+use super::{Case, Define, Operands, Shapes, index};
+use crate::noise;
+use crate::shape::Shape;
+
+/// Standard normal noise, counter-based: the same on any device, in any order. The definition is
+/// [`noise::Philox`].
+///
+/// Operands:
+/// 0. `seed [1, 1, 1, 2]` (u32): low and high half of the first image's; image `k` has that plus `k`, wrapping
+/// 1. `counter [1, 1, 1, 1]` (u32), optional: the step. Its noise is draw `1 + step`; draw 0 are the start latents.
+///
+/// Kernels draw the same random words; their normals are within 2e-6 of the definition's, which is what `ln`, the
+/// sines and a square root in f32 differ by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Philox {
+    /// Extent of the noise.
+    pub shape: Shape,
+    /// Third word of the counter, which keeps the samplers of a seed apart.
+    pub stream: u32,
+}
+
+impl Define for Philox {
+    fn name(&self) -> &'static str {
+        "philox"
+    }
+
+    fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
+        match *inputs {
+            [Some(seed), counter]
+                if seed == Shape::vector(2) && counter.is_none_or(|counter| counter == Shape::vector(1)) =>
+            {
+                Ok(self.shape)
+            }
+            _ => Err("seed [1, 1, 1, 2] and, but for the start, counter [1, 1, 1, 1]".into()),
+        }
+    }
+
+    fn constants(&self) -> Vec<u32> {
+        vec![self.stream]
+    }
+
+    fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
+        let seed = inputs[0].expect("seed").u32();
+        let seed = u64::from(seed[0]) | u64::from(seed[1]) << 32;
+        let draw = inputs[1].map_or(0, |counter| counter.u32()[0].wrapping_add(1));
+        for (k, image) in out.chunks_mut((shape.tokens() * shape.c).max(1)).enumerate() {
+            noise::Philox::new(seed.wrapping_add(k as u64)).fill(self.stream, draw, image);
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |shape, stream, seed: &[u32], counter: Option<u32>| {
+        let counter = counter.and_then(|step| index(&[step]));
+        Case { tolerance: 2e-6, tolerance_bf16: 2e-6, ..Case::new(Philox { shape, stream }, vec![index(seed), counter]) }
+    };
+    vec![
+        case(Shape::new(2, 64, 64, 4), 1, &[42, 0], Some(7)),
+        case(Shape::new(1, 24, 24, 16), 0, &[0, 0], None),
+        // Images that are no whole fours, and a seed that carries.
+        case(Shape::new(3, 3, 5, 3), 0, &[u32::MAX, 7], Some(0)),
+        case(Shape::new(1, 1, 1, 1), 1, &[u32::MAX, u32::MAX], Some(19)),
+    ]
+}
