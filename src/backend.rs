@@ -13,6 +13,7 @@ pub mod wgpu;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Result;
@@ -71,6 +72,21 @@ pub enum Residency {
     Turns,
 }
 
+/// The most that something ever was.
+#[derive(Debug, Default)]
+struct Peak(AtomicU64);
+
+impl Peak {
+    fn note(&self, now: u64) {
+        self.0.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// `None` if nothing was noted.
+    fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|&most| most > 0)
+    }
+}
+
 /// Software that runs plans on a device.
 pub trait Backend {
     /// The device.
@@ -83,6 +99,12 @@ pub trait Backend {
     /// If the device is lost.
     fn free_bytes(&self) -> Result<u64> {
         Ok(self.device().free_bytes)
+    }
+
+    /// The most of the device's own memory that was taken at once since it was opened, in bytes; `None`
+    /// where that is not known, or the device uses the host's.
+    fn peak_bytes(&self) -> Option<u64> {
+        None
     }
 
     /// Makes everything that running `plan` needs, each node with the kernel of its place in `kernels`.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use cascade_rt::backend::devices;
+use cascade_rt::backend::{Device, devices};
 use cascade_rt::demo;
 use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::ops::{Advance, Element};
@@ -69,6 +69,28 @@ fn nodes_are_timed_one_by_one_and_run_once() {
 }
 
 #[test]
+fn memory_that_a_device_takes_is_noted() {
+    const BYTES: u64 = 8 << 20;
+    for backend in devices::exact().unwrap() {
+        let Device { name, copies_weights, .. } = backend.device().clone();
+        let mut last = backend.peak_bytes().unwrap_or(0);
+        assert!(last < BYTES, "{name}: nothing was made yet");
+        for more in [1, 2] {
+            let mut rec = Recorder::new();
+            let slot = rec.input(Shape::vector((more * BYTES / 4) as usize), Element::F32);
+            rec.keep(slot);
+            let mut program = backend.compile(Arc::new(rec.finish())).unwrap();
+            program.write(slot, &vec![0; (more * BYTES) as usize]).unwrap();
+            drop(program);
+            // Only where it is told apart from the host's.
+            let Some(peak) = backend.peak_bytes() else { continue };
+            assert!(copies_weights && peak >= more * BYTES && peak >= last, "{name}: {peak} after {last}");
+            last = peak;
+        }
+    }
+}
+
+#[test]
 fn ops_of_a_plan_can_be_run_alone() {
     let (recorded, extent) = demo_plan();
     let tasks = distinct(&recorded.plan, |phase| extent.repeats(phase));
@@ -116,6 +138,7 @@ fn bench_measures_every_part() {
         assert!(stages <= number(&result["seconds"]["picture"]["min"]));
         assert!(number(&result["activation_bytes"]) > 0.0 && number(&result["weight_bytes"]) > 1e7);
         assert!(!cfg!(target_os = "linux") || number(&result["peak_host_bytes"]) > 1e7);
+        assert!(result["peak_device_bytes"].is_null(), "the CPU has no memory of its own");
     }
 }
 

@@ -99,6 +99,10 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
         self.context.driver().device()
     }
 
+    fn peak_bytes(&self) -> Option<u64> {
+        self.context.peak.get()
+    }
+
     fn free_bytes(&self) -> Result<u64> {
         Ok(self.context.call(D::free_bytes)? + self.weights.resident_bytes())
     }

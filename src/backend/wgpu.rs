@@ -91,6 +91,10 @@ impl Backend for Wgpu {
         self.context.info()
     }
 
+    fn peak_bytes(&self) -> Option<u64> {
+        self.context.peak.get()
+    }
+
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
         let shader = |kernel: &&'static Kernel| match &kernel.launch {
             Launch::Wgsl(shader) => (*kernel, shader),

@@ -59,7 +59,8 @@ struct Cell {
     seconds: Vec<(&'static str, Vec<f64>)>,
     activations: u64,
     weights: u64,
-    peak: Option<u64>,
+    /// Most bytes of the host's memory at once, and of the device's own if it has any.
+    peak: [Option<u64>; 2],
 }
 
 impl Cell {
@@ -147,8 +148,9 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
         let all = parts.into_iter().chain([parts.iter().sum()]);
         seconds[PICTURE..].iter_mut().zip(all).for_each(|((_, values), value)| values.push(value));
     }
-    let device = pipeline.backend().device().name.clone();
-    Ok(Cell { request, device, seconds, activations, weights, peak: memory::peak_bytes() })
+    let backend = pipeline.backend();
+    let (device, peak) = (backend.device().name.clone(), [memory::peak_bytes(), backend.peak_bytes()]);
+    Ok(Cell { request, device, seconds, activations, weights, peak })
 }
 
 /// `1024×1024 px, 2 pictures`.
@@ -174,7 +176,9 @@ fn print(cell: &Cell, model: &str) -> Result<()> {
         rows.push(vec![format!("  {name}"), human_seconds(median), range, share]);
     }
     aligned(&rows).iter().try_for_each(|line| say(line))?;
-    let peak = cell.peak.map_or(String::new(), |bytes| format!("; at most {} MiB resident on the host", mib(bytes)));
+    let at_most =
+        |peak: Option<u64>, what| peak.map_or(String::new(), |bytes| format!("; at most {} MiB {what}", mib(bytes)));
+    let peak = at_most(cell.peak[0], "resident on the host") + &at_most(cell.peak[1], "on the device");
     say(&format!("  {} MiB of activations, {} MiB of weights{peak}\n", mib(cell.activations), mib(cell.weights)))
 }
 
@@ -190,16 +194,16 @@ fn growth(cells: &[Cell]) -> Result<()> {
 
 fn markdown(cells: &[Cell], model: &str) -> Result<()> {
     say(&format!("{model} on {}, seconds, median (least to most)\n", cells[0].device))?;
-    say(&format!("| | {} | picture | peak MiB |", PARTS.join(" | ")))?;
-    say(&format!("|---|{}", "---|".repeat(PARTS.len() + 2)))?;
+    say(&format!("| | {} | picture | peak MiB on the host | on the device |", PARTS.join(" | ")))?;
+    say(&format!("|---|{}", "---|".repeat(PARTS.len() + 3)))?;
     for cell in cells {
         let part = |i| {
             let Spread { median, min, max } = cell.spread(i);
             format!("{median:.3} ({min:.3} to {max:.3})")
         };
         let parts: Vec<String> = (0..=PARTS.len()).map(part).collect();
-        let peak = cell.peak.map_or("-".into(), |bytes| mib(bytes).to_string());
-        say(&format!("| {} | {} | {peak} |", title(&cell.request), parts.join(" | ")))?;
+        let [host, device] = cell.peak.map(|peak| peak.map_or("-".into(), |bytes| mib(bytes).to_string()));
+        say(&format!("| {} | {} | {host} | {device} |", title(&cell.request), parts.join(" | ")))?;
     }
     Ok(())
 }
@@ -214,7 +218,8 @@ fn json(cell: &Cell) -> Value {
         "width": width, "height": height, "count": count, "steps": steps, "guidance": guidance,
         "seconds": serde_json::Map::from_iter(cell.seconds.iter().enumerate().map(part)),
         "seconds_a_picture": cell.each(),
-        "activation_bytes": cell.activations, "weight_bytes": cell.weights, "peak_host_bytes": cell.peak,
+        "activation_bytes": cell.activations, "weight_bytes": cell.weights,
+        "peak_host_bytes": cell.peak[0], "peak_device_bytes": cell.peak[1],
     })
 }
 

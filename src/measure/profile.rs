@@ -123,6 +123,10 @@ impl Backend for Profiled {
         self.inner.free_bytes()
     }
 
+    fn peak_bytes(&self) -> Option<u64> {
+        self.inner.peak_bytes()
+    }
+
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
         let start = Instant::now();
         let inner = self.inner.compile_with(plan.clone(), kernels)?;

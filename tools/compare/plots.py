@@ -45,13 +45,15 @@ class Svg:
 
 
 def latency(records: list[dict]) -> Svg:
-    """One bar for each program and dtype, of the medians of its stages."""
+    """One bar for each program and dtype, of the medians of its stages; each model has a scale of its own."""
     cells = report.cells(records)
     left, width, bar = 190, 760, 20
     rows = sum(len(programs) for programs in cells.values())
     svg = Svg(width, 74 + (bar + 6) * rows + 34 * len(cells))
-    longest = max(sum(median(rs, stage) for stage in report.STAGES) for ps in cells.values() for rs in ps.values())
-    scale = (width - left - 70) / longest
+    longest = {}
+    for (model, *_), programs in cells.items():
+        sums = [sum(median(taken, stage) for stage in report.STAGES) for taken in programs.values()]
+        longest[model] = max(sums + [longest.get(model, 0)])
     for i, (stage, colour) in enumerate(COLOURS.items()):
         svg.rect(left + 110 * i, 16, 14, 14, colour, STAGE_NAMES[stage])
         svg.text(left + 110 * i + 20, 28, STAGE_NAMES[stage])
@@ -59,6 +61,7 @@ def latency(records: list[dict]) -> Svg:
     for (model, device, w, h, dtype), programs in cells.items():
         svg.text(16, y + 17, f"{model}, {w}×{h} px, {dtype}, {device}", kind="title")
         y += 28
+        scale = (width - left - 70) / longest[model]
         for name, taken in programs.items():
             svg.text(left - 10, y + 15, name, "end")
             x = float(left)
@@ -87,8 +90,8 @@ def area(benches: list[dict]) -> Svg:
     width, height, left, bottom, top, right = 760, 420, 64, 48, 40, 150
     bench = benches[0]
     cells = sorted((cell["width"] * cell["height"] / 1e6, cell) for cell in bench["results"] if cell["count"] == 1)
-    curves = {stage: [cell["seconds"][stage]["median"] for _, cell in cells] for stage in COLOURS}
-    curves["picture"] = [cell["seconds"]["picture"]["median"] for _, cell in cells]
+    curves = {stage: [cell["seconds"][stage]["min"] for _, cell in cells] for stage in COLOURS}
+    curves["picture"] = [cell["seconds"]["picture"]["min"] for _, cell in cells]
     sizes = [size for size, _ in cells]
     low, high = (f(v for c in curves.values() for v in c) for f in (min, max))
     svg = Svg(width, height)
@@ -120,7 +123,7 @@ def area(benches: list[dict]) -> Svg:
         free += 16
     svg.text(16, 22, f"Seconds by size, both axes logarithmic: {bench['model']} on {bench['device']}", kind="title")
     steps = " + ".join(map(str, cells[0][1]["steps"]))
-    svg.text(16, height - 8, f"cascade-rt bench, {steps} steps, medians of {bench['runs']} runs.")
+    svg.text(16, height - 8, f"cascade-rt bench, {steps} steps, least of {bench['runs']} runs.")
     return svg
 
 

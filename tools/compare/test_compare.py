@@ -66,7 +66,7 @@ class Compare(unittest.TestCase):
 
     def test_plots_are_drawn(self):
         def cell(side: int) -> dict:
-            seconds = {name: {"median": side / 100} for name in (*report.STAGES, "picture")}
+            seconds = {name: {"min": side / 100} for name in (*report.STAGES, "picture")}
             return {"width": side, "height": side, "count": 1, "steps": [20, 10], "seconds": seconds}
 
         bench = {"model": "mid", "device": "a CPU", "runs": 3, "results": [cell(512), cell(1024)]}

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use super::driver::Driver;
 use super::fault::{Fault, Outcome, needed};
+use crate::backend::Peak;
 use crate::backend::weights::Memory;
 use crate::error::{Error, Result};
 
@@ -13,11 +14,13 @@ pub(super) struct Context<D> {
     driver: D,
     /// What made the device useless, once something has.
     lost: OnceLock<Fault>,
+    /// Memory that is no longer free since the device was opened.
+    pub(super) peak: Peak,
 }
 
 impl<D: Driver> Context<D> {
     pub(super) fn new(driver: D) -> Self {
-        Self { driver, lost: OnceLock::new() }
+        Self { driver, lost: OnceLock::new(), peak: Peak::default() }
     }
 
     /// The driver, for what cannot fail.
@@ -98,7 +101,11 @@ impl<D: Driver> Memory for Context<D> {
     }
 
     fn allocate(&self, bytes: u64) -> Result<D::Buffer> {
-        self.call(|driver| driver.allocate(bytes))
+        self.call(|driver| {
+            let buffer = driver.allocate(bytes)?;
+            self.peak.note(driver.device().free_bytes.saturating_sub(driver.free_bytes()?));
+            Ok(buffer)
+        })
     }
 
     fn upload(&self, buffer: &D::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()> {

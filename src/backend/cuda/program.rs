@@ -13,7 +13,7 @@ use super::context::Context;
 use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
 use super::source;
-use crate::backend::weights::Weights;
+use crate::backend::weights::{Memory, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
@@ -83,8 +83,8 @@ pub(super) fn compile<D: Driver>(
     let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
     weights.reserve(residency)?;
     Ok(CudaProgram {
-        arena: context.call(|driver| driver.allocate(plan.arena_bytes()))?,
-        scratch: context.call(|driver| driver.allocate(4 * scratch_len))?,
+        arena: context.allocate(plan.arena_bytes())?,
+        scratch: context.allocate(4 * scratch_len)?,
         args: vec![None; nodes.len()],
         graphs: HashMap::new(),
         epoch: 0,

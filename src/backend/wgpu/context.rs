@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::adapter;
-use crate::backend::Device;
 use crate::backend::weights::Memory;
+use crate::backend::{Device, Peak};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
 
@@ -24,6 +24,8 @@ pub(super) struct Context {
     fault: Arc<Mutex<Option<Fault>>>,
     /// Weights on their way to wgpu's own staging memory.
     staging: Mutex<Vec<u8>>,
+    /// Memory that buffers took, as far as wgpu's allocator tells.
+    pub(super) peak: Peak,
 }
 
 /// Bytes of weights handed over before the device is made to move them, which bounds its staging memory.
@@ -80,7 +82,7 @@ impl Context {
             };
             note(&uncaptured, new);
         }));
-        Ok(Self { device, queue, info, fault, staging: Mutex::default() })
+        Ok(Self { device, queue, info, fault, staging: Mutex::default(), peak: Peak::default() })
     }
 
     /// What the device can do, as asked for when it was opened.
@@ -92,7 +94,7 @@ impl Context {
     pub(super) fn with_memory(&self, free_bytes: u64) -> Self {
         let info = Device { free_bytes, ..self.info.clone() };
         let (device, queue, fault) = (self.device.clone(), self.queue.clone(), self.fault.clone());
-        Self { device, queue, info, fault, staging: Mutex::default() }
+        Self { device, queue, info, fault, staging: Mutex::default(), peak: Peak::default() }
     }
 
     /// The error of a call that failed without a fault being reported.
@@ -141,6 +143,9 @@ impl Context {
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&descriptor);
+        if let Some(report) = self.device.generate_allocator_report() {
+            self.peak.note(report.total_allocated_bytes);
+        }
         match pollster::block_on(scope.pop()) {
             Some(_) => Err(self.does_not_fit(size, label)),
             None => self.check().map(|()| buffer),
