@@ -73,7 +73,7 @@ def latency(records: list[dict]) -> Svg:
             y += bar + 6
         y += 6
     first = records[0]
-    svg.text(16, y + 18, f"Seconds of a warm picture, medians. {label(first)}")
+    svg.text(16, y + 18, f"Seconds of a warm picture, medians by stage. {label(first)}")
     return svg
 
 
