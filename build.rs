@@ -84,6 +84,13 @@ fn compiled_by(nvcc: &str, kernels: &[String]) -> PathBuf {
     folder
 }
 
+/// The kernel that a line declares: `KERNEL(name)`, `KERNEL(name, blocks)` or `KERNEL_TILED(name)`.
+#[cfg(feature = "cuda-emu")]
+fn kernel_name(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("KERNEL(").or_else(|| line.strip_prefix("KERNEL_TILED("))?;
+    rest.split([',', ')']).next()
+}
+
 /// Every `kernels/*.cu` as C++, the player of a GPU behind them, and a table of the kernels by name.
 #[cfg(feature = "cuda-emu")]
 fn kernels_for_the_host() {
@@ -92,13 +99,14 @@ fn kernels_for_the_host() {
     let mut names = Vec::new();
     for path in &sources {
         let text = fs::read_to_string(path).expect("a kernel can be read");
-        let declared = text.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split([',', ')']).next());
+        let declared = text.lines().filter_map(|line| kernel_name(line));
         names.extend(declared.map(str::to_owned));
     }
-    let declarations: String = names.iter().map(|n| format!("extern \"C\" void kernel_{n}(Args);\n")).collect();
+    let declarations: String =
+        names.iter().map(|n| format!("extern \"C\" void kernel_{n}(Args, const void*);\n")).collect();
     let entries: String = names.iter().map(|n| format!("    {{\"{n}\", kernel_{n}}},\n")).collect();
     let table = format!(
-        "#include \"common.cuh\"\n{declarations}struct Entry {{ const char* name; void (*run)(Args); }};\n\
+        "#include \"common.cuh\"\n{declarations}struct Entry {{ const char* name; void (*run)(Args, const void*); }};\n\
          extern const Entry cascade_kernels[] = {{\n{entries}    {{nullptr, nullptr}},\n}};\n"
     );
     let out = env::var("OUT_DIR").expect("cargo sets it");
@@ -120,7 +128,7 @@ fn kernels_for_the_host() {
     build.cpp(true).std("c++17").opt_level(2).include("kernels").flag("-Wno-unknown-pragmas");
     // Sums are rounded as written, and shared memory is seen as more than one type.
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
-    build.file("kernels/host/device.cpp").file(&table_at).files(&wrapped);
+    build.file("kernels/host/device.cpp").file("kernels/host/hopper.cpp").file(&table_at).files(&wrapped);
     build.compile("cascade_host");
 
     // How, for who compiles a single file again: tools/host-kernels.

@@ -9,9 +9,11 @@
 mod cpu;
 mod cuda;
 mod grid;
+mod tiling;
 mod wgsl;
 
 pub use grid::{Axis, Count, Grid, Of, Pass};
+pub use tiling::Tiling;
 
 use crate::ops::{Element, Op};
 use crate::plan::{Node, Plan, Source};
@@ -56,6 +58,8 @@ impl Caps {
     pub const COOPERATIVE: Caps = Caps(1 << 6);
     /// WGSL run on the host's cores: a subgroup is a vector register, and asking its lanes is cheaper than memory.
     pub const SOFTWARE: Caps = Caps(1 << 7);
+    /// CUDA compute capability 9.0 and what only it has: wgmma, setmaxnreg.
+    pub const SM90A: Caps = Caps(1 << 8);
 
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
@@ -66,6 +70,7 @@ impl Caps {
         (Caps::F16, "f16"),
         (Caps::COOPERATIVE, "cooperative_matrix"),
         (Caps::SOFTWARE, "software"),
+        (Caps::SM90A, "sm_90a"),
     ];
 
     /// Both sets together.
@@ -101,6 +106,8 @@ pub enum Fit {
     Window(usize, usize),
     /// The op's second operand, a weight, is stored in this type.
     WeightDtype(Dtype),
+    /// The same operand is bf16 on a device that stores factors so.
+    WeightFactor,
     /// The first operand has at most this many channels.
     ChannelsAtMost(usize),
     /// The result's channels are a multiple of this many, and the first operand's.
@@ -109,11 +116,22 @@ pub enum Fit {
     RowsAtMost(usize),
     /// An attention's heads have at most as many channels.
     HeadDimAtMost(usize),
+    /// The same, or the operand is absent.
+    FactorOrAbsent(usize),
+    /// An attention's heads have as many channels.
+    HeadDim(usize),
+    /// No other tiling of the op takes less time.
+    Tiling(&'static Tiling),
     /// This operand is read as a factor only, so that a device may have stored it in bf16.
     Factor(usize),
 }
 
 impl Fit {
+    /// Whether the row could serve nodes that do not meet this, only slower.
+    pub fn is_preference(&self) -> bool {
+        matches!(self, Fit::Tiling(_))
+    }
+
     /// Whether a node of `plan` fits.
     pub fn met(&self, node: &Node, plan: &Plan) -> bool {
         let first = node.inputs.first().copied().flatten().map(|x| x.shape());
@@ -127,12 +145,19 @@ impl Fit {
                 matches!(node.inputs[i], Some(Source::Weight(_, shape)) if (shape.w, shape.c) == (width, width))
             }
             Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
+            Fit::WeightFactor => match node.inputs.get(1) {
+                Some(Some(Source::Weight(w, _))) => plan.weight_dtypes(true)[*w] == Dtype::Bf16,
+                _ => false,
+            },
             Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
             Fit::ChannelsMultipleOf(of) => {
                 first.is_some_and(|x| x.c.is_multiple_of(of)) && node.output.shape.c.is_multiple_of(of)
             }
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
+            Fit::FactorOrAbsent(i) => node.inputs[i].is_none() || Fit::Factor(i).met(node, plan),
+            Fit::HeadDim(dim) => matches!(&node.op, Op::Attention(attention) if attention.head_dim == dim),
+            Fit::Tiling(tiling) => tiling.is_best(node),
             Fit::Factor(i) => {
                 matches!(node.inputs[i], Some(Source::Slot(slot)) if plan.slots[slot.id()].element == Element::Factor)
             }
@@ -207,6 +232,22 @@ pub struct Cuda {
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.
     pub scratch: &'static [Axis],
+    /// What the first pass copies tile by tile. It is then launched in clusters of CLUSTER_X by CLUSTER_Y blocks,
+    /// and it alone is given `SHARED`.
+    pub tiles: &'static [Tile],
+}
+
+/// An operand in 16 bits, `[n, h, w, c]`, of which a CUDA kernel copies tiles of 64 channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    /// The operand.
+    pub operand: usize,
+    /// Whether a tile's rows are of one image, zeros beyond its last; else rows go on through all images.
+    pub per_image: bool,
+    /// Rows: a number of the kernel's source, by its name there.
+    pub rows: &'static str,
+    /// Copies that share these rows, likewise; empty for 1.
+    pub among: &'static str,
 }
 
 impl Kernel {
@@ -222,6 +263,12 @@ impl Kernel {
             Launch::Cpu(_) => panic!("the CPU's kernels say themselves what they need"),
         };
         Kernel { launch, ..self }
+    }
+
+    /// What the first pass of a CUDA kernel copies tile by tile.
+    const fn with_tiles(self, tiles: &'static [Tile]) -> Kernel {
+        let Launch::Cuda(cuda) = self.launch else { panic!("tiles are copied by CUDA kernels") };
+        Kernel { launch: Launch::Cuda(Cuda { tiles, ..cuda }), ..self }
     }
 
     /// Why the row cannot serve a node, if it cannot.
@@ -262,15 +309,19 @@ pub fn choose(node: &Node, plan: &Plan, lang: Lang, caps: Caps) -> (&'static Ker
     panic!("{} has a row in {lang:?} that fits anything", node.op.name())
 }
 
-/// Every row that could serve a node of `plan`, in the registry's order: the first is the one that is chosen.
+/// Every row that could serve a node of `plan`: the one that is chosen, then the others in the registry's order.
 pub fn admissible<'a>(
     node: &'a Node,
     plan: &'a Plan,
     lang: Lang,
     caps: Caps,
 ) -> impl Iterator<Item = &'static Kernel> + 'a {
-    let of_op = kernels(lang).filter(|k| k.op == node.op.name());
-    of_op.filter(move |k| k.obstacle(node, plan, caps).is_none())
+    let chosen = choose(node, plan, lang, caps).0;
+    let others = kernels(lang).filter(move |k| k.op == node.op.name() && !std::ptr::eq(*k, chosen));
+    [chosen].into_iter().chain(others.filter(move |k| match k.obstacle(node, plan, caps) {
+        Some(Reason::Fit(fit)) => fit.is_preference(),
+        obstacle => obstacle.is_none(),
+    }))
 }
 
 /// All rows of a language. Within an op, the first that can be used is.

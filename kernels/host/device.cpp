@@ -7,6 +7,7 @@
 
 namespace host {
 
+thread_local Launch launch;
 thread_local Block* block;
 thread_local Fiber* fiber;
 
@@ -14,11 +15,10 @@ namespace {
 
 constexpr std::size_t STACK = 64 << 10;
 
-// The scheduler's stack pointer, and each fiber's while it does not run.
-thread_local void* scheduler;
-thread_local void* stopped_at[MAX_THREADS];
+thread_local void* scheduler; // its stack, while a fiber runs
 thread_local const Args* arguments;
-thread_local void (*body)(Args);
+thread_local const void* tensor_maps;
+thread_local void (*body)(Args, const void*);
 
 #if defined(__x86_64__)
 // Saves this stack and goes on with another: the registers that a call preserves are all there is.
@@ -82,8 +82,9 @@ cascade_switch:
 #endif
 
 [[noreturn]] void run_fiber() {
-    body(*arguments);
+    body(*arguments, tensor_maps);
     fiber->done = true;
+    --block->running;
     for (;;) yield();
 }
 
@@ -102,12 +103,18 @@ void* prepare(unsigned char* stack) {
     return top;
 }
 
-void run_block(unsigned char* stacks, bool downwards) {
-    block->shared_filled = false;
-    block->barrier = Barrier{};
-    for (auto& warp : block->warps) warp.barrier = Barrier{};
-    for (unsigned i = 0; i < block->threads; ++i) {
-        Fiber& f = block->fibers[i];
+void begin(Block& b, unsigned char* stacks) {
+    b.running = launch.threads;
+    b.shared_filled = false;
+    b.barrier = Barrier{};
+    for (auto& barrier : b.group_barriers) barrier = Barrier{};
+    b.phases.clear();
+    b.free_registers = 0;
+    const unsigned registers = REGISTERS / launch.threads / 8 * 8;
+    for (auto& warp : b.warps) warp.barrier = Barrier{}, warp.products = Products{}, warp.products.registers = registers;
+    for (unsigned i = 0; i < launch.threads; ++i) {
+        Fiber& f = b.fibers[i];
+        f.of = &b;
         f.thread = {i, 0, 0};
         f.index = i;
         f.done = false;
@@ -115,62 +122,96 @@ void run_block(unsigned char* stacks, bool downwards) {
         f.exchanges = 0;
         f.open.clear();
         f.groups.clear();
-        stopped_at[i] = prepare(stacks + i * STACK);
+        f.stopped_at = prepare(stacks + i * STACK);
     }
-    // Runs what can of a warp, until nothing can; says whether anything did.
-    const auto run_warp = [&](unsigned first) {
-        const unsigned lanes = block->threads - first < LANES ? block->threads - first : LANES;
+}
+
+// Runs what can of a warp, until nothing can; says whether anything did.
+bool run_warp(Block& b, unsigned first, bool downwards) {
+    const unsigned lanes = launch.threads - first < LANES ? launch.threads - first : LANES;
+    bool ran = false;
+    for (bool again = true; again && !launch.fault;) {
+        again = false;
+        for (unsigned k = 0; k < lanes && !launch.fault; ++k) {
+            Fiber& f = b.fibers[first + (downwards ? lanes - 1 - k : k)];
+            if (f.done || (f.waits_for && !f.waits_for->holds())) continue;
+            block = &b;
+            fiber = &f;
+            cascade_switch(&scheduler, f.stopped_at);
+            again = ran = true;
+        }
+    }
+    return ran;
+}
+
+void run_cluster(Cluster& cluster, bool downwards) {
+    const unsigned warps = (launch.threads + LANES - 1) / LANES;
+    // A block too runs as far as it can before the next one does.
+    const auto run_block = [&](Block& b) {
         bool ran = false;
-        for (bool again = true; again && !block->fault;) {
+        for (bool again = true; again && !launch.fault;) {
             again = false;
-            for (unsigned k = 0; k < lanes && !block->fault; ++k) {
-                const unsigned i = first + (downwards ? lanes - 1 - k : k);
-                Fiber& f = block->fibers[i];
-                if (f.done || (f.waits_for && f.waits_for->generation == f.generation)) continue;
-                fiber = &f;
-                cascade_switch(&scheduler, stopped_at[i]);
-                again = ran = true;
-            }
+            for (unsigned k = 0; k < warps; ++k) again |= run_warp(b, (downwards ? warps - 1 - k : k) * LANES, downwards);
+            ran |= again;
         }
         return ran;
     };
-    const unsigned warps = (block->threads + LANES - 1) / LANES;
-    for (bool again = true; again && !block->fault;) {
+    for (bool again = true; again && !launch.fault;) {
         again = false;
-        for (unsigned k = 0; k < warps; ++k) again |= run_warp((downwards ? warps - 1 - k : k) * LANES);
+        for (unsigned k = 0; k < cluster.size; ++k) {
+            again |= run_block(*cluster.blocks[downwards ? cluster.size - 1 - k : k]);
+        }
     }
-    for (unsigned i = 0; i < block->threads && !block->fault; ++i) {
-        if (!block->fibers[i].done) block->fault = "a barrier that not all threads reach";
-    }
-    for (unsigned i = 0; i < block->threads && !block->fault; ++i) {
-        const Fiber& f = block->fibers[i];
-        if (!f.open.empty() || !f.groups.empty()) block->fault = "copies that nobody waits for";
+    for (unsigned r = 0; r < cluster.size && !launch.fault; ++r) {
+        const Block& b = *cluster.blocks[r];
+        for (unsigned i = 0; i < launch.threads && !launch.fault; ++i) {
+            const Fiber& f = b.fibers[i];
+            if (!f.done) launch.fault = f.waits_for->missing();
+            if (f.done && (!f.open.empty() || !f.groups.empty())) launch.fault = "copies that nobody waits for";
+        }
+        for (const auto& [at, phase] : b.phases) {
+            if (!launch.fault && !phase.flying.empty()) launch.fault = "copies that nobody waits for";
+        }
+        for (const auto& warp : b.warps) {
+            if (!launch.fault && !warp.products.pending.empty()) launch.fault = "products that nobody waits for";
+        }
     }
 }
 
 } // namespace
 
-void yield() { cascade_switch(&stopped_at[fiber->index], scheduler); }
+void yield() { cascade_switch(&fiber->stopped_at, scheduler); }
 
 void fail(const char* message) {
-    block->fault = message;
+    launch.fault = message;
     for (;;) yield();
 }
 
+void wait_for(const Condition& condition) {
+    if (condition.holds()) return;
+    fiber->waits_for = &condition;
+    yield();
+    fiber->waits_for = nullptr;
+}
+
 void wait(Barrier& barrier, unsigned threads) {
+    struct Passed final : Condition {
+        const Barrier& barrier;
+        const unsigned generation;
+        explicit Passed(const Barrier& b) : barrier(b), generation(b.generation) {}
+        bool holds() const override { return barrier.generation != generation; }
+        const char* missing() const override { return "a barrier that not all threads reach"; }
+    };
+    const Passed passed(barrier);
     if (++barrier.arrived == threads) {
         barrier.arrived = 0;
         ++barrier.generation;
-    } else {
-        fiber->waits_for = &barrier;
-        fiber->generation = barrier.generation;
-        yield();
-        fiber->waits_for = nullptr;
     }
+    wait_for(passed);
 }
 
 void* shared_memory(std::size_t bytes) {
-    if (bytes > block->shared_limit) fail("more shared memory than a block has");
+    if (bytes > launch.shared_limit) fail("more shared memory than a block has");
     if (!block->shared_filled) std::memset(block->shared, 0xff, bytes); // NaN
     block->shared_filled = true;
     return block->shared;
@@ -181,37 +222,44 @@ void* shared_memory(std::size_t bytes) {
 // Made by build.rs, from every KERNEL(name).
 struct Entry {
     const char* name;
-    void (*run)(Args);
+    void (*run)(Args, const void*);
 };
 extern const Entry cascade_kernels[];
 
-// Runs a kernel, block after block and thread after thread, upwards or downwards. Null, or what went wrong.
-extern "C" const char* cascade_launch(const char* name, const unsigned* grid, unsigned threads, unsigned shared,
-                                      const Args* args, bool downwards) {
+// Runs a kernel, cluster after cluster and thread after thread, upwards or downwards. Null, or what went wrong.
+extern "C" const char* cascade_launch(const char* name, const unsigned* grid, const unsigned* cluster, unsigned threads,
+                                      unsigned shared, const Args* args, const void* maps, bool downwards) {
     using namespace host;
     const Entry* entry = cascade_kernels;
     while (entry->name && std::strcmp(entry->name, name) != 0) ++entry;
     if (!entry->name) return "no such kernel";
     if (threads == 0 || threads > MAX_THREADS || shared > MAX_SHARED) return "a block larger than a GPU allows";
-    static thread_local std::unique_ptr<Block> the_block;
+    const unsigned size = cluster[0] * cluster[1];
+    if (size == 0 || size > MAX_BLOCKS) return "a cluster larger than the player allows";
+    if (grid[0] % cluster[0] != 0 || grid[1] % cluster[1] != 0) return "a grid that is not whole clusters";
+    static thread_local std::unique_ptr<Block> blocks[MAX_BLOCKS];
     static thread_local std::unique_ptr<unsigned char, void (*)(void*)> stacks{nullptr, std::free};
-    if (!the_block) {
-        the_block.reset(new Block);
-        stacks.reset(static_cast<unsigned char*>(std::aligned_alloc(64, MAX_THREADS * STACK)));
-    }
-    block = the_block.get();
-    block->size = {threads, 1, 1};
-    block->grid = {grid[0], grid[1], grid[2]};
-    block->threads = threads;
-    block->shared_limit = shared > 0 ? shared : STATIC_SHARED;
-    block->fault = nullptr;
+    if (!stacks) stacks.reset(static_cast<unsigned char*>(std::aligned_alloc(64, MAX_BLOCKS * MAX_THREADS * STACK)));
+    launch = {{grid[0], grid[1], grid[2]}, {threads, 1, 1}, threads, shared > 0 ? shared : STATIC_SHARED, downwards, nullptr};
     body = entry->run;
     arguments = args;
-    const std::uint64_t blocks = std::uint64_t(grid[0]) * grid[1] * grid[2];
-    for (std::uint64_t k = 0; k < blocks && !block->fault; ++k) {
-        const std::uint64_t b = downwards ? blocks - 1 - k : k;
-        block->index = {unsigned(b % grid[0]), unsigned(b / grid[0] % grid[1]), unsigned(b / grid[0] / grid[1])};
-        run_block(stacks.get(), downwards);
+    tensor_maps = maps;
+    Cluster all{{}, size, {}};
+    const unsigned columns = grid[0] / cluster[0], rows = grid[1] / cluster[1];
+    const std::uint64_t clusters = std::uint64_t(columns) * rows * grid[2];
+    for (std::uint64_t k = 0; k < clusters && !launch.fault; ++k) {
+        const std::uint64_t c = downwards ? clusters - 1 - k : k;
+        const unsigned x = unsigned(c % columns), y = unsigned(c / columns % rows), z = unsigned(c / columns / rows);
+        all.barrier = Barrier{};
+        for (unsigned r = 0; r < size; ++r) {
+            if (!blocks[r]) blocks[r].reset(new Block);
+            all.blocks[r] = blocks[r].get();
+            blocks[r]->cluster = &all;
+            blocks[r]->rank = r;
+            blocks[r]->index = {x * cluster[0] + r % cluster[0], y * cluster[1] + r / cluster[0], z};
+            begin(*blocks[r], stacks.get() + r * MAX_THREADS * STACK);
+        }
+        run_cluster(all, downwards);
     }
-    return block->fault;
+    return launch.fault;
 }

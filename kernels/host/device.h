@@ -5,7 +5,8 @@
 // So a missing barrier shows in one of the two orders.
 // Shared memory is full of NaN when a block begins, copies land only when they are waited for, and
 // whatever a GPU would punish (a misaligned copy, a conflict of banks in ldmatrix, a barrier that not
-// all threads reach) ends the launch with a message.
+// all threads reach) ends the launch with a message. Blocks of a cluster run at the same time, others
+// one after the other. What is Hopper's own is in hopper.h.
 //
 // It cannot show: speed, races within a warp, orders of memory accesses between blocks.
 #pragma once
@@ -13,13 +14,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <utility>
 #include <vector>
 
 #define __device__
 #define __forceinline__ inline
 #define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
-#define KERNEL_OF(name, ...) extern "C" void kernel_##name(Args a)
+#define KERNEL_OF(name, ...) extern "C" void kernel_##name(Args a, const void*)
 #define SHARED(Type, name) Type& name = *static_cast<Type*>(host::shared_memory(sizeof(Type)))
 
 struct uint3 {
@@ -40,9 +42,17 @@ struct alignas(16) uint4 {
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 
+#include "hopper.h"
+
 namespace host {
 
-constexpr unsigned LANES = 32, MAX_THREADS = 1024, STATIC_SHARED = 48 << 10, MAX_SHARED = 160 << 10;
+constexpr unsigned LANES = 32, MAX_THREADS = 1024, MAX_BLOCKS = 4, STATIC_SHARED = 48 << 10, MAX_SHARED = 227 << 10;
+
+// What a thread waits for.
+struct Condition {
+    virtual bool holds() const = 0;
+    virtual const char* missing() const = 0; // what to say if it never does
+};
 
 struct Barrier {
     unsigned arrived = 0, generation = 0;
@@ -55,12 +65,15 @@ struct Copy {
     unsigned bytes, room; // zeros fill the room
 };
 
+struct Block;
+
 struct Fiber {
+    Block* of;
     uint3 thread;
     unsigned index;
     bool done;
-    const Barrier* waits_for;               // until its generation is another one; or null
-    unsigned generation;
+    void* stopped_at;                       // its stack, while it does not run
+    const Condition* waits_for;             // or null
     unsigned exchanges;                     // how often this thread has exchanged values with its warp
     std::vector<Copy> open;                 // copies of the group being made
     std::vector<std::vector<Copy>> groups;  // committed
@@ -68,27 +81,49 @@ struct Fiber {
 
 struct Warp {
     Barrier barrier;
+    Products products;
     // Two, in turn: who enters the next exchange has left the one before the last.
     alignas(64) unsigned char values[2][LANES][64];
 };
 
-struct Block {
-    uint3 index, size, grid;
-    unsigned threads, shared_limit;
-    const char* fault; // what went wrong, if anything did
-    bool shared_filled;
+// Blocks that run at the same time.
+struct Cluster {
+    Block* blocks[MAX_BLOCKS];
+    unsigned size;
     Barrier barrier;
+};
+
+struct Block {
+    uint3 index;
+    Cluster* cluster;
+    unsigned rank;   // within the cluster
+    unsigned running; // threads that have not ended
+    bool shared_filled;
+    Barrier barrier, group_barriers[16];
+    std::map<std::size_t, Phase> phases; // of barriers in shared memory, by their place there
+    unsigned free_registers;
     Warp warps[MAX_THREADS / LANES];
     Fiber fibers[MAX_THREADS];
     alignas(1024) unsigned char shared[MAX_SHARED];
 };
 
+// Of all blocks of a launch.
+struct Launch {
+    uint3 grid, size;
+    unsigned threads, shared_limit;
+    bool eager;        // whether tiles land at once
+    const char* fault; // what went wrong, if anything did
+};
+
 // Of the block and the thread that run on this thread of the host.
+extern thread_local Launch launch;
 extern thread_local Block* block;
 extern thread_local Fiber* fiber;
 
 // Lets other fibers run.
 void yield();
+// The same until the condition holds.
+void wait_for(const Condition& condition);
 // Ends the launch with this message; does not return.
 [[noreturn]] void fail(const char* message);
 void wait(Barrier& barrier, unsigned threads);
@@ -97,7 +132,7 @@ void* shared_memory(std::size_t bytes);
 inline unsigned lane() { return fiber->index % LANES; }
 inline Warp& warp() { return block->warps[fiber->index / LANES]; }
 inline void wait_warp() {
-    const unsigned first = fiber->index / LANES * LANES, left = block->threads - first;
+    const unsigned first = fiber->index / LANES * LANES, left = launch.threads - first;
     wait(warp().barrier, left < LANES ? left : LANES);
 }
 
@@ -135,10 +170,10 @@ inline void must_miss_each_other(const std::uint16_t* const (&rows)[LANES]) {
 
 #define threadIdx (host::fiber->thread)
 #define blockIdx (host::block->index)
-#define blockDim (host::block->size)
-#define gridDim (host::block->grid)
+#define blockDim (host::launch.size)
+#define gridDim (host::launch.grid)
 
-inline void __syncthreads() { host::wait(host::block->barrier, host::block->threads); }
+inline void __syncthreads() { host::wait(host::block->barrier, host::launch.threads); }
 inline void __syncwarp() { host::wait_warp(); }
 
 template <class T> T __shfl_xor_sync(unsigned, T value, unsigned mask) {

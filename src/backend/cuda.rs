@@ -18,6 +18,7 @@ mod played;
 mod program;
 mod real;
 mod source;
+mod tensor_map;
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -161,6 +161,21 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(gelu, plain(300, 136, 200)),
+        // And with more terms than copies are ahead, images meeting within a tile.
+        case(
+            Function::Identity,
+            vec![
+                slot(2, 5, 13, 1096),
+                weight(&[104, 1096]),
+                weight(&[104]),
+                None,
+                slot(2, 1, 1, 1096),
+                weight(&[1096]),
+                None,
+                None,
+            ],
+        ),
+        case(gelu, plain(70, 1104, 168)),
         case(Function::QuickGelu, plain(1, 3, 5)),
         case(Function::Identity, plain(13, 1, 1)),
         case(gelu, plain(130, 259, 67)),

@@ -2,7 +2,8 @@
 //! and build.rs says where the PTX lies that is embedded.
 
 use super::grid::{channels, elements, pass, product, rows, squares, tiles};
-use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of};
+use super::tiling::LINEAR;
+use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of, Tile};
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
@@ -12,6 +13,7 @@ macro_rules! cuda {
             ptx: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, ".ptx")),
             passes: const { &[$($pass),+] },
             scratch: &[],
+            tiles: &[],
         })
     };
 }
@@ -24,6 +26,30 @@ const fn row(op: &'static str, name: &'static str, needs: Caps, cuda: Cuda) -> K
 macro_rules! only {
     ($op:literal, $grid:expr) => {
         cuda!($op, $op, Caps::NONE, [pass($op, $grid)])
+    };
+}
+
+/// What the kernels for Hopper need, which multiply what is stored in bf16.
+const HOPPER: Caps = Caps::SM90A.and(Caps::ROUND_BF16);
+
+/// A linear layer whose tiles are those of a tiling: `hopper!("kernel", entries, tiling)`.
+macro_rules! hopper {
+    ($name:literal, [$($pass:expr),+], $tiling:literal) => {
+        cuda!("linear", $name, HOPPER, [$($pass),+])
+            .with_tiles(const {
+                &[
+                    Tile { operand: 0, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
+                    Tile { operand: 1, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+                ]
+            })
+            .fit(const {
+                &[
+                    Fit::Factor(0),
+                    Fit::ChannelsMultipleOf(8),
+                    Fit::WeightFactor,
+                    Fit::Tiling(&LINEAR[$tiling]),
+                ]
+            })
     };
 }
 
@@ -53,6 +79,13 @@ const QUADS: Axis = Axis::every(Count::Channels(Of::Out), "WARP_CHANNELS");
 /// What kernels that move four channels at once ask for: no more than they have registers or threads for.
 const QUADS_FIT: &[Fit] = &[Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)];
 
+/// Tiles of a product, for each part of its terms.
+const SPLIT_PRODUCT: Grid =
+    [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(Count::Channels(Of::Out), "TILE_N"), SPLITS];
+
+/// Parts of the terms.
+const SPLITS: Axis = Axis::each(Count::Number("SPLITS"));
+
 /// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
 const HIDDEN: Count = Count::Channels(Of::Operand(3));
 
@@ -62,6 +95,12 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("add", "add.quads", Caps::NONE, [pass("add_quads", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("add", THREADS),
     only!("advance", ONE),
+    cuda!("attention", "attention.sm90a", HOPPER, [pass("attention_sm90a", QUERIES)])
+        .with_tiles(&[
+            Tile { operand: 0, per_image: true, rows: "COPY", among: "" },
+            Tile { operand: 1, per_image: true, rows: "COPY", among: "" },
+        ])
+        .fit(&[Fit::Factor(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64)]),
     cuda!("attention", "attention.mma", Caps::ROUND_BF16, [pass("attention_mma", QUERIES)]).fit(&[Fit::HeadDimAtMost(64)]),
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),
@@ -116,6 +155,16 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("group_norm", GROUPS),
     cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(QUADS_FIT),
     only!("layer_norm", rows("ROWS")),
+    hopper!("linear.192x192.sm90a", [pass("linear_192x192_sm90a", product("TILE_M", "TILE_N"))], 0),
+    hopper!("linear.192x144.sm90a", [pass("linear_192x144_sm90a", product("TILE_M", "TILE_N"))], 1),
+    hopper!("linear.192x96.sm90a", [pass("linear_192x96_sm90a", product("TILE_M", "TILE_N"))], 2),
+    hopper!("linear.128x256.sm90a", [pass("linear_128x256_sm90a", product("TILE_M", "TILE_N"))], 3),
+    hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 4),
+    hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 5),
+    hopper!("linear.split.sm90a", [
+        pass("linear_split_sm90a", SPLIT_PRODUCT),
+        pass("linear_split_sm90a_sum", elements("PER_BLOCK"))
+    ], 6).with_scratch(&[SPLITS, Axis::each(Count::Rows(Of::Out)), Axis::each(Count::Channels(Of::Out))]),
     cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
         .fit(&[Fit::RowsAtMost(256)]),
     cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]),

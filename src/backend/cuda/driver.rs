@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::args::Args;
 use super::fault::Outcome;
+use super::tensor_map::{Maps, TensorMap};
 use crate::backend::Device;
 
 /// Blocks and threads of a launch.
@@ -14,6 +15,8 @@ pub(super) struct Geometry {
     pub(super) grid: [u32; 3],
     /// Threads of a block.
     pub(super) threads: u32,
+    /// Blocks of a cluster along x and y; the grid is whole clusters.
+    pub(super) cluster: [u32; 2],
     /// Bytes of shared memory that a block is given beyond what the kernel declares.
     pub(super) shared: u32,
 }
@@ -65,11 +68,14 @@ pub(super) trait Driver {
     /// Waits until everything handed over has been done, uploads too.
     fn wait(&self) -> Outcome<()>;
 
+    /// Maps as this device takes them.
+    fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps>;
+
     /// The kernels `entries` of a module, each to be launched with up to `shared` bytes of shared memory.
     fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[Self::Function]>>;
 
-    /// Hands over a launch, or records it.
-    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args) -> Outcome<()>;
+    /// Hands over a launch, or records it. Kernels that copy tiles take `maps` too.
+    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()>;
 
     /// Records the launches that `launches` makes instead of handing them over.
     fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Self::Graph>;

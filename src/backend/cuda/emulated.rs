@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::args::Args;
 use super::driver::{Driver, Geometry};
 use super::fault::{Fault, Outcome};
+use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::registry::Caps;
 
@@ -22,15 +23,20 @@ unsafe extern "C" {
     fn cascade_launch(
         name: *const c_char,
         grid: *const u32,
+        cluster: *const u32,
         threads: u32,
         shared: u32,
         args: *const Args,
+        maps: *const Maps,
         downwards: bool,
     ) -> *const c_char;
 }
 
 /// What `cascade_launch` is.
-type Play = unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const Args, bool) -> *const c_char;
+#[rustfmt::skip]
+type Play = unsafe extern "C" fn(
+    *const c_char, *const u32, *const u32, u32, u32, *const Args, *const Maps, bool,
+) -> *const c_char;
 
 /// The player and its kernels: those of this program, or of the library that `CASCADE_HOST_KERNELS` names. So kernels are
 /// edited, broken on purpose or built with a sanitizer, and only their own file is compiled; see `tools/host-kernels`.
@@ -103,7 +109,7 @@ impl Allocation {
 }
 
 /// A launch that can be repeated.
-type Launch = (CString, Geometry, Args);
+type Launch = (CString, Geometry, Args, Option<Maps>);
 
 /// Bytes on their way to offset `at` of a piece of memory.
 struct Upload {
@@ -154,13 +160,15 @@ impl Emulated {
         Fault::Other(format!("{}: {what}", kernel.to_string_lossy()))
     }
 
-    fn run(&self, (name, geometry, args): &Launch, downwards: bool) -> Outcome<()> {
-        let Geometry { grid, threads, shared } = *geometry;
+    fn run(&self, (name, geometry, args, maps): &Launch, downwards: bool) -> Outcome<()> {
+        let Geometry { grid, cluster, threads, shared } = *geometry;
+        let maps = maps.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let (name_at, grid, cluster) = (name.as_ptr(), grid.as_ptr(), cluster.as_ptr());
         let cascade_launch = *PLAY;
-        // SAFETY: every address in `args` is that of a living buffer of this driver, or 0 where there is
-        // no operand: `CudaProgram`, the only maker of `Args`, holds them. That a kernel stays inside
-        // them is what tests are for.
-        let fault = unsafe { cascade_launch(name.as_ptr(), grid.as_ptr(), threads, shared, args, downwards) };
+        // SAFETY: every address in `args` and `maps` is that of a living buffer of this driver, or 0 where
+        // there is no operand: `CudaProgram`, the only maker of `Args`, holds them. That a kernel stays
+        // inside them is what tests are for. Kernels that take maps are rows with tiles, which have them.
+        let fault = unsafe { cascade_launch(name_at, grid, cluster, threads, shared, args, maps, downwards) };
         if fault.is_null() {
             return Ok(());
         }
@@ -170,7 +178,7 @@ impl Emulated {
     }
 
     fn play(&self, launch: &Launch) -> Outcome<()> {
-        let (name, _, args) = launch;
+        let (name, _, args, _) = launch;
         let under_way: Vec<_> = self.uploads.borrow().iter().map(Upload::range).collect();
         if args.operands().any(|read| under_way.iter().any(|to| read.start < to.end && to.start < read.end)) {
             return Err(self.fault(name, "reads what is still being uploaded"));
@@ -274,12 +282,16 @@ impl Driver for Emulated {
         self.order()
     }
 
+    fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
+        Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(maps)))
+    }
+
     fn load(&self, _: &str, entries: &[&str], _: u32) -> Outcome<Rc<[CString]>> {
         Ok(entries.iter().map(|name| CString::new(*name).expect("names have no zero bytes")).collect())
     }
 
-    fn launch(&self, function: &CString, geometry: Geometry, args: &Args) -> Outcome<()> {
-        let launch = (function.clone(), geometry, *args);
+    fn launch(&self, function: &CString, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()> {
+        let launch = (function.clone(), geometry, *args, maps.copied());
         match self.recording().as_mut() {
             Some(recorded) => {
                 recorded.push(launch);

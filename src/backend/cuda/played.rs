@@ -9,6 +9,7 @@ use super::args::Args;
 use super::driver::Geometry;
 use super::emulated::Emulated;
 use super::fault::{Fault, Outcome};
+use super::tensor_map::{Maps, TensorMap};
 use super::*;
 use crate::backend::Residency;
 use crate::error::Error;
@@ -270,11 +271,14 @@ impl Driver for Failing {
     fn wait(&self) -> Outcome<()> {
         self.call("wait", Emulated::wait)
     }
+    fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
+        self.call("encode", |inner| inner.encode(maps))
+    }
     fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[Self::Function]>> {
         self.call("load", |inner| inner.load(ptx, entries, shared))
     }
-    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args) -> Outcome<()> {
-        self.call("launch", |inner| inner.launch(function, geometry, args))
+    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()> {
+        self.call("launch", |inner| inner.launch(function, geometry, args, maps))
     }
     fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Self::Graph> {
         self.call("record", |inner| inner.record(launches))

@@ -13,17 +13,19 @@ use super::context::Context;
 use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
 use super::source;
+use super::tensor_map::{self, Maps};
 use crate::backend::weights::{Memory, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::Cuda;
+use crate::registry::{Cuda, Pass};
 
 /// Blocks along y and z that a device allows; along x there are 2³¹ − 1.
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
 /// A node's launches, one after the other.
 struct Launches<D: Driver> {
+    cuda: Cuda,
     functions: Rc<[D::Function]>,
     geometries: Vec<Geometry>,
     out_kind: u32,
@@ -40,7 +42,7 @@ pub(super) struct CudaProgram<D: Driver> {
     epoch: u64,
     nodes: Vec<Launches<D>>,
     /// For each node; `None` before its phase first runs, and where its weights have moved since.
-    args: Vec<Option<Args>>,
+    args: Vec<Option<(Args, Option<Maps>)>>,
     /// Runs that have been recorded; they hold addresses of weights.
     graphs: HashMap<Range<usize>, D::Graph>,
     arena: D::Buffer,
@@ -59,18 +61,15 @@ pub(super) fn compile<D: Driver>(
     let mut scratch_len = 0;
     for (node, (cuda, functions)) in plan.nodes.iter().zip(kernels) {
         let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
-        let (most, shared) = (number("THREADS") as u32, source::number(cuda.source, "SHARED").unwrap_or(0) as u32);
         let mut geometries = Vec::with_capacity(cuda.passes.len());
-        for pass in cuda.passes {
-            let grid = blocks(&context, node, pass.grid.map(|axis| axis.resolve(node, number)))?;
-            let threads = pass.warps.map_or(most, |warps| 32 * warps.resolve(node, number) as u32);
-            assert!(threads <= most, "{} is launched where it fits", pass.entry);
-            geometries.push(Geometry { grid, threads, shared });
+        for (i, pass) in cuda.passes.iter().enumerate() {
+            geometries.push(geometry(&context, node, &cuda, pass, i == 0)?);
         }
         if !cuda.scratch.is_empty() {
             scratch_len = scratch_len.max(cuda.scratch.iter().map(|axis| axis.resolve(node, number)).product());
         }
         nodes.push(Launches {
+            cuda,
             functions,
             geometries,
             out_kind: operand::kind(&plan, node.output, stores_bf16),
@@ -94,6 +93,22 @@ pub(super) fn compile<D: Driver>(
         nodes,
         plan,
     })
+}
+
+/// The launch of a pass of a node. Where tiles are copied, the first one does it.
+fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, first: bool) -> Result<Geometry> {
+    let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+    let mut grid = pass.grid.map(|axis| axis.resolve(node, number));
+    let tiled = !cuda.tiles.is_empty();
+    let cluster = if tiled && first { ["CLUSTER_X", "CLUSTER_Y"].map(|name| number(name) as u32) } else { [1; 2] };
+    for (blocks, size) in grid.iter_mut().zip(cluster) {
+        *blocks = blocks.next_multiple_of(size.into());
+    }
+    let shared = if tiled && !first { None } else { source::number(cuda.source, "SHARED") };
+    let most = number("THREADS") as u32;
+    let threads = pass.warps.map_or(most, |warps| 32 * warps.resolve(node, number) as u32);
+    assert!(threads <= most, "{} is launched where it fits", pass.entry);
+    Ok(Geometry { grid: blocks(c, node, grid)?, cluster, threads, shared: shared.unwrap_or(0) as u32 })
 }
 
 /// A grid that the device allows, for tensors whose elements 32 bits can count.
@@ -120,7 +135,7 @@ impl<D: Driver> CudaProgram<D> {
         }
         for i in self.plan.phases[p].nodes.clone() {
             if self.args[i].is_none() {
-                self.args[i] = Some(self.fill(i));
+                self.args[i] = Some(self.fill(i)?);
             }
         }
         Ok(())
@@ -133,7 +148,7 @@ impl<D: Driver> CudaProgram<D> {
         Ok(())
     }
 
-    fn fill(&self, i: usize) -> Args {
+    fn fill(&self, i: usize) -> Result<(Args, Option<Maps>)> {
         let node = &self.plan.nodes[i];
         let arena = self.context.driver().address(&self.arena);
         let slot = |slot: Slot| arena + self.offset(slot);
@@ -147,8 +162,14 @@ impl<D: Driver> CudaProgram<D> {
         };
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
         let scratch = self.context.driver().address(&self.scratch);
-        let Launches { out_kind, kinds, .. } = &self.nodes[i];
-        Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds)
+        let Launches { cuda, out_kind, kinds, .. } = &self.nodes[i];
+        let args = Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds);
+        if cuda.tiles.is_empty() {
+            return Ok((args, None));
+        }
+        let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+        let maps = tensor_map::of(node, cuda.tiles, &operands, number);
+        Ok((args, Some(self.context.call(|driver| driver.encode(&maps))?)))
     }
 
     /// Offset of a slot in the arena, in bytes.
@@ -162,10 +183,10 @@ impl<D: Driver> CudaProgram<D> {
 
     fn launch(&self, driver: &D, nodes: Range<usize>) -> Outcome<()> {
         for i in nodes {
-            let args = self.args[i].as_ref().expect("the node's phase has been prepared");
+            let (args, maps) = self.args[i].as_ref().expect("the node's phase has been prepared");
             let node = &self.nodes[i];
-            for (function, geometry) in node.functions.iter().zip(&node.geometries) {
-                driver.launch(function, *geometry, args)?;
+            for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
+                driver.launch(function, *geometry, args, maps.as_ref().filter(|_| p == 0))?;
             }
         }
         Ok(())

@@ -21,6 +21,7 @@ use cudarc::nvrtc::Ptx;
 use super::args::Args;
 use super::driver::{Driver, Geometry};
 use super::fault::{CALLS, Fault, Outcome, needed};
+use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
@@ -28,8 +29,14 @@ use crate::registry::Caps;
 /// Lowest compute capability that the kernels are compiled for.
 const LOWEST: (i32, i32) = (8, 0);
 
+/// The one compute capability that has what the kernels for Hopper use.
+const HOPPER: (i32, i32) = (9, 0);
+
 // SAFETY: plain numbers, laid out as the kernels' `Args`, whose size a test of both sides pins.
 unsafe impl DeviceRepr for Args {}
+
+// SAFETY: plain numbers, laid out as the kernels' `Maps`, whose size a test of both sides pins.
+unsafe impl DeviceRepr for Maps {}
 
 /// Pieces of staging memory, and bytes of each: the bus works on some while the host fills another.
 const STAGING: usize = 4;
@@ -164,7 +171,8 @@ impl Real {
         let name = guarded(index, || context.name())?;
         let (free, _) = guarded(index, || context.mem_get_info())?;
         let name = format!("{name} (CUDA, compute capability {major}.{minor})");
-        let device = super::describe(name, Kind::Gpu, Caps::NONE, free as u64);
+        let caps = if (major, minor) == HOPPER { Caps::SM90A } else { Caps::NONE };
+        let device = super::describe(name, Kind::Gpu, caps, free as u64);
         let (staging, next, replays) = Default::default();
         Ok(Self { device, context, stream, uploads, staging, next, replays })
     }
@@ -276,6 +284,35 @@ impl Driver for Real {
         self.check(self.context.synchronize())
     }
 
+    fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
+        let mut encoded: Maps = bytemuck::Zeroable::zeroed();
+        for (map, to) in maps.iter().zip(&mut encoded.0) {
+            let mut made = sys::CUtensorMap { opaque: [0; 16] };
+            // SAFETY: extents, strides, the tile and its steps are arrays of the rank's length, or one less for
+            // strides, which the driver reads before it returns. It writes to `made`, and does not look at what
+            // lies at the address. Copies stay in the tensor, which `CudaProgram` holds: beyond it are zeros.
+            let done = unsafe {
+                sys::cuTensorMapEncodeTiled(
+                    &raw mut made,
+                    sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                    map.extent.len() as u32,
+                    map.address as *mut std::ffi::c_void,
+                    map.extent.as_ptr(),
+                    map.stride.as_ptr(),
+                    map.tile.as_ptr(),
+                    [1; 3].as_ptr(),
+                    sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                    sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                    sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                    sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+                )
+            };
+            self.check(done.result())?;
+            *to = made.opaque;
+        }
+        Ok(encoded)
+    }
+
     fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[CudaFunction]>> {
         let module = self.check(self.context.load_module(Ptx::from_src(ptx)))?;
         let load = |name: &&str| {
@@ -289,17 +326,23 @@ impl Driver for Real {
         entries.iter().map(load).collect()
     }
 
-    fn launch(&self, function: &CudaFunction, geometry: Geometry, args: &Args) -> Outcome<()> {
+    fn launch(&self, function: &CudaFunction, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()> {
         let config = LaunchConfig {
             grid_dim: geometry.grid.into(),
             block_dim: (geometry.threads, 1, 1),
             shared_mem_bytes: geometry.shared,
         };
-        // SAFETY: the kernel takes one `Args` by value. Every address in it is that of a living buffer of
+        let mut builder = self.stream.launch_builder(function);
+        builder.arg(args);
+        if let Some(maps) = maps {
+            builder.arg(maps);
+        }
+        // SAFETY: the kernel takes one `Args` by value, and `Maps` if its row has tiles; its clusters are in
+        // its PTX. Every address in both is that of a living buffer of
         // this driver, or 0 where there is no operand: `CudaProgram`, its only maker, holds them, and
         // dropping one waits for the device. Kernels stay inside their operands' shapes, which
         // tests/kernels.rs checks on the host.
-        let done = unsafe { self.stream.launch_builder(function).arg(args).launch(config) };
+        let done = unsafe { builder.launch(config) };
         self.check(done).map(drop)
     }
 

@@ -1,0 +1,172 @@
+// Instructions of Hopper (sm_90a): barriers in shared memory, copies of whole tiles, clusters of blocks. Like
+// ptx.cuh, with a body for the host; products are in wgmma.cuh.
+#pragma once
+#include "common.cuh"
+
+// A tensor of 16-bit elements, [images, rows, channels], and the tile of it that one copy takes. The
+// driver makes it: backend/cuda/tensor_map.rs
+#ifdef __CUDACC__
+struct alignas(64) TensorMap {
+    unsigned long long opaque[16];
+};
+#else
+using TensorMap = host::TensorMap;
+#endif
+
+// Those of a launch, as its row of the registry names them.
+struct Maps {
+    TensorMap of[2];
+};
+
+#ifdef __CUDACC__
+// KERNEL, given maps as well, for clusters of CLUSTER_X by CLUSTER_Y blocks; one block at a time on a processor.
+#define KERNEL_TILED(name)                                                                                          \
+    extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, 1)              \
+        name(const __grid_constant__ Args a, const __grid_constant__ Maps maps)
+// The shared memory of a block, SHARED bytes, where the swizzle begins; one such line a kernel.
+#define SHARED_TILES(Type, name)                                                                                    \
+    static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
+    extern __shared__ __align__(1024) unsigned char shared_bytes[];                                                 \
+    Type& name = *reinterpret_cast<Type*>(shared_bytes)
+#else
+#define KERNEL_TILED(name) extern "C" void kernel_##name(Args a, const Maps& maps)
+#define SHARED_TILES(Type, name)                                                                                    \
+    static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
+    Type& name = *static_cast<Type*>(host::shared_memory(SHARED))
+#endif
+
+// A tile's row has 64 terms: 128 bytes, which fill the banks once. The copy puts chunk c of 16 bytes of row
+// r at chunk c ^ r % 8, so that the same chunk of eight neighbouring rows lies in different banks.
+constexpr u32 TILE_K = 64;
+DEVICE u32 tile_place(u32 row, u32 chunk) { return row * TILE_K + (chunk ^ (row & 7)) * 8; }
+
+// A barrier in shared memory. A phase ends when as many threads have arrived as it counts, and as many bytes
+// have landed as they said; phases are told apart by their number's parity, the first is 0.
+struct alignas(8) TileBarrier {
+    unsigned long long bits;
+
+    DEVICE void init(u32 arrivals);
+    DEVICE void arrive();
+    // At the same barrier of block `rank` of the cluster.
+    DEVICE void arrive_at(u32 rank);
+    // Says that so many more bytes will land in this phase, and arrives.
+    DEVICE void arrive_expecting(u32 bytes);
+    // Until the phase of this parity is over.
+    DEVICE void wait(u32 parity);
+};
+
+#ifdef __CUDACC__
+
+DEVICE void TileBarrier::init(u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(this)), "r"(arrivals) : "memory");
+}
+
+DEVICE void TileBarrier::arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(this)) : "memory");
+}
+
+DEVICE void TileBarrier::arrive_at(u32 rank) {
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+                 "}" ::"r"(shared_address(this)), "r"(rank)
+                 : "memory");
+}
+
+DEVICE void TileBarrier::arrive_expecting(u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(this)), "r"(bytes)
+                 : "memory");
+}
+
+DEVICE void TileBarrier::wait(u32 parity) {
+    u32 over;
+    do {
+        asm volatile("{\n"
+                     ".reg .pred over;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, over;\n"
+                     "}"
+                     : "=r"(over)
+                     : "r"(shared_address(this)), "r"(parity)
+                     : "memory");
+    } while (!over);
+}
+
+// Shows barriers that this thread has made to copies and to the cluster; a barrier of threads must follow.
+DEVICE void show_barriers() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Asks for the map's tile at these coordinates; zeros beyond the tensor. Its bytes count at the barrier.
+DEVICE void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
+                 "%4}], [%5];" ::"r"(shared_address(to)),
+                 "l"(&map), "r"(channel), "r"(row), "r"(image), "r"(shared_address(&barrier))
+                 : "memory");
+}
+
+// The same for all blocks of the cluster whose bit of `ranks` is set: to the same place in each, counted at the
+// same barrier of each.
+DEVICE void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel, u32 row, u32 image,
+                         TileBarrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+                 "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+                 "l"(&map), "r"(channel), "r"(row), "r"(image), "r"(shared_address(&barrier)), "h"(u16(ranks))
+                 : "memory");
+}
+
+// This block's number in its cluster; x first.
+DEVICE u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// Waits for all threads of the cluster.
+DEVICE void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+// Waits for `COUNT` threads that name the same ID, 1 to 15; whole warps.
+template <u32 ID, u32 COUNT> DEVICE void group_barrier() {
+    asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(COUNT) : "memory");
+}
+
+// Sets how many registers each thread of the group may use from here on; all four warps together.
+template <u32 N> DEVICE void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <u32 N> DEVICE void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+
+// 2^x, to about two units in the last place; 0 for minus infinity.
+DEVICE float power_of_two(float x) {
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+
+#else
+
+inline void TileBarrier::init(u32 arrivals) { host::barrier_init(this, arrivals); }
+inline void TileBarrier::arrive() { host::barrier_arrive(this, host::cluster_rank(), 0); }
+inline void TileBarrier::arrive_at(u32 rank) { host::barrier_arrive(this, rank, 0); }
+inline void TileBarrier::arrive_expecting(u32 bytes) { host::barrier_arrive(this, host::cluster_rank(), long(bytes)); }
+inline void TileBarrier::wait(u32 parity) { host::barrier_wait(this, parity); }
+inline void show_barriers() { host::barriers_show(); }
+inline void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
+    host::tile_copy(to, map, int(channel), int(row), int(image), &barrier, 1u << host::cluster_rank());
+}
+inline void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel, u32 row, u32 image,
+                         TileBarrier& barrier) {
+    host::tile_copy(to, map, int(channel), int(row), int(image), &barrier, ranks);
+}
+inline u32 cluster_rank() { return host::cluster_rank(); }
+inline void cluster_barrier() { host::cluster_wait(); }
+template <u32 ID, u32 COUNT> void group_barrier() { host::wait(host::block->group_barriers[ID], COUNT); }
+template <u32 N> void fewer_registers() { host::registers_change(N, false); }
+template <u32 N> void more_registers() { host::registers_change(N, true); }
+inline float power_of_two(float x) { return exp2f(x); }
+
+#endif

@@ -1,0 +1,86 @@
+// What Hopper adds to the GPU that device.h plays: barriers in shared memory that count bytes, copies of
+// tiles, products of a group of four warps, clusters of blocks. ../hopper.cuh and ../wgmma.cuh use it.
+//
+// A tile lands when its barrier is waited for and no sooner; in a launch that runs downwards, at once. A product
+// is computed when it is waited for, by each warp for itself; what it reads and writes must not change until then. What a
+// GPU would hang on (a barrier that expects other bytes than are copied, that too few or too many arrive
+// at), or read wrongly (a tile that is not swizzled as it is read), ends the launch with a message.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace host {
+
+constexpr unsigned REGISTERS = 64 << 10; // of a processor
+constexpr unsigned ROW = 128;            // bytes of a tile's row: what the swizzle works on
+
+// A tensor of 16-bit elements, [images, rows, channels], and the tile of it that one copy takes; what a
+// driver encodes. src/backend/cuda/tensor_map.rs
+struct alignas(64) TensorMap {
+    std::uint64_t address;
+    std::uint64_t extent[3]; // channels, rows, images
+    std::uint64_t stride[2]; // bytes, from a row and an image to the next
+    std::uint32_t tile[3];   // channels, rows, images
+    std::uint32_t unused[17];
+};
+static_assert(sizeof(TensorMap) == 128, "as large as a driver's");
+
+// A tile on its way to shared memory.
+struct TileCopy {
+    const TensorMap* map;
+    int at[3];
+    unsigned char* to;
+    unsigned bytes;
+};
+
+// A barrier in shared memory.
+struct Phase {
+    unsigned arrivals, missing; // that end a phase, and of this phase
+    long expected = 0;          // bytes
+    bool visible = false;       // to copies and other blocks
+    unsigned number = 0;        // of phases that have ended
+    std::vector<TileCopy> flying;
+    bool complete() const;
+};
+
+// A warp's part of a product: 16 rows of the group's 64.
+struct Product {
+    unsigned columns;
+    bool add;               // to what the sums are, or to zero
+    bool transposed;        // b
+    const void *a, *b;      // in shared memory; a null if in registers
+    float* sums[32];
+    const std::uint32_t* fragments[32];
+    std::vector<std::uint16_t> left, right; // the factors as they were at the start
+    std::uint64_t before;                   // of what the sums were
+};
+
+// A warp's products.
+struct Products {
+    bool fenced = false;                       // registers are as the program says
+    unsigned started = 0;                      // ever
+    std::vector<Product> open;                 // of the group being made
+    std::vector<std::vector<Product>> pending; // committed
+    unsigned registers = 0;                    // that each thread of the warp may use
+};
+
+void barrier_init(const void* at, unsigned arrivals);
+void barriers_show();
+void barrier_arrive(const void* at, unsigned rank, long bytes);
+void barrier_wait(const void* at, unsigned parity);
+// Copies a tile to the same place of every block of the cluster that is in `ranks`.
+void tile_copy(void* to, const TensorMap& map, int channel, int row, int image, const void* barrier, unsigned ranks);
+
+// Lane by lane. `fragments` are the lane's part of a, or null.
+void product_start(Product product, float* sums, unsigned count, const std::uint32_t* fragments);
+void products_fence();
+void products_commit();
+void products_wait(unsigned left);
+
+void registers_change(unsigned to, bool more);
+unsigned cluster_rank();
+void cluster_wait();
+
+} // namespace host
