@@ -115,6 +115,8 @@ pub struct Plan {
     pub slots: Vec<Storage>,
     /// Learned tensors that nodes refer to.
     pub weights: Vec<Weight>,
+    /// For each of them, whether it is read only as a factor of products.
+    pub factors: Vec<bool>,
     /// The phases, in the order in which they first run.
     pub phases: Vec<Phase>,
     /// Size of the arena, in 4-byte elements.
@@ -170,25 +172,17 @@ impl Plan {
     }
 
     /// What the elements of each weight are on a device: as in the file, f32 if its parts differ there. On one
-    /// that `stores_bf16` they are that if products are all that reads them.
+    /// that `stores_bf16`, factors are that.
     pub fn weight_dtypes(&self, stores_bf16: bool) -> Vec<Dtype> {
-        let mut factors = vec![stores_bf16; self.weights.len()];
-        for node in &self.nodes {
-            for (i, source) in node.inputs.iter().enumerate() {
-                if let Some(Source::Weight(w, _)) = source {
-                    factors[*w] &= node.op.as_factor(i, false);
-                }
-            }
-        }
-        let dtype = |(weight, factor): (&Weight, bool)| {
+        let dtype = |(weight, factor): (&Weight, &bool)| {
             let first = weight.parts()[0].dtype();
             match () {
-                () if factor => Dtype::Bf16,
+                () if stores_bf16 && *factor => Dtype::Bf16,
                 () if weight.parts().iter().all(|part| part.dtype() == first) => first,
                 () => Dtype::F32,
             }
         };
-        self.weights.iter().zip(factors).map(dtype).collect()
+        self.weights.iter().zip(&self.factors).map(dtype).collect()
     }
 
     /// Bytes of weights that the plan reads, [as stored](Self::weight_dtypes); each counted once, though

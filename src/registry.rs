@@ -17,7 +17,6 @@ pub use tiling::Tiling;
 
 use crate::ops::{Element, Op};
 use crate::plan::{Node, Plan, Source};
-use crate::tensor::Dtype;
 
 /// What a kernel is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +103,6 @@ pub enum Fit {
     WindowAtMost(usize),
     /// This operand, a weight, is a window so wide.
     Window(usize, usize),
-    /// The op's second operand, a weight, is stored in this type.
-    WeightDtype(Dtype),
-    /// The same operand is bf16 on a device that stores factors so.
-    WeightFactor,
     /// The first operand has at most this many channels.
     ChannelsAtMost(usize),
     /// The result's channels are a multiple of this many, and the first operand's.
@@ -116,14 +111,14 @@ pub enum Fit {
     RowsAtMost(usize),
     /// An attention's heads have at most as many channels.
     HeadDimAtMost(usize),
-    /// The same, or the operand is absent.
-    FactorOrAbsent(usize),
     /// An attention's heads have as many channels.
     HeadDim(usize),
+    /// This operand, learned or not, is read as a factor only, so that a device may have stored it in bf16.
+    Factor(usize),
+    /// The same, or the operand is absent.
+    FactorOrAbsent(usize),
     /// No other tiling of the op takes less time.
     Tiling(&'static Tiling),
-    /// This operand is read as a factor only, so that a device may have stored it in bf16.
-    Factor(usize),
 }
 
 impl Fit {
@@ -135,32 +130,27 @@ impl Fit {
     /// Whether a node of `plan` fits.
     pub fn met(&self, node: &Node, plan: &Plan) -> bool {
         let first = node.inputs.first().copied().flatten().map(|x| x.shape());
-        let weight = match node.inputs.get(1) {
-            Some(Some(Source::Weight(weight, shape))) => Some((&plan.weights[*weight], shape)),
-            _ => None,
-        };
         match *self {
-            Fit::WindowAtMost(max) => weight.is_some_and(|(_, shape)| shape.w.max(shape.c) <= max),
+            Fit::WindowAtMost(max) => {
+                matches!(node.inputs.get(1), Some(Some(Source::Weight(_, shape))) if shape.w.max(shape.c) <= max)
+            }
             Fit::Window(i, width) => {
                 matches!(node.inputs[i], Some(Source::Weight(_, shape)) if (shape.w, shape.c) == (width, width))
             }
-            Fit::WeightDtype(dtype) => weight.is_some_and(|(w, _)| w.parts().iter().all(|p| p.dtype() == dtype)),
-            Fit::WeightFactor => match node.inputs.get(1) {
-                Some(Some(Source::Weight(w, _))) => plan.weight_dtypes(true)[*w] == Dtype::Bf16,
-                _ => false,
-            },
             Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
             Fit::ChannelsMultipleOf(of) => {
                 first.is_some_and(|x| x.c.is_multiple_of(of)) && node.output.shape.c.is_multiple_of(of)
             }
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
-            Fit::FactorOrAbsent(i) => node.inputs[i].is_none() || Fit::Factor(i).met(node, plan),
             Fit::HeadDim(dim) => matches!(&node.op, Op::Attention(attention) if attention.head_dim == dim),
+            Fit::Factor(i) => match node.inputs[i] {
+                Some(Source::Slot(slot)) => plan.slots[slot.id()].element == Element::Factor,
+                Some(Source::Weight(w, _)) => plan.factors[w],
+                None => false,
+            },
+            Fit::FactorOrAbsent(i) => node.inputs[i].is_none() || Fit::Factor(i).met(node, plan),
             Fit::Tiling(tiling) => tiling.is_best(node),
-            Fit::Factor(i) => {
-                matches!(node.inputs[i], Some(Source::Slot(slot)) if plan.slots[slot.id()].element == Element::Factor)
-            }
         }
     }
 }

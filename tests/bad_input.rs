@@ -163,6 +163,8 @@ fn values_out_of_range() {
 #[test]
 fn texts_of_kernels() {
     let room = Room::new();
+    let nothing = ["kernels", "--bench", "--synthetic", "mid", "--op", "liner"];
+    room.fails(room.command(&nothing), 2, &["--op", "liner", "cascade-rt kernels"]);
     room.fails(room.command(&["kernels", "--source", "liner"]), 2, &["--source", "cascade-rt kernels", "liner"]);
     room.fails(room.command(&["kernels", "--source", "attention.avx2"]), 2, &["--source", "WGSL"]);
     let output = room.command(&["kernels", "--source", "conv2d"]).output().unwrap();

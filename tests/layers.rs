@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend::wgpu", "backend backend::cpu error plan registry shape"),
     ("backend::cpu", "backend cpu error ops plan registry shape tensor"),
     ("backend", "error ops plan registry tensor"),
-    ("registry", "cpu ops plan shape tensor"),
+    ("registry", "cpu ops plan shape"),
     ("image", "error request"),
     ("request", "error noise sampler"),
     ("tokenizer", "error files"),

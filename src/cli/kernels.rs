@@ -84,10 +84,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
     let extent = Extent::of(&request, 0..request.images(), false);
     let plan = record::record(&model, &extent)?.plan;
-    let backend = args.subject.setup.open_device()?;
-    let ceilings = Ceilings::measure(backend.as_ref())?;
     let mut tasks = distinct(&plan, |phase| extent.repeats(phase));
     tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
+    if tasks.is_empty() {
+        return Err(Error::Request {
+            what: "--op".into(),
+            expected: "a part of the name of an op that the model has, see `cascade-rt kernels`".into(),
+            found: args.op.clone().unwrap_or_default(),
+        });
+    }
+    let backend = args.subject.setup.open_device()?;
+    let ceilings = Ceilings::measure(backend.as_ref())?;
     let mut entries = Vec::new();
     for (task, calls) in &tasks {
         match time(task, *calls, backend.as_ref(), &ceilings)? {

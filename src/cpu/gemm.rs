@@ -118,14 +118,14 @@ impl Task<'_> {
                 pack(cpu, b, col, self.cols.end.min(col + width), width, k, block, panel);
             }
             let last = k + block == self.k;
-            let mut sums = sums.chunks_exact_mut(height * width);
             let (a_panels, rest) = blocks.split_at(self.packed.len() / cpu.depth(self.k) * depth);
             blocks = rest;
-            for (i, a) in
-                a_panels.chunks_exact(height * depth).enumerate().take(self.panels.end).skip(self.panels.start)
-            {
-                let row = self.first + i * height;
-                for (col, b) in columns.clone().zip(b_panels.chunks_exact(depth * width)) {
+            let a_panels = &a_panels[self.panels.start * height * depth..self.panels.end * height * depth];
+            let mut sums = sums.chunks_exact_mut(height * width);
+            // A panel of b stays in L1 while the strip passes by.
+            for (col, b) in columns.clone().zip(b_panels.chunks_exact(depth * width)) {
+                for (i, a) in self.panels.clone().zip(a_panels.chunks_exact(height * depth)) {
+                    let row = self.first + i * height;
                     let sum = sums.next().expect("task_scratch counted the tiles");
                     tile(cpu, a, b, sum, k > 0);
                     if last {

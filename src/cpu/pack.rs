@@ -6,6 +6,7 @@
 //! instruction set multiplies pairs.
 #![allow(unsafe_code, reason = "AVX-512 intrinsics")]
 
+use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
 use super::tile::{MAX_COLS, MAX_ROWS};
@@ -17,6 +18,12 @@ use crate::tensor::{Elements, Weight};
 pub(super) trait Rows: Sync {
     /// Writes `row[k..k + dst.len()]` to `dst`.
     fn read(&self, row: usize, k: usize, dst: &mut [f32]);
+
+    /// Writes `row[k..k + len]` to `dst` as bf16, two an element, if that is how it lies; else returns false.
+    #[inline(always)]
+    fn read_pairs(&self, _row: usize, _k: usize, _len: usize, _dst: &mut [f32]) -> bool {
+        false
+    }
 
     /// Says that `row[k..k + len]`, if there is so much, is about to be read.
     #[inline(always)]
@@ -73,6 +80,22 @@ impl Rows for WeightRows<'_> {
             at -= part.len();
         }
         panic!("row {row} is beyond the weight's last");
+    }
+
+    #[inline(always)]
+    fn read_pairs(&self, row: usize, k: usize, len: usize, dst: &mut [f32]) -> bool {
+        let mut at = row * self.row_len + k;
+        for part in &self.parts {
+            if at < part.len() {
+                let Elements::Bf16(from) = part.slice(at..at + len) else { return false };
+                let to: &mut [bf16] = bytemuck::cast_slice_mut(dst);
+                to[..len].copy_from_slice(from);
+                to[len..].fill(bf16::ZERO);
+                return true;
+            }
+            at -= part.len();
+        }
+        false
     }
 
     /// Weights come from memory, in runs too short for the hardware to foresee:
@@ -147,10 +170,14 @@ per_isa! {
         for at in (0..len).step_by(STEP) {
             let count = STEP.min(len - at);
             for (row, to) in (first..end).zip(&mut staging.0) {
-                rows.read(row, k + at, &mut to[..count]);
                 rows.prefetch(row, k + at + STEP, STEP);
+                let pairs = cpu.isa() == Isa::Avx512Bf16;
+                if pairs && rows.read_pairs(row, k + at, count, &mut to[..count.div_ceil(2)]) {
+                    continue;
+                }
+                rows.read(row, k + at, &mut to[..count]);
                 to[count..].fill(0.0);
-                if cpu.isa() == Isa::Avx512Bf16 {
+                if pairs {
                     pair(cpu, to);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Kind, Plan, Recorder, Source, Storage};
+use super::{Kind, Node, Plan, Recorder, Source, Storage};
 use crate::ops::Element;
 
 /// Elements that offsets are multiples of: 256 bytes, which every GPU accepts
@@ -43,7 +43,8 @@ pub(super) fn place(mut recorder: Recorder) -> Plan {
     let slots = recorder.slots.iter().enumerate();
     let slots = slots.map(|(i, s)| Storage { element: s.element, len: s.len, offset: offset(i) }).collect();
     let Recorder { nodes, weights, phases, .. } = recorder;
-    let plan = Plan { nodes, slots, weights, phases, arena_len };
+    let factors = factor_weights(&nodes, weights.len());
+    let plan = Plan { nodes, slots, weights, factors, phases, arena_len };
     assert_disjoint(&plan);
     plan
 }
@@ -68,6 +69,19 @@ fn find_factors(recorder: &mut Recorder) {
             }
         }
     }
+}
+
+/// Of each weight, whether it is read only as a factor.
+fn factor_weights(nodes: &[Node], count: usize) -> Vec<bool> {
+    let mut factors = vec![true; count];
+    for node in nodes {
+        for (i, source) in node.inputs.iter().enumerate() {
+            if let Some(Source::Weight(w, _)) = source {
+                factors[*w] &= node.op.as_factor(i, false);
+            }
+        }
+    }
+    factors
 }
 
 /// First and last node during which each slot's contents matter.

@@ -46,7 +46,7 @@ macro_rules! hopper {
                 &[
                     Fit::Factor(0),
                     Fit::ChannelsMultipleOf(8),
-                    Fit::WeightFactor,
+                    Fit::Factor(1),
                     Fit::Tiling(&LINEAR[$tiling]),
                 ]
             })
