@@ -93,7 +93,7 @@ fn memory_that_a_device_takes_is_noted() {
 #[test]
 fn ops_of_a_plan_can_be_run_alone() {
     let (recorded, extent) = demo_plan();
-    let tasks = distinct(&recorded.plan, |phase| extent.repeats(phase));
+    let tasks = distinct(&recorded.plan, true, |phase| extent.repeats(phase));
     let runs = |phase: &cascade_rt::plan::Phase| phase.nodes.len() * extent.repeats(phase.name);
     let calls: usize = recorded.plan.phases.iter().map(runs).sum();
     assert_eq!(tasks.iter().map(|(_, calls)| calls).sum::<usize>(), calls);
@@ -106,7 +106,7 @@ fn ops_of_a_plan_can_be_run_alone() {
     }
     // Work is the node's, whoever runs it.
     for node in &recorded.plan.nodes {
-        assert_eq!(Task::of(&recorded.plan, node).cost(true), recorded.plan.cost(node, true), "{}", node.at);
+        assert_eq!(Task::of(&recorded.plan, node, true).cost(true), recorded.plan.cost(node, true), "{}", node.at);
     }
 }
 

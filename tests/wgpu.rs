@@ -70,6 +70,18 @@ fn stages_take_turns_where_they_do_not_fit_together() {
     assert_eq!(error.exit_code(), 4, "{error}");
 }
 
+/// Before anything runs, so that a smaller batch can be tried.
+#[test]
+fn what_one_binding_cannot_hold_does_not_compile() {
+    let Some(gpu) = device() else { return };
+    let mut rec = Recorder::new();
+    // 4 GiB less a little: no device binds so much at once.
+    let input = rec.input(Shape::matrix((1 << 15) - 1, 1 << 15), Element::F32);
+    rec.node("large", cascade_rt::ops::Scale { factor: 1.0 }, &[Some(Source::Slot(input))]).unwrap();
+    let Err(error) = gpu.compile(Arc::new(rec.finish())) else { panic!("it is too large") };
+    assert!(error.exit_code() == 4 && error.to_string().contains("large (scale) in one binding"), "{error}");
+}
+
 #[test]
 fn a_lost_device_is_an_error_and_a_new_one_goes_on() {
     let Some(gpu) = device() else { return };

@@ -44,14 +44,14 @@ fn choices() -> Vec<Choice> {
 }
 
 /// The different ops of a 1024×1024 picture, guided and not; and one of each op that it has not.
-fn tasks() -> Vec<Task> {
+fn tasks(stores_bf16: bool) -> Vec<Task> {
     let preset = std::env::var("CASCADE_BENCH_MODEL").map_or(Ok(Preset::Large), |name| name.parse());
     let model = synth::in_memory(preset.expect("CASCADE_BENCH_MODEL names a preset")).expect("it is made in memory");
     let mut all: Vec<Task> = Vec::new();
     for guidance in [(4.0, 4.0), (0.0, 0.0)] {
         let request = Request { prompts: vec![String::new()], guidance, ..Request::default() };
         let plan = record(&model, &Extent::of(&request, 0..1, false)).expect("the networks fit together").plan;
-        for (task, _) in distinct(&plan, |_| 1) {
+        for (task, _) in distinct(&plan, stores_bf16, |_| 1) {
             if !all.contains(&task) {
                 all.push(task);
             }
@@ -77,10 +77,11 @@ fn of_case(case: &Case) -> Task {
 }
 
 /// Benches every row of a device.
-fn device(criterion: &mut Criterion, choice: Choice, tasks: &[Task]) {
+fn device(criterion: &mut Criterion, choice: Choice) {
     let backend = devices::open(choice, true, None).unwrap_or_else(|error| panic!("{error}"));
+    let tasks = tasks(backend.device().stores_bf16());
     let (mut fitting, mut left_out) = (Vec::new(), 0);
-    for task in tasks {
+    for task in &tasks {
         match task.fits(backend.as_ref()) {
             true => fitting.push((task, task.kernels(backend.device()))),
             false => left_out += 1,
@@ -149,8 +150,7 @@ fn main() {
         Some(at) => compared::json(arguments.get(at + 1).map_or("", String::as_str)),
         None => {
             let mut criterion = Criterion::default().configure_from_args();
-            let tasks = tasks();
-            choices().into_iter().for_each(|choice| device(&mut criterion, choice, &tasks));
+            choices().into_iter().for_each(|choice| device(&mut criterion, choice));
             criterion.final_summary();
         }
     }

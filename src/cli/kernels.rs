@@ -84,7 +84,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
     let extent = Extent::of(&request, 0..request.images(), false);
     let plan = record::record(&model, &extent)?.plan;
-    let mut tasks = distinct(&plan, |phase| extent.repeats(phase));
+    let backend = args.subject.setup.open_device()?;
+    let mut tasks = distinct(&plan, backend.device().stores_bf16(), |phase| extent.repeats(phase));
     tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
     if tasks.is_empty() {
         return Err(Error::Request {
@@ -93,7 +94,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
             found: args.op.clone().unwrap_or_default(),
         });
     }
-    let backend = args.subject.setup.open_device()?;
     let ceilings = Ceilings::measure(backend.as_ref())?;
     let mut entries = Vec::new();
     for (task, calls) in &tasks {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Device, Program};
 use crate::error::Result;
 use crate::ops::{Cost, Element, Op};
-use crate::plan::{Node, Plan, Recorder, Source};
+use crate::plan::{Node, Plan, Recorder, Slot, Source};
 use crate::registry::{self, Kernel};
 use crate::shape::Shape;
 use crate::synth::Noise;
@@ -41,12 +41,12 @@ pub struct Task {
 }
 
 /// The different ops of a plan, in its order, each with the number of calls when
-/// every phase runs `repeats` times.
-pub fn distinct(plan: &Plan, repeats: impl Fn(&str) -> usize) -> Vec<(Task, usize)> {
+/// every phase runs `repeats` times, on a device that `stores_bf16` or not.
+pub fn distinct(plan: &Plan, stores_bf16: bool, repeats: impl Fn(&str) -> usize) -> Vec<(Task, usize)> {
     let mut tasks: Vec<(Task, usize)> = Vec::new();
     for phase in &plan.phases {
         for node in &plan.nodes[phase.nodes.clone()] {
-            let task = Task::of(plan, node);
+            let task = Task::of(plan, node, stores_bf16);
             match tasks.iter_mut().find(|(known, _)| *known == task) {
                 Some((_, calls)) => *calls += repeats(phase.name),
                 None => tasks.push((task, repeats(phase.name))),
@@ -57,11 +57,15 @@ pub fn distinct(plan: &Plan, repeats: impl Fn(&str) -> usize) -> Vec<(Task, usiz
 }
 
 impl Task {
-    /// The op of a node.
-    pub fn of(plan: &Plan, node: &Node) -> Self {
+    /// The op of a node; factors are numbers like others unless the device `stores_bf16`.
+    pub fn of(plan: &Plan, node: &Node, stores_bf16: bool) -> Self {
+        let element = |slot: &Slot| match plan.slots[slot.id()].element {
+            Element::Factor if !stores_bf16 => Element::F32,
+            element => element,
+        };
         let operand = |source: &Option<Source>| {
             Some(match source.as_ref()? {
-                Source::Slot(slot) => Operand::Slot(slot.shape, plan.slots[slot.id()].element),
+                Source::Slot(slot) => Operand::Slot(slot.shape, element(slot)),
                 Source::Weight(w, _) => {
                     let weight = &plan.weights[*w];
                     let parts = weight.parts().iter().map(|p| (p.elements().len(), p.dtype()));
@@ -69,11 +73,7 @@ impl Task {
                 }
             })
         };
-        Self {
-            op: node.op.clone(),
-            inputs: node.inputs.iter().map(operand).collect(),
-            result: plan.slots[node.output.id()].element,
-        }
+        Self { op: node.op.clone(), inputs: node.inputs.iter().map(operand).collect(), result: element(&node.output) }
     }
 
     /// Work of one call; `stores_bf16` as for [`Plan::cost`].

@@ -81,6 +81,9 @@ pub(super) fn compile(
     }
     params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
 
+    for (node, Dispatches { shader, .. }) in plan.nodes.iter().zip(&nodes) {
+        check_bindings(&context, node, &plan, &weights, &shader.bindings, 4 * scratch_len)?;
+    }
     let residency = weights.residency(plan.arena_bytes() + 4 * scratch_len, context.info().free_bytes);
     let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
     weights.reserve(residency)?;
@@ -103,6 +106,40 @@ pub(super) fn compile(
         params: uniform,
         plan,
     })
+}
+
+/// Holds what a node's shader binds against the device's limit, before anything is allocated.
+fn check_bindings(
+    context: &Context,
+    node: &Node,
+    plan: &Plan,
+    weights: &Weights<Context>,
+    bindings: &[wgpu::BindGroupLayoutEntry],
+    scratch_bytes: u64,
+) -> Result<()> {
+    let limit = context.limits().max_storage_buffer_binding_size;
+    let slot = |slot: Slot| 4 * plan.slots[slot.id()].len as u64;
+    let bytes = |entry: &wgpu::BindGroupLayoutEntry| match entry.binding {
+        0 => ALIGN,
+        1 => slot(node.output),
+        SCRATCH => scratch_bytes,
+        binding => match node.inputs.get(binding as usize - 2).copied().flatten() {
+            Some(Source::Slot(s)) => slot(s),
+            Some(Source::Weight(w, _)) => {
+                let range = &weights.place(w).range;
+                range.end - range.start
+            }
+            None => 0,
+        },
+    };
+    match bindings.iter().map(bytes).find(|&bytes| bytes > limit) {
+        None => Ok(()),
+        Some(bytes) => {
+            let detail =
+                format!("{} ({}) in one binding; the device allows {} MiB", node.at, node.op.name(), limit >> 20);
+            Err(context.does_not_fit(bytes, &detail))
+        }
+    }
 }
 
 /// A shader's `Params`: shapes of the result and the operands, then the op's constants.
@@ -145,30 +182,18 @@ impl WgpuProgram {
         }
         for i in self.plan.phases[p].nodes.clone() {
             if self.bind_groups[i].is_none() {
-                self.bind_groups[i] = Some(self.bind(i)?);
+                self.bind_groups[i] = Some(self.bind(i));
             }
         }
         self.context.check()
     }
 
-    fn bind(&self, i: usize) -> Result<wgpu::BindGroup> {
+    fn bind(&self, i: usize) -> wgpu::BindGroup {
         let (node, shader) = (&self.plan.nodes[i], &self.nodes[i].shader);
-        let limit = self.context.limits().max_storage_buffer_binding_size;
-        let mut sources = Vec::with_capacity(shader.bindings.len());
-        for entry in &shader.bindings {
-            let (buffer, range) = self.source(i, entry);
-            let bytes = range.end - range.start;
-            if bytes > limit {
-                let detail =
-                    format!("{} ({}) in one binding; the device allows {} MiB", node.at, node.op.name(), limit >> 20);
-                return Err(self.context.does_not_fit(bytes, &detail));
-            }
-            sources.push((entry.binding, buffer, range));
-        }
-        let entries: Vec<_> = sources
-            .iter()
-            .map(|(binding, buffer, range)| wgpu::BindGroupEntry {
-                binding: *binding,
+        let sources: Vec<_> = shader.bindings.iter().map(|entry| self.source(i, entry)).collect();
+        let entries: Vec<_> = std::iter::zip(&shader.bindings, &sources)
+            .map(|(entry, (buffer, range))| wgpu::BindGroupEntry {
+                binding: entry.binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer,
                     offset: range.start,
@@ -176,11 +201,11 @@ impl WgpuProgram {
                 }),
             })
             .collect();
-        Ok(self.context.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        self.context.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&node.at),
             layout: &shader.layout,
             entries: &entries,
-        }))
+        })
     }
 
     /// The bytes that belong at a binding: 0 parameters, 1 the result, 2 the first operand, …
