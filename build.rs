@@ -84,10 +84,11 @@ fn compiled_by(nvcc: &str, kernels: &[String]) -> PathBuf {
     folder
 }
 
-/// The kernel that a line declares: `KERNEL(name)`, `KERNEL(name, blocks)` or `KERNEL_TILED(name)`.
+/// The kernel that a line declares: `KERNEL(name)`, `KERNEL(name, blocks)`, the same with `KERNEL_CLUSTER` or
+/// `KERNEL_TILED(name)`.
 #[cfg(feature = "cuda-emu")]
 fn kernel_name(line: &str) -> Option<&str> {
-    let rest = line.strip_prefix("KERNEL(").or_else(|| line.strip_prefix("KERNEL_TILED("))?;
+    let rest = ["KERNEL(", "KERNEL_CLUSTER(", "KERNEL_TILED("].iter().find_map(|kind| line.strip_prefix(kind))?;
     rest.split([',', ')']).next()
 }
 

@@ -23,6 +23,10 @@ struct Maps {
 #define KERNEL_TILED(name)                                                                                          \
     extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, 1)              \
         name(const __grid_constant__ Args a, const __grid_constant__ Maps maps)
+// KERNEL(name, blocks) for clusters of CLUSTER_X by CLUSTER_Y blocks.
+#define KERNEL_CLUSTER(name, blocks)                                                                                \
+    extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, blocks)         \
+        name(const __grid_constant__ Args a)
 // The shared memory of a block, SHARED bytes, where the swizzle begins; one such line a kernel.
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
@@ -30,6 +34,7 @@ struct Maps {
     Type& name = *reinterpret_cast<Type*>(shared_bytes)
 #else
 #define KERNEL_TILED(name) extern "C" void kernel_##name(Args a, const Maps& maps)
+#define KERNEL_CLUSTER(name, blocks) KERNEL(name, blocks)
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
     Type& name = *static_cast<Type*>(host::shared_memory(SHARED))
@@ -131,6 +136,16 @@ DEVICE void cluster_barrier() {
                      : "memory");
 }
 
+// Sets what lies at this place in block `rank` of the cluster. That must have begun, and not end before.
+DEVICE void store_at(u32 rank, float* place, float value) {
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "st.shared::cluster.f32 [there], %2;\n"
+                 "}" ::"r"(shared_address(place)), "r"(rank), "f"(value)
+                 : "memory");
+}
+
 // Waits for `COUNT` threads that name the same ID, 1 to 15; whole warps.
 template <u32 ID, u32 COUNT> DEVICE void group_barrier() {
     asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(COUNT) : "memory");
@@ -164,6 +179,9 @@ inline void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel,
 }
 inline u32 cluster_rank() { return host::cluster_rank(); }
 inline void cluster_barrier() { host::cluster_wait(); }
+inline void store_at(u32 rank, float* place, float value) {
+    *static_cast<float*>(host::place_in_cluster(rank, place)) = value;
+}
 template <u32 ID, u32 COUNT> void group_barrier() { host::wait(host::block->group_barriers[ID], COUNT); }
 template <u32 N> void fewer_registers() { host::registers_change(N, false); }
 template <u32 N> void more_registers() { host::registers_change(N, true); }

@@ -291,4 +291,12 @@ unsigned cluster_rank() { return block->rank; }
 
 void cluster_wait() { wait(block->cluster->barrier, block->cluster->size * launch.threads); }
 
+void* place_in_cluster(unsigned rank, const void* at) {
+    if (rank >= block->cluster->size) fail("a block that the cluster does not have");
+    if (block->cluster->barrier.generation == 0) fail("a place in a block that may not have begun");
+    Block& b = *block->cluster->blocks[rank];
+    if (b.running == 0) fail("a place in a block that has ended");
+    return b.shared + place(at);
+}
+
 } // namespace host

@@ -82,5 +82,7 @@ void products_wait(unsigned left);
 void registers_change(unsigned to, bool more);
 unsigned cluster_rank();
 void cluster_wait();
+// The same place in the shared memory of block `rank`.
+void* place_in_cluster(unsigned rank, const void* at);
 
 } // namespace host

@@ -75,5 +75,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 4, 7, 2048, 3),
         case(1, 2, 10, 132, 3), // channels just past what a warp takes
         case(1, 3, 4, 260, 5),
+        case(2, 7, 9, 1284, 3), // tiles that reach past the edges
     ]
 }

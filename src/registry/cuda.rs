@@ -73,6 +73,13 @@ const CLASSES: Grid = [
     Axis::each(Count::Constant(0)),
 ];
 
+/// A cluster of blocks for every tile of TILE_H lines and COLUMNS times as many columns as it has blocks.
+const TILES: Grid = [
+    Axis::every(Count::Columns(Of::Out), "COLUMNS"),
+    Axis::every(Count::Lines(Of::Out), "TILE_H"),
+    Axis::each(Count::Images(Of::Out)),
+];
+
 /// A thread for every four channels, in whole warps.
 const QUADS: Axis = Axis::every(Count::Channels(Of::Out), "WARP_CHANNELS");
 
@@ -116,6 +123,10 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     only!("denoise", THREADS),
     only!("depthwise_conv", THREADS),
+    cuda!("depthwise_norm", "depthwise_norm.160.sm90a", Caps::SM90A, [pass("depthwise_norm_160_sm90a", TILES).in_clusters()])
+        .fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(640)]),
+    cuda!("depthwise_norm", "depthwise_norm.512.sm90a", Caps::SM90A, [pass("depthwise_norm_512_sm90a", TILES).in_clusters()])
+        .fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     cuda!("depthwise_norm", "depthwise_norm.window3", Caps::NONE, [
         pass("depthwise_norm_window3", squares("TILE")).with_warps(QUADS),
     ]).fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),

@@ -137,6 +137,8 @@ pub struct Pass {
     pub grid: Grid,
     /// Warps of a block of a CUDA kernel, where they may be fewer than fill its `THREADS`.
     pub warps: Option<Axis>,
+    /// Whether blocks of a CUDA kernel form clusters of CLUSTER_X by CLUSTER_Y.
+    pub clusters: bool,
 }
 
 impl Pass {
@@ -144,11 +146,16 @@ impl Pass {
     pub const fn with_warps(self, warps: Axis) -> Pass {
         Pass { warps: Some(warps), ..self }
     }
+
+    /// In clusters of CLUSTER_X by CLUSTER_Y blocks; the grid is filled up.
+    pub const fn in_clusters(self) -> Pass {
+        Pass { clusters: true, ..self }
+    }
 }
 
 /// One of several entry points.
 pub const fn pass(entry: &'static str, grid: Grid) -> Pass {
-    Pass { entry, grid, warps: None }
+    Pass { entry, grid, warps: None, clusters: false }
 }
 
 /// The usual: one entry point called `main`.

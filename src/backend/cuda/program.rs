@@ -100,7 +100,8 @@ fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, fi
     let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
     let mut grid = pass.grid.map(|axis| axis.resolve(node, number));
     let tiled = !cuda.tiles.is_empty();
-    let cluster = if tiled && first { ["CLUSTER_X", "CLUSTER_Y"].map(|name| number(name) as u32) } else { [1; 2] };
+    let clustered = tiled && first || pass.clusters;
+    let cluster = if clustered { ["CLUSTER_X", "CLUSTER_Y"].map(|name| number(name) as u32) } else { [1; 2] };
     for (blocks, size) in grid.iter_mut().zip(cluster) {
         *blocks = blocks.next_multiple_of(size.into());
     }

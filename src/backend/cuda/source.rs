@@ -52,7 +52,8 @@ mod tests {
             let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
             let axes = cuda.passes.iter().flat_map(|pass| pass.grid.iter().chain(&pass.warps)).chain(cuda.scratch);
             let tiles = cuda.tiles.iter().flat_map(|tile| [tile.rows, tile.among, "CLUSTER_X", "CLUSTER_Y", "SHARED"]);
-            let tiles = tiles.filter(|name| !name.is_empty());
+            let clusters = cuda.passes.iter().filter(|pass| pass.clusters).flat_map(|_| ["CLUSTER_X", "CLUSTER_Y"]);
+            let tiles = tiles.filter(|name| !name.is_empty()).chain(clusters);
             for name in axes.flat_map(names).chain(tiles).chain(["THREADS"]) {
                 assert!(number(cuda.source, name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
             }

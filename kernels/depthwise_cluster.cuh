@@ -1,0 +1,134 @@
+// depthwise_norm on Hopper: blocks of a cluster share the channels of a tile of pixels, so that it is large although
+// there are many channels, and reads few pixels twice.
+#pragma once
+#include "hopper.cuh"
+#include "quad.cuh"
+
+constexpr u32 WINDOW = 3;
+constexpr u32 TAPS = WINDOW * WINDOW;
+constexpr u32 WARPS = THREADS / 32;
+constexpr u32 GROUP = CHANNELS > 32 * QUAD * 2 ? 4 : CHANNELS > 32 * QUAD ? 2 : 1; // warps, for a block's channels
+constexpr u32 GROUPS = WARPS / GROUP;
+constexpr u32 TILE_W = GROUPS * 2; // a thread takes two columns, all rows
+constexpr u32 ROWS_IN = TILE_H + WINDOW - 1, COLUMNS_IN = TILE_W + WINDOW - 1;
+constexpr u32 PIXELS = TILE_H * 2;
+constexpr u32 PLACES = 16; // for the pixels' sums, half as many as lanes
+static_assert(TILE_W == COLUMNS * CLUSTER_X && CLUSTER_Y == 1, "the grid counts a tile's columns");
+static_assert(PIXELS <= PLACES && CHANNELS <= GROUP * 32 * QUAD, "sums have places, quads have threads");
+
+struct Shared {
+    float4 x[ROWS_IN][COLUMNS_IN][CHANNELS / QUAD];
+    float2 stats[CLUSTER_X][WARPS][PLACES]; // mean of a warp's channels, and sum of the squares around it
+};
+
+// Sums over the warp: lane l gets that of values[l / 2]. Each step halves what a lane has.
+template <u32 HALF> DEVICE float sums_of_warp(float (&values)[PLACES]) {
+    const bool upper = lane() & (2 * HALF);
+#pragma unroll
+    for (u32 i = 0; i < HALF; ++i) {
+        const float first = values[i], second = values[i + HALF];
+        values[i] = (upper ? second : first) + __shfl_xor_sync(0xffffffffu, upper ? first : second, 2 * HALF);
+    }
+    if constexpr (HALF > 1) return sums_of_warp<HALF / 2>(values);
+    return values[0] + __shfl_xor_sync(0xffffffffu, values[0], 1);
+}
+
+// The same of f(pixel).
+template <class F> DEVICE float sums_of_warp(const F& f) {
+    float values[PLACES];
+#pragma unroll
+    for (u32 p = 0; p < PLACES; ++p) values[p] = p < PIXELS ? f(p) : 0.0f;
+    return sums_of_warp<PLACES / 2>(values);
+}
+
+// A thread's results: two columns of a tile, four channels.
+struct Columns {
+    Quad at[PIXELS]; // row by row
+    Quad factors[TAPS]; // [QUAD][TAPS] as in the weight
+};
+
+// Adds what row I of the tile's input is to the results, as soon as it is there, and then the rows after it.
+template <u32 I> DEVICE void add_rows(Columns& y, const Shared& s, u32 group, u32 quad, bool inside) {
+    copies_wait<ROWS_IN - 1 - I>();
+    __syncthreads(); // other threads' copies
+    if (inside) {
+        Quad x[2 + WINDOW - 1];
+#pragma unroll
+        for (u32 j = 0; j < 2 + WINDOW - 1; ++j) x[j] = load_quad(&s.x[I][2 * group + j][quad].x, 0);
+#pragma unroll
+        for (u32 tap = 0; tap < TAPS; ++tap) {
+            const u32 row = I - tap / WINDOW; // below 0, it wraps round
+            if (row >= TILE_H) continue;
+#pragma unroll
+            for (u32 i = 0; i < 2 * QUAD; ++i) {
+                const u32 col = i / QUAD, k = i % QUAD, at = k * TAPS + tap;
+                y.at[2 * row + col][k] += x[col + tap % WINDOW][k] * y.factors[at / QUAD][at % QUAD];
+            }
+        }
+    }
+    if constexpr (I + 1 < ROWS_IN) add_rows<I + 1>(y, s, group, quad, inside);
+}
+
+DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
+    const u32 c = a.out.c, h = a.out.h, w = a.out.w, image = blockIdx.z, rank = cluster_rank();
+    const u32 first_row = blockIdx.y * TILE_H, first_col = blockIdx.x / CLUSTER_X * TILE_W;
+    const u32 group = warp() / GROUP, quad = warp() % GROUP * 32 + lane();
+    // Quads of each block: as many, but for the last ones'.
+    const u32 part = div_up(c / QUAD, CLUSTER_X), begin = min_of(rank * part, c / QUAD);
+    const bool inside = quad < min_of(part, c / QUAD - begin);
+    const u32 channel = inside ? (begin + quad) * QUAD : 0;
+    const auto element = [&](u32 row, u32 col) { return ((image * h + row) * w + col) * c + channel; };
+
+    for (u32 i = 0; i < ROWS_IN; ++i) {
+        const u32 row = first_row + i - 1; // above 0, it wraps round and is too large
+        for (u32 j = group; inside && j < COLUMNS_IN; j += GROUPS) {
+            const u32 col = first_col + j - 1;
+            const bool there = row < h && col < w;
+            copy_async(&s.x[i][j][quad], a.real(0) + (there ? element(row, col) : 0), there);
+        }
+        copies_commit();
+    }
+    Columns y;
+    load_quads(y.factors, a.tensor(1), channel * TAPS);
+    const Quad bias = load_quad(a.tensor(2), channel);
+#pragma unroll
+    for (u32 p = 0; p < PIXELS; ++p) y.at[p] = inside ? bias : Quad{};
+    cluster_barrier(); // all blocks have begun; the copies are still on their way
+    add_rows<0>(y, s, group, quad, inside);
+
+    // Mean and squares of a warp's channels, and of those all that there are: as accurate as a second pass over all.
+    const auto channels = [&](u32 of, u32 warp) { // of a warp of a group, of block `of`
+        const u32 from = min_of(of * part + warp * 32, c / QUAD), most = min_of((of + 1) * part, c / QUAD);
+        return float(min_of(most - min_of(from, most), 32) * QUAD);
+    };
+    const float mine = channels(rank, warp() % GROUP);
+    const float mean_of_warp = sums_of_warp([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
+    const float squares_of_warp = sums_of_warp([&](u32 p) {
+        const float mean = __shfl_sync(0xffffffffu, mean_of_warp, 2 * p);
+        float sum = 0.0f;
+        for (u32 k = 0; k < QUAD; ++k) sum += (y.at[p][k] - mean) * (y.at[p][k] - mean);
+        return inside ? sum : 0.0f;
+    });
+    float* place = reinterpret_cast<float*>(&s.stats[rank][warp()]) + lane();
+    for (u32 r = 0; r < CLUSTER_X; ++r) store_at(r, place, lane() % 2 == 0 ? mean_of_warp : squares_of_warp);
+    cluster_barrier();
+    float mean = 0.0f, squares = 0.0f; // of pixel lane() / 2
+    for (u32 r = 0; r < CLUSTER_X; ++r) {
+        for (u32 i = 0; i < GROUP; ++i) mean += channels(r, i) * s.stats[r][group * GROUP + i][lane() / 2].x;
+    }
+    mean /= float(c);
+    for (u32 r = 0; r < CLUSTER_X; ++r) {
+        for (u32 i = 0; i < GROUP; ++i) {
+            const float2 of = s.stats[r][group * GROUP + i][lane() / 2];
+            squares += of.y + channels(r, i) * (of.x - mean) * (of.x - mean);
+        }
+    }
+    const float rstd = 1.0f / sqrtf(squares / float(c) + a.number(0));
+#pragma unroll
+    for (u32 p = 0; p < PIXELS; ++p) {
+        const u32 row = first_row + p / 2, col = first_col + 2 * group + p % 2;
+        const float less = __shfl_sync(0xffffffffu, mean, 2 * p), by = __shfl_sync(0xffffffffu, rstd, 2 * p);
+        for (u32 k = 0; k < QUAD; ++k) y.at[p][k] = (y.at[p][k] - less) * by;
+        if (inside && row < h && col < w) store_quad(a, element(row, col), y.at[p]);
+    }
+}
