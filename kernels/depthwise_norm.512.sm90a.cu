@@ -7,10 +7,10 @@
 // Memory     asks for the whole tile at once, so that two blocks have 192 KiB under way on a processor, of which latency
 //            takes 25; adds up the first rows while the last ones arrive. Stage C, 24 x 24 pixels of two images and 2048
 //            channels: 192 blocks, and 264 find room. Reads x 1.8 times by the way of L2, from memory once: 17 MB, with 2 MB
-//            of weights and 5 MB of y 23, which take as long as the 14 MB from and to memory. All channels in one block
-//            (window3.cu) leave room for tiles of 3 x 3, which read x 2.8 times: 36 MB. 32 x 32 pixels of 1280 channels:
-//            14 MB by L2, 8 from and to memory, 94 % of what memory allows. About 20 instructions a value: 40 % of
-//            what a processor issues in that time.
+//            of weights and 5 MB of y 23, which take as long as the 14 MB from and to memory. With all channels in one
+//            block, depthwise_norm.window3.cu has room for tiles of 3 x 3, which read x 2.8 times: 36 MB. 32 x 32 pixels
+//            of 1280 channels: 14 MB by L2, 8 from and to memory, 94 % of what memory allows. About 20 instructions a
+//            value: 40 % of what a processor issues in that time.
 // Numerics   f32 sums; mean and squares of every warp's channels, then of all of them: as accurate as two passes.
 // Needs      sm_90a: clusters.
 // Tunables   TILE_H, CHANNELS.

@@ -65,12 +65,17 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |groups, function, n, h, w, c: usize| {
         Case::new(GroupNorm { groups, eps: 1e-5, function }, vec![slot(n, h, w, c), weight(&[c]), weight(&[c])])
     };
-    let mut offset = case(2, Function::Identity, 1, 33, 16, 6); // mean ≫ deviation
-    offset.inputs[0] = values(1, 33, 16, 6, &[30.0, 30.25, 29.5, 31.0, 29.875]);
+    let offset = |c| {
+        let mut offset = case(2, Function::Identity, 1, 33, 16, c); // mean ≫ deviation
+        offset.inputs[0] = values(1, 33, 16, c, &[30.0, 30.25, 29.5, 31.0, 29.875]);
+        offset
+    };
     vec![
         case(32, Function::Silu, 2, 16, 16, 320),
         case(3, Function::Identity, 2, 3, 5, 9),
         case(1, Function::Silu, 1, 1, 1, 7),
-        offset,
+        offset(6),
+        offset(8),
+        case(11, Function::Silu, 2, 9, 15, 132), // channels just past what a block takes
     ]
 }

@@ -59,6 +59,13 @@ const THREADS: Grid = elements("THREADS");
 /// One block for each group of each image.
 const GROUPS: Grid = [Axis::each(Count::Constant(0)), Axis::each(Count::Images(Of::Out)), Axis::ONE];
 
+/// One block for every few pixels and channels of each image.
+const PARTS: Grid = [
+    Axis::every(Count::Tokens(Of::Out), "PIXELS"),
+    Axis::every(Count::Channels(Of::Out), "CHANNELS"),
+    Axis::each(Count::Images(Of::Out)),
+];
+
 /// One block for every few queries of each head of each image.
 const QUERIES: Grid = [
     Axis::every(Count::Tokens(Of::Out), "QUERIES"),
@@ -163,6 +170,16 @@ pub(super) static ROWS: &[Kernel] = &[
         pass("grn_scale_norms", channels("CHANNELS")),
         pass("grn_scale", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
     ]).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
+    cuda!("group_norm", "group_norm.parts", Caps::NONE, [
+        pass("group_norm_parts_moments", PARTS),
+        pass("group_norm_parts_groups", GROUPS),
+        pass("group_norm_parts", PARTS),
+    ]).fit(&[Fit::ChannelsMultipleOf(4)]).with_scratch(&[
+        Axis::each(Count::Sum(&[Axis::every(Count::Tokens(Of::Out), "PIXELS"), Axis::ONE])),
+        Axis::each(Count::Images(Of::Out)),
+        Axis::each(Count::Channels(Of::Out)),
+        Axis::each(Count::Number("MOMENTS")),
+    ]),
     only!("group_norm", GROUPS),
     cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(QUADS_FIT),
     only!("layer_norm", rows("ROWS")),

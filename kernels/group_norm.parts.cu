@@ -1,0 +1,143 @@
+// group_norm: moments of parts of the pixels, so that any tensor fills a GPU; c is a multiple of four
+//
+// Operands as in group_norm.cu, but
+// scratch [parts + 1, n, 1, 1, c, MOMENTS] f32: each channel's mean and squares around it in every PIXELS pixels; last,
+//         mean and factor that a channel's values take
+//
+// Launch     group_norm_parts_moments: one block for every PIXELS pixels and CHANNELS channels of each image;
+//            group_norm_parts_groups: one block for each group of each image;
+//            group_norm_parts: as the first, from the last pixels on.
+// Shared     16 KiB.
+// Memory     reads x twice, the second time by the way of L2 as far as that holds it (an H100's 40 MB or so; the last pass
+//            begins with what the first read last), and writes y once, in lines of 512 bytes a warp. 64 x 64 pixels of two
+//            images and 320 channels: 10 MB from and 10 to memory, as little as can be, and 32 by L2, which takes
+//            nine tenths of that time; 384 blocks, of which 396 find room in the first pass, 264 in the last. Of a tensor
+//            far larger than L2, 12 bytes a value, as any kernel must. 2 or 3 blocks of a processor have 64 or 96 KiB
+//            under way, of which latency takes 25. Moments are a 32nd of x.
+// Numerics   f32; squares are around a thread's mean, then brought together around those of more and more pixels: as
+//            accurate as two passes, though the mean may be far larger than the deviation. Always in the same order.
+// Needs      nothing.
+// Tunables   PIXELS.
+// Reference  src/ops/group_norm.rs
+#include "quad.cuh"
+
+constexpr u32 PIXELS = 64;
+constexpr u32 CHANNELS = 128;
+constexpr u32 MOMENTS = 2;
+constexpr u32 THREADS = 512;
+constexpr u32 WARPS = THREADS / 32;
+constexpr u32 ROUNDS = PIXELS / WARPS; // a thread's pixels
+static_assert(CHANNELS == 32 * QUAD, "a quad a lane");
+
+// Of `count` values: their mean, and the sum of squares around it.
+struct Moments {
+    float count, mean, squares;
+
+    // Makes it those of the other's values as well. Chan, Golub, LeVeque 1979.
+    DEVICE void add(const Moments& other) {
+        if (other.count == 0.0f) return;
+        const float all = count + other.count, apart = other.mean - mean, share = other.count / all;
+        mean += apart * share;
+        squares += other.squares + apart * apart * count * share;
+        count = all;
+    }
+};
+
+// What a thread has of a part: ROUNDS pixels of four channels.
+struct Piece {
+    u32 channel, pixel, count; // pixels of these that there are
+    u32 first;                 // element
+    Quad x[ROUNDS];
+
+    DEVICE Piece(const Args& a, u32 part, u32 image) {
+        const u32 c = a.out.c, tokens = a.out.tokens();
+        channel = blockIdx.y * CHANNELS + lane() * QUAD;
+        pixel = part * PIXELS + warp() * ROUNDS;
+        count = min_of(tokens - min_of(pixel, tokens), ROUNDS);
+        first = image * tokens * c + min_of(channel, c - QUAD);
+#pragma unroll
+        for (u32 r = 0; r < ROUNDS; ++r) x[r] = load_quad(a.real(0), first + min_of(pixel + r, tokens - 1) * c);
+    }
+};
+
+struct PartMoments {
+    float4 means[WARPS][32], squares[WARPS][32];
+};
+
+KERNEL(group_norm_parts_moments, 3) {
+    SHARED(PartMoments, s);
+    const u32 c = a.out.c, tokens = a.out.tokens(), part = blockIdx.x, image = blockIdx.z;
+    const Piece piece(a, part, image);
+    Quad means = {}, squares = {};
+#pragma unroll
+    for (u32 r = 0; r < ROUNDS; ++r) {
+        for (u32 k = 0; k < QUAD; ++k) means[k] += r < piece.count ? piece.x[r][k] : 0.0f;
+    }
+    for (u32 k = 0; k < QUAD; ++k) means[k] /= fmaxf(float(piece.count), 1.0f);
+#pragma unroll
+    for (u32 r = 0; r < ROUNDS; ++r) {
+        for (u32 k = 0; k < QUAD; ++k) {
+            const float apart = piece.x[r][k] - means[k];
+            squares[k] += r < piece.count ? apart * apart : 0.0f;
+        }
+    }
+    s.means[warp()][lane()] = {means[0], means[1], means[2], means[3]};
+    s.squares[warp()][lane()] = {squares[0], squares[1], squares[2], squares[3]};
+    __syncthreads();
+    const u32 mine = threadIdx.x, channel = blockIdx.y * CHANNELS + mine;
+    if (mine >= CHANNELS || channel >= c) return;
+    Moments all = {};
+    for (u32 i = 0; i < WARPS; ++i) {
+        const u32 pixel = part * PIXELS + i * ROUNDS, count = min_of(tokens - min_of(pixel, tokens), ROUNDS);
+        all.add({float(count), (&s.means[i][0].x)[mine], (&s.squares[i][0].x)[mine]});
+    }
+    float2* to = reinterpret_cast<float2*>(a.scratch());
+    to[(part * a.out.n + image) * c + channel] = {all.mean, all.squares};
+}
+
+struct GroupMoments {
+    Moments of_warp[WARPS];
+};
+
+KERNEL(group_norm_parts_groups) {
+    SHARED(GroupMoments, s);
+    const u32 c = a.out.c, channels = c / a.constant[0], group = blockIdx.x, image = blockIdx.y;
+    const u32 tokens = a.out.tokens(), parts = div_up(tokens, PIXELS);
+    float2* of = reinterpret_cast<float2*>(a.scratch()) + image * c + group * channels;
+    Moments all = {};
+    for (u32 i = threadIdx.x; i < parts * channels; i += THREADS) {
+        const u32 part = i / channels;
+        const float2 more = of[part * a.out.n * c + i % channels];
+        all.add({float(min_of(tokens - part * PIXELS, PIXELS)), more.x, more.y});
+    }
+    for (u32 step = 16; step > 0; step /= 2) {
+        const Moments more = {__shfl_xor_sync(0xffffffffu, all.count, step), __shfl_xor_sync(0xffffffffu, all.mean, step),
+                              __shfl_xor_sync(0xffffffffu, all.squares, step)};
+        all.add(more);
+    }
+    if (lane() == 0) s.of_warp[warp()] = all;
+    __syncthreads();
+    all = s.of_warp[0];
+    for (u32 i = 1; i < WARPS; ++i) all.add(s.of_warp[i]);
+    const float rstd = 1.0f / sqrtf(all.squares / all.count + a.number(1));
+    for (u32 i = threadIdx.x; i < channels; i += THREADS) {
+        of[parts * a.out.n * c + i] = {all.mean, rstd * a.tensor(1)[group * channels + i]};
+    }
+}
+
+KERNEL(group_norm_parts, 2) {
+    const u32 c = a.out.c, parts = gridDim.x, part = parts - 1 - blockIdx.x, image = gridDim.z - 1 - blockIdx.z;
+    const Piece piece(a, part, image);
+    if (piece.channel >= c) return;
+    const u32 to = ((parts * a.out.n + image) * c + piece.channel) * MOMENTS;
+    const Quad first = load_quad(a.scratch(), to), second = load_quad(a.scratch(), to + QUAD);
+    const Quad bias = load_quad(a.tensor(2), piece.channel);
+    const float means[QUAD] = {first[0], first[2], second[0], second[2]};
+    const float factors[QUAD] = {first[1], first[3], second[1], second[3]};
+#pragma unroll
+    for (u32 r = 0; r < ROUNDS; ++r) {
+        Quad y;
+        for (u32 k = 0; k < QUAD; ++k) y[k] = apply(a.constant[2], (piece.x[r][k] - means[k]) * factors[k] + bias[k]);
+        if (r < piece.count) store_quad(a, piece.first + (piece.pixel + r) * c, y);
+    }
+}
