@@ -1,5 +1,6 @@
 //! What can go wrong, said so that a person can act on it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Shorthand used by the whole library.
@@ -120,7 +121,7 @@ pub enum Error {
     },
 
     /// Reading or writing a file failed.
-    #[error("{path}: cannot {action}: {source}")]
+    #[error("{path}: cannot {action}: {source}{}", remedy(source))]
     Disk {
         /// The file.
         path: PathBuf,
@@ -152,5 +153,19 @@ impl Error {
             Error::Interrupted => 130,
             Error::Shape { .. } | Error::NotFinite { .. } | Error::Check(_) => 1,
         }
+    }
+}
+
+/// What to do about a disk's complaint, where that is known.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "; check the path",
+        ErrorKind::IsADirectory => "; name a file",
+        ErrorKind::InvalidFilename => "; choose a shorter name",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; choose another folder, or change its permissions"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room, or choose another disk",
+        _ => "",
     }
 }

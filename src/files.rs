@@ -103,7 +103,7 @@ impl Location {
         serde_json::from_slice(&text).map_err(|e| Error::Model {
             path: self.path.clone(),
             expected: "JSON of the known form".to_owned(),
-            found: e.to_string(),
+            found: format!("a mistake: {e}; download it again"),
         })
     }
 }
@@ -178,7 +178,10 @@ mod tests {
             let expected = format!("{}: file not found; check the path", none.display());
             assert!(error.to_string().starts_with(&expected), "{error}");
             let error = file.read_json::<String>().unwrap_err().to_string();
-            assert!(error.contains("c.json: expected JSON of the known form, found invalid type"), "{error}");
+            assert!(
+                error.contains("c.json: expected JSON of the known form, found a mistake: invalid type"),
+                "{error}"
+            );
         }
         assert_eq!(Location::from(&FOLDER).join("b/c.json").display().to_string(), "m/b/c.json");
     }

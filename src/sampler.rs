@@ -3,6 +3,9 @@
 
 use std::f64::consts::FRAC_PI_2;
 
+/// Offset of the cosine schedule, in units of diffusion time: keeps the noise of its last steps from vanishing.
+pub const S: f64 = 0.008;
+
 /// Signal share `ᾱ(t)` of the cosine schedule: how much of the latent's
 /// variance is image rather than noise.
 ///
@@ -20,7 +23,6 @@ use std::f64::consts::FRAC_PI_2;
 /// assert_eq!(alpha_bar(1.0), 1e-4);
 /// ```
 pub fn alpha_bar(t: f64) -> f64 {
-    const S: f64 = 0.008;
     let angle = |t: f64| (t + S) / (1.0 + S) * FRAC_PI_2;
     let share = (angle(t.clamp(0.0, 1.0)).cos() / angle(0.0).cos()).powi(2);
     share.clamp(1e-4, 0.9999)

@@ -53,11 +53,11 @@ impl Tokenizer {
     pub fn open(location: impl Into<Location>, positions: usize, vocabulary: usize) -> Result<Self> {
         let location = &location.into();
         let special = SpecialTokens::read(location)?;
-        let (file, json) = read_tokenizer(location, &special)?;
+        let Files { vocab: file, merges, json } = read_tokenizer(location, &special)?;
 
         let stored: Stored<'_> = serde_json::from_slice(&json)
             .map_err(|e| bad(&file, "a CLIP tokenizer: a BPE `model` with `vocab` and `merges`", e))?;
-        stored.check(&file, vocabulary)?;
+        stored.check(&file, &merges, vocabulary)?;
         let stored_pad = stored.padding.map(|padding| padding.pad_token.into_owned());
 
         let mut bpe = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| bad(&file, "a tokenizer", e))?;
@@ -161,20 +161,29 @@ fn content(entry: &Value) -> Option<&str> {
     entry.as_str().or_else(|| entry.get("content")?.as_str())
 }
 
-/// The file that holds the vocabulary, and the tokenizer as `tokenizer.json` text.
-fn read_tokenizer(location: &Location, special: &SpecialTokens) -> Result<(PathBuf, Cow<'static, [u8]>)> {
+/// A tokenizer as `tokenizer.json` text, and the files that its parts come from.
+struct Files {
+    vocab: PathBuf,
+    merges: PathBuf,
+    json: Cow<'static, [u8]>,
+}
+
+fn read_tokenizer(location: &Location, special: &SpecialTokens) -> Result<Files> {
+    let whole = |file: &Location| {
+        let path = file.path().to_owned();
+        Ok(Files { vocab: path.clone(), merges: path, json: read(file)? })
+    };
     if !location.is_dir() {
-        return Ok((location.path().to_owned(), read(location)?));
+        return whole(location);
     }
-    let [whole, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| location.join(name));
-    if whole.is_file() || !(vocab.is_file() || merges.is_file()) {
-        let json = read(&whole)?;
-        return Ok((whole.path().to_owned(), json));
+    let [one, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| location.join(name));
+    if one.is_file() || !(vocab.is_file() || merges.is_file()) {
+        return whole(&one);
     }
     let table = serde_json::from_slice(&read(&vocab)?).map_err(|e| bad(vocab.path(), "JSON of token → id", e))?;
-    let merges = String::from_utf8(read(&merges)?.into_owned()).map_err(|e| bad(merges.path(), "UTF-8 text", e))?;
-    let json = clip_pipeline(table, &merges, special).to_string().into_bytes();
-    Ok((vocab.path().to_owned(), json.into()))
+    let lines = String::from_utf8(read(&merges)?.into_owned()).map_err(|e| bad(merges.path(), "UTF-8 text", e))?;
+    let json = clip_pipeline(table, &lines, special).to_string().into_bytes();
+    Ok(Files { vocab: vocab.path().to_owned(), merges: merges.path().to_owned(), json: json.into() })
 }
 
 /// The `tokenizer.json` of CLIP's fast tokenizer around a vocabulary and its merges.
@@ -249,7 +258,7 @@ enum Merge<'a> {
 
 impl Stored<'_> {
     /// Every id has an embedding and every merge gives a token.
-    fn check(&self, file: &Path, vocabulary: usize) -> Result<()> {
+    fn check(&self, file: &Path, merges: &Path, vocabulary: usize) -> Result<()> {
         let vocab = &self.model.vocab;
         if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id as usize >= vocabulary) {
             return Err(bad(file, format!("token ids below {vocabulary}"), format!("`{token}` = {id}")));
@@ -270,7 +279,7 @@ impl Stored<'_> {
                     Merge::Pair([a, b]) => format!("`{a} {b}`"),
                     Merge::Line(line) => format!("`{line}`"),
                 };
-                return Err(bad(file, "merges of two tokens into a third of the vocabulary", found));
+                return Err(bad(merges, "merges of two tokens into a third of the vocabulary", found));
             }
         }
         Ok(())
@@ -289,5 +298,6 @@ fn read(file: &Location) -> Result<Cow<'static, [u8]>> {
 }
 
 fn bad(path: &Path, expected: impl Into<String>, found: impl ToString) -> Error {
-    Error::Model { path: path.to_owned(), expected: expected.into(), found: found.to_string() }
+    let found = format!("{}; use the tokenizer files that the text encoder came with", found.to_string());
+    Error::Model { path: path.to_owned(), expected: expected.into(), found }
 }

@@ -38,6 +38,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn bad(&self, field: &str, expected: String, found: String) -> Error {
+        let found = format!("{found}; use the config that the weights came with");
         Error::Model { path: self.path.to_owned(), expected: format!("`{field}` {expected}"), found }
     }
 

@@ -49,16 +49,20 @@ pub(super) fn finite(run: &mut Run<'_>, count: Slot, stage: &'static str, steps:
     if count == 0 {
         return Ok(());
     }
-    let damaged = [&model.text.0, &model.stage_c.0, &model.stage_b.0, &model.stage_a.0]
-        .into_iter()
-        .find_map(|weights| weights.first_non_finite().map(|(name, _)| (name, weights.path.display())));
-    let remedy = match damaged {
-        Some((name, path)) => {
-            format!("the weights are damaged, download them again: tensor `{name}` of {path} holds NaN or infinity")
-        }
-        None => "the weights are finite; try --dtype f32, or less guidance".into(),
-    };
     let after = if steps == 1 { " after 1 step".into() } else { format!(" after {steps} steps") };
+    for weights in [&model.text.0, &model.stage_c.0, &model.stage_b.0, &model.stage_a.0] {
+        if let Some((name, _)) = weights.first_non_finite() {
+            return Err(Error::Tensor {
+                path: weights.path.clone(),
+                name: name.to_owned(),
+                expected: "finite numbers".into(),
+                found: format!(
+                    "NaN or infinity, so that {stage} produced {count} values that are not finite{after}; the file is damaged, download it again"
+                ),
+            });
+        }
+    }
+    let remedy = "the weights are finite; try --dtype f32, or less guidance".into();
     Err(Error::NotFinite { stage, count, after, remedy })
 }
 

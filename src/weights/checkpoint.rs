@@ -229,6 +229,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The files that its tensors lie in.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        self.tensors.values().map(|tensor| tensor.stored.path()).collect()
+    }
+
     /// The first NaN or infinity, by name and then index. Reads everything.
     pub fn first_non_finite(&self) -> Option<(&str, usize)> {
         let names: Vec<&str> = self.names().collect();

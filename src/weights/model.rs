@@ -1,12 +1,18 @@
 //! A whole model: every part opened, its sizes known, and the parts checked
 //! against each other.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
 use super::checkpoint::Checkpoint;
 use super::kind::NetworkKind;
 use super::paths::{ModelPaths, PartFiles};
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
+use crate::sampler;
 
 /// The parts of Stable Cascade, text to image.
 #[derive(Debug)]
@@ -49,10 +55,19 @@ impl Model {
         let config = ClipTextConfig::open(paths.text_encoder.config.as_ref(), &weights)?;
         let text = (weights, config);
 
+        paths.schedulers.iter().try_for_each(check_scheduler)?;
         let native_size = paths.native_size()?;
         let model = Self { stage_a, stage_b, stage_c, text, tokenizer: paths.tokenizer.clone(), native_size };
         model.check_fit()?;
         Ok(model)
+    }
+
+    /// The files that hold its weights.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0]
+            .into_iter()
+            .flat_map(Checkpoint::files)
+            .collect()
     }
 
     /// Widths at which one part meets another.
@@ -82,4 +97,27 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// The scheduler of a model is the one that there is: the published pipelines', with their `s` and `scaler`.
+fn check_scheduler(location: &Location) -> Result<()> {
+    const CLASS: &str = "DDPMWuerstchenScheduler";
+    #[derive(Deserialize)]
+    struct Scheduler {
+        #[serde(rename = "_class_name")]
+        class: Option<String>,
+        s: Option<f64>,
+        scaler: Option<f64>,
+    }
+    let Scheduler { class, s, scaler } = location.read_json()?;
+    let class = class.as_deref().unwrap_or(CLASS);
+    let (s, scaler) = (s.unwrap_or(sampler::S), scaler.unwrap_or(1.0));
+    if (class, s, scaler) == (CLASS, sampler::S, 1.0) {
+        return Ok(());
+    }
+    Err(Error::Model {
+        path: location.path().to_owned(),
+        expected: format!("{CLASS} with `s` {} and `scaler` 1, the only schedule implemented", sampler::S),
+        found: format!("{class} with `s` {s} and `scaler` {scaler}; remove the file to use that schedule all the same"),
+    })
 }

@@ -46,6 +46,8 @@ pub struct ModelPaths {
     pub tokenizer: Location,
     /// `model_index.json`, which says what is true of the model as a whole.
     pub index: Option<Location>,
+    /// `scheduler_config.json` of the model and of the prior, where they have one.
+    pub schedulers: Vec<Location>,
 }
 
 /// Parts given one by one instead of by a folder: a file, or a folder in the
@@ -138,6 +140,11 @@ impl ModelPaths {
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, Some(&stage_c))?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: roots.iter().map(|root| root.join("model_index.json")).find(Location::is_file),
+            schedulers: roots
+                .iter()
+                .map(|root| root.join("scheduler/scheduler_config.json"))
+                .filter(Location::is_file)
+                .collect(),
             stage_b,
             stage_c,
         })

@@ -95,10 +95,14 @@ fn a_file_where_a_folder_belongs() {
 fn tokenizers() {
     for (file, contents, words) in [
         ("vocab.json", "{", ["vocab.json", "expected JSON"]),
-        ("vocab.json", "{}", ["vocab.json", "expected"]),
+        ("vocab.json", "{}", ["expected merges of two tokens", "of the vocabulary"]),
         ("vocab.json", r#"{"a":99999999}"#, ["vocab.json", "token ids below 49408"]),
-        ("merges.txt", "#version: 0.2\nzzqq qqzz\n", ["merges of two tokens", "`zzqq qqzz`"]),
-        ("merges.txt", "oneword\n", ["merges of two tokens", "`oneword`"]),
+        ("merges.txt", "#version: 0.2\nzzqq qqzz\n", ["merges.txt: expected merges of two tokens", "`zzqq qqzz`"]),
+        (
+            "merges.txt",
+            "oneword\n",
+            ["merges.txt: expected merges of two tokens", "`oneword`; use the tokenizer files"],
+        ),
         ("tokenizer_config.json", "nonsense", ["tokenizer_config.json", "expected JSON"]),
         ("tokenizer_config.json", r#"{"bos_token":"<|nothing|>"}"#, ["special token", "<|nothing|>"]),
     ] {
@@ -111,6 +115,25 @@ fn tokenizers() {
     model(&room, "m");
     room.write("m/tokenizer/tokenizer.json", "[1, 2]");
     room.fails(room.generate(&["x", "-m", "m"]), 3, &["tokenizer.json", "a CLIP tokenizer"]);
+}
+
+#[test]
+fn schedulers() {
+    for (file, contents, words) in [
+        ("m/scheduler", "{", ["expected JSON", "download it again"]),
+        (
+            "m/scheduler",
+            r#"{"s": 0.01}"#,
+            ["expected DDPMWuerstchenScheduler with `s` 0.008", "with `s` 0.01 and `scaler` 1"],
+        ),
+        ("m-prior/scheduler", r#"{"scaler": 2}"#, ["m-prior/scheduler/scheduler_config.json", "and `scaler` 2"]),
+        ("m/scheduler", r#"{"_class_name": "DDIMScheduler"}"#, ["found DDIMScheduler", "remove the file"]),
+    ] {
+        let room = Room::new();
+        model(&room, "m");
+        replace(&room, &format!("{file}/scheduler_config.json"), contents);
+        room.fails(room.generate(&["x", "-m", "m"]), 3, &words);
+    }
 }
 
 #[test]
