@@ -6,6 +6,7 @@ mod info;
 mod inspect;
 mod kernels;
 mod latents;
+mod output;
 mod profile;
 mod setup;
 

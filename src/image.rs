@@ -203,6 +203,11 @@ pub fn check_writable(path: &Path, force: bool, make_folders: bool) -> Result<()
     if is_device(path, force)? {
         return Ok(());
     }
+    if let Err(e) = fs::symlink_metadata(path)
+        && e.kind() == ErrorKind::InvalidFilename
+    {
+        return Err(disk(path, "create", e));
+    }
     let _guard = output_guard();
     let mut folder = folder_of(path);
     while make_folders && fs::symlink_metadata(folder).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
@@ -229,11 +234,8 @@ fn folder_of(path: &Path) -> &Path {
 
 /// A file without a final name in `folder`; `path` is what it will become.
 fn temporary(path: &Path, folder: &Path) -> Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".cascade-rt-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-    builder.tempfile_in(folder).map_err(|e| disk(path, "create", e))
+    let open = |temporary: &Path| File::options().write(true).create_new(true).open(temporary);
+    tempfile::Builder::new().prefix(".cascade-rt-").make_in(folder, open).map_err(|e| disk(path, "create", e))
 }
 
 fn exists(path: &Path) -> Error {

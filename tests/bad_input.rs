@@ -179,6 +179,8 @@ fn devices_that_are_not_there() {
     let room = Room::new();
     let words = ["wgpu:99", "cascade-rt devices", "--device cpu"];
     room.fails(room.generate(&["x", "--device", "wgpu:99"]), 5, &words);
+    let words = ["--shader-dir: expected a device that runs shaders", "got cpu"];
+    room.fails(room.generate(&["x", "--device", "cpu", "--shader-dir", "."]), 2, &words);
     let mut command = room.generate(&["x", "--device", "wgpu"]);
     command.env("VK_DRIVER_FILES", "/nonexistent.json").env("VK_ICD_FILENAMES", "/nonexistent.json");
     room.fails(command, 5, &["wgpu:0", "driver", "--device cpu"]);

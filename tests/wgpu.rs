@@ -131,8 +131,10 @@ fn shaders_from_a_folder() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains(&line) && error.to_string().contains("return 1u"), "{error}");
 
-    // A file that replaces nothing is a mistake.
+    // A folder or a file that replaces nothing is a mistake.
     std::fs::remove_file(&file).unwrap();
+    let Err(error) = open() else { panic!("no shader is there") };
+    assert!(error.to_string().contains("no file here is called KERNEL.wgsl"), "{error}");
     std::fs::write(folder.path().join("liner.wgsl"), shipped).unwrap();
     let Err(error) = open() else { panic!("no kernel is called so") };
     assert!(error.to_string().contains("liner") && error.to_string().contains("cascade-rt kernels"), "{error}");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::cpu::{self, Cpu};
 use super::wgpu::{self, Wgpu};
 use super::{Backend, Device, Kind, cuda};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::registry::{Caps, Kernel, Lang, Launch};
 
 /// What a user asks for.
@@ -73,12 +73,20 @@ pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
 /// Shaders in `shader_dir` replace those of the same name.
 ///
 /// # Errors
-/// If there is no such device, it does not open, or the folder holds what is no shader.
+/// If there is no such device, it does not open, or there is a `shader_dir` that holds no shader or that the
+/// device has no use for.
 pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
     Ok(match choice {
         Choice::Auto => return open(preferred(&all()), round_bf16, shader_dir),
-        Choice::Cpu => Box::new(Cpu::new(round_bf16)),
         Choice::Wgpu(index) => Box::new(Wgpu::open(index, round_bf16, shader_dir)?),
+        _ if shader_dir.is_some() => {
+            return Err(Error::Request {
+                what: "--shader-dir".into(),
+                expected: "a device that runs shaders, like --device wgpu".into(),
+                found: choice.to_string(),
+            });
+        }
+        Choice::Cpu => Box::new(Cpu::new(round_bf16)),
         Choice::Cuda(index) => cuda::open(index, round_bf16)?,
     })
 }

@@ -53,12 +53,12 @@ impl Wgpu {
     /// As for [`open`](Self::open).
     pub fn with_caps(index: usize, caps: Caps, shader_dir: Option<&Path>) -> Result<Self> {
         let Some(adapter) = adapter::all().get(index) else {
-            let found = match adapter::all().len() {
-                0 => "no Vulkan, Metal or DX12 driver answers".to_owned(),
-                n => format!("there are {n}, the first is wgpu:0"),
+            let (found, remedy) = match adapter::all().len() {
+                0 => ("no Vulkan, Metal or DX12 driver answers".to_owned(), "install a GPU driver"),
+                n => (format!("the last one here is wgpu:{}", n - 1), "choose a lower number"),
             };
-            let remedy = "install a GPU driver, or use --device cpu; `cascade-rt devices` lists what there is";
-            return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy: remedy.into() });
+            let remedy = format!("{remedy}, or use --device cpu; `cascade-rt devices` lists what there is");
+            return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy });
         };
         let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));

@@ -1,17 +1,18 @@
 //! `cascade-rt generate`.
 
-use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::latents::{Dump, read_latents};
+use super::output::Output;
 use super::setup::{Setup, Size};
 use super::{note, say};
 use crate::backend::Residency;
 use crate::error::{Error, Result};
-use crate::image::{Image, Record, check_writable, write_atomically};
+use crate::image::Record;
 use crate::noise::NoiseKind;
 use crate::pipeline::{Footprint, Options, Pipeline, Progress, StartLatents, Times};
 use crate::request::{Request, parse_whole};
@@ -38,27 +39,17 @@ pub(super) struct Args {
     /// generator draws in f32 and bf16; philox gives every picture its own stream.
     #[arg(long, value_name = "KIND", default_value = "torch", env = "CASCADE_NOISE")]
     noise: NoiseKind,
-    /// File, folder, or - for standard output. Several pictures are numbered.
-    #[arg(short, long, value_name = "FILE|DIR|-", default_value = "cascade.png", env = "CASCADE_OUTPUT")]
-    output: PathBuf,
     /// File with one prompt a line; empty lines are skipped.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", env = "CASCADE_PROMPTS")]
     prompts: Option<PathBuf>,
-    /// Replace files that exist.
-    #[arg(long, env = "CASCADE_FORCE")]
-    force: bool,
-    /// Print one JSON object about the run instead of file names.
-    #[arg(long, env = "CASCADE_JSON")]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Print nothing but errors and results.
     #[arg(short, long, env = "CASCADE_QUIET")]
     quiet: bool,
     /// Start from `stage_c` and `stage_b` (f32, NCHW) of this safetensors file instead of noise.
     #[arg(long, value_name = "FILE", env = "CASCADE_LATENTS")]
     latents: Option<PathBuf>,
-    /// Write tokens, text_states, text_pooled, stage_c, stage_b and image (f32, NCHW) to this safetensors file.
-    #[arg(long, value_name = "FILE", env = "CASCADE_DUMP")]
-    dump: Option<PathBuf>,
     /// Compare every node with its definition as it runs, and stop at the first
     /// that differs. Very slow.
     #[arg(long, env = "CASCADE_CHECK_NODES")]
@@ -80,9 +71,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         noise: args.noise,
     };
     request.check()?;
-    let outputs = Outputs::plan(args, request.images())?;
+    let outputs = args.output.plan(request.images(), request.seed)?;
 
     let model = args.setup.open_model(args.quiet)?;
+    let given = [&args.prompts, &args.latents].into_iter().flatten().map(PathBuf::as_path);
+    outputs.spare(model.files().into_iter().chain(given))?;
     if let Some(side) = model.native_size {
         (request.width, request.height) = (args.size.width.unwrap_or(side), args.size.height.unwrap_or(side));
     }
@@ -94,12 +87,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let device = pipeline.backend().device().name.clone();
     let load = begin.elapsed();
 
-    let mut bar = Bar::new(args.quiet || args.json);
-    let mut dump = args.dump.as_ref().map(|_| Dump::default());
+    let mut bar = Bar::new(args.quiet || args.output.json);
+    let mut dump = outputs.dump.as_ref().map(|_| Dump::default());
     let name = args.setup.model.name()?;
     let options = Options {
         latents: &latents,
-        keep: args.dump.is_some(),
+        keep: dump.is_some(),
         check_nodes: args.check_nodes,
         progress: &mut |event| bar.show(event),
         truncated: &mut |_, cut| {
@@ -115,7 +108,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         for (i, image) in batch.images.iter().enumerate() {
             let index = batch.first + i;
             let path = outputs.write(image, &Record::new(&request, &name, index), index)?;
-            if !args.json {
+            if !args.output.json {
                 path.iter().try_for_each(|path| say(&path.display().to_string()))?;
             }
             paths.extend(path.map(|path| path.display().to_string()));
@@ -126,10 +119,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         Ok(())
     })?;
-    if let (Some(dump), Some(path)) = (dump, &args.dump) {
-        write_atomically(path, &dump.to_bytes(path)?, args.force)?;
+    if let (Some(dump), Some(path)) = (dump, &outputs.dump) {
+        outputs.write_dump(path, &dump.to_bytes(path)?)?;
     }
-    if args.json {
+    if args.output.json {
         let seconds = seconds(load, &times, encode);
         say(&serde_json::json!({ "images": paths, "request": request, "model": name, "device": device, "seconds": seconds }).to_string())?;
     } else if !args.quiet {
@@ -182,84 +175,6 @@ fn shorten(text: &str) -> String {
     match text.char_indices().nth(200) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
-}
-
-/// Where pictures go.
-enum Outputs {
-    Stdout,
-    /// `folder` is made when the first picture is done.
-    Files {
-        paths: Vec<PathBuf>,
-        folder: Option<PathBuf>,
-        force: bool,
-    },
-}
-
-impl Outputs {
-    /// Names every file, and finds out now, not after minutes of work, whether
-    /// they can be written.
-    fn plan(args: &Args, images: usize) -> Result<Self> {
-        let refuse = |expected: &str, found: String| {
-            Err(Error::Request { what: "--output".into(), expected: expected.into(), found })
-        };
-        if let Some(dump) = &args.dump {
-            check_writable(dump, args.force, false)?;
-        }
-        if args.output == Path::new("-") {
-            return match (images, args.json) {
-                (1, false) => Ok(Outputs::Stdout),
-                (1, true) => refuse("a file, because --json writes to standard output", "-".into()),
-                _ => refuse("a file or a folder for several pictures", "-".into()),
-            };
-        }
-        let folder = args.output.is_dir() || args.output.as_os_str().to_string_lossy().ends_with('/');
-        let (parent, stem, extension) = if folder {
-            (args.output.clone(), format!("cascade-{}", args.seed), "png".into())
-        } else {
-            let part =
-                |p: Option<&std::ffi::OsStr>, or: &str| p.map_or(or.to_owned(), |p| p.to_string_lossy().into_owned());
-            let parent = args.output.parent().map(Path::to_owned).unwrap_or_default();
-            (parent, part(args.output.file_stem(), "cascade"), part(args.output.extension(), "png"))
-        };
-        let digits = images.to_string().len();
-        let name = |i: usize| match images {
-            1 if !folder => args.output.clone(),
-            1 => parent.join(format!("{stem}.{extension}")),
-            _ => parent.join(format!("{stem}-{:0digits$}.{extension}", i + 1)),
-        };
-        let paths: Vec<PathBuf> = (0..images).map(name).collect();
-        for path in &paths {
-            if args.dump.as_ref() == Some(path) {
-                return refuse("another file than --dump", path.display().to_string());
-            }
-            check_writable(path, args.force, folder)?;
-        }
-        Ok(Outputs::Files { paths, folder: folder.then_some(parent), force: args.force })
-    }
-
-    /// Writes image `index`; returns where.
-    fn write(&self, image: &Image, record: &Record, index: usize) -> Result<Option<PathBuf>> {
-        let png = image.to_png(record)?;
-        match self {
-            Outputs::Stdout => {
-                let write = |mut out: std::io::StdoutLock<'_>| out.write_all(&png).and_then(|()| out.flush());
-                write(std::io::stdout().lock()).map_err(|source| Error::Disk {
-                    path: "standard output".into(),
-                    action: "write to",
-                    source,
-                })?;
-                Ok(None)
-            }
-            Outputs::Files { paths, folder, force } => {
-                if let Some(folder) = folder {
-                    let made = std::fs::create_dir_all(folder);
-                    made.map_err(|source| Error::Disk { path: folder.clone(), action: "create", source })?;
-                }
-                write_atomically(&paths[index], &png, *force)?;
-                Ok(Some(paths[index].clone()))
-            }
-        }
     }
 }
 

@@ -15,13 +15,16 @@ fn files_that_cannot_be_written() {
     fs::create_dir(room.path("folder")).unwrap();
     std::os::unix::fs::symlink("nowhere", room.path("link")).unwrap();
     fs::create_dir(room.path("pair-2.png")).unwrap();
+    let long = "x".repeat(300);
     for (args, code, words) in [
         (&["-o", "file"][..], 2, ["file: expected a new file, or --force", "exists"]),
         (&["-o", "link"], 2, ["link: expected a new file, or --force", "exists"]),
         (&["-o", "file/x.png", "--force"], 7, ["file/x.png: cannot create", "Not a directory"]),
         (&["-o", "file/", "--force"], 7, ["file/cascade-0.png: cannot", "Not a directory"]),
         (&["-o", "file/more/"], 7, ["file/more/cascade-0.png: cannot", "Not a directory"]),
-        (&["-o", "none/x.png"], 7, ["none/x.png: cannot create", "No such file"]),
+        (&["-o", "none/x.png"], 7, ["none/x.png: cannot create: No such file", "(os error 2); check the path\n"]),
+        (&["-o", &long], 7, ["cannot create", "choose a shorter name"]),
+        (&["-o", "x.jpg"], 2, ["--output: expected a name that ends in .png", "got x.jpg"]),
         (&["-o", "pair.png", "-c", "2"], 7, ["pair-2.png: cannot write", "directory"]),
         (&["-o", "/proc/x.png"], 7, ["/proc/x.png: cannot create", ""]),
         (&["-o", "-", "-c", "2"], 2, ["--output: expected a file or a folder for several pictures", "got -"]),
@@ -37,6 +40,25 @@ fn files_that_cannot_be_written() {
     }
     room.succeeds(room.generate(&["x", "-o", "file", "--force"]));
     assert!(fs::read(room.path("file")).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn what_a_run_reads_is_not_replaced() {
+    let room = Room::new();
+    super::models::model(&room, "m");
+    room.write("prompts", "a fox\n");
+    room.succeeds(room.generate(&["x", "--dump", "latents"]));
+    fs::remove_file(room.path("out.png")).unwrap();
+    let weights = "m/decoder/diffusion_pytorch_model.bf16.safetensors";
+    for args in [
+        &["x", "-m", "m", "--dump", weights][..],
+        &["--prompts", "prompts", "-o", "prompts"],
+        &["--prompts", "prompts", "--dump", "prompts"],
+        &["x", "--latents", "latents", "--dump", "./latents"],
+    ] {
+        let words = ["--output and --dump: expected files that this run does not read", args[args.len() - 1]];
+        room.fails(room.generate(&[args, &["--force"]].concat()), 2, &words);
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl Real {
     pub(super) fn open(index: usize) -> Result<Self> {
         let devices = count().map_err(|found| failed(index, found))?;
         if index >= devices {
-            return Err(failed(index, format!("there are {devices}, the first is cuda:0")));
+            return Err(failed(index, format!("the last one here is cuda:{}", devices - 1)));
         }
         let version = guarded(index, version)?;
         if version < CALLS {

@@ -48,6 +48,12 @@ pub(super) fn replacements(folder: &std::path::Path) -> Result<HashMap<&'static 
         };
         found.insert(kernel.name, path);
     }
+    if found.is_empty() {
+        return Err(Error::Shader {
+            path: folder.into(),
+            message: "no file here is called KERNEL.wgsl; `cascade-rt kernels` lists the kernels".into(),
+        });
+    }
     Ok(found)
 }
 
