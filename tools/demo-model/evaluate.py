@@ -13,10 +13,11 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from common import COLOUR_NAMES, COLOURS, held_out, path, prompt, read_objects
 from sample import Demo
+from sheet import contact
 
 SETS = [("object and colour trained together", 100), ("object and colour never together", 100), ("no colour named, white meant", 50)]
 
@@ -42,17 +43,8 @@ def backgrounds(x):
     return torch.cdist(border.median(2).values, torch.tensor([COLOURS[c] for c in COLOUR_NAMES]) / 255).argmin(1)
 
 
-def contact(pictures, texts, columns=8):
-    """Pictures with their prompts below, in two lines."""
-    side, line = pictures.shape[-1], 26
-    out = Image.new("RGB", (columns * (side + 4) + 4, -(-len(texts) // columns) * (side + line + 4) + 4), "white")
-    pen = ImageDraw.Draw(out)
-    for i, (picture, text) in enumerate(zip(pictures, texts)):
-        x, y = 4 + i % columns * (side + 4), 4 + i // columns * (side + line + 4)
-        out.paste(Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()), (x, y))
-        words = text.replace(" on a", "\non a").replace(" background", "")
-        pen.text((x, y + side), words, fill="black", font_size=10)
-    return out
+def images(pictures):
+    return [Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()) for picture in pictures]
 
 
 def main():
@@ -81,9 +73,9 @@ def main():
     results["failed"] = [dict(prompt=texts[i], nearest=things[near[i, 0]]["names"][0], background=COLOUR_NAMES[back[i]]) for i in failed]
     if len(sys.argv) > 2:
         first = list(range(16)) + list(range(100, 116)) + list(range(200, 208))  # the first of each set, not picked
-        contact(pictures[first], [texts[i] for i in first]).save(os.path.join(sys.argv[2], "contact-sheet.jpg"), quality=90)
+        contact(images(pictures[first]), [texts[i] for i in first]).save(os.path.join(sys.argv[2], "contact-sheet.jpg"), quality=90)
         if failed:
-            contact(pictures[failed[:16]], [f"{texts[i]}" for i in failed[:16]]).save(os.path.join(sys.argv[2], "failures.jpg"), quality=90)
+            contact(images(pictures[failed[:16]]), [f"{texts[i]}" for i in failed[:16]]).save(os.path.join(sys.argv[2], "failures.jpg"), quality=90)
         with open(os.path.join(sys.argv[2], "evaluation.json"), "w") as f:
             json.dump(results, f, indent=1)
 
