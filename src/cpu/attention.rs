@@ -10,12 +10,15 @@
 //! Then maxima and sums of the softmax run down columns, lane by lane, and the
 //! scores already lie as the right matrix of the second product: nothing is
 //! repacked in between. A task is one head of one picture and a share of its
-//! queries; its keys, values and one tile's width of scores stay in L2 (1,028
-//! keys of 64: 0.7 MB).
+//! queries; its packed keys and values stay in L2 (1,028 keys of 64: 0.5 MB).
+//! They pass by in [`KEYS`] at a time, whose scores stay in L1; where a later pass
+//! finds a larger score, the sums so far are scaled.
+//!
+//! Source: Dao et al., FlashAttention, <https://arxiv.org/abs/2205.14135>.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
-use super::math::{exp, max};
-use super::pack::{RowAt, Rows, pack, pack_columns, pair_rows};
+use super::math::{exp2, fma, max};
+use super::pack::{RowAt, Rows, pack, pack_columns, round_pairs, transpose};
 use super::scratch::{LINE, Scratch, Shared, lines, run_tasks};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};
 use super::{Isa, Verified, per_isa};
@@ -66,11 +69,16 @@ impl Attention<'_> {
     }
 }
 
-/// Largest task's scratch: packed keys and values, a tile's width of queries,
-/// scores and results.
+/// Keys per pass: their scores stay in L1 from the first product to the second. An even number, and
+/// a multiple of every tile's rows.
+const KEYS: usize = 16 * MAX_ROWS;
+
+/// Largest task's scratch: packed keys and values, and of a tile's width of queries: packed queries, scores of a
+/// pass, results as columns, results as rows.
 fn task_scratch(keys: usize, d: usize) -> usize {
     let (keys_up, d_up) = (keys.next_multiple_of(MAX_ROWS), d.next_multiple_of(MAX_ROWS));
-    lines(keys_up * d) + lines(d_up * keys) + lines(MAX_COLS * d) + lines(MAX_COLS * keys_up) + lines(MAX_COLS * d_up)
+    let columns = lines(MAX_COLS * d) + lines(MAX_COLS * KEYS) + lines(MAX_COLS * d_up) + lines(MAX_COLS * d);
+    lines(keys_up * d) + lines(d_up * keys) + columns
 }
 
 /// f32 of scratch that [`attention`] needs to keep `threads` threads busy.
@@ -169,77 +177,142 @@ impl Head<'_> {
 
         let mut scratch = Scratch::new(memory);
         let k_panels = scratch.take(keys.div_ceil(height) * height * cpu.depth(d));
-        let v_panels = scratch.take(d.div_ceil(height) * height * cpu.depth(keys));
+        let v_rows = d.next_multiple_of(height);
+        let v_panels = scratch.take(v_rows * cpu.depth(keys));
         let q_panel = scratch.take(width * cpu.depth(d));
-        let scores = scratch.take(width * keys.next_multiple_of(height));
-        let sums = scratch.take(width * d.next_multiple_of(height));
+        let scores = scratch.take(width * KEYS);
+        let sums = scratch.take(width * v_rows);
+        let rows = scratch.take(width * d);
 
         let source = Keys { head: self, values: false };
         for (row, panel) in (0..keys).step_by(height).zip(k_panels.chunks_exact_mut(height * cpu.depth(d))) {
             pack(cpu, &source, row, keys.min(row + height), height, 0, d, panel);
         }
         let source = Keys { head: self, values: true };
-        pack_columns(cpu, &source, keys, d, height, v_panels);
+        for (key, panels) in (0..keys).step_by(KEYS).zip(v_panels.chunks_mut(v_rows * cpu.depth(KEYS))) {
+            pack_columns(cpu, &source, key..keys.min(key + KEYS), d, height, panels);
+        }
 
         let scale = 1.0 / (d as f32).sqrt();
         for first in queries.clone().step_by(width) {
             let end = queries.end.min(first + width);
             pack(cpu, &Queries { head: self, scale }, first, end, width, 0, d, q_panel);
-            let panels = k_panels.chunks_exact(height * cpu.depth(d));
-            for (panel, scores) in panels.zip(scores.chunks_exact_mut(height * width)) {
-                tile(cpu, panel, q_panel, scores, false);
-            }
-            let scores = &mut scores[..keys * width];
-            if op.causal {
-                for (key, scores) in scores.chunks_exact_mut(width).enumerate().take(own) {
-                    let hidden = key.saturating_sub(first).min(width);
-                    scores[..hidden].fill(f32::NEG_INFINITY);
+            let mut softmax = Softmax { largest: [f32::NEG_INFINITY; MAX_COLS], sum: [0.0; MAX_COLS] };
+            let passes = k_panels.chunks(KEYS * cpu.depth(d)).zip(v_panels.chunks(v_rows * cpu.depth(KEYS)));
+            for (key, (k_panels, v_panels)) in (0..keys).step_by(KEYS).zip(passes) {
+                let panels = k_panels.chunks_exact(height * cpu.depth(d));
+                for (panel, scores) in panels.zip(scores.chunks_exact_mut(height * width)) {
+                    tile(cpu, panel, q_panel, scores, false);
+                }
+                let count = KEYS.min(keys - key);
+                let scores = &mut scores[..count * width];
+                if op.causal {
+                    for (key, scores) in (key..own).zip(scores.chunks_exact_mut(width)) {
+                        let hidden = key.saturating_sub(first).min(width);
+                        scores[..hidden].fill(f32::NEG_INFINITY);
+                    }
+                }
+                let factor = weigh(cpu, scores, width, &mut softmax);
+                if let Some(factor) = factor.filter(|_| key > 0) {
+                    scale_columns(cpu, &factor[..width], sums);
+                }
+                let weights = &scores[..cpu.depth(count) * width];
+                let panels = v_panels.chunks_exact(height * cpu.depth(count));
+                for (panel, sums) in panels.zip(sums.chunks_exact_mut(height * width)) {
+                    tile(cpu, panel, weights, sums, key > 0);
                 }
             }
-            let mut norm = [0.0; MAX_COLS];
-            softmax(cpu, scores, &mut norm[..width]);
-            let weights = pair_rows(cpu, scores, width);
-            let panels = v_panels.chunks_exact(height * cpu.depth(keys));
-            for (panel, sums) in panels.zip(sums.chunks_exact_mut(height * width)) {
-                tile(cpu, panel, weights, sums, false);
-            }
-            for (query, norm) in (first..end).zip(norm) {
+            transpose(cpu, sums, width, d, rows);
+            for ((query, sum), row) in (first..end).zip(softmax.sum).zip(rows.chunks_exact(d)) {
                 let at = (self.image * op.q_rows + query) * op.heads * d + self.at;
                 // SAFETY: this query's row of this head belongs to this task alone.
                 let out = unsafe { out.range(at, d) };
-                let column = sums.iter().skip(query - first).step_by(width);
-                out.iter_mut().zip(column).for_each(|(out, sum)| *out = sum * norm);
+                let norm = 1.0 / sum;
+                out.iter_mut().zip(row).for_each(|(out, sum)| *out = sum * norm);
             }
         }
     }
 }
 
+/// Of a tile's width of queries and the keys so far.
+struct Softmax {
+    /// The largest score.
+    largest: [f32; MAX_COLS],
+    /// `Σ e^(s − largest)`
+    sum: [f32; MAX_COLS],
+}
+
 per_isa! {
-    /// Per column of `scores [keys, width]`: `e^(s − max)`, and `norm` = 1 / their sum.
-    fn softmax(cpu, scores: &mut [f32], norm: &mut [f32]) {
-        const LANES: usize = 8;
-        let width = norm.len();
-        for (lane, norm) in norm.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let mut largest = [f32::NEG_INFINITY; LANES];
-            for row in scores.chunks_exact(width) {
-                let row: &[f32; LANES] = &row.as_chunks().0[lane];
-                for i in 0..LANES {
-                    largest[i] = max(row[i], largest[i]);
-                }
-            }
-            let mut sum = [0.0; LANES];
-            for row in scores.chunks_exact_mut(width) {
-                let row: &mut [f32; LANES] = &mut row.as_chunks_mut().0[lane];
-                for i in 0..LANES {
-                    row[i] = exp::<FMA>(row[i] - largest[i]);
-                    sum[i] += row[i];
-                }
-            }
-            for i in 0..LANES {
-                norm[i] = 1.0 / sum[i];
-            }
+    /// Turns `scores [keys, width]` of further keys into weights `e^(s − largest)`, as right matrix of a product.
+    /// Where a score is larger than all before: what sums over the keys so far are to be multiplied with.
+    fn weigh(cpu, scores: &mut [f32], width: usize, softmax: &mut Softmax) -> Option<[f32; MAX_COLS]> {
+        let pairs = cpu.isa() == Isa::Avx512Bf16;
+        match width {
+            32 => weigh_lanes::<FMA, 32>(pairs, scores, softmax),
+            16 => weigh_lanes::<FMA, 16>(pairs, scores, softmax),
+            _ => weigh_lanes::<FMA, 8>(pairs, scores, softmax),
         }
     }
+}
+
+per_isa! {
+    /// `rows[i, j] *= factor[j]`
+    fn scale_columns(cpu, factor: &[f32], rows: &mut [f32]) {
+        for row in rows.chunks_exact_mut(factor.len()) {
+            row.iter_mut().zip(factor).for_each(|(x, factor)| *x *= factor);
+        }
+    }
+}
+
+/// [`weigh`] for a width that the compiler knows.
+#[inline(always)]
+fn weigh_lanes<const FMA: bool, const LANES: usize>(
+    pairs: bool,
+    scores: &mut [f32],
+    softmax: &mut Softmax,
+) -> Option<[f32; MAX_COLS]> {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    let largest: &mut [f32; LANES] = softmax.largest.first_chunk_mut().expect("no tile is wider");
+    let sum: &mut [f32; LANES] = softmax.sum.first_chunk_mut().expect("no tile is wider");
+    let rows = scores.as_chunks_mut::<LANES>().0;
+    let mut now = *largest;
+    for row in &*rows {
+        for i in 0..LANES {
+            now[i] = max(row[i], now[i]);
+        }
+    }
+    let factor = (*largest != now).then(|| {
+        let mut factor = [1.0; MAX_COLS];
+        for i in 0..LANES {
+            factor[i] = exp2::<FMA>((largest[i] - now[i]) * LOG2_E);
+            sum[i] *= factor[i];
+        }
+        factor
+    });
+    *largest = now;
+    let shift = now.map(|largest| -largest * LOG2_E);
+    let mut total = *sum;
+    let mut weigh = |row: &mut [f32; LANES]| {
+        for i in 0..LANES {
+            row[i] = exp2::<FMA>(fma::<FMA>(row[i], LOG2_E, shift[i]));
+            total[i] += row[i];
+        }
+    };
+    if pairs {
+        for j in 0..rows.len().div_ceil(2) {
+            let (mut low, mut high) = (rows[2 * j], [0.0; LANES]);
+            weigh(&mut low);
+            if let Some(row) = rows.get(2 * j + 1) {
+                high = *row;
+                weigh(&mut high);
+            }
+            round_pairs(&low, &high, &mut rows[j]);
+        }
+    } else {
+        rows.iter_mut().for_each(weigh);
+    }
+    *sum = total;
+    factor
 }
 
 #[cfg(test)]
@@ -309,9 +382,14 @@ mod tests {
 
     #[test]
     fn own_and_context_keys() {
-        for (images, heads, d, tokens, context) in
-            [(2, 2, 64, 50, 7), (1, 1, 4, 1, 1), (2, 3, 5, 33, 1), (1, 2, 16, 97, 40), (1, 1, 33, 13, 12)]
-        {
+        for (images, heads, d, tokens, context) in [
+            (2, 2, 64, 50, 7),
+            (1, 1, 4, 1, 1),
+            (2, 3, 5, 33, 1),
+            (1, 2, 16, 97, 40),
+            (1, 1, 33, 13, 12),
+            (1, 2, 20, 401, 30),
+        ] {
             let (qkv, kv) = inputs(images, heads, d, tokens, context);
             let c = heads * d;
             let own = KeyValue { k: &qkv[c..], v: &qkv[2 * c..], stride: 3 * c, rows: tokens };

@@ -6,6 +6,8 @@
 //! instruction set multiplies pairs.
 #![allow(unsafe_code, reason = "AVX-512 intrinsics")]
 
+use std::ops::Range;
+
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
@@ -182,35 +184,61 @@ per_isa! {
                 }
             }
             let (head, tail) = panel.split_at_mut(cpu.depth(count) * width);
-            transpose(cpu, &staging, width, head);
+            transpose(cpu, staging.0.as_flattened(), STEP, width, head);
             panel = tail;
         }
     }
 }
 
 per_isa! {
-    /// Packs the transpose of `rows [count, len]`: `panels [len / height][depth(count), height]`.
+    /// Packs the transpose of `rows[range] [count, len]`: `panels [len / height][depth(count), height]`.
     /// Rows go in as they are, `height` values to each panel; beyond `len` the last
     /// panel keeps what it held, which only reaches sums that nobody reads.
-    pub(super) fn pack_columns[R: RowAt](cpu, rows: &R, count: usize, len: usize, height: usize, panels: &mut [f32]) {
-        let zero = [0.0; MAX_ROWS];
-        let panel = cpu.depth(count) * height;
-        for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
-            let (first, end) = (i * height, len.min((i + 1) * height));
-            if cpu.isa() == Isa::Avx512Bf16 {
-                for (j, to) in panel.chunks_exact_mut(height).enumerate() {
-                    let low = &rows.row(2 * j)[first..end];
-                    let high = if 2 * j + 1 < count { &rows.row(2 * j + 1)[first..end] } else { &zero[..end - first] };
-                    round_pairs(low, high, to);
-                }
-            } else {
-                for (j, to) in panel.chunks_exact_mut(height).enumerate() {
-                    to[..end - first].copy_from_slice(&rows.row(j)[first..end]);
-                }
-            }
+    pub(super) fn pack_columns[R: RowAt](cpu, rows: &R, range: Range<usize>, len: usize, height: usize,
+        panels: &mut [f32]) {
+        match height {
+            12 => columns::<R, 12>(cpu, rows, range, len, panels),
+            _ => columns::<R, 6>(cpu, rows, range, len, panels),
         }
     }
 }
+
+/// [`pack_columns`] for a height that the compiler knows.
+#[inline(always)]
+fn columns<R: RowAt, const HEIGHT: usize>(
+    cpu: Verified,
+    rows: &R,
+    range: Range<usize>,
+    len: usize,
+    panels: &mut [f32],
+) {
+    let panel = cpu.depth(range.len());
+    let panels = panels.as_chunks_mut::<HEIGHT>().0;
+    let pairs = cpu.isa() == Isa::Avx512Bf16;
+    for (j, row) in range.clone().step_by(if pairs { 2 } else { 1 }).enumerate() {
+        (row + AHEAD..range.end).take(2).for_each(|row| prefetch(rows.row(row)));
+        let values = rows.row(row);
+        let next = (row + 1 < range.end).then(|| rows.row(row + 1));
+        for first in (0..len).step_by(STAGED) {
+            let count = STAGED.min(len - first);
+            let mut staged = [0.0; STAGED];
+            let low = &values[first..first + count];
+            match next {
+                _ if !pairs => staged[..count].copy_from_slice(low),
+                Some(next) => round_pairs(low, &next[first..first + count], &mut staged[..count]),
+                None => round_pairs(low, &[0.0; STAGED][..count], &mut staged[..count]),
+            }
+            let to = panels.chunks_exact_mut(panel).skip(first / HEIGHT);
+            to.zip(staged.as_chunks::<HEIGHT>().0).for_each(|(to, staged)| to[j] = *staged);
+        }
+    }
+}
+
+/// Rows by which [`columns`] fetches ahead: they may lie pages apart.
+const AHEAD: usize = 16;
+
+/// Values of a row that [`columns`] stages: whole panels.
+const STAGED: usize = 8 * MAX_ROWS;
 
 per_isa! {
     /// Pairs rows `2j` and `2j + 1` of `rows [count, width]` in place, where the
@@ -240,7 +268,7 @@ pub(super) fn pair_rows(cpu: Verified, rows: &mut [f32], width: usize) -> &[f32]
 
 /// Pairs of `low` and `high`, rounded to nearest even; they are finite.
 #[inline(always)]
-fn round_pairs(low: &[f32], high: &[f32], to: &mut [f32]) {
+pub(super) fn round_pairs(low: &[f32], high: &[f32], to: &mut [f32]) {
     let round = |x: f32| {
         let bits = x.to_bits();
         bits.wrapping_add(0x7fff + (bits >> 16 & 1))
@@ -261,16 +289,17 @@ fn pair(cpu: Verified, row: &mut [f32; STEP]) {
     }
 }
 
-/// `panel[p, i] = staging[i, p]` for all of `panel [_, width]`.
+/// `to[p, i] = from[i, p]` for all of `to [_, width]` and `from [_, stride]`, whose stride is a multiple of 16 where
+/// registers have as many lanes.
 #[inline]
-fn transpose(cpu: Verified, staging: &Staging, width: usize, panel: &mut [f32]) {
+pub(super) fn transpose(cpu: Verified, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Isa::Avx512 | Isa::Avx512Bf16 = cpu.isa() {
         // SAFETY: the CPU has it (`Verified`).
-        return unsafe { x86::transpose(staging, width, panel) };
+        return unsafe { x86::transpose(from, stride, width, to) };
     }
-    for (p, to) in panel.chunks_exact_mut(width).enumerate() {
-        for (to, from) in to.iter_mut().zip(&staging.0) {
+    for (p, to) in to.chunks_exact_mut(width).enumerate() {
+        for (to, from) in to.iter_mut().zip(from.chunks_exact(stride)) {
             *to = from[p];
         }
     }
@@ -280,7 +309,7 @@ fn transpose(cpu: Verified, staging: &Staging, width: usize, panel: &mut [f32]) 
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{STEP, Staging};
+    use super::STEP;
 
     /// [`super::pair`].
     #[target_feature(enable = "avx512f,avx512bf16")]
@@ -297,19 +326,20 @@ mod x86 {
 
     /// [`super::transpose`], 16 × 16 values at a time.
     #[target_feature(enable = "avx512f")]
-    pub(super) fn transpose(staging: &Staging, width: usize, panel: &mut [f32]) {
-        let depth = panel.len() / width;
+    pub(super) fn transpose(from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+        let depth = to.len() / width;
+        assert!(stride.is_multiple_of(16) && depth <= stride);
         for first in (0..width).step_by(16) {
             let count = 16.min(width - first);
             let lanes = ((1u32 << count) - 1) as __mmask16;
             for p in (0..depth).step_by(16) {
                 let mut block = [_mm512_setzero_ps(); 16];
-                for (to, from) in block.iter_mut().zip(&staging.0[first..]) {
-                    // SAFETY: p is a multiple of 16 below STEP, so 16 values follow.
+                for (to, from) in block.iter_mut().zip(from[first * stride..].chunks_exact(stride)) {
+                    // SAFETY: p is a multiple of 16 below the stride, which is one, so 16 values follow.
                     *to = unsafe { _mm512_loadu_ps(&from[p]) };
                 }
                 let block = transposed(block);
-                for (row, to) in block.iter().zip(panel[p * width..].chunks_exact_mut(width)) {
+                for (row, to) in block.iter().zip(to[p * width..].chunks_exact_mut(width)) {
                     // SAFETY: the mask keeps the store within columns `first..first + count` of `to`.
                     unsafe { _mm512_mask_storeu_ps(to[first..].as_mut_ptr(), lanes, *row) };
                 }
