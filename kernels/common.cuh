@@ -68,7 +68,7 @@ struct Args {
     u32 kind[8];
     u32 constant[8]; // the op's own numbers, in the order of its fields
     u32 out_kind;    // F32, or BF16 where everything that reads the result would round it
-    u32 unused;
+    u32 squares_from; // where squares.cuh's sums begin in scratch memory, if this layer leaves them or this norm finds them; else 0
 
     // Sets element i of the result.
     DEVICE void store(u32 i, float value) const {
@@ -79,6 +79,7 @@ struct Args {
         }
     }
     DEVICE float* scratch() const { return static_cast<float*>(scratch_at); }
+    DEVICE float* squares() const { return squares_from ? scratch() + squares_from : nullptr; }
     DEVICE const float* real(u32 i) const { return static_cast<const float*>(operand_at[i]); }
     DEVICE const u32* index(u32 i) const { return static_cast<const u32*>(operand_at[i]); }
     DEVICE Tensor tensor(u32 i) const { return {operand_at[i], kind[i]}; }

@@ -9,11 +9,13 @@
 // Memory     reads x once, in lines of 256 (bf16) or 512 bytes a warp. 2048 threads of a processor have four quads
 //            under way, 64 or 128 KiB, where an H100's rate and latency need 20. The second launch reads
 //            4 * PARTS bytes a channel: 128 KiB of 8192 channels, a twentieth to a hundredth of x.
+//            Where the linear layer before has left sums of squares (squares.cuh), reads these instead of x.
 // Numerics   f32 sums, of a warp's pixels, then of warps, then of parts: the same order each time.
 // Needs      nothing.
 // Tunables   PARTS.
 // Reference  src/ops/grn_scale.rs
 #include "quad.cuh"
+#include "squares.cuh"
 
 constexpr u32 PARTS = 4;
 constexpr u32 CHANNELS = 128;
@@ -21,33 +23,34 @@ constexpr u32 THREADS = 1024;
 constexpr u32 WARPS = THREADS / 32;
 static_assert(CHANNELS == 32 * QUAD, "a quad a lane");
 
-struct Squares {
+struct WarpSums {
     float of_warp[WARPS][CHANNELS];
 };
 
-// Sums of the squares of four channels from element `first` on, over every WARPS-th of the pixels.
-template <u32 KIND> DEVICE Quad sum_of_squares(const void* x, u32 first, u32 pixel, u32 end, u32 c) {
+// Sums of four channels from element `first` on, or of their squares, over every WARPS-th of the pixels.
+template <u32 KIND, bool SQUARED> DEVICE Quad sum_of(const void* x, u32 first, u32 pixel, u32 end, u32 c) {
     Quad sums = {};
 #pragma unroll 4
     for (; pixel < end; pixel += WARPS) {
         const Quad v = load_quad<KIND>(x, first + pixel * c);
-        for (u32 k = 0; k < QUAD; ++k) sums[k] += v[k] * v[k];
+        for (u32 k = 0; k < QUAD; ++k) sums[k] += SQUARED ? v[k] * v[k] : v[k];
     }
     return sums;
 }
 
 KERNEL(grn_scale_parts_sums) {
-    SHARED(Squares, s);
+    SHARED(WarpSums, s);
     const Shape& shape = a.shape[0];
     const u32 c = shape.c, channel = blockIdx.x * CHANNELS + lane() * QUAD, part = blockIdx.y, image = blockIdx.z;
-    const u32 tokens = shape.tokens(), pixels = div_up(tokens, PARTS);
+    const u32 tokens = shape.tokens() / (a.squares() ? PART_ROWS : 1), pixels = div_up(tokens, PARTS);
     const u32 begin = part * pixels + warp(), end = min_of((part + 1) * pixels, tokens);
     Quad sums = {};
     if (channel < c) {
         const u32 first = image * tokens * c + channel;
         const Tensor x = a.tensor(0);
-        sums = x.kind == BF16 ? sum_of_squares<BF16>(x.at, first, begin, end, c)
-                              : sum_of_squares<F32>(x.at, first, begin, end, c);
+        sums = a.squares()     ? sum_of<F32, false>(a.squares(), first, begin, end, c)
+               : x.kind == BF16 ? sum_of<BF16, true>(x.at, first, begin, end, c)
+                                : sum_of<F32, true>(x.at, first, begin, end, c);
     }
     for (u32 k = 0; k < QUAD; ++k) s.of_warp[warp()][lane() * QUAD + k] = sums[k];
     __syncthreads();

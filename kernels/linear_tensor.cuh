@@ -1,6 +1,7 @@
 // A linear layer on tensor cores. The including file says how large TILE_M and TILE_N are.
 #pragma once
 #include "linear.cuh"
+#include "squares.cuh"
 #include "tensor.cuh"
 
 // Rows of x, with what rides on them.
@@ -24,6 +25,8 @@ struct Rows {
     }
 };
 
+constexpr bool WHOLE_PART = WARP_M == PART_ROWS && WARP_N == 32; // a warp has a part of the rows, of as many columns
+
 // A block's tile of the result.
 DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, depth = a.shape[X].c;
@@ -38,5 +41,15 @@ DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
         product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, weight, column, a.out.c);
     }
     const Epilogue epilogue(a);
-    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) { epilogue.store(row + r, column + c, v); });
+    Squares squares;
+    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+        epilogue.store(row + r, column + c, v);
+        if constexpr (WHOLE_PART) squares.add(v);
+    });
+    if constexpr (WHOLE_PART) {
+        if (!a.squares()) return;
+        const float total = squares.total();
+        const u32 part = row + warp() / WARPS_N * WARP_M, c = column + warp() % WARPS_N * WARP_N + Squares::column();
+        if (part < a.out.rows() && c < a.out.c) a.squares()[part / PART_ROWS * a.out.c + c] = total;
+    }
 }

@@ -6,6 +6,7 @@
 // copies a part of it, to all of them. So a stage is free when the consumers of the whole cluster have left it.
 #pragma once
 #include "linear.cuh"
+#include "squares.cuh"
 #include "wgmma.cuh"
 
 constexpr u32 GROUP = 128; // threads of a warp group
@@ -162,9 +163,23 @@ DEVICE void consume_scaled(const Args& a, Stages& s, float (&sums)[TILE_N / 2], 
     products_wait<0>();
 }
 
-// f(row, column, sums) for a chunk of the block's tile at a time, neighbouring lanes along a row.
+// Adds up what the warps of a group have left in their first rows.
+DEVICE void leave_squares(const Args& a, const Stages& s, u32 group) {
+    group_barrier<1, CONSUMERS * GROUP>(); // sums are there
+    const u32 row = blockIdx.x * TILE_M + group * 64, column = blockIdx.y * TILE_N;
+    static_assert(PART_ROWS == 64, "a group has a part");
+    for (u32 i = threadIdx.x % GROUP; i < TILE_N; i += GROUP) {
+        float sum = 0.0f;
+        for (u32 w = 0; w < 4; ++w) sum += s.sums[group * 64 + w * 16][i];
+        if (row < a.out.rows() && column + i < a.out.c) a.squares()[row / PART_ROWS * a.out.c + column + i] = sum;
+    }
+}
+
+// f(row, column, sums) for a chunk of the block's tile at a time, four neighbouring lanes along a row. It makes
+// results of them, whose squares are added up if the layer leaves that.
 // They change lanes through shared memory, which is also what keeps f from being written out for all sums.
-template <class F> DEVICE void each_chunk(Stages& s, const float (&sums)[TILE_N / 2], u32 group, const F& f) {
+template <class F>
+DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2], u32 group, const F& f) {
     group_barrier<1, CONSUMERS * GROUP>(); // stages have been used
     const u32 first = group * 64 + warp() % 4 * 16;
 #pragma unroll
@@ -174,13 +189,23 @@ template <class F> DEVICE void each_chunk(Stages& s, const float (&sums)[TILE_N 
         *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(sums[4 * j + 2], sums[4 * j + 3]);
     }
     __syncwarp();
-#pragma unroll 2
-    for (u32 i = lane(); i < 16 * TILE_N / CHUNK; i += 32) {
-        const u32 row = first + i / (TILE_N / CHUNK), column = i % (TILE_N / CHUNK) * CHUNK;
-        float chunk[CHUNK];
-        load_reals(chunk, &s.sums[row][column], CHUNK, true);
-        f(blockIdx.x * TILE_M + row, blockIdx.y * TILE_N + column, chunk);
+    for (u32 from = 0; from < TILE_N; from += 32) {
+        const u32 column = from + lane() % 4 * CHUNK;
+        Squares squares;
+#pragma unroll 1
+        for (u32 row = first + lane() / 4, i = 0; i < 2; row += 8, ++i) {
+            if (TILE_N % 32 != 0 && column >= TILE_N) continue;
+            float chunk[CHUNK];
+            load_reals(chunk, &s.sums[row][column], CHUNK, true);
+            f(blockIdx.x * TILE_M + row, blockIdx.y * TILE_N + column, chunk);
+            squares.add(chunk);
+        }
+        if (!a.squares()) continue;
+        const float total = squares.total();
+        __syncwarp(); // all have read
+        if (from + Squares::column() < TILE_N) s.sums[first][from + Squares::column()] = total;
     }
+    if (a.squares()) leave_squares(a, s, group);
 }
 
 // A block's tile of the sums over `count` stages from term `first` on; f as above.
@@ -202,7 +227,7 @@ template <class F> DEVICE void linear_tile(const Args& a, const Maps& maps, Stag
         } else {
             consume(s, sums, group, count);
         }
-        each_chunk(s, sums, group, f);
+        each_chunk(a, s, sums, group, f);
     }
     __syncwarp();      // whole warps meet the cluster
     cluster_barrier(); // other blocks write to this one's stages and barriers until then

@@ -225,6 +225,9 @@ pub struct Cuda {
     /// What the first pass copies tile by tile. It is then launched in clusters of CLUSTER_X by CLUSTER_Y blocks,
     /// and it alone is given `SHARED`.
     pub tiles: &'static [Tile],
+    /// Whether the kernel of a linear layer can leave what that of a response norm can take: sums of squares over
+    /// parts of the rows, see `kernels/squares.cuh`.
+    pub squares: bool,
 }
 
 /// An operand in 16 bits, `[n, h, w, c]`, of which a CUDA kernel copies tiles of 64 channels.
@@ -259,6 +262,12 @@ impl Kernel {
     const fn with_tiles(self, tiles: &'static [Tile]) -> Kernel {
         let Launch::Cuda(cuda) = self.launch else { panic!("tiles are copied by CUDA kernels") };
         Kernel { launch: Launch::Cuda(Cuda { tiles, ..cuda }), ..self }
+    }
+
+    /// A CUDA kernel that leaves or takes sums of squares.
+    const fn with_squares(self) -> Kernel {
+        let Launch::Cuda(cuda) = self.launch else { panic!("sums of squares are passed on by CUDA kernels") };
+        Kernel { launch: Launch::Cuda(Cuda { squares: true, ..cuda }), ..self }
     }
 
     /// Why the row cannot serve a node, if it cannot.

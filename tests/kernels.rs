@@ -2,6 +2,8 @@
 //! A new op or a new row is tested without touching this file.
 
 mod common;
+#[path = "kernels/squares.rs"]
+mod squares;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -217,15 +219,15 @@ fn every_kernel_matches_its_reference() {
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
         };
-        let (mut ran, mut differ) = check(kernel, backend.as_ref());
+        let mut checks = vec![check(kernel, backend.as_ref()), squares::check(kernel, backend.as_ref())];
         // What stores factors in bf16 hands them to exact kernels too.
         if let (Lang::Cuda, false) = (kernel.lang, kernel.rounds())
             && let Some(backend) = with_just(kernel, Caps::ROUND_BF16)
         {
-            let (more, also) = check(kernel, backend.as_ref());
-            ran += more;
-            differ.extend(also);
+            checks.extend([check(kernel, backend.as_ref()), squares::check(kernel, backend.as_ref())]);
         }
+        let ran: usize = checks.iter().map(|(ran, _)| ran).sum();
+        let differ: Vec<String> = checks.into_iter().flat_map(|(_, differ)| differ).collect();
         println!("{:20} {:28} {ran} cases, {} failed", kernel.op, kernel.name, differ.len());
         assert!(ran > 0, "{} {}: no case of its op fits it", kernel.op, kernel.name);
         all += ran;

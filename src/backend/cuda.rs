@@ -18,6 +18,7 @@ mod played;
 mod program;
 mod real;
 mod source;
+mod squares;
 mod tensor_map;
 
 use std::collections::HashMap;

@@ -20,7 +20,7 @@ pub(super) struct Args {
     kinds: [u32; MOST],
     constants: [u32; MOST],
     out_kind: u32,
-    unused: u32,
+    squares_from: u32,
 }
 
 // As in `kernels/common.cuh`.
@@ -41,6 +41,11 @@ impl Args {
         let constants = node.op.constants();
         args.constants[..constants.len()].copy_from_slice(&constants);
         args
+    }
+
+    /// The same, with sums of squares that a layer leaves or a norm finds, from this element of the shared memory on.
+    pub(super) fn with_squares(self, squares_from: u32) -> Self {
+        Self { squares_from, ..self }
     }
 
     /// Address and bytes of the result.

@@ -12,8 +12,8 @@ use super::args::Args;
 use super::context::Context;
 use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
-use super::source;
 use super::tensor_map::{self, Maps};
+use super::{source, squares};
 use crate::backend::weights::{Memory, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
@@ -30,6 +30,8 @@ struct Launches<D: Driver> {
     geometries: Vec<Geometry>,
     out_kind: u32,
     kinds: Vec<u32>,
+    /// Whether it passes on sums of squares.
+    squares: bool,
 }
 
 /// A compiled plan with its memory.
@@ -47,6 +49,8 @@ pub(super) struct CudaProgram<D: Driver> {
     graphs: HashMap<Range<usize>, D::Graph>,
     arena: D::Buffer,
     scratch: D::Buffer,
+    /// Where sums of squares begin there, in elements.
+    squares_from: u32,
 }
 
 /// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
@@ -59,7 +63,9 @@ pub(super) fn compile<D: Driver>(
     let stores_bf16 = context.driver().device().stores_bf16();
     let mut nodes = Vec::with_capacity(plan.nodes.len());
     let mut scratch_len = 0;
-    for (node, (cuda, functions)) in plan.nodes.iter().zip(kernels) {
+    let rows: Vec<Cuda> = kernels.iter().map(|(cuda, _)| *cuda).collect();
+    let (passes_squares, squares_len) = squares::passed_on(&plan, &rows);
+    for ((node, (cuda, functions)), squares) in plan.nodes.iter().zip(kernels).zip(passes_squares) {
         let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for (i, pass) in cuda.passes.iter().enumerate() {
@@ -74,16 +80,23 @@ pub(super) fn compile<D: Driver>(
             geometries,
             out_kind: operand::kind(&plan, node.output, stores_bf16),
             kinds: operand::kinds(node, &plan, &weights, stores_bf16),
+            squares,
         });
     }
+    // Behind the memory that passes share: a norm uses both.
+    let squares_from = scratch_len.next_multiple_of(64);
+    let scratch_bytes = 4 * (squares_from + squares_len);
+    let too_large = |_| context.does_not_fit(plan.arena_bytes() + scratch_bytes, "memory that kernels share");
+    let squares_from = u32::try_from(squares_from).map_err(too_large)?;
     // Asked for anew: others may have taken memory since the device was opened.
     let free = context.call(D::free_bytes)? + weights.resident_bytes();
-    let residency = weights.residency(plan.arena_bytes() + 4 * scratch_len, free);
+    let residency = weights.residency(plan.arena_bytes() + scratch_bytes, free);
     let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
     weights.reserve(residency)?;
     Ok(CudaProgram {
         arena: context.allocate(plan.arena_bytes())?,
-        scratch: context.allocate(4 * scratch_len)?,
+        scratch: context.allocate(scratch_bytes)?,
+        squares_from,
         args: vec![None; nodes.len()],
         graphs: HashMap::new(),
         epoch: 0,
@@ -163,8 +176,9 @@ impl<D: Driver> CudaProgram<D> {
         };
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
         let scratch = self.context.driver().address(&self.scratch);
-        let Launches { cuda, out_kind, kinds, .. } = &self.nodes[i];
+        let Launches { cuda, out_kind, kinds, squares, .. } = &self.nodes[i];
         let args = Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds);
+        let args = if *squares { args.with_squares(self.squares_from) } else { args };
         if cuda.tiles.is_empty() {
             return Ok((args, None));
         }
