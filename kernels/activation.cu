@@ -6,7 +6,7 @@
 // Launch     one thread an element.
 // Shared     none.
 // Memory     reads x once, writes y once.
-// Numerics   f32; erf and exp as CUDA has them.
+// Numerics   f32; exp as CUDA has it.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/activation.rs

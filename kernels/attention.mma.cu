@@ -117,14 +117,14 @@ KERNEL(attention_mma, 2) {
         for (u32 half = 0; half < 2; ++half) {
             // Every query sees its first key, so that this is finite from the first block on.
             most[half] = row_max(most[half]);
-            const float shrink = exp2f(largest[half] - most[half]);
+            const float shrink = power_of_two(largest[half] - most[half]);
             largest[half] = most[half];
             total[half] *= shrink; // of this lane's keys; lanes are added up at the end
             for (u32 j = 0; j < DIM / 8; ++j) sums[j][2 * half] *= shrink, sums[j][2 * half + 1] *= shrink;
         }
         for (u32 j = 0; j < KEYS / 8; ++j) {
             for (u32 i = 0; i < 4; ++i) {
-                scores[j][i] = exp2f(scores[j][i] - most[i / 2]);
+                scores[j][i] = power_of_two(scores[j][i] - most[i / 2]);
                 total[i / 2] += scores[j][i];
             }
         }

@@ -94,10 +94,26 @@ DEVICE u32 this_element() { return blockIdx.x * blockDim.x + threadIdx.x; }
 DEVICE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
 DEVICE u32 div_up(u32 a, u32 b) { return (a + b - 1) / b; }
 
+// x Phi(x), the exact GELU, as max(x, 0) - u Phi(-u) of u = |x|: nothing cancels, so small results are as exact as large
+// ones. Phi(-u) = exp(-u^2 / 2) P(1 / (1 + 0.304 u)), where P is the polynomial of least relative error, 1e-7; all together
+// 5e-7, and u^2 times 5e-8. 17 instructions, where erff has 25 and spends them on a sum that cancels.
+DEVICE float gelu(float x) {
+    const float u = fabsf(x), t = reciprocal(1.0f + 0.304f * u);
+    float p = 0.036623523f;
+    p = p * t - 0.15434638f;
+    p = p * t + 0.19059116f;
+    p = p * t - 0.041697306f;
+    p = p * t + 0.12281439f;
+    p = p * t + 0.10264128f;
+    p = p * t + 0.12213646f;
+    p = p * t + 0.12123687f;
+    return fmaxf(x, 0.0f) - u * (p * t * power_of_two(-0.72134752f * u * u));
+}
+
 // ops::Function of x. exp may overflow: 1/inf is 0.
 DEVICE float apply(u32 function, float x) {
     switch (function) {
-    case GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case GELU_ERF: return gelu(x);
     case QUICK_GELU: return x / (1.0f + expf(-1.702f * x));
     case SILU: return x / (1.0f + expf(-x));
     default: return x;

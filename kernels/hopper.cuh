@@ -155,13 +155,6 @@ template <u32 ID, u32 COUNT> DEVICE void group_barrier() {
 template <u32 N> DEVICE void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <u32 N> DEVICE void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
-// 2^x, to about two units in the last place; 0 for minus infinity.
-DEVICE float power_of_two(float x) {
-    float value;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
-    return value;
-}
-
 #else
 
 inline void TileBarrier::init(u32 arrivals) { host::barrier_init(this, arrivals); }
@@ -185,6 +178,5 @@ inline void store_at(u32 rank, float* place, float value) {
 template <u32 ID, u32 COUNT> void group_barrier() { host::wait(host::block->group_barriers[ID], COUNT); }
 template <u32 N> void fewer_registers() { host::registers_change(N, false); }
 template <u32 N> void more_registers() { host::registers_change(N, true); }
-inline float power_of_two(float x) { return exp2f(x); }
 
 #endif

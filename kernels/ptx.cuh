@@ -55,6 +55,20 @@ DEVICE void multiply(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// 2^x, to about two units in the last place; 0 for minus infinity.
+DEVICE float power_of_two(float x) {
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+
+// 1 / x, to a unit in the last place; 0 where that is below the normal numbers.
+DEVICE float reciprocal(float x) {
+    float value;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+
 // Two values rounded to bf16, halves to even, the first in the lower bits.
 DEVICE u32 to_bf16(float first, float second) {
     u32 bits;
@@ -73,6 +87,9 @@ inline float from_f16(u16 bits) {
     }
     return __uint_as_float(sign | ((rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u)));
 }
+
+inline float power_of_two(float x) { return exp2f(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
 
 inline void copy_async(void* shared, const void* global, bool inside) {
     host::must_be_aligned(shared, 16);

@@ -225,9 +225,19 @@ pub struct Cuda {
     /// What the first pass copies tile by tile. It is then launched in clusters of CLUSTER_X by CLUSTER_Y blocks,
     /// and it alone is given `SHARED`.
     pub tiles: &'static [Tile],
-    /// Whether the kernel of a linear layer can leave what that of a response norm can take: sums of squares over
-    /// parts of the rows, see `kernels/squares.cuh`.
-    pub squares: bool,
+    /// What the kernel can do with the squares of its result or of its operand.
+    pub squares: Squares,
+}
+
+/// How a kernel spares another one reading a large tensor only for sums of its squares; see `kernels/squares.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Squares {
+    /// It does not.
+    Unused,
+    /// It can leave those of its result.
+    Left,
+    /// It can take those of its first operand, where they have been left.
+    Taken,
 }
 
 /// An operand in 16 bits, `[n, h, w, c]`, of which a CUDA kernel copies tiles of 64 channels.
@@ -265,9 +275,9 @@ impl Kernel {
     }
 
     /// A CUDA kernel that leaves or takes sums of squares.
-    const fn with_squares(self) -> Kernel {
+    const fn with_squares(self, squares: Squares) -> Kernel {
         let Launch::Cuda(cuda) = self.launch else { panic!("sums of squares are passed on by CUDA kernels") };
-        Kernel { launch: Launch::Cuda(Cuda { squares: true, ..cuda }), ..self }
+        Kernel { launch: Launch::Cuda(Cuda { squares, ..cuda }), ..self }
     }
 
     /// Why the row cannot serve a node, if it cannot.

@@ -2,6 +2,8 @@
 //! A new op or a new row is tested without touching this file.
 
 mod common;
+#[path = "kernels/gelu.rs"]
+mod gelu;
 #[path = "kernels/squares.rs"]
 mod squares;
 
@@ -219,12 +221,13 @@ fn every_kernel_matches_its_reference() {
             eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);
             continue;
         };
-        let mut checks = vec![check(kernel, backend.as_ref()), squares::check(kernel, backend.as_ref())];
+        let checks_on = |gpu: &dyn Backend| [check(kernel, gpu), squares::check(kernel, gpu), gelu::check(kernel, gpu)];
+        let mut checks = checks_on(backend.as_ref()).to_vec();
         // What stores factors in bf16 hands them to exact kernels too.
         if let (Lang::Cuda, false) = (kernel.lang, kernel.rounds())
             && let Some(backend) = with_just(kernel, Caps::ROUND_BF16)
         {
-            checks.extend([check(kernel, backend.as_ref()), squares::check(kernel, backend.as_ref())]);
+            checks.extend(checks_on(backend.as_ref()));
         }
         let ran: usize = checks.iter().map(|(ran, _)| ran).sum();
         let differ: Vec<String> = checks.into_iter().flat_map(|(_, differ)| differ).collect();

@@ -3,7 +3,7 @@
 
 use super::grid::{channels, elements, pass, product, rows, squares, tiles};
 use super::tiling::LINEAR;
-use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of, Tile};
+use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of, Squares, Tile};
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
@@ -14,7 +14,7 @@ macro_rules! cuda {
             passes: const { &[$($pass),+] },
             scratch: &[],
             tiles: &[],
-            squares: false,
+            squares: Squares::Unused,
         })
     };
 }
@@ -168,7 +168,7 @@ pub(super) static ROWS: &[Kernel] = &[
         pass("grn_scale_parts", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
     ]).fit(&[Fit::ChannelsMultipleOf(4)])
     .with_scratch(&[Axis::each(Count::Elements(Of::Out)), Axis::each(Count::Number("PARTS"))])
-    .with_squares(),
+    .with_squares(Squares::Taken),
     cuda!("grn_scale", "grn_scale", Caps::NONE, [
         pass("grn_scale_norms", channels("CHANNELS")),
         pass("grn_scale", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
@@ -186,19 +186,19 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("group_norm", GROUPS),
     cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(QUADS_FIT),
     only!("layer_norm", rows("ROWS")),
-    hopper!("linear.192x192.sm90a", [pass("linear_192x192_sm90a", product("TILE_M", "TILE_N"))], 0).with_squares(),
-    hopper!("linear.192x144.sm90a", [pass("linear_192x144_sm90a", product("TILE_M", "TILE_N"))], 1).with_squares(),
-    hopper!("linear.192x96.sm90a", [pass("linear_192x96_sm90a", product("TILE_M", "TILE_N"))], 2).with_squares(),
-    hopper!("linear.128x256.sm90a", [pass("linear_128x256_sm90a", product("TILE_M", "TILE_N"))], 3).with_squares(),
-    hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 4).with_squares(),
-    hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 5).with_squares(),
+    hopper!("linear.192x192.sm90a", [pass("linear_192x192_sm90a", product("TILE_M", "TILE_N"))], 0).with_squares(Squares::Left),
+    hopper!("linear.192x144.sm90a", [pass("linear_192x144_sm90a", product("TILE_M", "TILE_N"))], 1).with_squares(Squares::Left),
+    hopper!("linear.192x96.sm90a", [pass("linear_192x96_sm90a", product("TILE_M", "TILE_N"))], 2).with_squares(Squares::Left),
+    hopper!("linear.128x256.sm90a", [pass("linear_128x256_sm90a", product("TILE_M", "TILE_N"))], 3).with_squares(Squares::Left),
+    hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 4).with_squares(Squares::Left),
+    hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 5).with_squares(Squares::Left),
     hopper!("linear.split.sm90a", [
         pass("linear_split_sm90a", SPLIT_PRODUCT),
         pass("linear_split_sm90a_sum", elements("PER_BLOCK"))
     ], 6).with_scratch(&[SPLITS, Axis::each(Count::Rows(Of::Out)), Axis::each(Count::Channels(Of::Out))]),
     cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
         .fit(&[Fit::RowsAtMost(256)]),
-    cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]).with_squares(),
+    cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]).with_squares(Squares::Left),
     only!("linear", product("TILE_M", "TILE_N")),
     only!("mean", channels("CHANNELS")),
     only!("modulate", THREADS),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cascade_rt::backend::{Backend, cpu};
 use cascade_rt::ops::{Element, Function, GrnScale, Linear};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
-use cascade_rt::registry::{self, Kernel, Launch};
+use cascade_rt::registry::{self, Kernel, Launch, Squares};
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::Dtype;
 
@@ -16,10 +16,13 @@ const TOLERANCE: f32 = 2e-5;
 
 /// Pairs of which `kernel` is one, on a device that can run both: how many, and what differed.
 pub fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<String>) {
-    let passes = |row: &&Kernel| matches!(row.launch, Launch::Cuda(cuda) if cuda.squares);
-    let able = |row: &&'static Kernel| passes(row) && backend.device().caps.contains(row.needs);
-    let rows = |op| registry::kernels(kernel.lang).filter(move |row| row.op == op).filter(able);
-    let pairs = rows("linear").flat_map(|layer| rows("grn_scale").map(move |norm| [layer, norm]));
+    let able = |row: &&'static Kernel| backend.device().caps.contains(row.needs);
+    let rows = |squares| {
+        registry::kernels(kernel.lang)
+            .filter(able)
+            .filter(move |row| matches!(row.launch, Launch::Cuda(cuda) if cuda.squares == squares))
+    };
+    let pairs = rows(Squares::Left).flat_map(|layer| rows(Squares::Taken).map(move |norm| [layer, norm]));
     let (mut ran, mut failures) = (0, Vec::new());
     for [layer, norm] in pairs.filter(|pair| pair.iter().any(|row| std::ptr::eq(*row, kernel))) {
         let (plan, [x, y, scale]) = layer_and_norm();

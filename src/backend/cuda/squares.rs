@@ -1,8 +1,7 @@
 //! Sums of squares that a linear layer leaves for the response norm after it: `kernels/squares.cuh`.
 
-use crate::ops::Op;
-use crate::plan::{Node, Plan, Source};
-use crate::registry::Cuda;
+use crate::plan::{Plan, Source};
+use crate::registry::{Cuda, Squares};
 
 /// Rows that one of them is of, all of one image; `PART_ROWS` in the kernels.
 const PART_ROWS: usize = 64;
@@ -13,22 +12,15 @@ pub(super) fn passed_on(plan: &Plan, kernels: &[Cuda]) -> (Vec<bool>, u64) {
     let mut passes = vec![false; kernels.len()];
     let mut most = 0;
     for (i, (nodes, kernels)) in plan.nodes.windows(2).zip(kernels.windows(2)).enumerate() {
-        let [layer, norm] = nodes else { continue };
-        if kernels.iter().all(|kernel| kernel.squares) && reads_result(layer, norm) {
+        let able = [kernels[0].squares, kernels[1].squares] == [Squares::Left, Squares::Taken];
+        let result = nodes[0].output;
+        let reads = nodes[1].inputs[0] == Some(Source::Slot(result));
+        if able && reads && result.shape.tokens().is_multiple_of(PART_ROWS) {
             passes[i..i + 2].fill(true);
-            let result = layer.output.shape;
-            most = most.max(result.rows() / PART_ROWS * result.c);
+            most = most.max(result.shape.rows() / PART_ROWS * result.shape.c);
         }
     }
     (passes, most as u64)
-}
-
-/// Whether `norm` is the response norm of a layer's whole parts.
-fn reads_result(layer: &Node, norm: &Node) -> bool {
-    let result = layer.output;
-    matches!((&layer.op, &norm.op), (Op::Linear(_), Op::GrnScale(_)))
-        && norm.inputs[0] == Some(Source::Slot(result))
-        && result.shape.tokens().is_multiple_of(PART_ROWS)
 }
 
 #[cfg(test)]

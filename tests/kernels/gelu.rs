@@ -1,0 +1,35 @@
+//! The exact GELU, to more digits than cases of layers can tell apart.
+
+use std::sync::Arc;
+
+use cascade_rt::backend::Backend;
+use cascade_rt::ops::{Activation, Element, Function};
+use cascade_rt::plan::{Recorder, Source};
+use cascade_rt::registry::Kernel;
+use cascade_rt::shape::Shape;
+
+const POINTS: usize = 20_001;
+/// Allowed error, of |x|: a few units in the last place of what a result is the sum of.
+const TOLERANCE: f64 = 6e-7;
+
+/// GELU on [−10, 10], if `kernel` is one of activations: how many cases, and what differed.
+pub fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<String>) {
+    if kernel.op != "activation" {
+        return (0, Vec::new());
+    }
+    let mut rec = Recorder::new();
+    let x = rec.input(Shape::vector(POINTS), Element::F32);
+    let y = rec.node("gelu", Activation { function: Function::GeluErf }, &[Some(Source::Slot(x))]).unwrap();
+    rec.keep(y);
+    let mut program = backend.compile_with(Arc::new(rec.finish()), &[kernel]).unwrap();
+    let xs: Vec<f32> = (0..POINTS).map(|i| i as f32 / 1000.0 - 10.0).collect();
+    program.write(x, bytemuck::cast_slice(&xs)).unwrap();
+    program.run(0..1).unwrap();
+    let mut ys = vec![0f32; POINTS];
+    program.read(y, bytemuck::cast_slice_mut(&mut ys)).unwrap();
+    let gelu = |x: f64| 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2);
+    let error = |(&x, &y): (&f32, &f32)| (f64::from(y) - gelu(f64::from(x))).abs() / f64::from(x).abs().max(1e-3);
+    let worst = xs.iter().zip(&ys).map(error).fold(0.0, f64::max);
+    let differs = worst.is_nan() || worst > TOLERANCE;
+    (1, if differs { vec![format!("{}: GELU {worst:.2e}, allowed {TOLERANCE:.0e}", kernel.name)] } else { vec![] })
+}
