@@ -278,3 +278,13 @@ fn what_does_not_fit_is_said_at_once() {
     let side: u32 = message.split("--width ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!((64..16384).contains(&side) && side.is_multiple_of(8), "{message}");
 }
+
+/// The limit of this process, not only the machine's memory.
+#[test]
+fn a_limit_of_memory() {
+    let room = Room::new();
+    let mut command = Command::new("sh");
+    let script = r#"ulimit -v 3000000; exec "$0" generate x -m "$1" -W 16384 -H 16384 --steps 1,1 -o out.png"#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_cascade-rt")]).arg(fixture("tiny")).current_dir(&room.0);
+    room.fails(command, 4, &["MiB free, this request needs", "would fit"]);
+}

@@ -1,6 +1,7 @@
 //! The CPU backend: walks the nodes and calls a function for each.
 
 pub mod launch;
+pub(crate) mod memory;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ impl Cpu {
             lang: Lang::Cpu,
             kind: Kind::Cpu,
             caps,
-            free_bytes: available_memory(),
+            free_bytes: memory::available(),
             copies_weights: false,
         };
         Self { device, reference: false }
@@ -116,23 +117,10 @@ pub fn detect() -> Caps {
     caps.into_iter().filter(|(isa, _)| isa.available()).fold(Caps::NONE, |all, (_, caps)| all.and(caps))
 }
 
-/// A field of a file of `/proc`, where there is such a thing.
-pub(crate) fn proc_field(file: &str, field: &str) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|line| line.starts_with(field))?;
-    Some(line.split_once(':')?.1.trim().to_string())
-}
-
 fn cpu_name() -> String {
     let threads = rayon::current_num_threads();
-    let name = proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    let name = memory::proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
     format!("{name}, {threads} threads")
-}
-
-/// Memory that can be taken without swapping; everything, where the system does not say.
-pub(super) fn available_memory() -> u64 {
-    let kib = proc_field("/proc/meminfo", "MemAvailable").and_then(|v| v.trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib * 1024)
 }
 
 impl Backend for Cpu {
@@ -141,7 +129,7 @@ impl Backend for Cpu {
     }
 
     fn free_bytes(&self) -> Result<u64> {
-        Ok(available_memory())
+        Ok(memory::available())
     }
 
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static registry::Kernel]) -> Result<Box<dyn Program>> {

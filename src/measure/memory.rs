@@ -1,6 +1,6 @@
 //! Memory of this process, where the system says.
 
-use crate::backend::cpu::proc_field;
+use crate::backend::cpu::memory::proc_kib;
 
 /// Forgets the peak so far, so that [`peak_bytes`] is that of what comes now.
 pub fn reset_peak() {
@@ -10,6 +10,5 @@ pub fn reset_peak() {
 
 /// The most memory that was resident at once, mapped weights included as far as they were touched.
 pub fn peak_bytes() -> Option<u64> {
-    let kib = proc_field("/proc/self/status", "VmHWM")?;
-    Some(kib.trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+    proc_kib("/proc/self/status", "VmHWM")
 }

@@ -143,7 +143,7 @@ impl Emulated {
     /// A device that can do this.
     pub(super) fn new(caps: Caps, checks: bool) -> Self {
         let name = "a GPU played by the host, for tests".into();
-        let device = super::describe(name, Kind::Software, caps, crate::backend::cpu::available_memory());
+        let device = super::describe(name, Kind::Software, caps, crate::backend::cpu::memory::available());
         let (buffers, recording, uploads, busy) = Default::default();
         Self { device, checks, buffers, recording, uploads, busy }
     }

@@ -24,7 +24,7 @@ pub(super) fn describe(adapter: &Adapter) -> Device {
         _ => Kind::Gpu,
     };
     let free_bytes = match kind {
-        Kind::Software => crate::backend::cpu::available_memory(),
+        Kind::Software => crate::backend::cpu::memory::available(),
         _ => memory(adapter).unwrap_or(u64::MAX),
     };
     Device {
