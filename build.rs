@@ -129,7 +129,10 @@ fn kernels_for_the_host() {
     build.cpp(true).std("c++17").opt_level(2).include("kernels").flag("-Wno-unknown-pragmas");
     // Sums are rounded as written, and shared memory is seen as more than one type.
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing");
-    build.file("kernels/host/device.cpp").file("kernels/host/hopper.cpp").file(&table_at).files(&wrapped);
+    build
+        .files(["device", "hopper", "wgmma"].map(|name| format!("kernels/host/{name}.cpp")))
+        .file(&table_at)
+        .files(&wrapped);
     build.compile("cascade_host");
 
     // How, for who compiles a single file again: tools/host-kernels.

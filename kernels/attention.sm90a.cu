@@ -24,6 +24,8 @@ constexpr u32 CLUSTER_Y = 1;
 constexpr u32 THREADS = 512;
 constexpr u32 SHARED = 123904;
 constexpr u32 CONSUMERS = QUERIES / 64, GROUP = 128;
+constexpr u32 CONSUMER_REGISTERS = 160, PRODUCER_REGISTERS = 32;
+static_assert(GROUP * (CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS) <= block_registers(THREADS), "there are so many");
 static_assert(THREADS == GROUP * (CONSUMERS + 1) && DIM == TILE_K, "a group has 64 queries, another one copies");
 
 struct Tiles {
@@ -201,10 +203,10 @@ KERNEL_TILED(attention_sm90a) {
     }
     __syncthreads();
     if (threadIdx.x >= CONSUMERS * GROUP) {
-        fewer_registers<32>();
+        fewer_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == CONSUMERS * GROUP) produce(s, maps, head);
     } else {
-        more_registers<160>();
+        more_registers<CONSUMER_REGISTERS>();
         consume(a, s, head, threadIdx.x / GROUP);
     }
 }

@@ -6,7 +6,7 @@
 // A tensor of 16-bit elements, [images, rows, channels], and the tile of it that one copy takes. The
 // driver makes it: backend/cuda/tensor_map.rs
 #ifdef __CUDACC__
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     unsigned long long opaque[16];
 };
 #else
@@ -45,6 +45,10 @@ struct Maps {
 constexpr u32 TILE_K = 64;
 DEVICE u32 tile_place(u32 row, u32 chunk) { return row * TILE_K + (chunk ^ (row & 7)) * 8; }
 
+// Registers that the threads of a block begin with if it has a processor to itself. Groups may share them out anew, but a
+// group that wants more than others give back waits for ever.
+constexpr u32 block_registers(u32 threads) { return 65536 / threads / 8 * 8 * threads; }
+
 // A barrier in shared memory. A phase ends when as many threads have arrived as it counts, and as many bytes
 // have landed as they said; phases are told apart by their number's parity, the first is 0.
 struct alignas(8) TileBarrier {
@@ -52,7 +56,8 @@ struct alignas(8) TileBarrier {
 
     DEVICE void init(u32 arrivals);
     DEVICE void arrive();
-    // At the same barrier of block `rank` of the cluster.
+    // At the same barrier of block `rank` of the cluster. What this orders are reads, which are over: nothing that the
+    // other block would have to see, for which all of the GPU's memory would be fenced.
     DEVICE void arrive_at(u32 rank);
     // Says that so many more bytes will land in this phase, and arrives.
     DEVICE void arrive_expecting(u32 bytes);
@@ -74,7 +79,7 @@ DEVICE void TileBarrier::arrive_at(u32 rank) {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
                  "mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
                  "}" ::"r"(shared_address(this)), "r"(rank)
                  : "memory");
 }
@@ -98,10 +103,14 @@ DEVICE void TileBarrier::wait(u32 parity) {
     } while (!over);
 }
 
+// Between what this thread does in shared memory, reads too, and copies to the same place, which go another way there.
+// Whoever asks for them must then learn of it: an arrival, a barrier. Products need none: waiting for them is enough.
+DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Shows barriers that this thread has made to copies and to the cluster; a barrier of threads must follow.
 DEVICE void show_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    proxy_fence();
 }
 
 // Asks for the map's tile at these coordinates; zeros beyond the tensor. Its bytes count at the barrier.
@@ -129,12 +138,10 @@ DEVICE u32 cluster_rank() {
     return rank;
 }
 
-// Waits for all threads of the cluster.
-DEVICE void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::
-                     : "memory");
-}
+// A barrier of all threads of the cluster in two halves, whole warps each time: what this thread did before the first
+// half is done when another is through the second.
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // Sets what lies at this place in block `rank` of the cluster. That must have begun, and not end before.
 DEVICE void store_at(u32 rank, float* place, float value) {
@@ -162,6 +169,8 @@ inline void TileBarrier::arrive() { host::barrier_arrive(this, host::cluster_ran
 inline void TileBarrier::arrive_at(u32 rank) { host::barrier_arrive(this, rank, 0); }
 inline void TileBarrier::arrive_expecting(u32 bytes) { host::barrier_arrive(this, host::cluster_rank(), long(bytes)); }
 inline void TileBarrier::wait(u32 parity) { host::barrier_wait(this, parity); }
+inline u32 shared_address(const void* at) { return host::shared_address(at); }
+inline void proxy_fence() { host::proxy_fence(); }
 inline void show_barriers() { host::barriers_show(); }
 inline void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
     host::tile_copy(to, map, int(channel), int(row), int(image), &barrier, 1u << host::cluster_rank());
@@ -171,7 +180,8 @@ inline void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel,
     host::tile_copy(to, map, int(channel), int(row), int(image), &barrier, ranks);
 }
 inline u32 cluster_rank() { return host::cluster_rank(); }
-inline void cluster_barrier() { host::cluster_wait(); }
+inline void cluster_arrive() { host::cluster_arrive(); }
+inline void cluster_wait() { host::cluster_wait(); }
 inline void store_at(u32 rank, float* place, float value) {
     *static_cast<float*>(host::place_in_cluster(rank, place)) = value;
 }
@@ -180,3 +190,9 @@ template <u32 N> void fewer_registers() { host::registers_change(N, false); }
 template <u32 N> void more_registers() { host::registers_change(N, true); }
 
 #endif
+
+// Both halves at once.
+DEVICE void cluster_barrier() {
+    cluster_arrive();
+    cluster_wait();
+}

@@ -19,6 +19,7 @@ constexpr u32 PRODUCER_REGISTERS = CONSUMERS == 3 ? 32 : 24;
 constexpr u32 STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * sizeof(u16);
 static_assert(THREADS == GROUP * (CONSUMERS + 1) && TILE_M % 64 == 0, "a group has 64 rows, another one copies");
 static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are shared out for so many");
+static_assert(GROUP * (CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS) <= block_registers(THREADS), "there are so many");
 static_assert(TILE_M / CLUSTER_Y % 8 == 0 && TILE_N / CLUSTER_X % 8 == 0, "parts begin where the swizzle does");
 
 struct Stages {
@@ -136,6 +137,7 @@ DEVICE void consume_scaled(const Args& a, Stages& s, float (&sums)[TILE_N / 2], 
             load_matrices(next[k], &s.x[stage][tile_place(row, 2 * k + lane() / 16)]);
             ride.apply_to(next[k], term + k * 16);
         }
+        proxy_fence(); // before the stage is left
     };
     const auto start = [&](u32 stage, bool onto) {
 #pragma unroll
@@ -218,6 +220,8 @@ template <class F> DEVICE void linear_tile(const Args& a, const Maps& maps, Stag
     if (threadIdx.x >= CONSUMERS * GROUP) {
         fewer_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == CONSUMERS * GROUP) produce(s, maps, first, count);
+        __syncwarp(); // whole warps meet the cluster
+        cluster_arrive();
     } else {
         more_registers<CONSUMER_REGISTERS>();
         const u32 group = threadIdx.x / GROUP;
@@ -227,10 +231,10 @@ template <class F> DEVICE void linear_tile(const Args& a, const Maps& maps, Stag
         } else {
             consume(s, sums, group, count);
         }
+        cluster_arrive(); // before the result is stored, which no other block waits for
         each_chunk(a, s, sums, group, f);
     }
-    __syncwarp();      // whole warps meet the cluster
-    cluster_barrier(); // other blocks write to this one's stages and barriers until then
+    cluster_wait(); // until then other blocks write to this one's stages and barriers
 }
 
 // The whole layer.

@@ -9,6 +9,14 @@
 #pragma once
 #include "hopper.cuh"
 
+// A tile in shared memory as the instruction is told of it (its "matrix descriptor"): from bit 0 the address, from bit 32
+// the distance from eight rows to the next eight, in units of 16 bytes; 1 at bit 62 for the swizzle over 128 bytes. Of what
+// lies at bit 16 only tiles with more than one swizzle side by side have use.
+DEVICE unsigned long long tile_of(const void* at) {
+    const u32 low = (shared_address(at) & 0x3ffff) >> 4;
+    return low | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+
 #ifdef __CUDACC__
 
 // After registers of a product were written, before it starts.
@@ -24,13 +32,6 @@ template <u32 LEFT> DEVICE void products_wait() {
 template <u32 COUNT> DEVICE void pin(float (&sums)[COUNT]) {
 #pragma unroll
     for (u32 i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-}
-
-// A tile in shared memory as the instruction is told of it: its address, the distance from eight rows to
-// the next eight, the swizzle over 128 bytes; all in units of 16 bytes.
-DEVICE unsigned long long tile_of(const void* at) {
-    const u32 low = (shared_address(at) & 0x3ffff) >> 4;
-    return low | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 
 // Names of registers in the text of an instruction, and the sums that they stand for.
@@ -93,13 +94,13 @@ template <u32 COUNT> void pin(float (&)[COUNT]) {}
 template <bool TRANSPOSED = false, u32 COUNT>
 void start_product(float (&sums)[COUNT], const u16* a, const u16* b, bool onto) {
     host::Product product{};
-    product.add = onto, product.transposed = TRANSPOSED, product.a = a, product.b = b;
+    product.add = onto, product.transposed = TRANSPOSED, product.a = tile_of(a), product.b = tile_of(b);
     host::product_start(product, sums, COUNT, nullptr);
 }
 template <bool TRANSPOSED = false, u32 COUNT>
 void start_product(float (&sums)[COUNT], const u32 (&a)[4], const u16* b, bool onto) {
     host::Product product{};
-    product.add = onto, product.transposed = TRANSPOSED, product.b = b;
+    product.add = onto, product.transposed = TRANSPOSED, product.b = tile_of(b);
     host::product_start(product, sums, COUNT, a);
 }
 

@@ -122,6 +122,7 @@ void begin(Block& b, unsigned char* stacks) {
         f.exchanges = 0;
         f.open.clear();
         f.groups.clear();
+        f.rows_read.clear();
         f.stopped_at = prepare(stacks + i * STACK);
     }
 }
@@ -194,20 +195,24 @@ void wait_for(const Condition& condition) {
     fiber->waits_for = nullptr;
 }
 
-void wait(Barrier& barrier, unsigned threads) {
-    struct Passed final : Condition {
-        const Barrier& barrier;
-        const unsigned generation;
-        explicit Passed(const Barrier& b) : barrier(b), generation(b.generation) {}
-        bool holds() const override { return barrier.generation != generation; }
-        const char* missing() const override { return "a barrier that not all threads reach"; }
-    };
-    const Passed passed(barrier);
+unsigned arrive(Barrier& barrier, unsigned threads) {
+    const unsigned generation = barrier.generation;
     if (++barrier.arrived == threads) {
         barrier.arrived = 0;
         ++barrier.generation;
     }
-    wait_for(passed);
+    return generation;
+}
+
+void pass(const Barrier& barrier, unsigned generation) {
+    struct Passed final : Condition {
+        const Barrier& barrier;
+        const unsigned generation;
+        Passed(const Barrier& b, unsigned which) : barrier(b), generation(which) {}
+        bool holds() const override { return barrier.generation != generation; }
+        const char* missing() const override { return "a barrier that not all threads reach"; }
+    };
+    wait_for(Passed(barrier, generation));
 }
 
 void* shared_memory(std::size_t bytes) {

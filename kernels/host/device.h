@@ -75,8 +75,10 @@ struct Fiber {
     void* stopped_at;                       // its stack, while it does not run
     const Condition* waits_for;             // or null
     unsigned exchanges;                     // how often this thread has exchanged values with its warp
+    unsigned arrived;                       // at which generation of the cluster's barrier
     std::vector<Copy> open;                 // copies of the group being made
     std::vector<std::vector<Copy>> groups;  // committed
+    std::vector<const unsigned char*> rows_read; // by ldmatrix since the last proxy fence, in blocks that copy tiles
 };
 
 struct Warp {
@@ -126,7 +128,10 @@ void yield();
 void wait_for(const Condition& condition);
 // Ends the launch with this message; does not return.
 [[noreturn]] void fail(const char* message);
-void wait(Barrier& barrier, unsigned threads);
+// A barrier of so many threads, in two halves or as one: the first says which generation the second waits for to end.
+unsigned arrive(Barrier& barrier, unsigned threads);
+void pass(const Barrier& barrier, unsigned generation);
+inline void wait(Barrier& barrier, unsigned threads) { pass(barrier, arrive(barrier, threads)); }
 void* shared_memory(std::size_t bytes);
 
 inline unsigned lane() { return fiber->index % LANES; }
@@ -154,6 +159,7 @@ inline const std::uint16_t* matrix_row(const void* at) {
     must_be_aligned(at, 16);
     const auto* byte = static_cast<const unsigned char*>(at);
     if (byte < block->shared || byte >= block->shared + sizeof block->shared) fail("ldmatrix outside of shared memory");
+    if (!block->phases.empty()) fiber->rows_read.push_back(byte);
     return static_cast<const std::uint16_t*>(at);
 }
 

@@ -4,7 +4,7 @@
 // A tile lands when its barrier is waited for and no sooner; in a launch that runs downwards, at once. A product
 // is computed when it is waited for, by each warp for itself; what it reads and writes must not change until then. What a
 // GPU would hang on (a barrier that expects other bytes than are copied, that too few or too many arrive
-// at), or read wrongly (a tile that is not swizzled as it is read), ends the launch with a message.
+// at), or read wrongly (a tile that is copied over while ldmatrix may still read it), ends the launch with a message.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,11 @@ namespace host {
 
 constexpr unsigned REGISTERS = 64 << 10; // of a processor
 constexpr unsigned ROW = 128;            // bytes of a tile's row: what the swizzle works on
+constexpr unsigned SYSTEM_SHARED = 1024; // bytes of shared memory before a block's own
 
 // A tensor of 16-bit elements, [images, rows, channels], and the tile of it that one copy takes; what a
 // driver encodes. src/backend/cuda/tensor_map.rs
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     std::uint64_t address;
     std::uint64_t extent[3]; // channels, rows, images
     std::uint64_t stride[2]; // bytes, from a row and an image to the next
@@ -50,9 +51,9 @@ struct Product {
     unsigned columns;
     bool add;               // to what the sums are, or to zero
     bool transposed;        // b
-    const void *a, *b;      // in shared memory; a null if in registers
+    std::uint64_t a, b;     // where they lie, as the instruction is told
     float* sums[32];
-    const std::uint32_t* fragments[32];
+    const std::uint32_t* fragments[32]; // of a, or null
     std::vector<std::uint16_t> left, right; // the factors as they were at the start
     std::uint64_t before;                   // of what the sums were
 };
@@ -66,6 +67,9 @@ struct Products {
     unsigned registers = 0;                    // that each thread of the warp may use
 };
 
+// As an instruction takes it: of this block's place in the cluster too.
+unsigned shared_address(const void* at);
+void proxy_fence();
 void barrier_init(const void* at, unsigned arrivals);
 void barriers_show();
 void barrier_arrive(const void* at, unsigned rank, long bytes);
@@ -81,6 +85,7 @@ void products_wait(unsigned left);
 
 void registers_change(unsigned to, bool more);
 unsigned cluster_rank();
+void cluster_arrive();
 void cluster_wait();
 // The same place in the shared memory of block `rank`.
 void* place_in_cluster(unsigned rank, const void* at);

@@ -38,6 +38,12 @@ unsafe impl DeviceRepr for Args {}
 // SAFETY: plain numbers, laid out as the kernels' `Maps`, whose size a test of both sides pins.
 unsafe impl DeviceRepr for Maps {}
 
+// Each of `Maps` is where the driver may write one.
+const _: () = {
+    assert!(align_of::<Maps>().is_multiple_of(align_of::<sys::CUtensorMap>()));
+    assert!(size_of::<sys::CUtensorMap>() == 128 && size_of::<Maps>().is_multiple_of(128));
+};
+
 /// Pieces of staging memory, and bytes of each: the bus works on some while the host fills another.
 const STAGING: usize = 4;
 const WINDOW: usize = 16 << 20;
@@ -285,15 +291,16 @@ impl Driver for Real {
     }
 
     fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
+        self.check(self.context.bind_to_thread())?;
         let mut encoded: Maps = bytemuck::Zeroable::zeroed();
         for (map, to) in maps.iter().zip(&mut encoded.0) {
-            let mut made = sys::CUtensorMap { opaque: [0; 16] };
             // SAFETY: extents, strides, the tile and its steps are arrays of the rank's length, or one less for
-            // strides, which the driver reads before it returns. It writes to `made`, and does not look at what
-            // lies at the address. Copies stay in the tensor, which `CudaProgram` holds: beyond it are zeros.
+            // strides, which the driver reads before it returns. It writes to `to`, which is as large as a map and
+            // aligned like one (below), and does not look at what lies at the address. Copies stay in the tensor,
+            // which `CudaProgram` holds: beyond it are zeros.
             let done = unsafe {
                 sys::cuTensorMapEncodeTiled(
-                    &raw mut made,
+                    (&raw mut *to).cast(),
                     sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                     map.extent.len() as u32,
                     map.address as *mut std::ffi::c_void,
@@ -308,7 +315,6 @@ impl Driver for Real {
                 )
             };
             self.check(done.result())?;
-            *to = made.opaque;
         }
         Ok(encoded)
     }

@@ -12,7 +12,7 @@ const MOST: usize = 2;
 /// A tensor of bf16, `[images, rows, channels]`, and the tile of it that one copy takes; `TensorMap` in
 /// `kernels/host/hopper.h`.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub(super) struct TensorMap {
     pub(super) address: u64,
     /// Channels, rows, images.
@@ -24,9 +24,10 @@ pub(super) struct TensorMap {
     unused: [u32; 17],
 }
 
-/// The maps of a launch as the device takes them; `Maps` in `kernels/hopper.cuh`.
+/// The maps of a launch as the device takes them; `Maps` in `kernels/hopper.cuh`. Drivers before CUDA 13 ask for
+/// multiples of 64, newer ones for 128.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub(super) struct Maps(pub(super) [[u64; 16]; MOST]);
 
 // As in `kernels/hopper.cuh`.
