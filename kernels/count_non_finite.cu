@@ -3,9 +3,11 @@
 // x       [n, h, w, c] f32
 // out     [1, 1, 1, 1] u32
 //
-// Launch     count_non_finite_clear: one thread; then count_non_finite: one thread an element.
+// Launch     count_non_finite_clear: one thread; then count_non_finite: EACH elements a thread, a block apart.
 // Shared     none.
-// Memory     reads x once.
+// Memory     reads x once, all of a thread's elements at a time: 32 KiB under way on a processor of 2048 threads, where
+//            an H100's rate and latency need 20.
+// Counts     x once, y once; 16 bytes a thread
 // Numerics   whole numbers, so that the order of the additions is of no account.
 // Needs      nothing.
 // Tunables   THREADS.
@@ -13,15 +15,25 @@
 #include "common.cuh"
 
 constexpr u32 THREADS = 256;
+constexpr u32 EACH = 4;
+constexpr u32 ELEMENTS = 1024;
+static_assert(ELEMENTS == THREADS * EACH, "as many a thread");
 
 KERNEL(count_non_finite_clear) {
     if (threadIdx.x == 0) static_cast<u32*>(a.out_at)[0] = 0;
 }
 
 KERNEL(count_non_finite) {
-    const u32 i = this_element();
-    // All bits of the exponent.
-    const bool counts = i < a.shape[0].elements() && (a.index(0)[i] & 0x7f800000u) == 0x7f800000u;
-    const u32 lanes = __ballot_sync(0xffffffffu, counts);
-    if (lane() == 0 && lanes != 0) atomicAdd(static_cast<u32*>(a.out_at), u32(__popc(lanes)));
+    const u32 elements = a.shape[0].elements(), first = blockIdx.x * ELEMENTS + threadIdx.x;
+    u32 bits[EACH];
+#pragma unroll
+    for (u32 e = 0; e < EACH; ++e) bits[e] = a.index(0)[min_of(first + e * THREADS, elements - 1)];
+    u32 count = 0; // of the warp
+#pragma unroll
+    for (u32 e = 0; e < EACH; ++e) {
+        // All bits of the exponent.
+        const bool counts = first + e * THREADS < elements && (bits[e] & 0x7f800000u) == 0x7f800000u;
+        count += __popc(__ballot_sync(0xffffffffu, counts));
+    }
+    if (lane() == 0 && count != 0) atomicAdd(static_cast<u32*>(a.out_at), count);
 }

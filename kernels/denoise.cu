@@ -10,6 +10,7 @@
 // Launch     one thread an element.
 // Shared     none.
 // Memory     reads every operand once, writes x once.
+// Counts     x once, eps once, noise once, coefficients once, counter once, y once; 12 bytes a thread
 // Numerics   f32, in the order that the op's definition gives.
 // Needs      nothing.
 // Tunables   THREADS.

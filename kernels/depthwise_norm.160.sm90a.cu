@@ -7,6 +7,7 @@
 // Memory     as depthwise_norm.512.sm90a.cu. Reads x 1.5 times by the way of L2: of 64 x 64 pixels and 640 channels
 //            22 MB, of 128 x 128 and 320 44 MB, with the weights and y. In that time 13 and 27 MB would come from and go to
 //            memory, which are 16 and 31: memory is what limits. 256 blocks, and 264 find room, or four times as many.
+// Counts     x halo TILE_H COLUMNS*CLUSTER_X, weight tile, bias tile, y once; halo a block
 // Numerics   f32 sums; mean and squares of every warp's channels, then of all of them: as accurate as two passes.
 // Needs      sm_90a: clusters.
 // Tunables   TILE_H, CHANNELS.

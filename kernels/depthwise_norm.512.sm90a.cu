@@ -11,6 +11,7 @@
 //            block, depthwise_norm.window3.cu has room for tiles of 3 x 3, which read x 2.8 times: 36 MB. 32 x 32 pixels
 //            of 1280 channels: 14 MB by L2, 8 from and to memory, 94 % of what memory allows. About 20 instructions a
 //            value: 40 % of what a processor issues in that time.
+// Counts     x halo TILE_H COLUMNS*CLUSTER_X, weight tile, bias tile, y once; halo a block
 // Numerics   f32 sums; mean and squares of every warp's channels, then of all of them: as accurate as two passes.
 // Needs      sm_90a: clusters.
 // Tunables   TILE_H, CHANNELS.

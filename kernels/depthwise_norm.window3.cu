@@ -9,6 +9,7 @@
 //            5 MB of y by L2, 14 MB from and to memory. An A100's L2 moves 2.3 times as much as its memory, so that both take
 //            about as long; an H100's 1.6 times, where depthwise_norm.*.sm90a.cu serve. Larger tiles would read less, but
 //            leave processors idle where it matters.
+// Counts     x halo TILE TILE, weight tile, bias tile, y once; 160 bytes a thread
 // Numerics   f32 sums, variance in a second pass, over registers.
 // Needs      nothing.
 // Tunables   TILE.

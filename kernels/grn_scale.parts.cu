@@ -10,6 +10,7 @@
 //            under way, 64 or 128 KiB, where an H100's rate and latency need 20. The second launch reads
 //            4 * PARTS bytes a channel: 128 KiB of 8192 channels, a twentieth to a hundredth of x.
 //            Where the linear layer before has left sums of squares (squares.cuh), reads these instead of x.
+// Counts     x once, gamma once, y once, scratch 2; 64 bytes a thread
 // Numerics   f32 sums, of a warp's pixels, then of warps, then of parts: the same order each time.
 // Needs      nothing.
 // Tunables   PARTS.

@@ -14,6 +14,7 @@
 //            nine tenths of that time; 384 blocks, of which 396 find room in the first pass, 264 in the last. Of a tensor
 //            far larger than L2, 12 bytes a value, as any kernel must. 2 or 3 blocks of a processor have 64 or 96 KiB
 //            under way, of which latency takes 25. Moments are a 32nd of x.
+// Counts     x twice, weight once, bias once, y once, scratch 2; 64 bytes a thread
 // Numerics   f32; squares are around a thread's mean, then brought together around those of more and more pixels: as
 //            accurate as two passes, though the mean may be far larger than the deviation. Always in the same order.
 // Needs      nothing.

@@ -9,6 +9,7 @@
 //            4 blocks of 4 rows on a processor have 20 KiB of 320 channels under way and 128 KiB of 2048; 800 ns of
 //            latency take 20 KiB, of which reads are two thirds. Quads, not chunks of eight: 320 channels fill 80 of
 //            96 places, as 40 chunks would fill 40 of 64, and neighbouring lanes read neighbouring bytes.
+// Counts     x once, weight once, bias once, y once; row a warp
 // Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   ROWS.

@@ -6,6 +6,7 @@
 // Launch     one thread an element of out.
 // Shared     none.
 // Memory     reads x once, in pieces of 4 bytes p apart; writes y once.
+// Counts     x once, y once; 4 bytes a thread
 // Numerics   copies.
 // Needs      nothing.
 // Tunables   THREADS.

@@ -6,6 +6,7 @@
 // Launch     one thread an element of out.
 // Shared     none.
 // Memory     reads four neighbours for each element, mostly from L1; writes y once.
+// Counts     x once, y once; 16 bytes a thread
 // Numerics   f32, positions in the order that PyTorch computes them.
 // Needs      nothing.
 // Tunables   THREADS.

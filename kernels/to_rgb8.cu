@@ -6,6 +6,7 @@
 // Launch     one thread a pixel of out.
 // Shared     none.
 // Memory     reads x once, writes y once.
+// Counts     x once, y once; 12 bytes a thread
 // Numerics   halves to even; NaN becomes 0, as fmaxf(NaN, 0) is 0.
 // Needs      nothing.
 // Tunables   THREADS.

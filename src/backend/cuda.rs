@@ -34,6 +34,8 @@ use context::Context;
 use driver::Driver;
 use real::Real;
 
+pub use source::number;
+
 /// The devices, by number, each or why it does not serve; or why there are none. Asked for once.
 pub fn devices() -> std::result::Result<Vec<std::result::Result<Device, String>>, String> {
     type All = std::result::Result<Vec<std::result::Result<Device, String>>, String>;

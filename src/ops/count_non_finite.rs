@@ -31,6 +31,7 @@ impl Define for CountNonFinite {
 }
 
 pub(super) fn cases() -> Vec<Case> {
+    // The last one counts, and is not the last of a block.
     let mixed = [0.0, f32::NAN, f32::MAX, -f32::NAN, f32::INFINITY, 1e-45, -1.0, f32::NEG_INFINITY, -0.0, f32::MIN, 1.0];
-    [slot(2, 3, 5, 7), values(2, 20, 30, 7, &mixed)].map(|x| Case::new(CountNonFinite, vec![x])).to_vec()
+    [slot(2, 3, 5, 7), values(2, 20, 29, 7, &mixed)].map(|x| Case::new(CountNonFinite, vec![x])).to_vec()
 }

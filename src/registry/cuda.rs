@@ -127,7 +127,7 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("count_non_finite_clear", ONE),
-        pass("count_non_finite", [Axis::every(Count::Elements(Of::Operand(0)), "THREADS"), Axis::ONE, Axis::ONE]),
+        pass("count_non_finite", [Axis::every(Count::Elements(Of::Operand(0)), "ELEMENTS"), Axis::ONE, Axis::ONE]),
     ]),
     only!("denoise", THREADS),
     only!("depthwise_conv", THREADS),

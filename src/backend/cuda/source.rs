@@ -10,7 +10,7 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// The number that a kernel's text, or a file that it includes, calls `constexpr u32 <name>`.
-pub(super) fn number(source: &str, name: &str) -> Option<u64> {
+pub fn number(source: &str, name: &str) -> Option<u64> {
     source.lines().find_map(|line| {
         if let Some(rest) = line.strip_prefix("constexpr u32 ") {
             let (found, value) = rest.split_once(" = ")?;

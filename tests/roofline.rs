@@ -1,0 +1,322 @@
+//! How fast the CUDA kernels can be on an H100, by count: `kernels/ROOFLINE.md`, for every shape that a picture of 1024×1024
+//! pixels has with the large model and guidance. Shapes come from a recorded plan, blocks from the registry, registers from
+//! the assembler's table, and what a kernel moves from the line `Counts` of its header:
+//!
+//! ```text
+//! // Counts     x halo TILE_H TILE_W, weight tile, y once; 16 bytes a thread
+//! ```
+//!
+//! For every operand in order, then the result: how often it passes from the L2 cache to a processor or back. `once` or `twice`; `tile`, whole
+//! for every tile of pixels; `halo`, with a border of a pixel around tiles of this extent. `scratch 2` counts what
+//! passes share, written and read. Then what is under way at once: `bytes a thread`, `row a warp` or `halo a block`.
+//!
+//! `CASCADE_ROOFLINE=update` writes the table anew. Nothing in it was measured.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use cascade_rt::backend::cuda::number;
+use cascade_rt::measure::task::{Task, distinct};
+use cascade_rt::ops::{Element, Function, GroupNorm};
+use cascade_rt::pipeline::record::{Extent, record};
+use cascade_rt::plan::{Node, Plan, Recorder, Source};
+use cascade_rt::registry::{self, Caps, Cuda, Fit, Kernel, Lang, Launch};
+use cascade_rt::request::Request;
+use cascade_rt::shape::Shape;
+use cascade_rt::synth::{self, Preset};
+
+/// An H100 (SXM) as its data sheet has it, with what others have measured where that has nothing.
+mod h100 {
+    /// Processors.
+    pub const PROCESSORS: f64 = 132.0;
+    /// Bytes from and to memory, a second.
+    pub const MEMORY: f64 = 3.35e12;
+    /// Bytes between the L2 cache and processors, a second: measured by others, 5.5 to 7.
+    pub const L2: f64 = 5.5e12;
+    /// The same of one processor: 64 bytes a clock.
+    pub const L2_OF_ONE: f64 = 64.0 * CLOCK;
+    /// Clocks a second.
+    pub const CLOCK: f64 = 1.755e9;
+    /// Seconds until memory answers, under load.
+    pub const LATENCY: f64 = 800e-9;
+    /// Operations of a clock of a processor's tensor cores on bf16.
+    pub const FLOP: f64 = 4096.0;
+    /// What mma.sync gets of it, as others have measured; wgmma gets all.
+    pub const MMA: f64 = 0.62;
+}
+
+/// Shapes that take less time than this at the roofline are left out, seconds: a launch takes longer.
+const SMALL: f64 = 1.5e-6;
+
+/// What a row must reach, percent.
+const WANTED: f64 = 80.0;
+
+/// Rows that do not at every shape: the least that they reach, percent, and why.
+const BELOW: &[(&str, f64, &str)] = &[
+    (
+        "linear.128x80.sm90a",
+        28.0,
+        "blocks begin and end, which few terms and few rows do not hide: 62 to 68 % of Stage B's calls, the least once a prompt",
+    ),
+    (
+        "linear.split.sm90a",
+        22.0,
+        "256 rows or fewer; parts are written, read and added up, and that is a launch of its own",
+    ),
+    (
+        "linear.192x96.sm90a",
+        73.0,
+        "one tile a processor, nothing to do while it begins and ends: 86 % of 8192 terms, 73 % of 2048",
+    ),
+    (
+        "linear.192x144.sm90a",
+        55.0,
+        "the same: 79 % of Stage C's queries, keys and values; Stage B's layers have a third of the terms",
+    ),
+    ("linear.128x256.sm90a", 45.0, "the same, of 320 terms"),
+    ("linear.128x160.sm90a", 67.0, "the same, of 1280 terms"),
+    ("attention.sm90a", 73.0, "192 blocks of Stage C for 132 processors, one at a time on each; 91 % in Stage B"),
+    ("conv2d.mma", 7.0, "20 to 160 blocks, as Stage B has few pixels there; mma.sync, which Hopper runs at 62 %"),
+    ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
+    ("feed_forward.mma", 60.0, "mma.sync, which Hopper runs at 62 %: wgmma would save 1.3 ms of a picture"),
+];
+
+/// A line of the table.
+struct Line {
+    kernel: &'static str,
+    operands: String,
+    calls: usize,
+    roof: f64,
+    seconds: f64,
+    limit: &'static str,
+    cells: [String; 6],
+}
+
+/// Bytes of an operand, or the result as `i` past the last.
+fn bytes(plan: &Plan, node: &Node, i: usize) -> f64 {
+    let size = |slot: usize| if plan.slots[slot].element == Element::Factor { 2 } else { 4 };
+    let all = match node.inputs.get(i) {
+        Some(Some(Source::Slot(slot))) => size(slot.id()) * node.op.reads(i, slot.shape, node.output.shape),
+        Some(Some(Source::Weight(w, shape))) => {
+            let stored: usize = plan.weights[*w].parts().iter().map(|part| part.bytes().len()).sum();
+            stored / shape.elements().max(1) * node.op.reads(i, *shape, node.output.shape)
+        }
+        Some(None) => 0,
+        None => size(node.output.id()) * node.output.shape.elements(),
+    };
+    all as f64
+}
+
+/// Rows or columns that tiles of `tile` read of `extent`, a border of one around each, as far as it is there.
+fn with_borders(extent: usize, tile: usize) -> f64 {
+    let of = |first: usize| (first + tile + 1).min(extent) - first.saturating_sub(1);
+    (0..extent).step_by(tile).map(of).sum::<usize>() as f64
+}
+
+/// Registers a thread and bytes of shared memory a block, by the assembler's table.
+fn takes(entry: &str) -> (u64, u64) {
+    let table = include_str!("../kernels/ptx/REGISTERS.md");
+    let row = table.lines().find(|line| line.starts_with(&format!("| `{entry}` | sm_90")));
+    let cells: Vec<_> = row.unwrap_or_else(|| panic!("{entry} is assembled for sm_90")).split('|').collect();
+    (cells[3].trim().parse().unwrap(), cells[5].trim().parse().unwrap())
+}
+
+/// Blocks of a launch, threads of each, and how many run at once on a processor.
+fn geometry(node: &Node, cuda: &Cuda) -> (f64, u64, u64) {
+    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers");
+    let blocks = |pass: &registry::Pass| pass.grid.iter().map(|axis| axis.resolve(node, of)).product::<u64>();
+    let pass = cuda.passes.iter().max_by_key(|pass| blocks(pass)).expect("a row has passes");
+    let threads = pass.warps.map_or(of("THREADS"), |warps| 32 * warps.resolve(node, of));
+    let (registers, shared) = takes(pass.entry);
+    // As tools/ptx: registers go to warps by 256, and a block takes 1 KiB of shared memory for the system.
+    let by_registers = 65536 / ((registers * 32).next_multiple_of(256) * threads.div_ceil(32));
+    let at_once = by_registers.min(2048 / threads).min((228 << 10) / (shared + 1024)).min(32);
+    (blocks(pass) as f64, threads, at_once)
+}
+
+/// A row whose header has `Counts`: bytes by L2, and under way on a processor.
+fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
+    let (times, under_way) = counts.split_once("; ").expect("what is moved; what is under way");
+    let of = |words: &str| {
+        words
+            .split('*')
+            .map(|word| number(cuda.source, word).unwrap_or_else(|| panic!("no number {word}")))
+            .product::<u64>() as usize
+    };
+    let out = node.output.shape;
+    let tile = times.split(", ").find_map(|part| part.split_once("halo ")).and_then(|(_, tile)| tile.split_once(' '));
+    let tile = tile.map(|(rows, columns)| (of(rows), of(columns)));
+    let halo = tile.map_or(1.0, |(h, w)| with_borders(out.h, h) * with_borders(out.w, w) / out.tokens() as f64);
+    let tiles = tile.map_or(1, |(h, w)| out.n * out.h.div_ceil(h) * out.w.div_ceil(w)) as f64;
+    let mut all = 0.0;
+    for i in (0..node.inputs.len()).filter(|i| node.inputs[*i].is_some()).chain([node.inputs.len()]) {
+        let part = if i < node.inputs.len() {
+            times.split(", ").nth(i)
+        } else {
+            times.split(", ").find(|part| part.starts_with("y "))
+        };
+        let often = match part.and_then(|part| part.split(' ').nth(1)).expect("every operand is counted") {
+            "once" => 1.0,
+            "twice" => 2.0,
+            "halo" => halo,
+            "tile" => tiles,
+            word => panic!("{}: how often is {word}?", node.op.name()),
+        };
+        all += often * bytes(plan, node, i);
+    }
+    if let Some(often) = times.split(", ").find_map(|part| part.strip_prefix("scratch ")) {
+        let of = |name: &str| number(cuda.source, name).expect("every row has its numbers");
+        let elements: u64 = cuda.scratch.iter().map(|axis| axis.resolve(node, of)).product();
+        all += 4.0 * elements as f64 * often.parse::<f64>().expect("how often");
+    }
+    let (blocks, threads, at_once) = geometry(node, cuda);
+    let of_block = match under_way {
+        "row a warp" => bytes(plan, node, 0) / node.output.shape.rows() as f64 * threads as f64 / 32.0,
+        "halo a block" => halo * bytes(plan, node, 0) / blocks,
+        text => threads as f64 * text.strip_suffix(" bytes a thread").expect("a unit").parse::<f64>().unwrap(),
+    };
+    (all, of_block * (at_once as f64).min((blocks / h100::PROCESSORS).ceil()))
+}
+
+/// Seconds by count, what limits, bytes by L2 and bytes under way on a processor.
+fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> (f64, &'static str, Option<(f64, f64)>) {
+    let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
+    let cost = plan.cost(node, true);
+    let memory = cost.bytes as f64 / h100::MEMORY;
+    let (blocks, _, at_once) = geometry(node, &cuda);
+    let turns = |at_once: f64| (blocks / (at_once * h100::PROCESSORS)).ceil() * at_once * h100::PROCESSORS / blocks;
+    let rate = h100::FLOP * h100::PROCESSORS * h100::CLOCK;
+    let products = cost.flops as f64 / rate;
+    let limits = match kernel.fit.iter().find_map(|fit| if let Fit::Tiling(tiling) = fit { Some(tiling) } else { None })
+    {
+        Some(tiling) => {
+            let x = node.inputs[0].expect("x").shape();
+            let clocks = tiling.clocks(x.rows(), node.output.shape.c, x.c);
+            vec![(memory, "memory"), (clocks as f64 / h100::CLOCK, "tiles")]
+        }
+        None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
+            vec![(memory, "memory"), (products / h100::MMA * turns(at_once as f64), "mma.sync")]
+        }
+        None if kernel.op == "attention" => vec![(memory, "memory"), (products * turns(at_once as f64), "blocks")],
+        None => {
+            let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));
+            let (l2, under_way) =
+                moved(plan, node, &cuda, counts.unwrap_or_else(|| panic!("{} counts nothing", kernel.name)));
+            let reads = cost.bytes as f64 - bytes(plan, node, node.inputs.len());
+            let of_busiest = l2 / blocks * (blocks / h100::PROCESSORS).ceil();
+            let limits = vec![
+                (memory, "memory"),
+                (l2 / h100::L2, "L2"),
+                (of_busiest / h100::L2_OF_ONE, "one processor"),
+                (reads * h100::LATENCY / (under_way * blocks.min(h100::PROCESSORS)), "latency"),
+            ];
+            let (seconds, limit) = limits.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
+            return (seconds, limit, Some((l2, under_way)));
+        }
+    };
+    let (seconds, limit) = limits.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
+    (seconds, limit, None)
+}
+
+/// A plan of ops that no stage has, at shapes of networks that have them.
+fn others() -> Plan {
+    let mut rec = Recorder::new();
+    for (side, c) in [(64, 320), (32, 640)] {
+        let shapes = [Shape::new(2, side, side, c), Shape::vector(c), Shape::vector(c)];
+        let inputs = shapes.map(|shape| Some(Source::Slot(rec.input(shape, Element::F32))));
+        let op = GroupNorm { groups: 32, eps: 1e-5, function: Function::Silu };
+        rec.node("group_norm", op, &inputs).expect("the shapes fit");
+    }
+    rec.finish()
+}
+
+/// Adds a line for every different op of a plan that is not small; what the small ones take at the roofline, seconds.
+fn add_lines(lines: &mut Vec<Line>, plan: &Plan, repeats: impl Fn(&str) -> usize) -> f64 {
+    let caps = Caps::SM90A.and(Caps::ROUND_BF16);
+    let mut small = 0.0;
+    for (task, calls) in distinct(plan, true, repeats) {
+        let node = plan.nodes.iter().find(|node| Task::of(plan, node, true) == task).expect("the task is of the plan");
+        let kernel = registry::choose(node, plan, Lang::Cuda, caps).0;
+        let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
+        let cost = plan.cost(node, true);
+        let flops = if kernel.needs.contains(Caps::ROUND_BF16) { cost.flops as f64 } else { 0.0 };
+        let roof = (cost.bytes as f64 / h100::MEMORY).max(flops / (h100::FLOP * h100::PROCESSORS * h100::CLOCK));
+        if roof < SMALL {
+            small += roof * calls as f64;
+            continue;
+        }
+        let (seconds, limit, moved) = estimate(plan, node, kernel);
+        let (blocks, threads, at_once) = geometry(node, &cuda);
+        let cells = [
+            format!("{:.1}", cost.bytes as f64 / 1e6),
+            moved.map_or_else(String::new, |(l2, _)| format!("{:.1}", l2 / 1e6)),
+            format!("{:.2}", cost.flops as f64 / 1e9),
+            format!("{blocks} × {threads}"),
+            format!("{:.2}", blocks / (at_once as f64 * h100::PROCESSORS)),
+            moved.map_or_else(String::new, |(_, bytes)| format!("{:.0}", bytes / 1024.0)),
+        ];
+        lines.push(Line { kernel: kernel.name, operands: task.to_string(), calls, roof, seconds, limit, cells });
+    }
+    small
+}
+
+#[test]
+fn kernels_reach_what_the_roofline_allows_by_count() {
+    let model = synth::in_memory(Preset::Large).expect("it is made in memory");
+    let request = Request { prompts: vec![String::new()], guidance: (4.0, 0.0), ..Request::default() };
+    let extent = Extent::of(&request, 0..1, false);
+    let plan = record(&model, &extent).expect("the networks fit together").plan;
+    let mut lines = Vec::new();
+    let small = add_lines(&mut lines, &plan, |phase| extent.repeats(phase));
+    add_lines(&mut lines, &others(), |_| 0);
+
+    let (mut table, mut wrong) = (String::from(HEADER), Vec::new());
+    for line in &lines {
+        let Line { kernel, operands, calls, roof, seconds, limit, cells } = line;
+        let (share, all, roof) = (100.0 * roof / seconds, 1e3 * seconds * *calls as f64, 1e6 * roof);
+        let cells = cells.join(" | ");
+        let row =
+            format!("| `{kernel}` | {operands} | {cells} | {roof:.1} | {limit} | {share:.0} % | {calls} | {all:.2} |");
+        writeln!(table, "{row}").unwrap();
+        let least = BELOW.iter().find(|(below, ..)| below == kernel).map_or(WANTED, |(_, least, _)| *least);
+        if share.round() < least {
+            wrong.push(row);
+        }
+    }
+    let all = |time: fn(&Line) -> f64| 1e3 * lines.iter().map(|line| time(line) * line.calls as f64).sum::<f64>();
+    let (roof, seconds, small) = (all(|line| line.roof), all(|line| line.seconds), 1e3 * small);
+    write!(table, "\nAll of these: {roof:.1} ms at the roofline, {seconds:.1} ms by count; what is left out, {small:.1} ms at the roofline.\n").unwrap();
+    write!(table, "\n## Below {WANTED:.0} %\n\nEach with the least that it reaches at one of its shapes.\n\n").unwrap();
+    for (kernel, least, why) in BELOW {
+        let shares = lines.iter().filter(|line| line.kernel == *kernel).map(|line| 100.0 * line.roof / line.seconds);
+        let worst = shares.fold(f64::INFINITY, f64::min).round();
+        assert!(worst == *least, "{kernel} reaches {worst:.0} % at least, and BELOW says {least:.0}");
+        writeln!(table, "* `{kernel}`, {least:.0} %: {why}").unwrap();
+    }
+    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ROOFLINE.md");
+    if std::env::var("CASCADE_ROOFLINE").is_ok_and(|value| value == "update") {
+        std::fs::write(&at, &table).unwrap();
+    }
+    let current = std::fs::read_to_string(&at).unwrap_or_default() == table;
+    assert!(wrong.is_empty(), "below what is wanted, and BELOW does not say why:\n{}", wrong.join("\n"));
+    assert!(
+        current,
+        "kernels/ROOFLINE.md is not what the kernels count; CASCADE_ROOFLINE=update cargo test --test roofline writes it"
+    );
+}
+
+const HEADER: &str = "# How fast the kernels can be
+
+Made by `tests/roofline.rs`, which says how; **nothing in it was measured**. An H100 by its data sheet, a picture of 1024×1024 pixels with the
+large model, `--dtype bf16`, guidance in Stage C, 20 + 10 steps. Shapes that take less than 1.5 µs at the roofline are left out: a launch takes
+longer. *Must*: MB that the op has to move, each byte once. *By L2*: MB that the kernel moves between L2 cache and processors, halos, weights of
+every tile and memory that passes share included. *Blocks*: of the largest launch, and threads of each. *Turns*: blocks by how many run at once.
+*Under way*: KiB that a processor asks for at once, of which latency and rate take 20. *Roof*: µs that memory or the tensor cores take at least.
+*Limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/tiling.rs`, ends of blocks included, `blocks` that processors are
+idle in the last turn. *Share*: of what the roofline allows. Apart from `tiles` it counts no launches, no ends of a block in which nothing moves and
+no instructions but products: kernels cannot exceed it. *ms*: of all calls of a picture, by count; none where no stage has the op.
+`grn_scale.parts` is counted as if it read x; after a linear layer that leaves sums of squares it reads a 30th.
+
+| kernel | operands | must | by L2 | GFLOP | blocks | turns | under way | roof | limit | share | calls | ms |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+";
