@@ -84,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (width, height, count) = (request.width, request.height, request.count);
     say(&format!("{name}, {width}×{height} px, count {count}, on {}", device.name))?;
     let (calls, busy, wall) = (events.calls.len(), human_seconds(busy), human_seconds(wall));
-    say(&format!("{calls} calls of nodes took {busy} on the device, all together {wall}; ceilings {ceilings}"))?;
+    say(&format!("{calls} runs of nodes took {busy} on the device, {wall} in all; ceilings {ceilings}"))?;
     table(&rows, args.top)
 }
 
