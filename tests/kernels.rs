@@ -149,7 +149,7 @@ fn worst(got: &[f32], want: &[f32]) -> (usize, f32) {
 }
 
 /// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
-/// what the machine is meant to have, capabilities or devices, e.g. `avx2,wgpu,cuda`, or the played GPU, `cuda-emu`.
+/// what the machine is meant to have, capabilities or devices, e.g. `avx2,wgpu,cuda`, or the emulated GPU, `cuda-emu`.
 fn required(kernel: &Kernel) -> bool {
     let (devices, has) = match kernel.lang {
         Lang::Cpu => (["cpu", ""], vec![cpu::detect()]),

@@ -20,7 +20,7 @@ fn every_kernel_has_the_ptx_of_its_source() {
     let sources = stems(&kernels(), ".cu");
     assert!(sources.len() > 20, "kernels are found");
     assert_eq!(stems(&kernels().join("ptx"), ".ptx"), sources, "one for each; run tools/ptx");
-    // A build without the played GPU stops where it finds what this finds.
+    // A build without the emulated GPU stops where it finds what this finds.
     assert_eq!(env!("CASCADE_STALE_PTX"), "", "sources have changed: run tools/ptx");
     for stem in sources {
         let ptx = fs::read_to_string(kernels().join("ptx").join(format!("{stem}.ptx"))).unwrap();

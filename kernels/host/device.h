@@ -1,4 +1,4 @@
-// A GPU played by the host, for tests: what the kernels use of CUDA, in C++.
+// An emulated GPU, for tests: what the kernels use of CUDA, in C++.
 //
 // A thread of a block is a fiber. It runs until it waits (for its block or its warp) or ends; then
 // the next one runs, upwards or downwards, and a warp runs as far as it can before the next one does.

@@ -12,9 +12,9 @@ mod context;
 mod driver;
 #[cfg(feature = "cuda-emu")]
 mod emulated;
-mod fault;
 #[cfg(all(test, feature = "cuda-emu"))]
-mod played;
+mod emulated_tests;
+mod fault;
 mod program;
 mod real;
 mod source;
@@ -74,7 +74,7 @@ pub fn with_caps(index: usize, caps: Caps) -> Result<Box<dyn Backend>> {
     Ok(Box::new(Cuda::new(real)))
 }
 
-/// A GPU played by the host, for tests; `None` without the feature `cuda-emu`. If it `checks`, a launch
+/// An emulated GPU, for tests; `None` without the feature `cuda-emu`. If it `checks`, a launch
 /// whose result depends on the order of its threads, or that writes elsewhere, is an error.
 #[cfg_attr(not(feature = "cuda-emu"), expect(unused_variables, reason = "there is none"))]
 pub fn emulated(caps: Caps, checks: bool) -> Option<Box<dyn Backend>> {
@@ -84,7 +84,7 @@ pub fn emulated(caps: Caps, checks: bool) -> Option<Box<dyn Backend>> {
     return None;
 }
 
-/// An opened GPU, real or played.
+/// An opened GPU, real or emulated.
 struct Cuda<D: Driver> {
     context: Arc<Context<D>>,
     /// The kernels of each file that has been loaded, by its row's name.

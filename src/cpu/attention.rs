@@ -11,7 +11,7 @@
 //! scores already lie as the right matrix of the second product: nothing is
 //! repacked in between. A task is one head of one picture and a share of its
 //! queries; its packed keys and values stay in L2 (1,028 keys of 64: 0.5 MB).
-//! They pass by in `KEYS` at a time, whose scores stay in L1; where a later pass
+//! They pass by `KEYS` at a time, whose scores stay in L1; where a later pass
 //! finds a larger score, the sums so far are scaled.
 //!
 //! Source: Dao et al., FlashAttention, <https://arxiv.org/abs/2205.14135>.

@@ -1,4 +1,4 @@
-//! What the backend asks of a driver: the real one, or the one that plays a GPU for tests.
+//! What the backend asks of a driver: the real one, or the one that emulates a GPU for tests.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A driver that plays a GPU on the host, for tests: `kernels/host`.
+//! A driver that emulates a GPU on the host, for tests: `kernels/host`.
 //!
 //! Where it checks, every launch is run twice, its threads upwards and downwards: the result must be the
 //! same bits, and nothing but the result and the memory that passes share may change.
@@ -142,7 +142,7 @@ pub(super) struct Emulated {
 impl Emulated {
     /// A device that can do this.
     pub(super) fn new(caps: Caps, checks: bool) -> Self {
-        let name = "a GPU played by the host, for tests".into();
+        let name = "a GPU emulated on the host, for tests".into();
         let device = super::describe(name, Kind::Software, caps, crate::backend::cpu::memory::available());
         let (buffers, recording, uploads, busy) = Default::default();
         Self { device, checks, buffers, recording, uploads, busy }

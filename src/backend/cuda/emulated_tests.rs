@@ -1,4 +1,4 @@
-//! The backend on a GPU that the host plays: memory, the order of uploads, and drivers that fail.
+//! The backend on an emulated GPU: memory, the order of uploads, and drivers that fail.
 #![cfg(test)]
 
 use std::cell::{Cell, RefCell};
