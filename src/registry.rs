@@ -72,6 +72,9 @@ impl Caps {
         (Caps::SM90A, "sm_90a"),
     ];
 
+    /// All that there is.
+    pub const ALL: Caps = Caps(u32::MAX);
+
     /// Both sets together.
     pub const fn and(self, other: Caps) -> Caps {
         Caps(self.0 | other.0)
@@ -85,6 +88,19 @@ impl Caps {
     /// What is in this set and not in `other`.
     pub const fn without(self, other: Caps) -> Caps {
         Caps(self.0 & !other.0)
+    }
+}
+
+/// Names with commas between.
+impl std::str::FromStr for Caps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |name: &str| Self::NAMES.iter().find(|(_, known)| *known == name).map(|(caps, _)| *caps);
+        let caps: Option<Vec<Caps>> = text.split(',').map(named).collect();
+        let known: Vec<_> = Self::NAMES.iter().map(|(_, name)| *name).collect();
+        let caps = caps.ok_or_else(|| format!("expected some of {}, with commas between", known.join(", ")))?;
+        Ok(caps.into_iter().fold(Caps::NONE, Caps::and))
     }
 }
 

@@ -146,6 +146,7 @@ fn values_out_of_range() {
         (&["-s", "18446744073709551616"], &["--seed", whole]),
         (&["--device", "nonsense"], &["--device", "expected auto", "nonsense"]),
         (&["--device", "wgpu:x"], &["--device", "expected auto, cpu, wgpu[:N] or cuda[:N]", "wgpu:x"]),
+        (&["--without", "avx2,abacus"], &["--without", "expected some of avx2, ", "sm_90a", "abacus"]),
         (&["--dtype", "int4"], &["--dtype", "int4", "bf16"]),
         (&["--noise", "pink"], &["--noise", "torch-bf16 or philox", "pink"]),
         (&["--frobnicate"], &["--frobnicate", "--help"]),

@@ -23,7 +23,7 @@ use cascade_rt::measure::roofline::Ceilings;
 use cascade_rt::measure::task::{Operand, Task, distinct};
 use cascade_rt::ops::{self, Case, Element};
 use cascade_rt::pipeline::record::{Extent, record};
-use cascade_rt::registry::{self, Kernel};
+use cascade_rt::registry::{self, Caps, Kernel};
 use cascade_rt::request::Request;
 use cascade_rt::synth::{self, Preset};
 use cascade_rt::tensor::Dtype;
@@ -78,7 +78,8 @@ fn of_case(case: &Case) -> Task {
 
 /// Benches every row of a device.
 fn device(criterion: &mut Criterion, choice: Choice) {
-    let backend = devices::open(choice, true, None).unwrap_or_else(|error| panic!("{error}"));
+    let backend =
+        devices::open(choice, devices::wanted(true, Caps::NONE), None).unwrap_or_else(|error| panic!("{error}"));
     let tasks = tasks(backend.device().stores_bf16());
     let (mut fitting, mut left_out) = (Vec::new(), 0);
     for task in &tasks {

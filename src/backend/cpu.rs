@@ -102,7 +102,7 @@ impl Cpu {
         Self { reference: true, ..Self::new(false) }
     }
 
-    /// The CPU with the capabilities given, for tests; those that it lacks are left out.
+    /// The CPU with the capabilities given; those that it lacks are left out.
     pub fn with_caps(caps: Caps) -> Self {
         let missing = caps.without(detect().and(Caps::ROUND_BF16));
         let mut cpu = Self::new(false);

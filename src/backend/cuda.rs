@@ -63,7 +63,7 @@ pub fn open(index: usize, round_bf16: bool) -> Result<Box<dyn Backend>> {
     Ok(Box::new(Cuda::new(real)))
 }
 
-/// Opens device `index` with the capabilities given, for tests; those that it lacks are left out.
+/// Opens device `index` with the capabilities given; those that it lacks are left out.
 ///
 /// # Errors
 /// As for [`open`].

@@ -69,16 +69,23 @@ pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
     gpu(Lang::Cuda).or(gpu(Lang::Wgsl)).map_or(Choice::Cpu, |(choice, _)| *choice)
 }
 
-/// Opens a device. `round_bf16`: factors of products may be rounded where that is faster.
-/// Shaders in `shader_dir` replace those of the same name.
+/// What is asked of a device: all that it has but `without`, and that factors of products are rounded to bf16
+/// only if they may be.
+pub fn wanted(round_bf16: bool, without: Caps) -> Caps {
+    let exact = if round_bf16 { Caps::NONE } else { Caps::ROUND_BF16 };
+    Caps::ALL.without(exact.and(without))
+}
+
+/// Opens a device with those of these capabilities that it has, see [`wanted`]. Shaders in `shader_dir` replace
+/// those of the same name.
 ///
 /// # Errors
 /// If there is no such device, it does not open, or there is a `shader_dir` that holds no shader or that the
 /// device has no use for.
-pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
+pub fn open(choice: Choice, caps: Caps, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
     Ok(match choice {
-        Choice::Auto => return open(preferred(&all()), round_bf16, shader_dir),
-        Choice::Wgpu(index) => Box::new(Wgpu::open(index, round_bf16, shader_dir)?),
+        Choice::Auto => return open(preferred(&all()), caps, shader_dir),
+        Choice::Wgpu(index) => Box::new(Wgpu::with_caps(index, caps, shader_dir)?),
         _ if shader_dir.is_some() => {
             return Err(Error::Request {
                 what: "--shader-dir".into(),
@@ -86,8 +93,8 @@ pub fn open(choice: Choice, round_bf16: bool, shader_dir: Option<&Path>) -> Resu
                 found: choice.to_string(),
             });
         }
-        Choice::Cpu => Box::new(Cpu::new(round_bf16)),
-        Choice::Cuda(index) => cuda::open(index, round_bf16)?,
+        Choice::Cpu => Box::new(Cpu::with_caps(caps)),
+        Choice::Cuda(index) => cuda::with_caps(index, caps)?,
     })
 }
 
@@ -146,6 +153,17 @@ mod tests {
         for bad in ["", "gpu", "cpu:0", "wgpu:", "wgpu:-1", "wgpu:x", "auto:1"] {
             assert!(bad.parse::<Choice>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_device_does_without_what_it_is_told_to() {
+        let without = "avx512,avx512_bf16".parse().unwrap();
+        let caps = open(Choice::Cpu, wanted(false, without), None).unwrap().device().caps;
+        assert_eq!(caps, cpu::detect().without(without));
+        let caps = open(Choice::Cpu, wanted(true, Caps::NONE), None).unwrap().device().caps;
+        assert_eq!(caps, cpu::detect().and(Caps::ROUND_BF16));
+        let error = "avx512,abacus".parse::<Caps>().unwrap_err();
+        assert!(error.contains("sm_90a"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
 use crate::pipeline::{Options, Progress, StartLatents};
+use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 use crate::synth::{self, Preset};
 use crate::weights::model::Model;
@@ -39,6 +40,10 @@ pub(super) struct Setup {
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
     device: Choice,
+    /// Do without these abilities of the device, as `cascade-rt devices` names them: kernels that need them are
+    /// passed over, to compare them with others, or where one is wrong. `sm_90a`: what only Hopper has.
+    #[arg(long, value_name = "NAME,…", env = "CASCADE_WITHOUT")]
+    without: Option<Caps>,
     /// Use the shaders in this folder instead of the built-in ones of the same name.
     #[arg(long, value_name = "DIR", env = "CASCADE_SHADER_DIR")]
     shader_dir: Option<PathBuf>,
@@ -59,7 +64,8 @@ impl Setup {
 
     /// Opens the device.
     pub(super) fn open_device(&self) -> Result<Box<dyn Backend>> {
-        devices::open(self.device, self.dtype == Precision::Bf16, self.shader_dir.as_deref())
+        let caps = devices::wanted(self.dtype == Precision::Bf16, self.without.unwrap_or_default());
+        devices::open(self.device, caps, self.shader_dir.as_deref())
     }
 }
 

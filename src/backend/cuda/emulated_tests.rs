@@ -11,10 +11,11 @@ use super::emulated::Emulated;
 use super::fault::{Fault, Outcome};
 use super::tensor_map::{Maps, TensorMap};
 use super::*;
-use crate::backend::Residency;
+use crate::backend::{Residency, devices};
 use crate::error::Error;
 use crate::ops::{Element, Function, Linear};
 use crate::plan::{Recorder, Slot, Source};
+use crate::registry;
 use crate::shape::Shape;
 use crate::tensor::Weight;
 
@@ -149,6 +150,32 @@ fn weights_go_up_while_phases_before_them_run() {
     assert!(orders.iter().zip(&replays).all(|(order, replay)| order < replay));
     run(program.as_mut(), &plan, input, out);
     assert!(!gpu.context.driver().calls.borrow().iter().any(|call| ["upload", "order"].contains(call)));
+}
+
+#[test]
+fn hopper_runs_the_kernels_of_older_gpus_too() {
+    let mut rec = Recorder::new();
+    let input = rec.input(Shape::matrix(SIDE, SIDE), Element::Factor);
+    let values = (0..SIDE * SIDE).map(|j| (j % 97) as f32 / 400.0 - 0.1).collect();
+    let weight = rec.weight(Weight::from_f32("w", &[SIDE, SIDE], values));
+    let mut inputs = vec![Some(Source::Slot(input)), Some(weight)];
+    inputs.resize(8, None);
+    let out = rec.node("y", Linear { function: Function::Silu }, &inputs).unwrap();
+    rec.keep(out);
+    let plan = Arc::new(rec.finish());
+    let [newest, older] = [Caps::NONE, Caps::SM90A].map(|without| {
+        let gpu = device_with(devices::wanted(true, without), u64::MAX);
+        let row = registry::choose(&plan.nodes[0], &plan, Lang::Cuda, gpu.device().caps).0;
+        assert_eq!(row.needs.contains(Caps::SM90A), without == Caps::NONE, "{}", row.name);
+        let mut program = gpu.compile(plan.clone()).unwrap();
+        let values: Vec<f32> = (0..SIDE * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();
+        program.write(input, bytemuck::cast_slice(&values)).unwrap();
+        program.run(0..1).unwrap();
+        let mut result = vec![0f32; SIDE * SIDE];
+        program.read(out, bytemuck::cast_slice_mut(&mut result)).unwrap();
+        result
+    });
+    assert!(newest.iter().zip(&older).all(|(a, b)| (a - b).abs() < 1e-5), "both multiply the same factors");
 }
 
 #[test]
