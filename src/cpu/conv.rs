@@ -7,12 +7,19 @@
 //! remainder modulo `s` all see the same taps, one input pixel apart.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
+use rayon::prelude::*;
+
 use super::elementwise::{Extent, add_to};
 use super::gemm::{Store, gemm, gemm_scratch};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
 use super::{Isa, Verified};
 use crate::tensor::Weight;
+
+/// Output channels whose weights [`conv_transpose2d`] orders at a time: a cache line or more of each input channel's.
+const GROUP: usize = 16;
+/// Input channels by which it fetches ahead: their weights lie pages apart.
+const AHEAD: usize = 8;
 
 /// How a convolution moves over the picture, equally in both directions.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +105,7 @@ pub fn conv_transpose2d(
     let mut scratch = Scratch::new(scratch);
     let bias = bias_in(&mut scratch, bias, o);
     let (ordered, stored) = (scratch.take(o * c * kh * kw), scratch.take(o * kh * kw));
-    let rows = WeightRows::new(weight, stored.len());
+    let rows = WeightRows::new(weight, o * kh * kw);
     let memory = scratch.rest();
     for phase in 0..stride * stride {
         let first = [phase / stride, phase % stride];
@@ -109,14 +116,19 @@ pub fn conv_transpose2d(
         let grid = [0, 1].map(|d| out_size[d].saturating_sub(first[d]).div_ceil(stride));
         let row_len = taps[0] * taps[1] * c;
         let ordered = &mut ordered[..o * row_len];
-        for channel in 0..c {
-            rows.read(channel, 0, stored);
-            for (row, from) in ordered.chunks_exact_mut(row_len).zip(stored.chunks_exact(kh * kw)) {
-                for (t, to) in row.iter_mut().skip(channel).step_by(c).enumerate() {
-                    *to = from[(tap0[0] + t / taps[1] * stride) * kw + tap0[1] + t % taps[1] * stride];
+        let part = GROUP * kh * kw;
+        let ordering = ordered.par_chunks_mut(GROUP * row_len).zip(stored.par_chunks_mut(part));
+        ordering.enumerate().for_each(|(group, (ordered, stored))| {
+            for channel in 0..c {
+                rows.prefetch(channel + AHEAD, group * part, stored.len());
+                rows.read(channel, group * part, stored);
+                for t in 0..taps[0] * taps[1] {
+                    let tap = (tap0[0] + t / taps[1] * stride) * kw + tap0[1] + t % taps[1] * stride;
+                    let to = ordered[t * c + channel..].iter_mut().step_by(row_len);
+                    to.zip(stored[tap..].iter().step_by(kh * kw)).for_each(|(to, from)| *to = *from);
                 }
             }
-        }
+        });
         let patches = Patches { x, extent, grid, stride: 1, origin, step: -1, taps };
         let store = Pixels { bias, grid, out_size, first, stride, out: Shared::new(out) };
         product(isa.verify(), &patches, ordered, &store, memory);
