@@ -7,9 +7,11 @@
 //! remainder modulo `s` all see the same taps, one input pixel apart.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::elementwise::{Extent, add_to};
+use super::elementwise::{Extent, sum};
 use super::gemm::{Store, gemm, gemm_scratch};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
@@ -196,15 +198,16 @@ struct Pixels<'a> {
 }
 
 impl Store for Pixels<'_> {
-    fn store(&self, cpu: Verified, row: usize, col: usize, values: &mut [f32]) {
-        let [rows, columns] = self.grid;
-        let y = self.first[0] + row / columns % rows * self.stride;
-        let x = self.first[1] + row % columns * self.stride;
-        let pixel = (row / columns / rows * self.out_size[0] + y) * self.out_size[1] + x;
-        // SAFETY: `gemm` stores each element once, and every row is another pixel.
-        let out = unsafe { self.out.range(pixel * self.bias.len() + col, values.len()) };
-        out.copy_from_slice(values);
-        add_to(cpu, &self.bias[col..][..values.len()], out);
+    fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
+        let [height, width] = self.grid;
+        for (row, values) in rows.zip(values.chunks_exact(cpu.cols())) {
+            let y = self.first[0] + row / width % height * self.stride;
+            let x = self.first[1] + row % width * self.stride;
+            let pixel = (row / width / height * self.out_size[0] + y) * self.out_size[1] + x;
+            // SAFETY: `gemm` stores each element once, and every row is another pixel.
+            let out = unsafe { self.out.range(pixel * self.bias.len() + cols.start, cols.len()) };
+            sum(cpu, &values[..cols.len()], &self.bias[cols.clone()], out);
+        }
     }
 }
 

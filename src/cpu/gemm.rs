@@ -2,7 +2,7 @@
 //!
 //! Rows of `a` go in strips. A strip is packed once, by all threads, block
 //! after block of the inner dimension, so that a pass over a block reads it from
-//! L3 in one run. Then each task takes [`CHUNK`] rows of `b` (output columns),
+//! L3 in one run. Then each task takes up to [`CHUNK`] rows of `b` (output columns),
 //! packs [`BLOCK`] of the inner dimension at a time into its L2, and sweeps the
 //! strip over it. Sums that wait for the next block lie in the task's scratch,
 //! tile by tile, so `y` is only written when it is final, by a [`Store`].
@@ -25,7 +25,7 @@ use super::tile::{MAX_COLS, MAX_ROWS, tile};
 
 /// Rows of `a` in a strip: a multiple of every tile's rows.
 const STRIP: usize = 96 * MAX_ROWS;
-/// Rows of `b` per task: a multiple of every tile's columns.
+/// Most rows of `b` per task: a multiple of every tile's columns.
 const CHUNK: usize = 4 * MAX_COLS;
 /// Values of the inner dimension per pass, an even number.
 const BLOCK: usize = 512;
@@ -34,9 +34,9 @@ const TASKS_PER_THREAD: usize = 4;
 
 /// Where results go.
 pub(super) trait Store: Sync {
-    /// Takes `values`, final results `y[row, col..col + values.len()]`.
-    /// Each element is stored once; at most [`MAX_COLS`] at a time.
-    fn store(&self, cpu: Verified, row: usize, col: usize, values: &mut [f32]);
+    /// Takes final results `y[rows, cols]`, a tile or part of one: rows of `values` are a tile's width apart.
+    /// Each element is stored once.
+    fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]);
 }
 
 /// Scratch one task needs for `m` rows: `b` panels and waiting sums.
@@ -62,7 +62,10 @@ pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
     let mut scratch = Scratch::new(scratch);
     let packed = scratch.take(m.min(STRIP).next_multiple_of(cpu.rows()) * cpu.depth(k));
     let (memory, threads) = scratch.pieces(task_scratch(m));
-    let chunks = n.div_ceil(CHUNK);
+    // As many for each thread, and as wide as can be: widths differ by a tile's at most.
+    let columns = n.div_ceil(cpu.cols());
+    let chunks = columns.div_ceil(CHUNK / cpu.cols()).next_multiple_of(threads).min(columns);
+    let chunk = |i: usize| i * columns / chunks * cpu.cols();
     // Too few chunks for the threads: also cut the strip's rows.
     let cuts = (threads * TASKS_PER_THREAD).div_ceil(chunks);
 
@@ -82,8 +85,8 @@ pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
         let panels_per_task = panels.div_ceil(cuts);
         let cuts = panels.div_ceil(panels_per_task);
         run_tasks(memory, task_scratch(m), chunks * cuts, |task, memory| {
-            let (chunk, cut) = (task / cuts * CHUNK, task % cuts * panels_per_task);
-            let (panels, cols) = (cut..panels.min(cut + panels_per_task), chunk..n.min(chunk + CHUNK));
+            let (i, cut) = (task / cuts, task % cuts * panels_per_task);
+            let (panels, cols) = (cut..panels.min(cut + panels_per_task), chunk(i)..n.min(chunk(i + 1)));
             Task { cpu, first, end: m, packed, panels, cols, k }.run(b, store, memory);
         });
     }
@@ -129,10 +132,8 @@ impl Task<'_> {
                     let sum = sums.next().expect("task_scratch counted the tiles");
                     tile(cpu, a, b, sum, k > 0);
                     if last {
-                        let width_left = width.min(self.cols.end - col);
-                        for (row, values) in (row..self.end).zip(sum.chunks_exact_mut(width)) {
-                            store.store(cpu, row, col, &mut values[..width_left]);
-                        }
+                        let (rows, cols) = (row..self.end.min(row + height), col..self.cols.end.min(col + width));
+                        store.store(cpu, rows, cols, sum);
                     }
                 }
             }

@@ -1,9 +1,10 @@
 //! `linear`: `y = modulate(act((x·s + t)·Wᵀ + bias) + residual)`.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
-use super::elementwise::{add_to, modulate_by, sum};
+use std::ops::Range;
+
 use super::gemm::{Store, gemm, gemm_scratch};
-use super::math::{gelu, swish};
+use super::math::{fma, gelu, swish};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
 use super::{Isa, Verified, per_isa};
@@ -143,35 +144,71 @@ pub(super) struct Finish<'a> {
 }
 
 impl Store for Finish<'_> {
-    fn store(&self, cpu: Verified, row: usize, col: usize, values: &mut [f32]) {
-        let (n, len) = (self.bias.len(), values.len());
-        let at = row * n + col;
-        // SAFETY: `gemm` stores each element once, so no two tasks ask for the same range.
-        let out = unsafe { self.out.range(at, len) };
-        add_bias(cpu, &self.bias[col..][..len], self.activation, values);
-        match self.residual {
-            Residual::None => out.copy_from_slice(values),
-            Residual::Slice(x) => sum(cpu, values, &x[at..][..len], out),
-            Residual::InPlace => add_to(cpu, values, out),
-        }
-        if let Some(modulate) = self.modulate {
-            let modulate = &modulate[row / self.image_rows * 2 * n..][..2 * n];
-            modulate_by(cpu, &modulate[col..][..len], &modulate[n + col..][..len], out);
-        }
+    fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
+        finish(cpu, self, rows, cols, values);
     }
 }
 
 per_isa! {
-    /// `values = act(values + bias)`
-    pub(super) fn add_bias(cpu, bias: &[f32], activation: Activation, values: &mut [f32]) {
-        let values = values.iter_mut().zip(bias);
-        match activation {
-            Activation::None => values.for_each(|(x, b)| *x += b),
-            Activation::Gelu => values.for_each(|(x, b)| *x = gelu::<FMA>(*x + b)),
-            Activation::QuickGelu => values.for_each(|(x, b)| *x = swish::<FMA>(*x + b, 1.702)),
-            Activation::Silu => values.for_each(|(x, b)| *x = swish::<FMA>(*x + b, 1.0)),
+    /// [`Store::store`] for [`Finish`].
+    fn finish(cpu, to: &Finish<'_>, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
+        match cpu.cols() {
+            32 => finish_lanes::<FMA, 32>(to, rows, cols, values),
+            16 => finish_lanes::<FMA, 16>(to, rows, cols, values),
+            _ => finish_lanes::<FMA, 8>(to, rows, cols, values),
         }
     }
+}
+
+/// [`finish`] for a tile's width that the compiler knows.
+#[inline(always)]
+fn finish_lanes<const FMA: bool, const LANES: usize>(
+    to: &Finish<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    values: &mut [f32],
+) {
+    let n = to.bias.len();
+    let bias: [f32; LANES] = padded(&to.bias[cols.clone()]);
+    for (row, y) in rows.zip(values.as_chunks_mut::<LANES>().0) {
+        let at = row * n + cols.start;
+        // SAFETY: `gemm` stores each element once, so no two tasks ask for the same range.
+        let out = unsafe { to.out.range(at, cols.len()) };
+        y.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias);
+        match to.activation {
+            Activation::None => (),
+            Activation::Gelu => y.iter_mut().for_each(|y| *y = gelu::<FMA>(*y)),
+            Activation::QuickGelu => y.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.702)),
+            Activation::Silu => y.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.0)),
+        }
+        let residual = match to.residual {
+            Residual::None => None,
+            Residual::Slice(x) => Some(padded::<LANES>(&x[at..][..cols.len()])),
+            Residual::InPlace => Some(padded::<LANES>(out)),
+        };
+        if let Some(residual) = residual {
+            y.iter_mut().zip(&residual).for_each(|(y, x)| *y += x);
+        }
+        if let Some(modulate) = to.modulate {
+            let (a, b) = modulate[row / to.image_rows * 2 * n..][..2 * n].split_at(n);
+            let (a, b) = (padded::<LANES>(&a[cols.clone()]), padded::<LANES>(&b[cols.clone()]));
+            y.iter_mut().zip(a.iter().zip(&b)).for_each(|(y, (a, b))| *y = fma::<FMA>(*y, 1.0 + a, *b));
+        }
+        match out.first_chunk_mut() {
+            Some(out) => *out = *y,
+            None => out.copy_from_slice(&y[..cols.len()]),
+        }
+    }
+}
+
+/// `values`, at most `LANES`, and zeros.
+#[inline(always)]
+fn padded<const LANES: usize>(values: &[f32]) -> [f32; LANES] {
+    values.first_chunk().copied().unwrap_or_else(|| {
+        let mut padded = [0.0; LANES];
+        padded[..values.len()].copy_from_slice(values);
+        padded
+    })
 }
 
 #[cfg(test)]

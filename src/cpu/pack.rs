@@ -177,8 +177,13 @@ per_isa! {
                 if pairs && rows.read_pairs(row, k + at, count, &mut to[..count.div_ceil(2)]) {
                     continue;
                 }
-                rows.read(row, k + at, &mut to[..count]);
-                to[count..].fill(0.0);
+                if count == STEP {
+                    // The usual length is one that the compiler knows.
+                    rows.read(row, k + at, &mut to[..STEP]);
+                } else {
+                    rows.read(row, k + at, &mut to[..count]);
+                    to[count..].fill(0.0);
+                }
                 if pairs {
                     pair(cpu, to);
                 }
