@@ -26,6 +26,7 @@ mod math;
 pub mod norm;
 mod pack;
 mod scratch;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod tile;
