@@ -41,14 +41,15 @@ def clock(machine: Machine) -> str:
     return answer
 
 
-def pictures(machine: Machine, size: Size, device: str, model=None) -> dict:
-    """Seconds per stage of whole pictures, weights resident: those of `model`, else noise made in memory."""
+def pictures(machine: Machine, size: Size, device: str, model=None, words=()) -> dict:
+    """Seconds per stage of whole pictures, weights resident: those of `model`, else noise made in memory. With more
+    `words` for `bench`."""
     program = machine.program("cascade-rt")
     if machine.offers("bench"):
         model = machine.model("tiny") if machine.quick else model
         source = ["-m", model] if model else ["--synthetic", size.preset]
         done = machine.json([program, "bench", "--json", *source, "--device", device, *size.flags(), "--sizes",
-                             size.pixels, "--runs", size.runs, "--warmup", size.warmup], 400)
+                             size.pixels, "--runs", size.runs, "--warmup", size.warmup, *words], 400)
         if done is None:
             return {"status": "failed"}
         cell = done["results"][0]
@@ -78,6 +79,13 @@ def synthetic_lite(machine: Machine) -> dict:
 
 def synthetic_large(machine: Machine) -> dict:
     return pictures(machine, Size(machine, "large"), gpu(machine))
+
+
+def synthetic_large_sm80(machine: Machine) -> dict:
+    """What Hopper's own kernels are worth: the same picture by those of older GPUs."""
+    if not machine.offers("bench"):
+        raise NotMeasured("this program has no `bench`")
+    return pictures(machine, Size(machine, "large"), gpu(machine), words=["--without", "sm_90a"])
 
 
 def synthetic_lite_vulkan(machine: Machine) -> dict:

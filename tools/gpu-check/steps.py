@@ -23,6 +23,7 @@ STEPS = [
     ("sanitizer-racecheck", "sanitize", 240, correct.racecheck),
     ("synthetic-lite", "fast", 120, fast.synthetic_lite),
     ("synthetic-large", "fast", 150, fast.synthetic_large),
+    ("synthetic-large-sm80", "fast", 150, fast.synthetic_large_sm80),
     ("profile-large", "fast", 90, fast.profile_large),
     ("bench-cuda", "fast", 240, fast.bench_cuda),
     ("bench-vulkan", "vulkan", 300, fast.bench_vulkan),
