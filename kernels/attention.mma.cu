@@ -47,16 +47,6 @@ template <u32 ROWS, class At> DEVICE void load_rows(u16* tile, u32 dim, u32 coun
     }
 }
 
-// Over the four lanes that share a row of a product.
-DEVICE float row_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-DEVICE float row_sum(float v) {
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    return v + __shfl_xor_sync(0xffffffffu, v, 2);
-}
-
 KERNEL(attention_mma, 2) {
     SHARED(Tiles, s);
     const Head head(a, blockIdx.y, blockIdx.z);

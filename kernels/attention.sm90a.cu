@@ -67,16 +67,6 @@ DEVICE void produce(Tiles& s, const Maps& maps, const Head& head) {
     part(maps.of[CONTEXT], head.context, channel);
 }
 
-// Over the four lanes that share a row of a product.
-DEVICE float row_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-DEVICE float row_sum(float v) {
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    return v + __shfl_xor_sync(0xffffffffu, v, 2);
-}
-
 // What a thread has of its two rows, lane() / 4 and 8 rows on.
 struct Softmax {
     float sums[DIM / 2], total[2] = {}, largest[2] = {-INFINITY, -INFINITY};

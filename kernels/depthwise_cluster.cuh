@@ -3,6 +3,7 @@
 #pragma once
 #include "hopper.cuh"
 #include "quad.cuh"
+#include "warp_sums.cuh"
 
 constexpr u32 WINDOW = 3;
 constexpr u32 TAPS = WINDOW * WINDOW;
@@ -12,34 +13,13 @@ constexpr u32 GROUPS = WARPS / GROUP;
 constexpr u32 TILE_W = GROUPS * 2; // a thread takes two columns, all rows
 constexpr u32 ROWS_IN = TILE_H + WINDOW - 1, COLUMNS_IN = TILE_W + WINDOW - 1;
 constexpr u32 PIXELS = TILE_H * 2;
-constexpr u32 PLACES = 16; // for the pixels' sums, half as many as lanes
 static_assert(TILE_W == COLUMNS * CLUSTER_X && CLUSTER_Y == 1, "the grid counts a tile's columns");
-static_assert(PIXELS <= PLACES && CHANNELS <= GROUP * 32 * QUAD, "sums have places, quads have threads");
+static_assert(CHANNELS <= GROUP * 32 * QUAD, "quads have threads");
 
 struct Shared {
     float4 x[ROWS_IN][COLUMNS_IN][CHANNELS / QUAD];
     float2 stats[CLUSTER_X][WARPS][PLACES]; // mean of a warp's channels, and sum of the squares around it
 };
-
-// Sums over the warp: lane l gets that of values[l / 2]. Each step halves what a lane has.
-template <u32 HALF> DEVICE float sums_of_warp(float (&values)[PLACES]) {
-    const bool upper = lane() & (2 * HALF);
-#pragma unroll
-    for (u32 i = 0; i < HALF; ++i) {
-        const float first = values[i], second = values[i + HALF];
-        values[i] = (upper ? second : first) + __shfl_xor_sync(0xffffffffu, upper ? first : second, 2 * HALF);
-    }
-    if constexpr (HALF > 1) return sums_of_warp<HALF / 2>(values);
-    return values[0] + __shfl_xor_sync(0xffffffffu, values[0], 1);
-}
-
-// The same of f(pixel).
-template <class F> DEVICE float sums_of_warp(const F& f) {
-    float values[PLACES];
-#pragma unroll
-    for (u32 p = 0; p < PLACES; ++p) values[p] = p < PIXELS ? f(p) : 0.0f;
-    return sums_of_warp<PLACES / 2>(values);
-}
 
 // A thread's results: two columns of a tile, four channels.
 struct Columns {
@@ -102,8 +82,8 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
         return float(min_of(most - min_of(from, most), 32) * QUAD);
     };
     const float mine = channels(rank, warp() % GROUP);
-    const float mean_of_warp = sums_of_warp([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
-    const float squares_of_warp = sums_of_warp([&](u32 p) {
+    const float mean_of_warp = sums_of_warp<PIXELS>([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
+    const float squares_of_warp = sums_of_warp<PIXELS>([&](u32 p) {
         const float mean = __shfl_sync(0xffffffffu, mean_of_warp, 2 * p);
         float sum = 0.0f;
         for (u32 k = 0; k < QUAD; ++k) sum += (y.at[p][k] - mean) * (y.at[p][k] - mean);

@@ -19,34 +19,19 @@
 constexpr u32 TILE = 3;
 constexpr u32 THREADS = 512;
 constexpr u32 WARP_CHANNELS = 128;
+#include "warp_sums.cuh"
 #include "window3.cuh"
 
 constexpr u32 PIXELS = TILE * TILE;
-constexpr u32 PLACES = 16; // for the pixels' sums, half as many as lanes
-static_assert(PIXELS <= PLACES && WARP_CHANNELS == 32 * QUAD, "sums have places, threads have quads");
+static_assert(WARP_CHANNELS == 32 * QUAD, "threads have quads");
 
 struct Parts {
     float of_warp[THREADS / 32][PLACES];
 };
 
-// Sums over the warp: lane l gets that of values[l / 2]. Each step halves what a lane has.
-template <u32 HALF> DEVICE float sums_of_warp(float (&values)[PLACES]) {
-    const bool upper = lane() & (2 * HALF);
-#pragma unroll
-    for (u32 i = 0; i < HALF; ++i) {
-        const float first = values[i], second = values[i + HALF];
-        values[i] = (upper ? second : first) + __shfl_xor_sync(0xffffffffu, upper ? first : second, 2 * HALF);
-    }
-    if constexpr (HALF > 1) return sums_of_warp<HALF / 2>(values);
-    return values[0] + __shfl_xor_sync(0xffffffffu, values[0], 1);
-}
-
 // Sums over the block of f(pixel), in every thread; always in the same order.
 template <class F> DEVICE void sums_of_block(float (&sums)[PIXELS], Parts& s, const F& f) {
-    float values[PLACES];
-#pragma unroll
-    for (u32 p = 0; p < PLACES; ++p) values[p] = p < PIXELS ? f(p) : 0.0f;
-    const float of_warp = sums_of_warp<PLACES / 2>(values);
+    const float of_warp = sums_of_warp<PIXELS>(f);
     __syncthreads(); // the sums before may still be being read
     if (lane() % 2 == 0) s.of_warp[warp()][lane() / 2] = of_warp;
     __syncthreads();
