@@ -120,6 +120,16 @@ DEVICE float apply(u32 function, float x) {
     }
 }
 
+// The same of several. The function is chosen once, so that a thread works on all of them side by side.
+template <u32 COUNT> DEVICE void apply_to(float (&v)[COUNT], u32 function) {
+    if (function == IDENTITY) return;
+    if (function == GELU_ERF) {
+        for (u32 i = 0; i < COUNT; ++i) v[i] = gelu(v[i]);
+    } else {
+        for (u32 i = 0; i < COUNT; ++i) v[i] = apply(function, v[i]);
+    }
+}
+
 // Sum over a warp, in every lane; always in the same order.
 DEVICE float warp_sum(float v) {
     for (u32 step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);

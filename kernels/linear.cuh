@@ -43,8 +43,19 @@ struct Epilogue {
     DEVICE void store(u32 row, u32 column, float sum) const {
         if (row < a.out.rows() && column < a.out.c) a.store(row * a.out.c + column, value(row, column, sum));
     }
-    // The same for a chunk of a row.
+    // The residual of a chunk of a row, which may lie where the result goes: it is read first. Memory takes long to answer,
+    // so that whoever has several chunks reads the next one's before it stores one.
+    DEVICE void load_residual(u32 row, u32 column, float (&to)[CHUNK]) const {
+        if (!a.has(RESIDUAL) || row >= a.out.rows() || column >= a.out.c) return;
+        load_reals(to, a.real(RESIDUAL) + row * a.out.c + column, a.out.c - column, a.out.c % CHUNK == 0);
+    }
+    // The same as above for a chunk of a row.
     DEVICE void store(u32 row, u32 column, float (&v)[CHUNK]) const {
+        float residual[CHUNK];
+        load_residual(row, column, residual);
+        store(row, column, v, residual);
+    }
+    DEVICE void store(u32 row, u32 column, float (&v)[CHUNK], const float (&residual)[CHUNK]) const {
         if (row >= a.out.rows() || column >= a.out.c) return;
         const u32 c = a.out.c, count = c - column, at = row * c + column;
         const bool aligned = c % CHUNK == 0;
@@ -53,10 +64,9 @@ struct Epilogue {
             load_tensor(ride, a.tensor(BIAS), column, count, true);
             for (u32 i = 0; i < CHUNK; ++i) v[i] += ride[i];
         }
-        for (u32 i = 0; i < CHUNK; ++i) v[i] = apply(a.constant[0], v[i]);
+        apply_to(v, a.constant[0]);
         if (a.has(RESIDUAL)) {
-            load_reals(ride, a.real(RESIDUAL) + at, count, aligned);
-            for (u32 i = 0; i < CHUNK; ++i) v[i] += ride[i];
+            for (u32 i = 0; i < CHUNK; ++i) v[i] += residual[i];
         }
         if (table) {
             const float* ab = table + row / a.out.tokens() * per_image + column;

@@ -26,18 +26,25 @@ constexpr u32 PER_BLOCK = 3072; // results, of the second pass
 #include "linear_tiles.cuh"
 static_assert(PER_BLOCK == CHUNK * THREADS, "a chunk a thread");
 
+// Sums of a part, as they are.
+struct Part {
+    const Args& a;
+    float* sums;
+    DEVICE void load_residual(u32, u32, float (&)[CHUNK]) const {}
+    DEVICE void store(u32 row, u32 column, const float (&y)[CHUNK], const float (&)[CHUNK]) const {
+        if (row >= a.out.rows() || column >= a.out.c) return;
+        float4* to = reinterpret_cast<float4*>(sums + row * a.out.c + column);
+        to[0] = {y[0], y[1], y[2], y[3]};
+        to[1] = {y[4], y[5], y[6], y[7]};
+    }
+};
+
 KERNEL_TILED(linear_split_sm90a) {
     SHARED_TILES(Stages, s);
     const u32 all = div_up(a.shape[X].c, TILE_K), each = div_up(all, SPLITS), from = blockIdx.z * each;
     // A part without terms multiplies the zeros behind them.
     const u32 count = from < all ? min_of(each, all - from) : 1;
-    float* part = a.scratch() + blockIdx.z * a.out.elements();
-    linear_tile(a, maps, s, from * TILE_K, count, [&](u32 row, u32 column, const float (&y)[CHUNK]) {
-        if (row >= a.out.rows() || column >= a.out.c) return;
-        float4* to = reinterpret_cast<float4*>(part + row * a.out.c + column);
-        to[0] = {y[0], y[1], y[2], y[3]};
-        to[1] = {y[4], y[5], y[6], y[7]};
-    });
+    linear_tile(a, maps, s, from * TILE_K, count, Part{a, a.scratch() + blockIdx.z * a.out.elements()});
 }
 
 KERNEL(linear_split_sm90a_sum) {

@@ -177,11 +177,12 @@ DEVICE void leave_squares(const Args& a, const Stages& s, u32 group) {
     }
 }
 
-// f(row, column, sums) for a chunk of the block's tile at a time, four neighbouring lanes along a row. It makes
-// results of them, whose squares are added up if the layer leaves that.
-// They change lanes through shared memory, which is also what keeps f from being written out for all sums.
-template <class F>
-DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2], u32 group, const F& f) {
+// end.store(row, column, sums, residual) for a chunk of the block's tile at a time, four neighbouring lanes along a row. It
+// makes results of them, whose squares are added up if the layer leaves that. The residual is what end.load_residual(row,
+// column, residual) has read while the chunk before was stored.
+// They change lanes through shared memory, which is also what keeps `end` from being written out for all sums.
+template <class End>
+DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2], u32 group, const End& end) {
     group_barrier<1, CONSUMERS * GROUP>(); // stages have been used
     const u32 first = group * 64 + warp() % 4 * 16;
 #pragma unroll
@@ -191,27 +192,39 @@ DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2]
         *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(sums[4 * j + 2], sums[4 * j + 3]);
     }
     __syncwarp();
-    for (u32 from = 0; from < TILE_N; from += 32) {
-        const u32 column = from + lane() % 4 * CHUNK;
-        Squares squares;
+    // Of 32 columns, chunk 0 and then, eight rows on, chunk 1.
+    const auto row_of = [&](u32 chunk) { return first + lane() / 4 + chunk % 2 * 8; };
+    const auto column_of = [&](u32 chunk) { return chunk / 2 * 32 + lane() % 4 * CHUNK; };
+    const auto load = [&](u32 chunk, float (&to)[CHUNK]) {
+        if (column_of(chunk) < TILE_N) end.load_residual(blockIdx.x * TILE_M + row_of(chunk), blockIdx.y * TILE_N + column_of(chunk), to);
+    };
+    Squares squares;
+    float next[CHUNK];
+    load(0, next);
 #pragma unroll 1
-        for (u32 row = first + lane() / 4, i = 0; i < 2; row += 8, ++i) {
-            if (TILE_N % 32 != 0 && column >= TILE_N) continue;
-            float chunk[CHUNK];
+    for (u32 i = 0; i < 2 * div_up(TILE_N, 32); ++i) {
+        const u32 row = row_of(i), column = column_of(i);
+        float residual[CHUNK], chunk[CHUNK];
+        for (u32 j = 0; j < CHUNK; ++j) residual[j] = next[j];
+        load(i + 1, next);
+        if (column < TILE_N) {
             load_reals(chunk, &s.sums[row][column], CHUNK, true);
-            f(blockIdx.x * TILE_M + row, blockIdx.y * TILE_N + column, chunk);
+            end.store(blockIdx.x * TILE_M + row, blockIdx.y * TILE_N + column, chunk, residual);
             squares.add(chunk);
         }
-        if (!a.squares()) continue;
+        if (!a.squares() || i % 2 == 0) continue;
         const float total = squares.total();
+        squares = {};
+        const u32 to = i / 2 * 32 + Squares::column();
         __syncwarp(); // all have read
-        if (from + Squares::column() < TILE_N) s.sums[first][from + Squares::column()] = total;
+        if (to < TILE_N) s.sums[first][to] = total;
     }
     if (a.squares()) leave_squares(a, s, group);
 }
 
-// A block's tile of the sums over `count` stages from term `first` on; f as above.
-template <class F> DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u32 count, const F& f) {
+// A block's tile of the sums over `count` stages from term `first` on; `end` as above.
+template <class End>
+DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u32 count, const End& end) {
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * CONSUMERS * CLUSTER);
         show_barriers();
@@ -232,14 +245,12 @@ template <class F> DEVICE void linear_tile(const Args& a, const Maps& maps, Stag
             consume(s, sums, group, count);
         }
         cluster_arrive(); // before the result is stored, which no other block waits for
-        each_chunk(a, s, sums, group, f);
+        each_chunk(a, s, sums, group, end);
     }
     cluster_wait(); // until then other blocks write to this one's stages and barriers
 }
 
 // The whole layer.
 DEVICE void linear_on_tiles(const Args& a, const Maps& maps, Stages& s) {
-    const Epilogue epilogue(a);
-    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K),
-                [&](u32 row, u32 column, float (&sums)[CHUNK]) { epilogue.store(row, column, sums); });
+    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), Epilogue(a));
 }
