@@ -1,6 +1,6 @@
 // pixel_unshuffle: y[row, col, ch·k² + i·k + j] = x[row·k + i, col·k + j, ch]
 //
-// x       [n, h·k, w·k, c] f32, arena  binding 2
+// x       [n, h·k, w·k, c] f32, arena  binding 2; rows and columns that do not fill a patch are left out
 // out     [n, h, w, c·k²] f32, arena   binding 1
 //
 // Launch     one lane per element of out, WG lanes a group.
@@ -23,7 +23,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let ch = i % p.out.c;
     let k = p.side;
-    let col = i / p.out.c % p.out.w * k + ch % k;
-    let row = i / p.out.c / p.out.w * k + ch / k % k; // counts over all images, of which each has whole patches
-    out[i] = x[(row * p.x.w + col) * p.x.c + ch / (k * k)];
+    let pixel = i / p.out.c;
+    let image = pixel / (p.out.h * p.out.w);
+    let row = pixel / p.out.w % p.out.h * k + ch / k % k;
+    let col = pixel % p.out.w * k + ch % k;
+    out[i] = x[((image * p.x.h + row) * p.x.w + col) * p.x.c + ch / (k * k)];
 }

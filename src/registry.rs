@@ -119,6 +119,8 @@ pub enum Fit {
     WindowAtMost(usize),
     /// This operand, a weight, is a window so wide.
     Window(usize, usize),
+    /// One of the op's [constants](crate::ops::Define::constants) is this.
+    Constant(usize, u32),
     /// The first operand has at most this many channels.
     ChannelsAtMost(usize),
     /// The result's channels are a multiple of this many, and the first operand's.
@@ -153,6 +155,7 @@ impl Fit {
             Fit::Window(i, width) => {
                 matches!(node.inputs[i], Some(Source::Weight(_, shape)) if (shape.w, shape.c) == (width, width))
             }
+            Fit::Constant(i, value) => node.op.constants()[i] == value,
             Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),
             Fit::ChannelsMultipleOf(of) => {
                 first.is_some_and(|x| x.c.is_multiple_of(of)) && node.output.shape.c.is_multiple_of(of)

@@ -43,6 +43,22 @@ pub fn modulate_in_place(isa: Isa, modulation: &[f32], c: usize, x: &mut [f32]) 
 /// Extent of an activation: `[n, h, w, c]`.
 pub type Extent = [usize; 4];
 
+/// `out [n, h / patch, w / patch, c·patch²]`: the patches of `x [n, h, w, c]`, of each channel's pixels row by row.
+pub fn pixel_unshuffle(x: &[f32], [n, h, w, c]: Extent, patch: usize, out: &mut [f32]) {
+    let [rows, columns] = [h / patch, w / patch];
+    let area = patch * patch;
+    assert!(x.len() == n * h * w * c && out.len() == n * rows * columns * c * area);
+    out.par_chunks_mut(columns * c * area).enumerate().for_each(|(line, out)| {
+        let first = (line / rows * h + line % rows * patch) * w;
+        for (column, out) in out.chunks_exact_mut(c * area).enumerate() {
+            for tap in 0..area {
+                let pixel = &x[(first + tap / patch * w + column * patch + tap % patch) * c..][..c];
+                out[tap..].iter_mut().step_by(area).zip(pixel).for_each(|(out, x)| *out = *x);
+            }
+        }
+    });
+}
+
 /// Bilinear resampling of `x [n, h, w, c]` to `out [n, h2, w2, c]`, corners on
 /// corners; with `accumulate`, `out` is added to.
 pub fn resample(isa: Isa, x: &[f32], [n, h, w, c]: Extent, [h2, w2]: [usize; 2], accumulate: bool, out: &mut [f32]) {

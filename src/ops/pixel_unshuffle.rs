@@ -3,8 +3,8 @@ use crate::shape::Shape;
 
 /// Pixels to channels: `y[row, col, ch·p² + i·p + j] = x[row·p + i, col·p + j, ch]`.
 ///
-/// Operands: `x [n, h·p, w·p, c]`. Result `[n, h, w, c·p²]`. The inverse of
-/// [`PixelShuffle`](super::PixelShuffle).
+/// Operands: `x [n, h·p, w·p, c]`. Result `[n, h, w, c·p²]`; rows and columns of `x` that do not fill a patch
+/// are dropped, as by a [`Conv2d`](super::Conv2d) of that stride. The inverse of [`PixelShuffle`](super::PixelShuffle).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PixelUnshuffle {
     /// Pixels a side, `p`.
@@ -19,8 +19,8 @@ impl Define for PixelUnshuffle {
     fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
         let p = self.patch;
         match *inputs {
-            [Some(x)] if x.h % p == 0 && x.w % p == 0 => Ok(Shape::new(x.n, x.h / p, x.w / p, x.c * p * p)),
-            _ => Err(format!("x [n, h, w, c] with h and w multiples of {p}")),
+            [Some(x)] if x.h.min(x.w) >= p => Ok(Shape::new(x.n, x.h / p, x.w / p, x.c * p * p)),
+            _ => Err(format!("x [n, h, w, c] with h and w of {p} or more")),
         }
     }
 
@@ -35,13 +35,19 @@ impl Define for PixelUnshuffle {
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (x, p) = (inputs[0].expect("x"), self.patch);
         for (i, y) in out.iter_mut().enumerate() {
-            let (ch, col, line) = (i % shape.c, i / shape.c % shape.w, i / shape.c / shape.w); // line counts over images
-            let (row, column) = (line * p + ch % (p * p) / p, col * p + ch % p);
-            *y = x.f32()[(row * x.shape.w + column) * x.shape.c + ch / (p * p)];
+            let (ch, col, row) = (i % shape.c, i / shape.c % shape.w, i / shape.c / shape.w % shape.h);
+            let (image, row, col) = (i / shape.c / shape.tokens(), row * p + ch % (p * p) / p, col * p + ch % p);
+            *y = x.f32()[((image * x.shape.h + row) * x.shape.w + col) * x.shape.c + ch / (p * p)];
         }
     }
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [2, 1, 3].map(|patch| Case::new(PixelUnshuffle { patch }, vec![slot(2, 6, 12, 5)])).to_vec()
+    let case = |patch, x| Case::new(PixelUnshuffle { patch }, vec![x]);
+    vec![
+        case(2, slot(2, 6, 12, 5)),
+        case(1, slot(2, 6, 12, 5)),
+        case(3, slot(2, 6, 12, 5)),
+        case(2, slot(2, 7, 5, 320)), // Stage B, between levels of odd sides
+    ]
 }

@@ -72,7 +72,7 @@ pub(super) static ROWS: &[Kernel] = &[
     reference("nearest_code"),
     reference("philox"),
     reference("pixel_shuffle"),
-    reference("pixel_unshuffle"),
+    row("pixel_unshuffle", "pixel_unshuffle", Caps::NONE, launch::pixel_unshuffle(Isa::Portable)),
     row("resample", "resample.avx512", Caps::AVX512, launch::resample(Isa::Avx512)),
     row("resample", "resample.avx2", Caps::AVX2, launch::resample(Isa::Avx2)),
     row("resample", "resample", Caps::NONE, launch::resample(Isa::Portable)),

@@ -205,6 +205,8 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("nearest_code", rows("ROWS")),
     only!("philox", THREADS),
     only!("pixel_shuffle", THREADS),
+    cuda!("pixel_unshuffle", "pixel_unshuffle.quads", Caps::NONE, [pass("pixel_unshuffle_quads", elements("ELEMENTS"))])
+        .fit(&[Fit::Constant(0, 2), Fit::ChannelsMultipleOf(4)]),
     only!("pixel_unshuffle", THREADS),
     only!("resample", THREADS),
     only!("scale", THREADS),

@@ -217,6 +217,16 @@ kernel!(
 );
 
 kernel!(
+    /// [`elementwise::pixel_unshuffle`]
+    pixel_unshuffle, PixelUnshuffle,
+    |op, call| {
+        let x = call.inputs[0].expect("x");
+        elementwise::pixel_unshuffle(x.f32(), extent(x.shape), op.patch, call.out)
+    },
+    |_op, _inputs, _out| 0
+);
+
+kernel!(
     /// [`conv::conv2d`]
     conv2d, Conv2d,
     |op, call| {
