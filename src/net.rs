@@ -14,7 +14,7 @@ pub mod unet;
 use std::fmt::Display;
 
 use crate::error::Result;
-use crate::ops::{Affine, BatchNorm, Function, LayerNorm, Linear, Op};
+use crate::ops::{Affine, BatchNorm, Function, LayerNorm, Linear, Op, PixelUnshuffle};
 use crate::plan::{Recorder, Slot, Source};
 use crate::tensor::Weight;
 use crate::weights::Checkpoint;
@@ -127,6 +127,17 @@ impl<'a> Net<'a> {
             with.modulation.and_then(|m| slot(m.counter)),
         ];
         self.op(full[0], Linear { function: with.function }, &inputs)
+    }
+
+    /// The convolution `name.{weight,bias}` of windows side by side, `patch` pixels a side:
+    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is a linear layer on patches, whose pixels lie as its weight has them.
+    pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
+        let weight = self.weights.require(&self.at(&format!("{name}.weight")), &[o, x.shape.c, patch, patch])?;
+        let weight = self.rec.weight(weight.reshape(&[o, x.shape.c * patch * patch]));
+        let bias = if bias { self.weight(&format!("{name}.bias"), &[o])? } else { None };
+        let x = self.op(name, PixelUnshuffle { patch }, &[slot(x)])?;
+        let inputs = [slot(x), Some(weight), bias, None, None, None, None, None];
+        self.op(name, Linear { function: Function::Identity }, &inputs)
     }
 
     /// Layer norm without affine.

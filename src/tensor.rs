@@ -209,6 +209,14 @@ impl Weight {
         Weight::new(weights[0].name.clone(), dims, parts)
     }
 
+    /// The same elements in other dimensions.
+    ///
+    /// # Panics
+    /// If there are more or fewer of them.
+    pub fn reshape(self, dims: &[usize]) -> Weight {
+        Weight::new(self.name, dims.to_vec(), self.parts)
+    }
+
     /// Dimensions as a [`Shape`]: `[c]`, `[out, in]`, or four of them in
     /// PyTorch's order. Leading ones of other ranks are dropped.
     pub fn shape(&self) -> Shape {

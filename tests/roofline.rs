@@ -76,7 +76,6 @@ const BELOW: &[(&str, f64, &str)] = &[
     ("linear.128x256.sm90a", 45.0, "the same, of 320 terms"),
     ("linear.128x160.sm90a", 67.0, "the same, of 1280 terms"),
     ("attention.sm90a", 73.0, "192 blocks of Stage C for 132 processors, one at a time on each; 91 % in Stage B"),
-    ("conv2d.mma", 7.0, "20 to 160 blocks, as Stage B has few pixels there; mma.sync, which Hopper runs at 62 %"),
     ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
     ("feed_forward.mma", 60.0, "mma.sync, which Hopper runs at 62 %: wgmma would save 1.3 ms of a picture"),
 ];

@@ -3,7 +3,7 @@
 use super::config::{Activation, ClipTextConfig, ClipVisionConfig};
 use super::{Net, With, slot};
 use crate::error::Result;
-use crate::ops::{Add, Attention, Concat, Conv2d, Embed, Function, Gather};
+use crate::ops::{Add, Attention, Concat, Embed, Function, Gather};
 use crate::plan::{Slot, Source};
 use crate::shape::Shape;
 
@@ -64,8 +64,7 @@ pub fn vision(
     let (c, patch, n) = (config.hidden_size, config.patch_size, pixels.shape.n);
     let mut model = net.scope("vision_model");
     let mut embed = model.scope("embeddings");
-    let weight = embed.weight("patch_embedding.weight", &[c, 3, patch, patch])?;
-    let patches = embed.op("patch_embedding", Conv2d { stride: patch, padding: 0 }, &[slot(pixels), weight, None])?;
+    let patches = embed.patches("patch_embedding", pixels, patch, c, false)?;
     let count = patches.shape.tokens();
     let positions = embed.weight("position_embedding.weight", &[count + 1, c])?;
     let class = embed.weight("class_embedding", &[1, c])?;

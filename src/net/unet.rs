@@ -7,7 +7,7 @@ use super::blocks::{EPS, attn_block, context_kv, res_block, timestep_block, time
 use super::config::{Block, UNetConfig};
 use super::{Modulation, Net, With, slot};
 use crate::error::Result;
-use crate::ops::{Activation, Add, Concat, Conv2d, ConvTranspose2d, Function, PixelShuffle, PixelUnshuffle, Resample};
+use crate::ops::{Activation, Add, Concat, ConvTranspose2d, Function, PixelShuffle, PixelUnshuffle, Resample};
 use crate::plan::Slot;
 use crate::shape::Shape;
 
@@ -245,12 +245,10 @@ impl UNet<'_> {
 
     /// From level `level − 1` to `level`.
     fn downscale(&self, net: &mut Net<'_>, x: Slot, level: usize) -> Result<Slot> {
-        let (from, to) = (x.shape.c, self.config.block_out_channels[level]);
+        let to = self.config.block_out_channels[level];
         let x = net.layer_norm("0", x, EPS)?;
         let Some(switch) = &self.config.switch_level else {
-            let weight = net.weight("1.weight", &[to, from, 2, 2])?;
-            let bias = net.weight("1.bias", &[to])?;
-            return net.op("1", Conv2d { stride: 2, padding: 0 }, &[slot(x), weight, bias]);
+            return net.patches("1", x, 2, to, true);
         };
         let x = net.linear("1.blocks.0", x, to, With::default())?;
         if !switch[level - 1] {

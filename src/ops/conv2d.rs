@@ -5,7 +5,8 @@ use crate::shape::Shape;
 ///
 /// Operands: `x [n, h, w, c]`, `weight [o, c, kh, kw]`, `bias [o]` if any.
 /// Result `[n, (h + 2·padding − kh) / stride + 1, …, o]`; rows and columns that
-/// do not fill a stride are dropped. 1×1 convolutions are [`Linear`](super::Linear).
+/// do not fill a stride are dropped. 1×1 convolutions are [`Linear`](super::Linear);
+/// so are those of windows side by side, after [`PixelUnshuffle`](super::PixelUnshuffle).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conv2d {
     /// Distance of neighbouring windows.
@@ -75,7 +76,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(Conv2d { stride, padding }, vec![x, weight(w), bias.then(|| weight(&w[..1])).flatten()]).bf16(2e-2)
     };
     vec![
-        case(2, 0, slot(1, 8, 8, 32), &[64, 32, 2, 2], true), // Stage B, between levels
+        case(2, 0, slot(1, 8, 8, 32), &[64, 32, 2, 2], true),
         case(2, 0, slot(2, 7, 5, 9), &[13, 9, 2, 2], true),   // odd size: last row and column dropped
         case(2, 1, slot(1, 12, 10, 16), &[24, 16, 4, 4], true), // Stage A, encoding
         case(2, 1, slot(2, 9, 6, 3), &[8, 3, 3, 3], false),
