@@ -9,6 +9,7 @@
 mod cpu;
 mod cuda;
 mod grid;
+mod queries;
 mod tiling;
 mod wgsl;
 
@@ -137,12 +138,14 @@ pub enum Fit {
     FactorOrAbsent(usize),
     /// No other tiling of the op takes less time.
     Tiling(&'static Tiling),
+    /// No other number of queries a block takes less time.
+    Queries(usize),
 }
 
 impl Fit {
     /// Whether the row could serve nodes that do not meet this, only slower.
     pub fn is_preference(&self) -> bool {
-        matches!(self, Fit::Tiling(_))
+        matches!(self, Fit::Tiling(_) | Fit::Queries(_))
     }
 
     /// Whether a node of `plan` fits.
@@ -170,6 +173,7 @@ impl Fit {
             },
             Fit::FactorOrAbsent(i) => node.inputs[i].is_none() || Fit::Factor(i).met(node, plan),
             Fit::Tiling(tiling) => tiling.is_best(node),
+            Fit::Queries(queries) => queries::is_best(queries, node),
         }
     }
 }

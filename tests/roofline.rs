@@ -75,7 +75,11 @@ const BELOW: &[(&str, f64, &str)] = &[
     ),
     ("linear.128x256.sm90a", 45.0, "the same, of 320 terms"),
     ("linear.128x160.sm90a", 67.0, "the same, of 1280 terms"),
-    ("attention.sm90a", 73.0, "192 blocks of Stage C for 132 processors, one at a time on each; 91 % in Stage B"),
+    (
+        "attention.192.sm90a",
+        76.0,
+        "320 times 64 queries of Stage B for 132 processors, of which most have three; of 17 tiles of keys the last has four",
+    ),
     ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
     ("feed_forward.mma", 60.0, "mma.sync, which Hopper runs at 62 %: wgmma would save 1.3 ms of a picture"),
 ];
@@ -196,7 +200,16 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> (f64, &'static str, Op
         None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
             vec![(memory, "memory"), (products / h100::MMA * turns(at_once as f64), "mma.sync")]
         }
-        None if kernel.op == "attention" => vec![(memory, "memory"), (products * turns(at_once as f64), "blocks")],
+        None if kernel.op == "attention" => {
+            // The queries of the processor that has most, and whole tiles of keys for each.
+            let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+            let queries = (blocks / h100::PROCESSORS).ceil() * of("QUERIES") as f64;
+            let tokens = |i: usize| node.inputs.get(i).copied().flatten().map_or(0, |source| source.shape().tokens());
+            let [_, dim, own, _] = node.op.constants()[..] else { panic!("an attention has four constants") };
+            let keys = own as usize * tokens(0).next_multiple_of(of("KEYS")) + tokens(1).next_multiple_of(of("KEYS"));
+            let flops = queries * 4.0 * (keys * dim as usize) as f64;
+            vec![(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")]
+        }
         None => {
             let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));
             let (l2, under_way) =
@@ -311,9 +324,9 @@ large model, `--dtype bf16`, guidance in Stage C, 20 + 10 steps. Shapes that tak
 longer. *Must*: MB that the op has to move, each byte once. *By L2*: MB that the kernel moves between L2 cache and processors, halos, weights of
 every tile and memory that passes share included. *Blocks*: of the largest launch, and threads of each. *Turns*: blocks by how many run at once.
 *Under way*: KiB that a processor asks for at once, of which latency and rate take 20. *Roof*: µs that memory or the tensor cores take at least.
-*Limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/tiling.rs`, ends of blocks included, `blocks` that processors are
-idle in the last turn. *Share*: of what the roofline allows. Apart from `tiles` it counts no launches, no ends of a block in which nothing moves and
-no instructions but products: kernels cannot exceed it. *ms*: of all calls of a picture, by count; none where no stage has the op.
+*Limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/tiling.rs`, ends of blocks included, `blocks` what the
+processor with most queries multiplies, tiles of keys filled up. *Share*: of what the roofline allows. Apart from `tiles` it counts no launches, no
+ends of a block in which nothing moves and no instructions but products: kernels cannot exceed it. *ms*: of all calls of a picture, by count; none where no stage has the op.
 `grn_scale.parts` is counted as if it read x; after a linear layer that leaves sums of squares it reads a 30th.
 
 | kernel | operands | must | by L2 | GFLOP | blocks | turns | under way | roof | limit | share | calls | ms |

@@ -114,6 +114,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(Attention { causal: true, ..own(4, 10) }, vec![slot(2, 1, 77, 120), None, index(&[9, 2])]).bf16(2e-2),
         Case::new(Attention { self_part: false, ..own(3, 8) }, vec![slot(2, 4, 3, 24), slot(2, 1, 5, 48), None]).bf16(2e-2),
         Case::new(Attention { causal: true, ..own(1, 64) }, vec![slot(1, 1, 70, 192), slot(1, 1, 5, 128), None]).bf16(2e-2),
+        Case::new(Attention { causal: true, ..own(2, 64) }, vec![slot(2, 1, 77, 384), None, index(&[9, 70])]).bf16(2e-2),
         // More tiles of keys than are copied ahead.
         Case::new(own(1, 64), vec![slot(1, 5, 79, 192), slot(1, 1, 133, 128), None]).bf16(2e-2),
         Case::new(own(1, 7), vec![slot(1, 1, 1, 21), None, None]).bf16(2e-2),

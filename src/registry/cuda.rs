@@ -54,6 +54,18 @@ macro_rules! hopper {
     };
 }
 
+/// An attention whose blocks have so many queries: `flash!("kernel", pass, queries)`.
+macro_rules! flash {
+    ($name:literal, $pass:expr, $queries:literal) => {
+        cuda!("attention", $name, HOPPER, [$pass])
+            .with_tiles(&[
+                Tile { operand: 0, per_image: true, rows: "COPY", among: "" },
+                Tile { operand: 1, per_image: true, rows: "COPY", among: "" },
+            ])
+            .fit(&[Fit::Factor(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64), Fit::Queries($queries)])
+    };
+}
+
 const ONE: Grid = [Axis::ONE; 3];
 const THREADS: Grid = elements("THREADS");
 
@@ -110,12 +122,8 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("add", "add.quads", Caps::NONE, [pass("add_quads", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("add", THREADS),
     only!("advance", ONE),
-    cuda!("attention", "attention.sm90a", HOPPER, [pass("attention_sm90a", QUERIES)])
-        .with_tiles(&[
-            Tile { operand: 0, per_image: true, rows: "COPY", among: "" },
-            Tile { operand: 1, per_image: true, rows: "COPY", among: "" },
-        ])
-        .fit(&[Fit::Factor(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64)]),
+    flash!("attention.192.sm90a", pass("attention_192_sm90a", QUERIES), 192),
+    flash!("attention.320.sm90a", pass("attention_320_sm90a", QUERIES), 320),
     cuda!("attention", "attention.mma", Caps::ROUND_BF16, [pass("attention_mma", QUERIES)]).fit(&[Fit::HeadDimAtMost(64)]),
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),

@@ -3,7 +3,7 @@
 use crate::plan::Node;
 
 /// Processors of an H100 or H200.
-const PROCESSORS: usize = 132;
+pub(super) const PROCESSORS: usize = 132;
 
 /// What the tensor cores of a processor multiply in a clock, as terms of bf16.
 const TERMS_PER_CLOCK: usize = 2048;

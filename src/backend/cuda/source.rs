@@ -2,6 +2,7 @@
 
 /// Files that kernels include and that hold numbers.
 const HEADERS: &[(&str, &str)] = &[
+    ("attention_tiles.cuh", include_str!("../../../kernels/attention_tiles.cuh")),
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
     ("chunk.cuh", include_str!("../../../kernels/chunk.cuh")),
     ("linear_tensor.cuh", include_str!("../../../kernels/linear_tensor.cuh")),
