@@ -14,7 +14,7 @@ mod tiling;
 mod wgsl;
 
 pub use grid::{Axis, Count, Grid, Of, Pass};
-pub use tiling::Tiling;
+pub use tiling::{Clocks, Tiling};
 
 use crate::ops::{Element, Op};
 use crate::plan::{Node, Plan, Source};

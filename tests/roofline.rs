@@ -20,7 +20,7 @@ use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::ops::{Element, Function, GroupNorm};
 use cascade_rt::pipeline::record::{Extent, record};
 use cascade_rt::plan::{Node, Plan, Recorder, Source};
-use cascade_rt::registry::{self, Caps, Cuda, Fit, Kernel, Lang, Launch};
+use cascade_rt::registry::{self, Caps, Clocks, Cuda, Fit, Kernel, Lang, Launch};
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
 use cascade_rt::synth::{self, Preset};
@@ -91,6 +91,7 @@ struct Line {
     calls: usize,
     roof: f64,
     seconds: f64,
+    ends: f64,
     limit: &'static str,
     cells: [String; 6],
 }
@@ -181,8 +182,23 @@ fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
     (all, of_block * (at_once as f64).min((blocks / h100::PROCESSORS).ceil()))
 }
 
-/// Seconds by count, what limits, bytes by L2 and bytes under way on a processor.
-fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> (f64, &'static str, Option<(f64, f64)>) {
+/// What a kernel takes: seconds by count of bytes and FLOP, and what limits; seconds of the ends of its blocks, where they are
+/// estimated; bytes by L2, and under way on a processor, where they are counted.
+struct Estimate {
+    seconds: f64,
+    limit: &'static str,
+    ends: f64,
+    moved: Option<(f64, f64)>,
+}
+
+impl Estimate {
+    fn of(limits: &[(f64, &'static str)]) -> Estimate {
+        let (seconds, limit) = *limits.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
+        Estimate { seconds, limit, ends: 0.0, moved: None }
+    }
+}
+
+fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
     let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
     let cost = plan.cost(node, true);
     let memory = cost.bytes as f64 / h100::MEMORY;
@@ -190,15 +206,13 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> (f64, &'static str, Op
     let turns = |at_once: f64| (blocks / (at_once * h100::PROCESSORS)).ceil() * at_once * h100::PROCESSORS / blocks;
     let rate = h100::FLOP * h100::PROCESSORS * h100::CLOCK;
     let products = cost.flops as f64 / rate;
-    let limits = match kernel.fit.iter().find_map(|fit| if let Fit::Tiling(tiling) = fit { Some(tiling) } else { None })
-    {
-        Some(tiling) => {
-            let x = node.inputs[0].expect("x").shape();
-            let clocks = tiling.clocks(x.rows(), node.output.shape.c, x.c);
-            vec![(memory, "memory"), (clocks as f64 / h100::CLOCK, "tiles")]
-        }
+    match kernel.fit.iter().find_map(|fit| if let Fit::Tiling(tiling) = fit { tiling.of(node) } else { None }) {
+        Some(Clocks { products, ends }) => Estimate {
+            ends: ends as f64 / h100::CLOCK,
+            ..Estimate::of(&[(memory, "memory"), (products as f64 / h100::CLOCK, "tiles")])
+        },
         None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
-            vec![(memory, "memory"), (products / h100::MMA * turns(at_once as f64), "mma.sync")]
+            Estimate::of(&[(memory, "memory"), (products / h100::MMA * turns(at_once as f64), "mma.sync")])
         }
         None if kernel.op == "attention" => {
             // The queries of the processor that has most, and whole tiles of keys for each.
@@ -208,7 +222,7 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> (f64, &'static str, Op
             let [_, dim, own, _] = node.op.constants()[..] else { panic!("an attention has four constants") };
             let keys = own as usize * tokens(0).next_multiple_of(of("KEYS")) + tokens(1).next_multiple_of(of("KEYS"));
             let flops = queries * 4.0 * (keys * dim as usize) as f64;
-            vec![(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")]
+            Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
         }
         None => {
             let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));
@@ -216,18 +230,15 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> (f64, &'static str, Op
                 moved(plan, node, &cuda, counts.unwrap_or_else(|| panic!("{} counts nothing", kernel.name)));
             let reads = cost.bytes as f64 - bytes(plan, node, node.inputs.len());
             let of_busiest = l2 / blocks * (blocks / h100::PROCESSORS).ceil();
-            let limits = vec![
+            let limits = [
                 (memory, "memory"),
                 (l2 / h100::L2, "L2"),
                 (of_busiest / h100::L2_OF_ONE, "one processor"),
                 (reads * h100::LATENCY / (under_way * blocks.min(h100::PROCESSORS)), "latency"),
             ];
-            let (seconds, limit) = limits.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
-            return (seconds, limit, Some((l2, under_way)));
+            Estimate { moved: Some((l2, under_way)), ..Estimate::of(&limits) }
         }
-    };
-    let (seconds, limit) = limits.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
-    (seconds, limit, None)
+    }
 }
 
 /// A plan of ops that no stage has, at shapes of networks that have them.
@@ -257,7 +268,7 @@ fn add_lines(lines: &mut Vec<Line>, plan: &Plan, repeats: impl Fn(&str) -> usize
             small += roof * calls as f64;
             continue;
         }
-        let (seconds, limit, moved) = estimate(plan, node, kernel);
+        let Estimate { seconds, limit, ends, moved } = estimate(plan, node, kernel);
         let (blocks, threads, at_once) = geometry(node, &cuda);
         let cells = [
             format!("{:.1}", cost.bytes as f64 / 1e6),
@@ -267,7 +278,7 @@ fn add_lines(lines: &mut Vec<Line>, plan: &Plan, repeats: impl Fn(&str) -> usize
             format!("{:.2}", blocks / (at_once as f64 * h100::PROCESSORS)),
             moved.map_or_else(String::new, |(_, bytes)| format!("{:.0}", bytes / 1024.0)),
         ];
-        lines.push(Line { kernel: kernel.name, operands: task.to_string(), calls, roof, seconds, limit, cells });
+        lines.push(Line { kernel: kernel.name, operands: task.to_string(), calls, roof, seconds, ends, limit, cells });
     }
     small
 }
@@ -284,11 +295,14 @@ fn kernels_reach_what_the_roofline_allows_by_count() {
 
     let (mut table, mut wrong) = (String::from(HEADER), Vec::new());
     for line in &lines {
-        let Line { kernel, operands, calls, roof, seconds, limit, cells } = line;
-        let (share, all, roof) = (100.0 * roof / seconds, 1e3 * seconds * *calls as f64, 1e6 * roof);
+        let Line { kernel, operands, calls, roof, seconds, ends, limit, cells } = line;
+        let (share, all) = (100.0 * roof / seconds, seconds + ends);
+        let with_ends = if *ends > 0.0 { format!("{:.0} %", 100.0 * roof / all) } else { String::new() };
+        let (roof, all) = (1e6 * roof, 1e3 * all * *calls as f64);
         let cells = cells.join(" | ");
-        let row =
-            format!("| `{kernel}` | {operands} | {cells} | {roof:.1} | {limit} | {share:.0} % | {calls} | {all:.2} |");
+        let row = format!(
+            "| `{kernel}` | {operands} | {cells} | {roof:.1} | {limit} | {share:.0} % | {with_ends} | {calls} | {all:.2} |"
+        );
         writeln!(table, "{row}").unwrap();
         let least = BELOW.iter().find(|(below, ..)| below == kernel).map_or(WANTED, |(_, least, _)| *least);
         if share.round() < least {
@@ -296,13 +310,15 @@ fn kernels_reach_what_the_roofline_allows_by_count() {
         }
     }
     let all = |time: fn(&Line) -> f64| 1e3 * lines.iter().map(|line| time(line) * line.calls as f64).sum::<f64>();
-    let (roof, seconds, small) = (all(|line| line.roof), all(|line| line.seconds), 1e3 * small);
+    let (roof, seconds, small) = (all(|line| line.roof), all(|line| line.seconds + line.ends), 1e3 * small);
     write!(table, "\nAll of these: {roof:.1} ms at the roofline, {seconds:.1} ms by count; what is left out, {small:.1} ms at the roofline.\n").unwrap();
     write!(table, "\n## Below {WANTED:.0} %\n\nEach with the least that it reaches at one of its shapes.\n\n").unwrap();
     for (kernel, least, why) in BELOW {
         let shares = lines.iter().filter(|line| line.kernel == *kernel).map(|line| 100.0 * line.roof / line.seconds);
         let worst = shares.fold(f64::INFINITY, f64::min).round();
-        assert!(worst == *least, "{kernel} reaches {worst:.0} % at least, and BELOW says {least:.0}");
+        if worst != *least {
+            wrong.push(format!("{kernel} reaches {worst:.0} % at least, and BELOW says {least:.0}"));
+        }
         writeln!(table, "* `{kernel}`, {least:.0} %: {why}").unwrap();
     }
     let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ROOFLINE.md");
@@ -310,7 +326,7 @@ fn kernels_reach_what_the_roofline_allows_by_count() {
         std::fs::write(&at, &table).unwrap();
     }
     let current = std::fs::read_to_string(&at).unwrap_or_default() == table;
-    assert!(wrong.is_empty(), "below what is wanted, and BELOW does not say why:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "below what is wanted, or not as BELOW says:\n{}", wrong.join("\n"));
     assert!(
         current,
         "kernels/ROOFLINE.md is not what the kernels count; CASCADE_ROOFLINE=update cargo test --test roofline writes it"
@@ -324,11 +340,12 @@ large model, `--dtype bf16`, guidance in Stage C, 20 + 10 steps. Shapes that tak
 longer. *Must*: MB that the op has to move, each byte once. *By L2*: MB that the kernel moves between L2 cache and processors, halos, weights of
 every tile and memory that passes share included. *Blocks*: of the largest launch, and threads of each. *Turns*: blocks by how many run at once.
 *Under way*: KiB that a processor asks for at once, of which latency and rate take 20. *Roof*: µs that memory or the tensor cores take at least.
-*Limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/tiling.rs`, ends of blocks included, `blocks` what the
-processor with most queries multiplies, tiles of keys filled up. *Share*: of what the roofline allows. Apart from `tiles` it counts no launches, no
-ends of a block in which nothing moves and no instructions but products: kernels cannot exceed it. *ms*: of all calls of a picture, by count; none where no stage has the op.
+*Limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/tiling.rs` (products, copies from L2, shared memory), `blocks` what
+the processor with most queries multiplies, tiles of keys filled up. *Share*: of what the roofline allows, by count of bytes and FLOP: kernels cannot exceed it. *With ends*: also with the
+begin of a block and its end, in which results are made of sums, as far as they are estimated; no launches. *ms*: of all calls of a picture, with ends; none
+where no stage has the op.
 `grn_scale.parts` is counted as if it read x; after a linear layer that leaves sums of squares it reads a 30th.
 
-| kernel | operands | must | by L2 | GFLOP | blocks | turns | under way | roof | limit | share | calls | ms |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| kernel | operands | must | by L2 | GFLOP | blocks | turns | under way | roof | limit | share | with ends | calls | ms |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";

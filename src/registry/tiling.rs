@@ -1,5 +1,6 @@
 //! Which tiles a product is cut into on a Hopper GPU: an estimate of how long each takes, as data.
 
+use crate::ops::{Function, Linear, Op};
 use crate::plan::Node;
 
 /// Processors of an H100 or H200.
@@ -8,11 +9,27 @@ pub(super) const PROCESSORS: usize = 132;
 /// What the tensor cores of a processor multiply in a clock, as terms of bf16.
 const TERMS_PER_CLOCK: usize = 2048;
 
-/// Bytes that a processor gets from the L2 cache in a clock, about.
-const BYTES_PER_CLOCK: usize = 40;
+/// Bytes that copies of tiles bring a processor from the L2 cache in a clock, if all ask: what products of others get whose
+/// tiles of 128 x 256 are not shared, 700 TFLOP/s.
+const BYTES_PER_CLOCK: usize = 36;
+
+/// Bytes that a processor's shared memory takes or gives in a clock.
+const SHARED_PER_CLOCK: usize = 128;
 
 /// Terms of a stage.
 const STAGE: usize = 64;
+
+/// Bytes of a stage's row.
+const ROW: usize = 2 * STAGE;
+
+/// Rows that a group of warps multiplies.
+const GROUP: usize = 64;
+
+/// Clocks from a block's begin to its first product.
+const BEGIN: usize = 1800;
+
+/// Clocks that a launch takes which depends on one before.
+const LAUNCH: usize = 2500;
 
 /// How a kernel cuts a product into tiles, one a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,32 +55,56 @@ pub(super) static LINEAR: [Tiling; 7] = [
     Tiling { rows: 128, channels: 80, cluster: (1, 2), splits: 4 },
 ];
 
+/// What a product takes, clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clocks {
+    /// While factors move and are multiplied, by count of bytes and terms: idle processors of the last turn included.
+    pub products: usize,
+    /// While a block begins, and while its sums become results, by count of instructions.
+    pub ends: usize,
+}
+
+impl Clocks {
+    /// Both.
+    pub fn all(&self) -> usize {
+        self.products + self.ends
+    }
+}
+
 impl Tiling {
     /// Whether none of the tilings takes less time for a linear layer.
     pub(super) fn is_best(&self, node: &Node) -> bool {
-        let Some(x) = node.inputs.first().copied().flatten().map(|x| x.shape()) else { return false };
-        let clocks = |tiling: &Tiling| tiling.clocks(x.rows(), node.output.shape.c, x.c);
+        let clocks = |tiling: &Tiling| tiling.of(node).map_or(usize::MAX, |clocks| clocks.all());
         LINEAR.iter().min_by_key(|tiling| clocks(tiling)) == Some(self)
     }
 
-    /// Clocks that a linear layer takes, by an estimate that is good for comparing tilings. Nothing in it has been
-    /// measured.
-    pub fn clocks(&self, rows: usize, channels: usize, terms: usize) -> usize {
+    /// What a linear layer takes.
+    pub fn of(&self, node: &Node) -> Option<Clocks> {
+        let Op::Linear(Linear { function }) = node.op else { return None };
+        let x = node.inputs.first().copied().flatten()?.shape();
+        Some(self.clocks(x.rows(), node.output.shape.c, x.c, function))
+    }
+
+    /// The same by an estimate that is good for comparing tilings. Nothing in it has been measured.
+    pub fn clocks(&self, rows: usize, channels: usize, terms: usize, function: Function) -> Clocks {
         let across = |count: usize, tile: usize, cluster: usize| count.div_ceil(tile).next_multiple_of(cluster);
         let blocks = across(rows, self.rows, self.cluster.0) * across(channels, self.channels, self.cluster.1);
-        let waves = (blocks * self.splits).div_ceil(PROCESSORS);
-        // A stage takes as long as its products, or as its tiles take to arrive.
+        let turns = (blocks * self.splits).div_ceil(PROCESSORS);
+        // A stage takes as long as its products; or as its tiles take to arrive; or as shared memory takes to give every
+        // group its rows of x and the weight's tile, and to take the next tiles.
         let products = self.rows * self.channels * STAGE / TERMS_PER_CLOCK;
-        let bytes = (self.rows / self.cluster.1 + self.channels / self.cluster.0) * STAGE * 2;
+        let arriving = (self.rows / self.cluster.1 + self.channels / self.cluster.0) * ROW / BYTES_PER_CLOCK;
+        let shared = (2 * self.rows + self.channels * (self.rows / GROUP + 1)) * ROW / SHARED_PER_CLOCK;
         let stages = terms.div_ceil(STAGE).div_ceil(self.splits);
-        // A block's begin, until the first stage is there, and its end, in which every sum becomes a result.
-        let ends = 1800 + self.rows * self.channels / 6;
+        // Instructions for a result, of which a processor does 128 in a clock: 17 are the function.
+        let results = if function == Function::GeluErf { 4 } else { 9 };
+        let ends = BEGIN + self.rows * self.channels / results;
         // Parts are written and read, and added up by a launch of its own.
-        let adding = match self.splits {
-            1 => 0,
-            splits => 2500 + 2 * splits * rows * channels * 4 / (PROCESSORS * BYTES_PER_CLOCK / 2),
+        let (adding, launch) = match self.splits {
+            1 => (0, 0),
+            splits => (2 * splits * rows * channels * 4 / (PROCESSORS * BYTES_PER_CLOCK / 2), LAUNCH),
         };
-        waves * (stages * products.max(bytes / BYTES_PER_CLOCK) + ends) + adding
+        Clocks { products: turns * stages * products.max(arriving).max(shared) + adding, ends: turns * ends + launch }
     }
 }
 
@@ -72,7 +113,8 @@ mod tests {
     use super::*;
 
     fn best(rows: usize, channels: usize, terms: usize) -> (usize, usize, usize) {
-        let tiling = LINEAR.iter().min_by_key(|tiling| tiling.clocks(rows, channels, terms)).unwrap();
+        let gelu = if channels > terms { Function::GeluErf } else { Function::Identity };
+        let tiling = LINEAR.iter().min_by_key(|tiling| tiling.clocks(rows, channels, terms, gelu).all()).unwrap();
         (tiling.rows, tiling.channels, tiling.splits)
     }
 
