@@ -32,15 +32,19 @@ DEVICE void load_tensor(float (&to)[CHUNK], const Tensor& x, u32 first, u32 coun
         return;
     }
     const u16* at = static_cast<const u16*>(x.at) + first;
-    u16 bits[CHUNK];
+    u32 pairs[CHUNK / 2] = {};
     if (aligned && count >= CHUNK) {
         const uint4 all = *reinterpret_cast<const uint4*>(at);
-        const u32 pairs[CHUNK / 2] = {all.x, all.y, all.z, all.w};
-        for (u32 i = 0; i < CHUNK; ++i) bits[i] = u16(pairs[i / 2] >> (i % 2 * 16));
+        pairs[0] = all.x, pairs[1] = all.y, pairs[2] = all.z, pairs[3] = all.w;
     } else {
-        for (u32 i = 0; i < CHUNK; ++i) bits[i] = i < count ? at[i] : u16(0);
+        for (u32 i = 0; i < CHUNK; ++i) pairs[i / 2] |= i < count ? u32(at[i]) << (i % 2 * 16) : 0;
     }
-    for (u32 i = 0; i < CHUNK; ++i) to[i] = x.kind == BF16 ? from_bf16(bits[i]) : from_f16(bits[i]);
+    // One question for all, not one for each.
+    if (x.kind == BF16) {
+        for (u32 i = 0; i < CHUNK; ++i) to[i] = from_bf16(u16(pairs[i / 2] >> (i % 2 * 16)));
+    } else {
+        for (u32 i = 0; i < CHUNK; ++i) to[i] = from_f16(u16(pairs[i / 2] >> (i % 2 * 16)));
+    }
 }
 
 // Sets elements of the result, `count` from `first` on; `aligned` if that is a multiple of eight.

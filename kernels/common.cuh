@@ -114,8 +114,8 @@ DEVICE float gelu(float x) {
 DEVICE float apply(u32 function, float x) {
     switch (function) {
     case GELU_ERF: return gelu(x);
-    case QUICK_GELU: return x / (1.0f + expf(-1.702f * x));
-    case SILU: return x / (1.0f + expf(-x));
+    case QUICK_GELU:
+    case SILU: return x / (1.0f + expf((function == SILU ? -1.0f : -1.702f) * x));
     default: return x;
     }
 }

@@ -34,7 +34,7 @@ KERNEL(linear) {
         s, sums, depth, [&](u32 k) { return my_row < rows ? prologue(k, x[my_row * depth + k]) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? weight[my_column * depth + k] : 0.0f; });
 
-    const Epilogue epilogue(a);
+    const Epilogue<false> epilogue(a);
     for (u32 i = 0; i < SIDE; ++i) {
         for (u32 j = 0; j < SIDE; ++j) epilogue.store(row + result_row(i), column + result_column(j), sums[i][j]);
     }

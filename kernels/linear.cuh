@@ -17,8 +17,9 @@ struct Prologue {
     }
 };
 
-// From a sum of products to the result: bias, function, residual, timestep table.
-struct Epilogue {
+// From a sum of products to the result: bias, function, residual, timestep table. WHOLE: channels are a multiple of a
+// chunk.
+template <bool WHOLE> struct Epilogue {
     const Args& a;
     const float* table;  // the step's row, of image 0
     u32 per_image;       // from an image's row of the table to the next one's
@@ -29,6 +30,10 @@ struct Epilogue {
             per_image = t.n == 1 ? 0 : t.w * t.c;
         }
     }
+    DEVICE bool inside(u32 row, u32 column) const { return row < a.out.rows() && column < a.out.c; }
+    DEVICE u32 count(u32 column) const { return WHOLE ? CHUNK : a.out.c - column; }
+    DEVICE bool aligned() const { return WHOLE || a.out.c % CHUNK == 0; }
+
     DEVICE float value(u32 row, u32 column, float sum) const {
         if (a.has(BIAS)) sum += a.tensor(BIAS)[column];
         sum = apply(a.constant[0], sum);
@@ -41,28 +46,22 @@ struct Epilogue {
         return sum;
     }
     DEVICE void store(u32 row, u32 column, float sum) const {
-        if (row < a.out.rows() && column < a.out.c) a.store(row * a.out.c + column, value(row, column, sum));
+        if (inside(row, column)) a.store(row * a.out.c + column, value(row, column, sum));
     }
-    // The residual of a chunk of a row, which may lie where the result goes: it is read first. Memory takes long to answer,
-    // so that whoever has several chunks reads the next one's before it stores one.
+
+    // For a chunk of a row, in parts: whoever has several rows reads the bias once, and the residuals of the next
+    // chunks, for which memory takes long, before the results of these.
+    DEVICE void load_bias(u32 column, float (&to)[CHUNK]) const {
+        if (a.has(BIAS) && column < a.out.c) load_tensor(to, a.tensor(BIAS), column, count(column), true);
+    }
     DEVICE void load_residual(u32 row, u32 column, float (&to)[CHUNK]) const {
-        if (!a.has(RESIDUAL) || row >= a.out.rows() || column >= a.out.c) return;
-        load_reals(to, a.real(RESIDUAL) + row * a.out.c + column, a.out.c - column, a.out.c % CHUNK == 0);
+        if (a.has(RESIDUAL) && inside(row, column)) load_reals(to, a.real(RESIDUAL) + row * a.out.c + column, count(column), aligned());
     }
-    // The same as above for a chunk of a row.
-    DEVICE void store(u32 row, u32 column, float (&v)[CHUNK]) const {
-        float residual[CHUNK];
-        load_residual(row, column, residual);
-        store(row, column, v, residual);
-    }
-    DEVICE void store(u32 row, u32 column, float (&v)[CHUNK], const float (&residual)[CHUNK]) const {
-        if (row >= a.out.rows() || column >= a.out.c) return;
-        const u32 c = a.out.c, count = c - column, at = row * c + column;
-        const bool aligned = c % CHUNK == 0;
-        float ride[CHUNK];
+    DEVICE void store(u32 row, u32 column, float (&v)[CHUNK], const float (&bias)[CHUNK], const float (&residual)[CHUNK]) const {
+        if (!inside(row, column)) return;
+        const u32 c = a.out.c;
         if (a.has(BIAS)) {
-            load_tensor(ride, a.tensor(BIAS), column, count, true);
-            for (u32 i = 0; i < CHUNK; ++i) v[i] += ride[i];
+            for (u32 i = 0; i < CHUNK; ++i) v[i] += bias[i];
         }
         apply_to(v, a.constant[0]);
         if (a.has(RESIDUAL)) {
@@ -70,11 +69,17 @@ struct Epilogue {
         }
         if (table) {
             const float* ab = table + row / a.out.tokens() * per_image + column;
-            float shift[CHUNK];
-            load_reals(ride, ab, count, aligned);
-            load_reals(shift, ab + c, count, aligned);
-            for (u32 i = 0; i < CHUNK; ++i) v[i] = v[i] * (1.0f + ride[i]) + shift[i];
+            float scale[CHUNK], shift[CHUNK];
+            load_reals(scale, ab, count(column), aligned());
+            load_reals(shift, ab + c, count(column), aligned());
+            for (u32 i = 0; i < CHUNK; ++i) v[i] = v[i] * (1.0f + scale[i]) + shift[i];
         }
-        store_result(a, at, count, v, aligned);
+        store_result(a, row * c + column, count(column), v, aligned());
+    }
+    DEVICE void store(u32 row, u32 column, float (&v)[CHUNK]) const {
+        float bias[CHUNK], residual[CHUNK];
+        load_bias(column, bias);
+        load_residual(row, column, residual);
+        store(row, column, v, bias, residual);
     }
 };

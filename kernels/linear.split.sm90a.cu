@@ -30,8 +30,9 @@ static_assert(PER_BLOCK == CHUNK * THREADS, "a chunk a thread");
 struct Part {
     const Args& a;
     float* sums;
+    DEVICE void load_bias(u32, float (&)[CHUNK]) const {}
     DEVICE void load_residual(u32, u32, float (&)[CHUNK]) const {}
-    DEVICE void store(u32 row, u32 column, const float (&y)[CHUNK], const float (&)[CHUNK]) const {
+    DEVICE void store(u32 row, u32 column, const float (&y)[CHUNK], const float (&)[CHUNK], const float (&)[CHUNK]) const {
         if (row >= a.out.rows() || column >= a.out.c) return;
         float4* to = reinterpret_cast<float4*>(sums + row * a.out.c + column);
         to[0] = {y[0], y[1], y[2], y[3]};
@@ -56,5 +57,5 @@ KERNEL(linear_split_sm90a_sum) {
         load_reals(part, a.scratch() + i * a.out.elements() + first, CHUNK, true);
         for (u32 j = 0; j < CHUNK; ++j) y[j] += part[j];
     }
-    Epilogue(a).store(first / a.out.c, first % a.out.c, y);
+    Epilogue<true>(a).store(first / a.out.c, first % a.out.c, y);
 }

@@ -40,7 +40,7 @@ DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
     } else {
         product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, weight, column, a.out.c);
     }
-    const Epilogue epilogue(a);
+    const Epilogue<false> epilogue(a);
     Squares squares;
     sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
         epilogue.store(row + r, column + c, v);

@@ -177,10 +177,10 @@ DEVICE void leave_squares(const Args& a, const Stages& s, u32 group) {
     }
 }
 
-// end.store(row, column, sums, residual) for a chunk of the block's tile at a time, four neighbouring lanes along a row. It
-// makes results of them, whose squares are added up if the layer leaves that. The residual is what end.load_residual(row,
-// column, residual) has read while the chunk before was stored.
-// They change lanes through shared memory, which is also what keeps `end` from being written out for all sums.
+// end.store(row, column, sums, bias, residual) for the chunks of the block's tile, four neighbouring lanes along a row. It makes
+// results of them, whose squares are added up if the layer leaves that. end.load_bias(column, …) and end.load_residual(row,
+// column, …) read what it adds, the residuals of the next chunks before these are stored.
+// Sums change lanes through shared memory, which is also what keeps `end` from being written out for all of them.
 template <class End>
 DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2], u32 group, const End& end) {
     group_barrier<1, CONSUMERS * GROUP>(); // stages have been used
@@ -192,32 +192,41 @@ DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2]
         *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(sums[4 * j + 2], sums[4 * j + 3]);
     }
     __syncwarp();
-    // Of 32 columns, chunk 0 and then, eight rows on, chunk 1.
-    const auto row_of = [&](u32 chunk) { return first + lane() / 4 + chunk % 2 * 8; };
-    const auto column_of = [&](u32 chunk) { return chunk / 2 * 32 + lane() % 4 * CHUNK; };
-    const auto load = [&](u32 chunk, float (&to)[CHUNK]) {
-        if (column_of(chunk) < TILE_N) end.load_residual(blockIdx.x * TILE_M + row_of(chunk), blockIdx.y * TILE_N + column_of(chunk), to);
-    };
-    Squares squares;
-    float next[CHUNK];
-    load(0, next);
-#pragma unroll 1
-    for (u32 i = 0; i < 2 * div_up(TILE_N, 32); ++i) {
-        const u32 row = row_of(i), column = column_of(i);
-        float residual[CHUNK], chunk[CHUNK];
-        for (u32 j = 0; j < CHUNK; ++j) residual[j] = next[j];
-        load(i + 1, next);
-        if (column < TILE_N) {
-            load_reals(chunk, &s.sums[row][column], CHUNK, true);
-            end.store(blockIdx.x * TILE_M + row, blockIdx.y * TILE_N + column, chunk, residual);
-            squares.add(chunk);
+    // Of every SLICE columns a lane has a chunk of two rows, eight rows apart.
+    constexpr u32 SLICE = 4 * CHUNK, ROWS = 2;
+    const u32 row = first + lane() / 4, column = lane() % 4 * CHUNK;
+    float next[ROWS][CHUNK];
+    const auto load = [&](u32 from) {
+        if (from + column >= TILE_N) return;
+#pragma unroll
+        for (u32 r = 0; r < ROWS; ++r) {
+            end.load_residual(blockIdx.x * TILE_M + row + 8 * r, blockIdx.y * TILE_N + from + column, next[r]);
         }
-        if (!a.squares() || i % 2 == 0) continue;
+    };
+    load(0);
+#pragma unroll 1
+    for (u32 from = 0; from < TILE_N; from += SLICE) {
+        const u32 at = blockIdx.y * TILE_N + from + column;
+        float residual[ROWS][CHUNK];
+#pragma unroll
+        for (u32 i = 0; i < ROWS * CHUNK; ++i) residual[i / CHUNK][i % CHUNK] = next[i / CHUNK][i % CHUNK];
+        load(from + SLICE);
+        Squares squares;
+        if (from + column < TILE_N) {
+            float bias[CHUNK];
+            end.load_bias(at, bias);
+#pragma unroll
+            for (u32 r = 0; r < ROWS; ++r) {
+                float chunk[CHUNK];
+                load_reals(chunk, &s.sums[row + 8 * r][from + column], CHUNK, true);
+                end.store(blockIdx.x * TILE_M + row + 8 * r, at, chunk, bias, residual[r]);
+                squares.add(chunk);
+            }
+        }
+        if (!a.squares()) continue;
         const float total = squares.total();
-        squares = {};
-        const u32 to = i / 2 * 32 + Squares::column();
         __syncwarp(); // all have read
-        if (to < TILE_N) s.sums[first][to] = total;
+        if (from + Squares::column() < TILE_N) s.sums[first][from + Squares::column()] = total;
     }
     if (a.squares()) leave_squares(a, s, group);
 }
@@ -252,5 +261,5 @@ DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u
 
 // The whole layer.
 DEVICE void linear_on_tiles(const Args& a, const Maps& maps, Stages& s) {
-    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), Epilogue(a));
+    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), Epilogue<true>(a));
 }
