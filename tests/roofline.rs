@@ -271,7 +271,16 @@ fn add_lines(lines: &mut Vec<Line>, plan: &Plan, repeats: impl Fn(&str) -> usize
             format!("{:.2}", blocks / (at_once as f64 * h100::PROCESSORS)),
             moved.map_or_else(String::new, |(_, bytes)| format!("{:.0}", bytes / 1024.0)),
         ];
-        lines.push(Line { kernel: kernel.name, operands: task.to_string(), calls, roof, seconds, with_ends, limit, cells });
+        lines.push(Line {
+            kernel: kernel.name,
+            operands: task.to_string(),
+            calls,
+            roof,
+            seconds,
+            with_ends,
+            limit,
+            cells,
+        });
     }
     small
 }
@@ -306,7 +315,8 @@ fn kernels_reach_what_the_roofline_allows_by_count() {
         }
     }
     let all = |time: fn(&Line) -> f64| 1e3 * lines.iter().map(|line| time(line) * line.calls as f64).sum::<f64>();
-    let (roof, seconds, small) = (all(|line| line.roof), all(|line| line.with_ends.unwrap_or(line.seconds)), 1e3 * small);
+    let (roof, seconds, small) =
+        (all(|line| line.roof), all(|line| line.with_ends.unwrap_or(line.seconds)), 1e3 * small);
     write!(table, "\nAll of these: {roof:.1} ms at the roofline, {seconds:.1} ms by count; what is left out, {small:.1} ms at the roofline.\n").unwrap();
     write!(table, "\n## Below {WANTED:.0} %\n\nEach with the least that it reaches at one of its shapes.\n\n").unwrap();
     for (kernel, least, why) in BELOW {
