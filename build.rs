@@ -31,13 +31,22 @@ fn kernels() -> Vec<String> {
     stems
 }
 
+/// What is made of a kernel: PTX, by name, and the architecture that it is compiled for. As `TARGETS` of `tools/ptx`.
+fn targets(stem: &str) -> Vec<(String, &'static str)> {
+    if stem.ends_with(".sm90a") {
+        return vec![(format!("{stem}.ptx"), "90a")];
+    }
+    vec![(format!("{stem}.ptx"), "80"), (format!("{stem}.sm90.ptx"), "90")]
+}
+
 /// Looks at what `tools/ptx` made. Where it is not of these sources, the build stops; but not if the kernels are built
 /// for the host as well: who works on them there needs no nvcc, and tests/ptx.rs has the last word.
 fn check(kernels: &[String]) {
     let folder = Path::new("kernels/ptx");
     let is_stale = |stem: &&String| {
         let first = format!("// Made by tools/ptx from kernels/{stem}.cu, sources {}.\n", fingerprint(stem));
-        !fs::read_to_string(folder.join(format!("{stem}.ptx"))).is_ok_and(|text| text.starts_with(&first))
+        let is_of_it = |ptx| fs::read_to_string(folder.join(ptx)).is_ok_and(|text| text.starts_with(&first));
+        !targets(stem).into_iter().all(|(ptx, _)| is_of_it(ptx))
     };
     let stale: Vec<&str> = kernels.iter().filter(is_stale).map(String::as_str).collect();
     println!("cargo::rustc-env=CASCADE_STALE_PTX={}", stale.join(" "));
@@ -76,10 +85,9 @@ fn compiled_by(nvcc: &str, kernels: &[String]) -> PathBuf {
     println!("cargo::rustc-env=CASCADE_STALE_PTX=");
     let folder = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("ptx");
     fs::create_dir_all(&folder).expect("it can be made");
-    for stem in kernels {
-        let arch = if stem.ends_with(".sm90a") { "-arch=compute_90a" } else { "-arch=compute_80" };
+    for (stem, (ptx, arch)) in kernels.iter().flat_map(|stem| targets(stem).into_iter().map(move |made| (stem, made))) {
         let mut command = std::process::Command::new(nvcc);
-        command.args(["-ptx", "-std=c++17", "-O3", arch, "-o"]).arg(folder.join(format!("{stem}.ptx")));
+        command.args(["-ptx", "-std=c++17", "-O3", &format!("-arch=compute_{arch}"), "-o"]).arg(folder.join(ptx));
         let done = command.arg(format!("kernels/{stem}.cu")).status();
         let done = done.unwrap_or_else(|e| panic!("CASCADE_NVCC={nvcc}: {e}"));
         assert!(done.success(), "CASCADE_NVCC={nvcc} does not compile kernels/{stem}.cu");

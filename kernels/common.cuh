@@ -22,11 +22,24 @@ DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
 
 #include "ptx.cuh"
 
+// A kernel as `entry` declares it. Its body comes after the macro, with these parameters: that of a launch which has waited
+// for the one before it, and lets the next one come when it is done.
+#define KERNEL_AS(entry, body, parameters, ...)                                                                       \
+    DEVICE void body parameters;                                                                                      \
+    entry {                                                                                                           \
+        wait_for_launch_before();                                                                                     \
+        body(__VA_ARGS__);                                                                                            \
+        let_next_launch_begin();                                                                                      \
+    }                                                                                                                 \
+    DEVICE void body parameters
+
 #ifdef __CUDACC__
 // KERNEL(name) or KERNEL(name, blocks): a kernel. Its block has THREADS threads in one row, THREADS being a
 // constant of its file; registers are shared out so that so many blocks run at once on one processor.
 #define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
-#define KERNEL_OF(name, blocks, ...) extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(Args a)
+#define KERNEL_OF(name, blocks, ...)                                                                                  \
+    KERNEL_AS(extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(Args a), name##_body,                \
+              (const Args& a), a)
 // The shared memory of a block, at most 48 KiB; one such line a kernel. Its contents are arbitrary.
 #define SHARED(Type, name) __shared__ Type name
 #endif

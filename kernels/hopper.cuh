@@ -20,20 +20,23 @@ struct Maps {
 
 #ifdef __CUDACC__
 // KERNEL, given maps as well, for clusters of CLUSTER_X by CLUSTER_Y blocks; one block at a time on a processor.
-#define KERNEL_TILED(name)                                                                                          \
-    extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, 1)              \
-        name(const __grid_constant__ Args a, const __grid_constant__ Maps maps)
+#define KERNEL_TILED(name)                                                                                            \
+    KERNEL_AS(extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, 1)      \
+                  name(const __grid_constant__ Args a, const __grid_constant__ Maps maps),                            \
+              name##_body, (const Args& a, const Maps& maps), a, maps)
 // KERNEL(name, blocks) for clusters of CLUSTER_X by CLUSTER_Y blocks.
-#define KERNEL_CLUSTER(name, blocks)                                                                                \
-    extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, blocks)         \
-        name(const __grid_constant__ Args a)
+#define KERNEL_CLUSTER(name, blocks)                                                                                  \
+    KERNEL_AS(extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, blocks) \
+                  name(const __grid_constant__ Args a),                                                               \
+              name##_body, (const Args& a), a)
 // The shared memory of a block, SHARED bytes, where the swizzle begins; one such line a kernel.
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
     extern __shared__ __align__(1024) unsigned char shared_bytes[];                                                 \
     Type& name = *reinterpret_cast<Type*>(shared_bytes)
 #else
-#define KERNEL_TILED(name) extern "C" void kernel_##name(Args a, const Maps& maps)
+#define KERNEL_TILED(name)                                                                                            \
+    KERNEL_AS(extern "C" void kernel_##name(Args a, const Maps& maps), name##_body, (const Args& a, const Maps& maps), a, maps)
 #define KERNEL_CLUSTER(name, blocks) KERNEL(name, blocks)
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \

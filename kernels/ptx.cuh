@@ -12,6 +12,23 @@ DEVICE float from_f16(u16 bits) {
     return value;
 }
 
+// Waits until the launch before this one is over and all that it wrote can be seen. A launch may begin sooner where the host
+// says so, so this comes before anything else. Compiled for older machines, on which none does, it is nothing.
+DEVICE void wait_for_launch_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Says that this block is done: when all are, the next launch may begin, as far as its wait. Not sooner, or the first
+// processors to have room would get all of its blocks.
+DEVICE void let_next_launch_begin() {
+#if __CUDA_ARCH__ >= 900
+    __syncthreads();
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 DEVICE u32 shared_address(const void* at) { return static_cast<u32>(__cvta_generic_to_shared(at)); }
 
 // Asks for 16 bytes to be copied to shared memory; zeros if not `inside`. Both ends lie at multiples of 16.
@@ -88,12 +105,16 @@ inline float from_f16(u16 bits) {
     return __uint_as_float(sign | ((rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u)));
 }
 
+inline void wait_for_launch_before() { host::wait_for_launch_before(); }
+inline void let_next_launch_begin() { __syncthreads(); }
+
 inline float power_of_two(float x) { return exp2f(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
 inline void copy_async(void* shared, const void* global, bool inside) {
     host::must_be_aligned(shared, 16);
     host::must_be_aligned(global, 16);
+    host::must_have_waited();
     host::fiber->open.push_back({shared, global, inside ? 16u : 0u, 16});
 }
 

@@ -60,6 +60,9 @@ impl Caps {
     pub const SOFTWARE: Caps = Caps(1 << 7);
     /// CUDA compute capability 9.0 and what only it has: wgmma, setmaxnreg.
     pub const SM90A: Caps = Caps(1 << 8);
+    /// CUDA compute capability 9.0 or above, and a driver that records it: a launch may begin before the one before it
+    /// is over (programmatic dependent launch).
+    pub const DEPENDENT_LAUNCH: Caps = Caps(1 << 9);
 
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
@@ -71,6 +74,7 @@ impl Caps {
         (Caps::COOPERATIVE, "cooperative_matrix"),
         (Caps::SOFTWARE, "software"),
         (Caps::SM90A, "sm_90a"),
+        (Caps::DEPENDENT_LAUNCH, "dependent_launch"),
     ];
 
     /// All that there is.
@@ -241,6 +245,8 @@ pub struct Cuda {
     pub source: &'static str,
     /// What the compiler made of it.
     pub ptx: &'static str,
+    /// The same for devices with [`Caps::DEPENDENT_LAUNCH`]: its kernels wait for the launch before.
+    pub ptx_sm90: &'static str,
     /// Kernels, run one after the other.
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.

@@ -187,7 +187,8 @@ fn check_bf16(name: &str, folder: &str) {
     let fixture = Fixture::open(name);
     let exact = fixture.output("output");
     let theirs = relative_l2(&fixture.output("output_bf16"), &exact);
-    let emulated = [Caps::ROUND_BF16, Caps::ROUND_BF16.and(Caps::SM90A)];
+    let hopper = Caps::SM90A.and(Caps::DEPENDENT_LAUNCH);
+    let emulated = [Caps::ROUND_BF16, Caps::ROUND_BF16.and(hopper)];
     let mut backends: Vec<_> = emulated.into_iter().filter_map(|caps| cuda::emulated(caps, false)).collect();
     for (choice, device) in devices::all() {
         let rounding = device.caps.and(Caps::ROUND_BF16);

@@ -83,6 +83,7 @@ cascade_switch:
 
 [[noreturn]] void run_fiber() {
     body(*arguments, tensor_maps);
+    must_have_waited();
     fiber->done = true;
     --block->running;
     for (;;) yield();
@@ -117,7 +118,7 @@ void begin(Block& b, unsigned char* stacks) {
         f.of = &b;
         f.thread = {i, 0, 0};
         f.index = i;
-        f.done = false;
+        f.waited = f.done = false;
         f.waits_for = nullptr;
         f.exchanges = 0;
         f.open.clear();

@@ -21,7 +21,8 @@
 #define __device__
 #define __forceinline__ inline
 #define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
-#define KERNEL_OF(name, ...) extern "C" void kernel_##name(Args a, const void*)
+#define KERNEL_OF(name, ...)                                                                                          \
+    KERNEL_AS(extern "C" void kernel_##name(Args a, const void*), name##_body, (const Args& a), a)
 #define SHARED(Type, name) Type& name = *static_cast<Type*>(host::shared_memory(sizeof(Type)))
 
 struct uint3 {
@@ -71,6 +72,7 @@ struct Fiber {
     Block* of;
     uint3 thread;
     unsigned index;
+    bool waited; // for the launch before
     bool done;
     void* stopped_at;                       // its stack, while it does not run
     const Condition* waits_for;             // or null
@@ -148,6 +150,15 @@ template <class T> const T (&exchange(const T& mine))[LANES] {
     std::memcpy(&all[lane()], &mine, sizeof(T));
     wait_warp();
     return all;
+}
+
+// A launch may begin before the one before it is over: until a thread has waited for that, memory is not its own.
+inline void wait_for_launch_before() {
+    if (fiber->waited) fail("a second wait for the launch before");
+    fiber->waited = true;
+}
+inline void must_have_waited() {
+    if (!fiber->waited) fail("a thread that has not waited for the launch before");
 }
 
 inline void must_be_aligned(const void* at, std::uintptr_t to) {

@@ -108,6 +108,7 @@ void barrier_wait(const void* at, unsigned parity) {
 
 void tile_copy(void* to, const TensorMap& map, int channel, int row, int image, const void* barrier, unsigned ranks) {
     must_be_aligned(to, 1024); // where the swizzle begins
+    must_have_waited();
     if (map.address % 16 != 0 || map.stride[0] % 16 != 0 || map.stride[1] % 16 != 0) fail("a tensor that is not aligned");
     if (map.tile[0] * 2 != ROW || map.tile[1] > 256 || map.tile[2] != 1) fail("a tile that cannot be copied at once");
     if (ranks == 0 || ranks >> block->cluster->size != 0) fail("a block that the cluster does not have");

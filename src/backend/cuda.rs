@@ -123,7 +123,9 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
                 None => {
                     let entries: Vec<_> = cuda.passes.iter().map(|pass| pass.entry).collect();
                     let shared = source::number(cuda.source, "SHARED").unwrap_or(0) as u32;
-                    let loaded = self.context.load(cuda.ptx, &entries, shared)?;
+                    let dependent = self.device().caps.contains(Caps::DEPENDENT_LAUNCH);
+                    let ptx = if dependent { cuda.ptx_sm90 } else { cuda.ptx };
+                    let loaded = self.context.load(ptx, &entries, shared)?;
                     functions.entry(kernel.name).or_insert(loaded).clone()
                 }
             };

@@ -117,7 +117,7 @@ pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
     Ok(all)
 }
 
-/// A device that has what `kernel` needs, `more` and nothing else, so that the registry
+/// A device that has what `kernel` needs, `more` and nothing else that a kernel may need, so that the registry
 /// chooses it wherever it fits; `None` if no such device is here. Shaders in `shader_dir` replace those of the same name.
 ///
 /// # Errors
@@ -131,10 +131,13 @@ pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Resu
             Some(i) => Some(Box::new(Wgpu::with_caps(i, needs, shader_dir)?)),
             None => None,
         },
-        Launch::Cuda(_) => match cuda::usable().iter().find(|(_, device)| met(device.caps)) {
-            Some((i, _)) => Some(cuda::with_caps(*i, needs)?),
-            None => cuda::emulated(needs, true),
-        },
+        Launch::Cuda(_) => {
+            let caps = needs.and(Caps::DEPENDENT_LAUNCH); // no kernel needs it; how they are launched does
+            match cuda::usable().iter().find(|(_, device)| met(device.caps)) {
+                Some((i, _)) => Some(cuda::with_caps(*i, caps)?),
+                None => cuda::emulated(caps, true),
+            }
+        }
         Launch::Cpu(_) => None,
     })
 }

@@ -1,5 +1,5 @@
-//! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it,
-//! and build.rs says where the PTX lies that is embedded.
+//! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it, and
+//! `<name>.sm90.ptx` unless it is for Hopper anyway; build.rs says where the PTX lies that is embedded.
 
 use super::grid::{channels, elements, pass, product, rows, squares, tiles};
 use super::tiling::LINEAR;
@@ -7,10 +7,20 @@ use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of, Square
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
-    ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
+    ($op:literal, $name:literal, HOPPER, $passes:tt) => {
+        cuda!($op, $name, HOPPER, ".ptx", $passes)
+    };
+    ($op:literal, $name:literal, Caps::SM90A, $passes:tt) => {
+        cuda!($op, $name, Caps::SM90A, ".ptx", $passes)
+    };
+    ($op:literal, $name:literal, $needs:expr, $passes:tt) => {
+        cuda!($op, $name, $needs, ".sm90.ptx", $passes)
+    };
+    ($op:literal, $name:literal, $needs:expr, $sm90:literal, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Cuda {
             source: include_str!(concat!("../../kernels/", $name, ".cu")),
             ptx: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, ".ptx")),
+            ptx_sm90: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, $sm90)),
             passes: const { &[$($pass),+] },
             scratch: &[],
             tiles: &[],

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 from machine import Machine, NotMeasured
 
@@ -191,3 +192,18 @@ def demo(machine: Machine) -> dict:
         pictures.append({"device": name, "file": file.name, "seconds": round(time.monotonic() - start, 2),
                          "stages": (done or {}).get("seconds")})
     return {"pictures": pictures}
+
+
+def dependent_launch(machine: Machine) -> dict:
+    """The same bytes whether launches begin before the one before them is over or not."""
+    device, bytes_of = machine.hardware("cuda")["name"], {}
+    with machine.scratch() as scratch:
+        for words in [], ["--without", "dependent_launch"]:
+            for dtype in "f32", "bf16":
+                file = Path(scratch) / f"{dtype}.png"
+                done = machine.json([machine.program("cascade-rt"), "generate", "a red apple on a blue background", "-m",
+                                     machine.root / "models/demo", "--device", device, "--dtype", dtype, *words,
+                                     "-o", file, "--force", "--json"], 30)
+                bytes_of.setdefault(dtype, []).append(file.read_bytes() if done else None)
+    different = [dtype for dtype, (early, late) in bytes_of.items() if early != late or early is None]
+    return {"device": device, "different": different, "status": "failed" if different else "ok"}

@@ -81,11 +81,20 @@ def synthetic_large(machine: Machine) -> dict:
     return pictures(machine, Size(machine, "large"), gpu(machine))
 
 
-def synthetic_large_sm80(machine: Machine) -> dict:
-    """What Hopper's own kernels are worth: the same picture by those of older GPUs."""
+def synthetic_large_without(machine: Machine, ability: str) -> dict:
     if not machine.offers("bench"):
         raise NotMeasured("this program has no `bench`")
-    return pictures(machine, Size(machine, "large"), gpu(machine), words=["--without", "sm_90a"])
+    return pictures(machine, Size(machine, "large"), gpu(machine), words=["--without", ability])
+
+
+def synthetic_large_sm80(machine: Machine) -> dict:
+    """What Hopper's own kernels are worth: the same picture by those of older GPUs."""
+    return synthetic_large_without(machine, "sm_90a")
+
+
+def synthetic_large_serial(machine: Machine) -> dict:
+    """What launches that begin early are worth: the same picture by one after the other."""
+    return synthetic_large_without(machine, "dependent_launch")
 
 
 def synthetic_lite_vulkan(machine: Machine) -> dict:

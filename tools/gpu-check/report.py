@@ -136,6 +136,7 @@ def milliseconds(result: dict, key: str) -> str:
 def end_to_end(results: dict) -> list:
     names = {"synthetic-lite": "lite, CUDA", "synthetic-lite-vulkan": "lite, Vulkan", "synthetic-large": "large, CUDA",
              "synthetic-large-sm80": "large, CUDA, without Hopper's kernels",
+             "synthetic-large-serial": "large, CUDA, each launch after the one before",
              "beside-large": "large, CUDA, the files that diffusers read", "diffusers-eager": "large, diffusers eager",
              "diffusers-compiled": "large, diffusers compiled"}
     ours = results.get("beside-large", {})

@@ -74,8 +74,16 @@ pub(super) trait Driver {
     /// The kernels `entries` of a module, each to be launched with up to `shared` bytes of shared memory.
     fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[Self::Function]>>;
 
-    /// Hands over a launch, or records it. Kernels that copy tiles take `maps` too.
-    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()>;
+    /// Hands over a launch, or records it. Kernels that copy tiles take `maps` too. If it is `dependent`, its blocks may
+    /// begin when those of the launch before are done, before what they wrote can be seen: its kernel waits for that.
+    fn launch(
+        &self,
+        function: &Self::Function,
+        geometry: Geometry,
+        args: &Args,
+        maps: Option<&Maps>,
+        dependent: bool,
+    ) -> Outcome<()>;
 
     /// Records the launches that `launches` makes instead of handing them over.
     fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Self::Graph>;

@@ -108,6 +108,14 @@ impl Allocation {
     }
 }
 
+/// A kernel of a module.
+#[derive(Debug, Clone)]
+pub(super) struct Function {
+    name: CString,
+    /// Whether its PTX waits for the launch before.
+    waits: bool,
+}
+
 /// A launch that can be repeated.
 type Launch = (CString, Geometry, Args, Option<Maps>);
 
@@ -211,7 +219,7 @@ impl Emulated {
 
 impl Driver for Emulated {
     type Buffer = Rc<Allocation>;
-    type Function = CString;
+    type Function = Function;
     type Graph = Vec<Launch>;
 
     fn device(&self) -> &Device {
@@ -286,12 +294,27 @@ impl Driver for Emulated {
         Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(maps)))
     }
 
-    fn load(&self, _: &str, entries: &[&str], _: u32) -> Outcome<Rc<[CString]>> {
-        Ok(entries.iter().map(|name| CString::new(*name).expect("names have no zero bytes")).collect())
+    fn load(&self, ptx: &str, entries: &[&str], _: u32) -> Outcome<Rc<[Function]>> {
+        let function = |entry: &&str| {
+            let body = ptx.split(&format!(".entry {entry}(")).nth(1).and_then(|rest| rest.split(".entry ").next());
+            let waits = body.is_some_and(|body| body.contains("griddepcontrol.wait;"));
+            Function { name: CString::new(*entry).expect("names have no zero bytes"), waits }
+        };
+        Ok(entries.iter().map(function).collect())
     }
 
-    fn launch(&self, function: &CString, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()> {
-        let launch = (function.clone(), geometry, *args, maps.copied());
+    fn launch(
+        &self,
+        function: &Function,
+        geometry: Geometry,
+        args: &Args,
+        maps: Option<&Maps>,
+        dependent: bool,
+    ) -> Outcome<()> {
+        if dependent && !function.waits {
+            return Err(self.fault(&function.name, "may begin before the launch before it is over, and does not wait"));
+        }
+        let launch = (function.name.clone(), geometry, *args, maps.copied());
         match self.recording().as_mut() {
             Some(recorded) => {
                 recorded.push(launch);

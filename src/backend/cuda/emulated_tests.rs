@@ -153,6 +153,50 @@ fn weights_go_up_while_phases_before_them_run() {
 }
 
 #[test]
+fn launches_begin_early_after_other_launches_alone() {
+    let mut rec = Recorder::new();
+    let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
+    let mut x = input;
+    for name in ["one", "two", "three"] {
+        x = rec.node(name, crate::ops::Scale { factor: 2.0 }, &[Some(Source::Slot(x))]).unwrap();
+    }
+    rec.keep(x);
+    let plan = Arc::new(rec.finish());
+    for caps in [Caps::DEPENDENT_LAUNCH, Caps::NONE] {
+        let early = if caps == Caps::NONE { "launch" } else { "dependent launch" };
+        let gpu = device_with(caps, u64::MAX);
+        let mut program = gpu.compile(plan.clone()).unwrap();
+        let launches = || {
+            let mut calls = gpu.context.driver().calls.take();
+            calls.retain(|call| call.ends_with("launch"));
+            calls
+        };
+        let values: Vec<f32> = (0..4 * SIDE).map(|j| j as f32).collect();
+        program.write(input, bytemuck::cast_slice(&values)).unwrap();
+        program.run(0..3).unwrap();
+        assert_eq!(launches(), ["launch", early, early], "before a recording there is no launch");
+        program.time(0..3).unwrap();
+        assert_eq!(launches(), ["launch"; 3], "what is timed begins after what is not");
+        let mut result = vec![0f32; 4 * SIDE];
+        program.read(x, bytemuck::cast_slice_mut(&mut result)).unwrap();
+        assert!(result.iter().zip(&values).all(|(y, x)| *y == 8.0 * x));
+    }
+}
+
+#[test]
+fn only_what_waits_may_begin_early() {
+    let gpu = Emulated::new(Caps::DEPENDENT_LAUNCH, false);
+    let row = registry::kernels(Lang::Cuda).find(|kernel| kernel.name == "add").unwrap();
+    let Launch::Cuda(cuda) = row.launch else { unreachable!("rows of CUDA are CUDA") };
+    let geometry = Geometry { grid: [1; 3], threads: 256, cluster: [1; 2], shared: 0 };
+    for (ptx, may) in [(cuda.ptx, false), (cuda.ptx_sm90, true)] {
+        let add = &gpu.load(ptx, &["add"], 0).unwrap()[0];
+        let launch = |dependent| gpu.launch(add, geometry, &bytemuck::Zeroable::zeroed(), None, dependent);
+        assert_eq!((launch(false).is_ok(), launch(true).is_ok()), (true, may));
+    }
+}
+
+#[test]
 fn hopper_runs_the_kernels_of_older_gpus_too() {
     let mut rec = Recorder::new();
     let input = rec.input(Shape::matrix(SIDE, SIDE), Element::Factor);
@@ -304,8 +348,16 @@ impl Driver for Failing {
     fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[Self::Function]>> {
         self.call("load", |inner| inner.load(ptx, entries, shared))
     }
-    fn launch(&self, function: &Self::Function, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()> {
-        self.call("launch", |inner| inner.launch(function, geometry, args, maps))
+    fn launch(
+        &self,
+        function: &Self::Function,
+        geometry: Geometry,
+        args: &Args,
+        maps: Option<&Maps>,
+        dependent: bool,
+    ) -> Outcome<()> {
+        let name = if dependent { "dependent launch" } else { "launch" };
+        self.call(name, |inner| inner.launch(function, geometry, args, maps, dependent))
     }
     fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Self::Graph> {
         self.call("record", |inner| inner.record(launches))

@@ -62,6 +62,9 @@ type Version = (u32, u32);
 /// The CUDA version of which the calls are: the driver must be that of this version or a later one.
 pub(super) const CALLS: Version = (12, 0);
 
+/// The first version that records launches which may begin before the one before them is over: edges of a graph say so.
+pub(super) const DEPENDENT_LAUNCHES: Version = (12, 3);
+
 /// Versions of CUDA, with that of their PTX and the first driver that has them.
 const VERSIONS: &[(Version, Version, u32)] = &[
     ((12, 0), (8, 0), 525),

@@ -18,7 +18,7 @@ use crate::backend::weights::{Memory, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::{Cuda, Pass};
+use crate::registry::{Caps, Cuda, Pass};
 
 /// Blocks along y and z that a device allows; along x there are 2³¹ − 1.
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -196,12 +196,16 @@ impl<D: Driver> CudaProgram<D> {
         operand::is_bf16(&self.plan, slot, self.context.driver().device().stores_bf16())
     }
 
+    /// Hands over the launches of some nodes, or records them. Each but the first may begin before the one before it is
+    /// over; what comes before the first need not be a launch.
     fn launch(&self, driver: &D, nodes: Range<usize>) -> Outcome<()> {
+        let mut dependent = false;
         for i in nodes {
             let (args, maps) = self.args[i].as_ref().expect("the node's phase has been prepared");
             let node = &self.nodes[i];
             for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
-                driver.launch(function, *geometry, args, maps.as_ref().filter(|_| p == 0))?;
+                driver.launch(function, *geometry, args, maps.as_ref().filter(|_| p == 0), dependent)?;
+                dependent = driver.device().caps.contains(Caps::DEPENDENT_LAUNCH);
             }
         }
         Ok(())

@@ -12,15 +12,12 @@ use std::time::Duration;
 use cudarc::driver::sys::{
     self, CUdeviceptr, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
-use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
-    result,
-};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
 use super::args::Args;
 use super::driver::{Driver, Geometry};
-use super::fault::{CALLS, Fault, Outcome, needed};
+use super::fault::{CALLS, DEPENDENT_LAUNCHES, Fault, Outcome, needed};
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::error::{Error, Result};
@@ -29,14 +26,9 @@ use crate::registry::Caps;
 /// Lowest compute capability that the kernels are compiled for.
 const LOWEST: (i32, i32) = (8, 0);
 
-/// The one compute capability that has what the kernels for Hopper use.
+/// The one compute capability that has what the kernels for Hopper use, and the first whose launches may begin before the
+/// one before them is over.
 const HOPPER: (i32, i32) = (9, 0);
-
-// SAFETY: plain numbers, laid out as the kernels' `Args`, whose size a test of both sides pins.
-unsafe impl DeviceRepr for Args {}
-
-// SAFETY: plain numbers, laid out as the kernels' `Maps`, whose size a test of both sides pins.
-unsafe impl DeviceRepr for Maps {}
 
 // Each of `Maps` is where the driver may write one.
 const _: () = {
@@ -177,7 +169,9 @@ impl Real {
         let name = guarded(index, || context.name())?;
         let (free, _) = guarded(index, || context.mem_get_info())?;
         let name = format!("{name} (CUDA, compute capability {major}.{minor})");
-        let caps = if (major, minor) == HOPPER { Caps::SM90A } else { Caps::NONE };
+        let hopper = if (major, minor) == HOPPER { Caps::SM90A } else { Caps::NONE };
+        let dependent = (major, minor) >= HOPPER && version >= DEPENDENT_LAUNCHES;
+        let caps = hopper.and(if dependent { Caps::DEPENDENT_LAUNCH } else { Caps::NONE });
         let device = super::describe(name, Kind::Gpu, caps, free as u64);
         let (staging, next, replays) = Default::default();
         Ok(Self { device, context, stream, uploads, staging, next, replays })
@@ -332,24 +326,44 @@ impl Driver for Real {
         entries.iter().map(load).collect()
     }
 
-    fn launch(&self, function: &CudaFunction, geometry: Geometry, args: &Args, maps: Option<&Maps>) -> Outcome<()> {
-        let config = LaunchConfig {
-            grid_dim: geometry.grid.into(),
-            block_dim: (geometry.threads, 1, 1),
-            shared_mem_bytes: geometry.shared,
+    fn launch(
+        &self,
+        function: &CudaFunction,
+        geometry: Geometry,
+        args: &Args,
+        maps: Option<&Maps>,
+        dependent: bool,
+    ) -> Outcome<()> {
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
-        let mut builder = self.stream.launch_builder(function);
-        builder.arg(args);
-        if let Some(maps) = maps {
-            builder.arg(maps);
-        }
-        // SAFETY: the kernel takes one `Args` by value, and `Maps` if its row has tiles; its clusters are in
-        // its PTX. Every address in both is that of a living buffer of
-        // this driver, or 0 where there is no operand: `CudaProgram`, its only maker, holds them, and
-        // dropping one waits for the device. Kernels stay inside their operands' shapes, which
-        // tests/kernels.rs checks on the host.
-        let done = unsafe { builder.launch(config) };
-        self.check(done).map(drop)
+        let [x, y, z] = geometry.grid;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: geometry.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: geometry.shared,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: dependent.into(),
+        };
+        let maps = maps.map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut parameters = [std::ptr::from_ref(args).cast_mut().cast(), maps.cast_mut().cast::<c_void>()];
+        self.check(self.context.bind_to_thread())?;
+        // SAFETY: the kernel takes one `Args` by value, and `Maps` if its row has tiles, plain numbers that the driver
+        // copies before it returns, as it does `config`; its clusters are in its PTX. Every address in both is that of
+        // a living buffer of this driver, or 0 where there is no operand: `CudaProgram`, its only maker, holds them, and
+        // dropping one waits for the device. Kernels stay inside their operands' shapes, which tests/kernels.rs checks
+        // on the host. One that may begin early waits before it reads or writes, which tests/ptx.rs checks.
+        let call = unsafe {
+            sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut())
+        };
+        self.check(call.result())
     }
 
     fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<CudaGraph> {
