@@ -96,15 +96,6 @@ struct Softmax {
     }
 };
 
-// Sets four elements of the result, from a multiple of four on.
-DEVICE void store_four(const Args& a, u32 first, const float4& v) {
-    if (a.out_kind == BF16) {
-        *reinterpret_cast<uint2*>(static_cast<u16*>(a.out_at) + first) = make_uint2(to_bf16(v.x, v.y), to_bf16(v.z, v.w));
-    } else {
-        *reinterpret_cast<float4*>(static_cast<float*>(a.out_at) + first) = v;
-    }
-}
-
 // The queries of one group.
 DEVICE void attend(const Args& a, const Maps& maps, Tiles& s, const Order& order, u32 group) {
     const Head& head = order.head;
@@ -193,15 +184,10 @@ DEVICE void attend(const Args& a, const Maps& maps, Tiles& s, const Order& order
         const u32 row = token + half * 8;
 #pragma unroll
         for (u32 j = 0; j < DIM / 8; j += 2) {
-            // Neighbouring lanes exchange halves of two products' columns, so that each has four in a row.
-            const bool odd = lane() % 2 != 0;
-            const float *mine = &sums[4 * j + 2 * half], *next = mine + 4;
-            const float first = __shfl_xor_sync(0xffffffffu, odd ? mine[0] : next[0], 1);
-            const float second = __shfl_xor_sync(0xffffffffu, odd ? mine[1] : next[1], 1);
-            const float4 four = {(odd ? first : mine[0]) * scale, (odd ? second : mine[1]) * scale,
-                                 (odd ? next[0] : first) * scale, (odd ? next[1] : second) * scale};
-            const u32 column = blockIdx.y * DIM + (j + u32(odd)) * 8 + lane() % 4 / 2 * 4;
-            if (row < head.tokens) store_four(a, (blockIdx.z * head.tokens + row) * head.channels + column, four);
+            Quad y = row_quad(&sums[4 * j + 2 * half]);
+            for (u32 k = 0; k < QUAD; ++k) y[k] *= scale;
+            const u32 column = blockIdx.y * DIM + (j + lane() % 2) * 8 + lane() % 4 / 2 * 4;
+            if (row < head.tokens) store_quad(a, (blockIdx.z * head.tokens + row) * head.channels + column, y);
         }
     }
 }

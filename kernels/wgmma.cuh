@@ -8,6 +8,7 @@
 // Like ptx.cuh, with a body for the host.
 #pragma once
 #include "hopper.cuh"
+#include "quad.cuh"
 
 // A tile in shared memory as the instruction is told of it (its "matrix descriptor"): from bit 0 the address, from bit 32
 // the distance from eight rows to the next eight, in units of 16 bytes; 1 at bit 62 for the swizzle over 128 bytes. Of what
@@ -52,7 +53,8 @@ template <u32 COUNT> DEVICE void pin(float (&sums)[COUNT]) {
 #define SUMS_72 SUMS_64, SUMS_8(64)
 #define SUMS_80 SUMS_72, SUMS_8(72)
 #define SUMS_96 SUMS_80, SUMS_8(80), SUMS_8(88)
-#define SUMS_128 SUMS_96, SUMS_8(96), SUMS_8(104), SUMS_8(112), SUMS_8(120)
+#define SUMS_120 SUMS_96, SUMS_8(96), SUMS_8(104), SUMS_8(112)
+#define SUMS_128 SUMS_120, SUMS_8(120)
 
 // start_product for b of N columns: a in shared memory, and a in registers. NAMES are those of N / 2 sums, p0 to p6
 // the numbers of the operands behind them. If not `onto`, sums begin at zero.
@@ -81,6 +83,7 @@ PRODUCT(128, NAMES_60 ", " NAMES_4(6), SUMS_64, 64, 65, 66, 67, 68, 69, 70)
 PRODUCT(144, NAMES_60 ", " NAMES_10(6) ", " NAMES_2(7), SUMS_72, 72, 73, 74, 75, 76, 77, 78)
 PRODUCT(160, NAMES_60 ", " NAMES_10(6) ", " NAMES_10(7), SUMS_80, 80, 81, 82, 83, 84, 85, 86)
 PRODUCT(192, NAMES_90 ", " NAMES_6(9), SUMS_96, 96, 97, 98, 99, 100, 101, 102)
+PRODUCT(240, NAMES_90 ", " NAMES_10(9) ", " NAMES_10(10) ", " NAMES_10(11), SUMS_120, 120, 121, 122, 123, 124, 125, 126)
 PRODUCT(256, NAMES_90 ", " NAMES_10(9) ", " NAMES_10(10) ", " NAMES_10(11) ", " NAMES_8(12), SUMS_128, 128, 129, 130, 131,
         132, 133, 134)
 
@@ -105,3 +108,14 @@ void start_product(float (&sums)[COUNT], const u32 (&a)[4], const u16* b, bool o
 }
 
 #endif
+
+// Four columns of a row of sums, of which neighbouring lanes have two each: j and j + 1, j even, are products of eight columns
+// side by side, and from &sums[4 j] on, or two further for the lower row, lane l gets those from column
+// 8 (j + l % 2) + l % 4 / 2 * 4 on.
+DEVICE Quad row_quad(const float* sums) {
+    const bool odd = lane() % 2 != 0;
+    const float* next = sums + 4;
+    const float first = __shfl_xor_sync(0xffffffffu, odd ? sums[0] : next[0], 1);
+    const float second = __shfl_xor_sync(0xffffffffu, odd ? sums[1] : next[1], 1);
+    return {{odd ? first : sums[0], odd ? second : sums[1], odd ? next[0] : first, odd ? next[1] : second}};
+}

@@ -18,6 +18,7 @@ pub use tiling::{Clocks, Tiling};
 
 use crate::ops::{Element, Op};
 use crate::plan::{Node, Plan, Source};
+use crate::shape::Shape;
 
 /// What a kernel is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +125,8 @@ pub enum Fit {
     WindowAtMost(usize),
     /// This operand, a weight, is a window so wide.
     Window(usize, usize),
+    /// This operand, a weight, is a matrix of so many rows and columns.
+    Matrix(usize, usize, usize),
     /// One of the op's [constants](crate::ops::Define::constants) is this.
     Constant(usize, u32),
     /// The first operand has at most this many channels.
@@ -161,6 +164,9 @@ impl Fit {
             }
             Fit::Window(i, width) => {
                 matches!(node.inputs[i], Some(Source::Weight(_, shape)) if (shape.w, shape.c) == (width, width))
+            }
+            Fit::Matrix(i, rows, columns) => {
+                matches!(node.inputs[i], Some(Source::Weight(_, shape)) if shape == Shape::matrix(rows, columns))
             }
             Fit::Constant(i, value) => node.op.constants()[i] == value,
             Fit::ChannelsAtMost(max) => first.is_some_and(|x| x.c <= max),

@@ -162,6 +162,12 @@ pub(super) static ROWS: &[Kernel] = &[
     ]).fit(&[Fit::Window(2, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
+    cuda!("feed_forward", "feed_forward.sm90a", HOPPER, [pass("feed_forward_sm90a", rows("TILE_M"))])
+        .with_tiles(&[
+            Tile { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
+            Tile { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+        ])
+        .fit(&[Fit::Matrix(2, 1536, 384), Fit::Factor(2), Fit::Factor(4)]),
     cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
         pass("feed_forward_mma_norm", rows("NORM_ROWS")),
         pass("feed_forward_mma_up", [Axis::every(HIDDEN, "TILE_N"), Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::ONE]),
@@ -208,12 +214,13 @@ pub(super) static ROWS: &[Kernel] = &[
     hopper!("linear.192x144.sm90a", [pass("linear_192x144_sm90a", product("TILE_M", "TILE_N"))], 1).with_squares(Squares::Left),
     hopper!("linear.192x96.sm90a", [pass("linear_192x96_sm90a", product("TILE_M", "TILE_N"))], 2).with_squares(Squares::Left),
     hopper!("linear.128x256.sm90a", [pass("linear_128x256_sm90a", product("TILE_M", "TILE_N"))], 3).with_squares(Squares::Left),
-    hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 4).with_squares(Squares::Left),
-    hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 5).with_squares(Squares::Left),
+    hopper!("linear.128x240.sm90a", [pass("linear_128x240_sm90a", product("TILE_M", "TILE_N"))], 4).with_squares(Squares::Left),
+    hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 5).with_squares(Squares::Left),
+    hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 6).with_squares(Squares::Left),
     hopper!("linear.split.sm90a", [
         pass("linear_split_sm90a", SPLIT_PRODUCT),
         pass("linear_split_sm90a_sum", elements("PER_BLOCK"))
-    ], 6).with_scratch(&[SPLITS, Axis::each(Count::Rows(Of::Out)), Axis::each(Count::Channels(Of::Out))]),
+    ], 7).with_scratch(&[SPLITS, Axis::each(Count::Rows(Of::Out)), Axis::each(Count::Channels(Of::Out))]),
     cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
         .fit(&[Fit::RowsAtMost(256)]),
     cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]).with_squares(Squares::Left),

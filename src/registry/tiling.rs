@@ -45,11 +45,12 @@ pub struct Tiling {
 }
 
 /// All tilings of linear layers, one for each `kernels/linear.*.sm90a.cu`. Of equals, the first is used.
-pub(super) static LINEAR: [Tiling; 7] = [
+pub(super) static LINEAR: [Tiling; 8] = [
     Tiling { rows: 192, channels: 192, cluster: (1, 2), splits: 1 },
     Tiling { rows: 192, channels: 144, cluster: (1, 2), splits: 1 },
     Tiling { rows: 192, channels: 96, cluster: (1, 2), splits: 1 },
     Tiling { rows: 128, channels: 256, cluster: (2, 1), splits: 1 },
+    Tiling { rows: 128, channels: 240, cluster: (2, 1), splits: 1 },
     Tiling { rows: 128, channels: 160, cluster: (2, 1), splits: 1 },
     Tiling { rows: 128, channels: 80, cluster: (1, 2), splits: 1 },
     Tiling { rows: 128, channels: 80, cluster: (1, 2), splits: 4 },
@@ -130,6 +131,7 @@ mod tests {
         // Stage B: 32 x 32 pixels, up and down; and the few rows of 16 x 16, whose depth is split up.
         assert_eq!(best(1024, 5120, 1280), (128, 160, 1));
         assert_eq!(best(1024, 1280, 5120), (128, 80, 1));
+        assert_eq!(best(1024, 3840, 1280), (128, 240, 1));
         assert_eq!(best(256, 1280, 5120), (128, 80, 4));
         // Few terms and many rows.
         assert_eq!(best(16384, 1280, 320), (128, 256, 1));
