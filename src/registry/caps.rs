@@ -1,0 +1,83 @@
+//! What devices can do and kernels need.
+
+/// What a device can do, as a set of bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caps(u32);
+
+impl Caps {
+    /// Nothing beyond the language itself.
+    pub const NONE: Caps = Caps(0);
+    /// x86 AVX2 and FMA.
+    pub const AVX2: Caps = Caps(1);
+    /// x86 AVX-512 F, BW, VL and DQ.
+    pub const AVX512: Caps = Caps(1 << 1);
+    /// x86 AVX512-BF16.
+    pub const AVX512_BF16: Caps = Caps(1 << 2);
+    /// The user allows factors to be rounded to bf16 (`--dtype bf16`).
+    pub const ROUND_BF16: Caps = Caps(1 << 3);
+    /// WGSL subgroup operations.
+    pub const SUBGROUP: Caps = Caps(1 << 4);
+    /// WGSL 16-bit floats.
+    pub const F16: Caps = Caps(1 << 5);
+    /// WGSL cooperative matrices, 16×16×16, f16 factors and f32 sums, of subgroups of 32.
+    pub const COOPERATIVE: Caps = Caps(1 << 6);
+    /// WGSL run on the host's cores: a subgroup is a vector register, and asking its lanes is cheaper than memory.
+    pub const SOFTWARE: Caps = Caps(1 << 7);
+    /// CUDA compute capability 9.0 and what only it has: wgmma, setmaxnreg.
+    pub const SM90A: Caps = Caps(1 << 8);
+    /// CUDA compute capability 9.0 or above, and a driver that records it: a launch may begin before the one before it
+    /// is over (programmatic dependent launch).
+    pub const DEPENDENT_LAUNCH: Caps = Caps(1 << 9);
+
+    const NAMES: &[(Caps, &str)] = &[
+        (Caps::AVX2, "avx2"),
+        (Caps::AVX512, "avx512"),
+        (Caps::AVX512_BF16, "avx512_bf16"),
+        (Caps::ROUND_BF16, "round_bf16"),
+        (Caps::SUBGROUP, "subgroup"),
+        (Caps::F16, "f16"),
+        (Caps::COOPERATIVE, "cooperative_matrix"),
+        (Caps::SOFTWARE, "software"),
+        (Caps::SM90A, "sm_90a"),
+        (Caps::DEPENDENT_LAUNCH, "dependent_launch"),
+    ];
+
+    /// All that there is.
+    pub const ALL: Caps = Caps(u32::MAX);
+
+    /// Both sets together.
+    pub const fn and(self, other: Caps) -> Caps {
+        Caps(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in this set.
+    pub const fn contains(self, other: Caps) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// What is in this set and not in `other`.
+    pub const fn without(self, other: Caps) -> Caps {
+        Caps(self.0 & !other.0)
+    }
+}
+
+/// Names with commas between.
+impl std::str::FromStr for Caps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |name: &str| Self::NAMES.iter().find(|(_, known)| *known == name).map(|(caps, _)| *caps);
+        let caps: Option<Vec<Caps>> = text.split(',').map(named).collect();
+        let known: Vec<_> = Self::NAMES.iter().map(|(_, name)| *name).collect();
+        let caps = caps.ok_or_else(|| format!("expected some of {}, with commas between", known.join(", ")))?;
+        Ok(caps.into_iter().fold(Caps::NONE, Caps::and))
+    }
+}
+
+impl std::fmt::Display for Caps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = Self::NAMES.iter().filter(|(c, _)| self.contains(*c)).map(|(_, name)| *name).collect();
+        f.write_str(if names.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&names.join(" + "))
+    }
+}
