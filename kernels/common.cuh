@@ -82,6 +82,8 @@ struct Args {
     u32 constant[8]; // the op's own numbers, in the order of its fields
     u32 out_kind;    // F32, or BF16 where everything that reads the result would round it
     u32 squares_from; // where squares.cuh's sums begin in scratch memory, if this layer leaves them or this norm finds them; else 0
+    u32 counters_from; // and where counters do, which are zero when a launch begins; it leaves them so
+    u32 unused;
 
     // Sets element i of the result.
     DEVICE void store(u32 i, float value) const {
@@ -93,13 +95,14 @@ struct Args {
     }
     DEVICE float* scratch() const { return static_cast<float*>(scratch_at); }
     DEVICE float* squares() const { return squares_from ? scratch() + squares_from : nullptr; }
+    DEVICE u32* counters() const { return static_cast<u32*>(scratch_at) + counters_from; }
     DEVICE const float* real(u32 i) const { return static_cast<const float*>(operand_at[i]); }
     DEVICE const u32* index(u32 i) const { return static_cast<const u32*>(operand_at[i]); }
     DEVICE Tensor tensor(u32 i) const { return {operand_at[i], kind[i]}; }
     DEVICE bool has(u32 i) const { return kind[i] != ABSENT; }
     DEVICE float number(u32 i) const { return __uint_as_float(constant[i]); }
 };
-static_assert(sizeof(Args) == 296, "as in backend/cuda/args.rs");
+static_assert(sizeof(Args) == 304, "as in backend/cuda/args.rs");
 
 // This thread's element, in a grid with one thread each. No tensor has 2^32 elements.
 DEVICE u32 this_element() { return blockIdx.x * blockDim.x + threadIdx.x; }

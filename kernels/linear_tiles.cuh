@@ -177,63 +177,67 @@ DEVICE void leave_squares(const Args& a, const Stages& s, u32 group) {
     }
 }
 
-// end.store(row, column, sums, bias, residual) for the chunks of the block's tile, four neighbouring lanes along a row. It makes
-// results of them, whose squares are added up if the layer leaves that. end.load_bias(column, …) and end.load_residual(row,
-// column, …) read what it adds, the residuals of the next chunks before these are stored.
-// Sums change lanes through shared memory, which is also what keeps `end` from being written out for all of them.
-template <class End>
-DEVICE void each_chunk(const Args& a, Stages& s, const float (&sums)[TILE_N / 2], u32 group, const End& end) {
-    group_barrier<1, CONSUMERS * GROUP>(); // stages have been used
-    const u32 first = group * 64 + warp() % 4 * 16;
+// First row in the block's tile of this warp's sixteen.
+DEVICE u32 first_row() { return warp() * 16; }
+
+// Leaves a warp's sums in shared memory: there they change lanes, four neighbouring ones along a row. That is also what keeps
+// the epilogue from being written out for all of them.
+DEVICE void stage_sums(Stages& s, const float (&sums)[TILE_N / 2]) {
 #pragma unroll
     for (u32 j = 0; j < TILE_N / 8; ++j) {
-        float* at = &s.sums[first + lane() / 4][j * 8 + lane() % 4 * 2];
+        float* at = &s.sums[first_row() + lane() / 4][j * 8 + lane() % 4 * 2];
         *reinterpret_cast<float2*>(at) = make_float2(sums[4 * j], sums[4 * j + 1]);
         *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(sums[4 * j + 2], sums[4 * j + 3]);
     }
     __syncwarp();
+}
+
+// Results of a warp's sums in columns `begin` to `end` of the tile, whose squares are added up if the layer leaves that. The
+// residuals of the next chunks are read before these are stored.
+DEVICE void store_results(const Args& a, Stages& s, u32 begin, u32 end) {
+    const Epilogue<true> epilogue(a);
+    const u32 first = first_row();
     // Of every SLICE columns a lane has a chunk of two rows, eight rows apart.
     constexpr u32 SLICE = 4 * CHUNK, ROWS = 2;
     const u32 row = first + lane() / 4, column = lane() % 4 * CHUNK;
     float next[ROWS][CHUNK];
     const auto load = [&](u32 from) {
-        if (from + column >= TILE_N) return;
+        if (from + column >= end) return;
 #pragma unroll
         for (u32 r = 0; r < ROWS; ++r) {
-            end.load_residual(blockIdx.x * TILE_M + row + 8 * r, blockIdx.y * TILE_N + from + column, next[r]);
+            epilogue.load_residual(blockIdx.x * TILE_M + row + 8 * r, blockIdx.y * TILE_N + from + column, next[r]);
         }
     };
-    load(0);
+    load(begin);
 #pragma unroll 1
-    for (u32 from = 0; from < TILE_N; from += SLICE) {
+    for (u32 from = begin; from < end; from += SLICE) {
         const u32 at = blockIdx.y * TILE_N + from + column;
         float residual[ROWS][CHUNK];
 #pragma unroll
         for (u32 i = 0; i < ROWS * CHUNK; ++i) residual[i / CHUNK][i % CHUNK] = next[i / CHUNK][i % CHUNK];
         load(from + SLICE);
         Squares squares;
-        if (from + column < TILE_N) {
+        if (from + column < end) {
             float bias[CHUNK];
-            end.load_bias(at, bias);
+            epilogue.load_bias(at, bias);
 #pragma unroll
             for (u32 r = 0; r < ROWS; ++r) {
                 float chunk[CHUNK];
                 load_reals(chunk, &s.sums[row + 8 * r][from + column], CHUNK, true);
-                end.store(blockIdx.x * TILE_M + row + 8 * r, at, chunk, bias, residual[r]);
+                epilogue.store(blockIdx.x * TILE_M + row + 8 * r, at, chunk, bias, residual[r]);
                 squares.add(chunk);
             }
         }
         if (!a.squares()) continue;
         const float total = squares.total();
         __syncwarp(); // all have read
-        if (from + Squares::column() < TILE_N) s.sums[first][from + Squares::column()] = total;
+        if (from + Squares::column() < end) s.sums[first][from + Squares::column()] = total;
     }
-    if (a.squares()) leave_squares(a, s, group);
 }
 
-// A block's tile of the sums over `count` stages from term `first` on; `end` as above.
-template <class End>
-DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u32 count, const End& end) {
+// A block's tile of the sums over `count` stages from term `first` on: finish(group), when they are where stages were.
+template <class Finish>
+DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u32 count, const Finish& finish) {
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * CONSUMERS * CLUSTER);
         show_barriers();
@@ -254,12 +258,17 @@ DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u
             consume(s, sums, group, count);
         }
         cluster_arrive(); // before the result is stored, which no other block waits for
-        each_chunk(a, s, sums, group, end);
+        group_barrier<1, CONSUMERS * GROUP>(); // stages have been used
+        stage_sums(s, sums);
+        finish(group);
     }
     cluster_wait(); // until then other blocks write to this one's stages and barriers
 }
 
 // The whole layer.
 DEVICE void linear_on_tiles(const Args& a, const Maps& maps, Stages& s) {
-    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), Epilogue<true>(a));
+    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), [&](u32 group) {
+        store_results(a, s, 0, TILE_N);
+        if (a.squares()) leave_squares(a, s, group);
+    });
 }

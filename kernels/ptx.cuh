@@ -75,6 +75,21 @@ DEVICE void multiply(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Adds one to a counter that other blocks count with; what it was before. What this thread's warp wrote before, up to a
+// __syncwarp, can be seen by whoever finds it counted; and what those counted before had written, by this warp, from a __syncwarp on.
+DEVICE u32 count_one(u32* counter) {
+    u32 before;
+    asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+
+// What such a counter is.
+DEVICE u32 counted(const u32* counter) {
+    u32 count;
+    asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+    return count;
+}
+
 // 2^x, to about two units in the last place; 0 for minus infinity.
 DEVICE float power_of_two(float x) {
     float value;
@@ -122,6 +137,9 @@ inline void copy_async(void* shared, const void* global, bool inside) {
 }
 
 inline void fetch_to_l2(const void*) {}
+
+inline u32 count_one(u32* counter) { return atomicAdd(counter, 1); }
+inline u32 counted(const u32* counter) { return *counter; }
 
 inline void copies_commit() {
     host::fiber->groups.push_back(std::move(host::fiber->open));

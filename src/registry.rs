@@ -177,6 +177,8 @@ pub struct Cuda {
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.
     pub scratch: &'static [Axis],
+    /// Counters that its blocks share, as the product of these; empty for none. They are zero before and after a launch.
+    pub counters: &'static [Axis],
     /// What the first pass copies tile by tile. It is then launched in clusters of CLUSTER_X by CLUSTER_Y blocks,
     /// and it alone is given `SHARED`.
     pub tiles: &'static [Tile],
@@ -221,6 +223,12 @@ impl Kernel {
             Launch::Cpu(_) => panic!("the CPU's kernels say themselves what they need"),
         };
         Kernel { launch, ..self }
+    }
+
+    /// Counters that the blocks of a CUDA kernel share, as the product of these.
+    const fn with_counters(self, counters: &'static [Axis]) -> Kernel {
+        let Launch::Cuda(cuda) = self.launch else { panic!("blocks of CUDA kernels count") };
+        Kernel { launch: Launch::Cuda(Cuda { counters, ..cuda }), ..self }
     }
 
     /// What the first pass of a CUDA kernel copies tile by tile.

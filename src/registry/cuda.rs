@@ -23,6 +23,7 @@ macro_rules! cuda {
             ptx_sm90: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, $sm90)),
             passes: const { &[$($pass),+] },
             scratch: &[],
+            counters: &[],
             tiles: &[],
             squares: Squares::Unused,
         })
@@ -61,6 +62,21 @@ macro_rules! hopper {
                     Fit::Tiling(&LINEAR[$tiling]),
                 ]
             })
+    };
+}
+
+/// The same, whose terms are split up as well: `split!("kernel", "entry", tiling)`.
+macro_rules! split {
+    ($name:literal, $entry:literal, $tiling:literal) => {
+        hopper!($name, [pass($entry, SPLIT_PRODUCT)], $tiling)
+            .with_scratch(&[
+                STRIPS[0],
+                STRIPS[1],
+                SPLITS,
+                Axis::each(Count::Number("WARP_ROWS")),
+                Axis::each(Count::Number("TILE_N")),
+            ])
+            .with_counters(&[STRIPS[0], STRIPS[1], SPLITS])
     };
 }
 
@@ -122,6 +138,10 @@ const SPLIT_PRODUCT: Grid =
 
 /// Parts of the terms.
 const SPLITS: Axis = Axis::each(Count::Number("SPLITS"));
+
+/// The rows of a warp, of a tile's channels.
+const STRIPS: [Axis; 2] =
+    [Axis::every(Count::Rows(Of::Out), "WARP_ROWS"), Axis::every(Count::Channels(Of::Out), "TILE_N")];
 
 /// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
 const HIDDEN: Count = Count::Channels(Of::Operand(3));
@@ -217,10 +237,11 @@ pub(super) static ROWS: &[Kernel] = &[
     hopper!("linear.128x240.sm90a", [pass("linear_128x240_sm90a", product("TILE_M", "TILE_N"))], 4).with_squares(Squares::Left),
     hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 5).with_squares(Squares::Left),
     hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 6).with_squares(Squares::Left),
-    hopper!("linear.split.sm90a", [
-        pass("linear_split_sm90a", SPLIT_PRODUCT),
-        pass("linear_split_sm90a_sum", elements("PER_BLOCK"))
-    ], 7).with_scratch(&[SPLITS, Axis::each(Count::Rows(Of::Out)), Axis::each(Count::Channels(Of::Out))]),
+    split!("linear.192x192.split2.sm90a", "linear_192x192_split2_sm90a", 7),
+    split!("linear.192x96.split3.sm90a", "linear_192x96_split3_sm90a", 8),
+    split!("linear.192x64.split4.sm90a", "linear_192x64_split4_sm90a", 9),
+    split!("linear.128x160.split2.sm90a", "linear_128x160_split2_sm90a", 10),
+    split!("linear.128x80.split4.sm90a", "linear_128x80_split4_sm90a", 11),
     cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
         .fit(&[Fit::RowsAtMost(256)]),
     cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]).with_squares(Squares::Left),

@@ -13,6 +13,9 @@ const TERMS_PER_CLOCK: usize = 2048;
 /// tiles of 128 x 256 are not shared, 700 TFLOP/s.
 const BYTES_PER_CLOCK: usize = 36;
 
+/// The same, if few ask.
+const MOST_BYTES_PER_CLOCK: usize = 64;
+
 /// Bytes that a processor's shared memory takes or gives in a clock.
 const SHARED_PER_CLOCK: usize = 128;
 
@@ -25,11 +28,11 @@ const ROW: usize = 2 * STAGE;
 /// Rows that a group of warps multiplies.
 const GROUP: usize = 64;
 
+/// Rows of each of its warps.
+const WARP_ROWS: usize = 16;
+
 /// Clocks from a block's begin to its first product.
 const BEGIN: usize = 1800;
-
-/// Clocks that a launch takes which depends on one before.
-const LAUNCH: usize = 2500;
 
 /// How a kernel cuts a product into tiles, one a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub struct Tiling {
 }
 
 /// All tilings of linear layers, one for each `kernels/linear.*.sm90a.cu`. Of equals, the first is used.
-pub(super) static LINEAR: [Tiling; 8] = [
+pub(super) static LINEAR: [Tiling; 12] = [
     Tiling { rows: 192, channels: 192, cluster: (1, 2), splits: 1 },
     Tiling { rows: 192, channels: 144, cluster: (1, 2), splits: 1 },
     Tiling { rows: 192, channels: 96, cluster: (1, 2), splits: 1 },
@@ -53,6 +56,10 @@ pub(super) static LINEAR: [Tiling; 8] = [
     Tiling { rows: 128, channels: 240, cluster: (2, 1), splits: 1 },
     Tiling { rows: 128, channels: 160, cluster: (2, 1), splits: 1 },
     Tiling { rows: 128, channels: 80, cluster: (1, 2), splits: 1 },
+    Tiling { rows: 192, channels: 192, cluster: (2, 1), splits: 2 },
+    Tiling { rows: 192, channels: 96, cluster: (1, 2), splits: 3 },
+    Tiling { rows: 192, channels: 64, cluster: (1, 2), splits: 4 },
+    Tiling { rows: 128, channels: 160, cluster: (2, 1), splits: 2 },
     Tiling { rows: 128, channels: 80, cluster: (1, 2), splits: 4 },
 ];
 
@@ -90,7 +97,8 @@ impl Tiling {
     pub fn clocks(&self, rows: usize, channels: usize, terms: usize, function: Function) -> Clocks {
         let across = |count: usize, tile: usize, cluster: usize| count.div_ceil(tile).next_multiple_of(cluster);
         let blocks = across(rows, self.rows, self.cluster.0) * across(channels, self.channels, self.cluster.1);
-        let turns = (blocks * self.splits).div_ceil(PROCESSORS);
+        let blocks = blocks * self.splits;
+        let turns = blocks.div_ceil(PROCESSORS);
         // A stage takes as long as its products; or as its tiles take to arrive; or as shared memory takes to give every
         // group its rows of x and the weight's tile, and to take the next tiles.
         let products = self.rows * self.channels * STAGE / TERMS_PER_CLOCK;
@@ -99,13 +107,14 @@ impl Tiling {
         let stages = terms.div_ceil(STAGE).div_ceil(self.splits);
         // Instructions for a result, of which a processor does 128 in a clock: 17 are the function.
         let results = if function == Function::GeluErf { 4 } else { 9 };
-        let ends = BEGIN + self.rows * self.channels / results;
-        // Parts are written and read, and added up by a launch of its own.
-        let (adding, launch) = match self.splits {
-            1 => (0, 0),
-            splits => (2 * splits * rows * channels * 4 / (PROCESSORS * BYTES_PER_CLOCK / 2), LAUNCH),
-        };
-        Clocks { products: turns * stages * products.max(arriving).max(shared) + adding, ends: turns * ends + launch }
+        let ends = BEGIN + self.rows * self.channels / results / self.splits;
+        // Blocks that end together write all of a tile's parts but one each, as far as warps have rows, and read as much: from
+        // L2, which gives a processor more if not all ask.
+        let written = rows.next_multiple_of(WARP_ROWS).min(self.rows);
+        let parts = 2 * 4 * written * self.channels * (self.splits - 1) / self.splits;
+        let rate = (PROCESSORS * BYTES_PER_CLOCK / blocks.min(PROCESSORS)).min(MOST_BYTES_PER_CLOCK);
+        let adding = parts / rate;
+        Clocks { products: turns * (stages * products.max(arriving).max(shared) + adding), ends: turns * ends }
     }
 }
 
@@ -123,16 +132,20 @@ mod tests {
     fn tiles_leave_few_processors_idle() {
         // Stage C with guidance, 1024 pixels a side: up, down, Q, K and V together, out.
         assert_eq!(best(1152, 8192, 2048), (192, 192, 1));
-        assert_eq!(best(1152, 2048, 8192), (128, 160, 1));
+        assert_eq!(best(1152, 2048, 8192), (192, 192, 2));
         assert_eq!(best(1152, 6144, 2048), (192, 144, 1));
-        assert_eq!(best(1152, 2048, 2048), (128, 160, 1));
+        assert_eq!(best(1152, 2048, 2048), (192, 192, 2));
         // Without guidance.
         assert_eq!(best(576, 8192, 2048), (192, 192, 1));
         // Stage B: 32 x 32 pixels, up and down; and the few rows of 16 x 16, whose depth is split up.
         assert_eq!(best(1024, 5120, 1280), (128, 160, 1));
-        assert_eq!(best(1024, 1280, 5120), (128, 80, 1));
+        assert_eq!(best(1024, 1280, 5120), (128, 160, 2));
         assert_eq!(best(1024, 3840, 1280), (128, 240, 1));
         assert_eq!(best(256, 1280, 5120), (128, 80, 4));
+        // The text of two prompts, and pooled images beside it: keys and values.
+        assert_eq!(best(154, 3840, 1280), (192, 96, 3));
+        assert_eq!(best(170, 4096, 2048), (192, 96, 3));
+        assert_eq!(best(170, 2048, 2048), (192, 64, 4));
         // Few terms and many rows.
         assert_eq!(best(16384, 1280, 320), (128, 256, 1));
     }

@@ -21,10 +21,12 @@ pub(super) struct Args {
     constants: [u32; MOST],
     out_kind: u32,
     squares_from: u32,
+    counters_from: u32,
+    unused: u32,
 }
 
 // As in `kernels/common.cuh`.
-const _: () = assert!(size_of::<Args>() == 296);
+const _: () = assert!(size_of::<Args>() == 304);
 
 impl Args {
     /// The argument of a node's kernels. Addresses are those of the result, of each operand (0 where
@@ -48,6 +50,11 @@ impl Args {
         Self { squares_from, ..self }
     }
 
+    /// The same, with counters from this element of the shared memory on.
+    pub(super) fn with_counters(self, counters_from: u32) -> Self {
+        Self { counters_from, ..self }
+    }
+
     /// Address and bytes of the result.
     #[cfg(feature = "cuda-emu")]
     pub(super) fn result(&self) -> std::ops::Range<u64> {
@@ -63,6 +70,12 @@ impl Args {
             at..at + 2 * elements
         };
         self.operands.iter().zip(&self.shapes).map(range).filter(|range| range.start > 0)
+    }
+
+    /// Address of its counters, if it has any.
+    #[cfg(feature = "cuda-emu")]
+    pub(super) fn counters(&self) -> Option<u64> {
+        (self.counters_from > 0).then_some(self.scratch + 4 * u64::from(self.counters_from))
     }
 
     /// Address of the memory that passes share.

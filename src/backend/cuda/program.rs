@@ -18,7 +18,7 @@ use crate::backend::weights::{Memory, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::{Caps, Cuda, Pass};
+use crate::registry::{Axis, Caps, Cuda, Pass};
 
 /// Blocks along y and z that a device allows; along x there are 2³¹ − 1.
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -49,8 +49,9 @@ pub(super) struct CudaProgram<D: Driver> {
     graphs: HashMap<Range<usize>, D::Graph>,
     arena: D::Buffer,
     scratch: D::Buffer,
-    /// Where sums of squares begin there, in elements.
+    /// Where sums of squares begin there, in elements, and where counters do.
     squares_from: u32,
+    counters_from: u32,
 }
 
 /// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
@@ -62,7 +63,7 @@ pub(super) fn compile<D: Driver>(
 ) -> Result<CudaProgram<D>> {
     let stores_bf16 = context.driver().device().stores_bf16();
     let mut nodes = Vec::with_capacity(plan.nodes.len());
-    let mut scratch_len = 0;
+    let (mut scratch_len, mut counters) = (0, 0);
     let rows: Vec<Cuda> = kernels.iter().map(|(cuda, _)| *cuda).collect();
     let (passes_squares, squares_len) = squares::passed_on(&plan, &rows);
     for ((node, (cuda, functions)), squares) in plan.nodes.iter().zip(kernels).zip(passes_squares) {
@@ -71,9 +72,12 @@ pub(super) fn compile<D: Driver>(
         for (i, pass) in cuda.passes.iter().enumerate() {
             geometries.push(geometry(&context, node, &cuda, pass, i == 0)?);
         }
-        if !cuda.scratch.is_empty() {
-            scratch_len = scratch_len.max(cuda.scratch.iter().map(|axis| axis.resolve(node, number)).product());
-        }
+        let elements = |axes: &[Axis]| match axes {
+            [] => 0,
+            _ => axes.iter().map(|axis| axis.resolve(node, number)).product::<u64>(),
+        };
+        scratch_len = scratch_len.max(elements(cuda.scratch));
+        counters = counters.max(elements(cuda.counters));
         nodes.push(Launches {
             cuda,
             functions,
@@ -85,18 +89,24 @@ pub(super) fn compile<D: Driver>(
     }
     // Behind the memory that passes share: a norm uses both.
     let squares_from = scratch_len.next_multiple_of(64);
-    let scratch_bytes = 4 * (squares_from + squares_len);
+    let counters_from = squares_from + squares_len;
+    let scratch_bytes = 4 * (counters_from + counters);
     let too_large = |_| context.does_not_fit(plan.arena_bytes() + scratch_bytes, "memory that kernels share");
-    let squares_from = u32::try_from(squares_from).map_err(too_large)?;
+    let counters_from = u32::try_from(counters_from).map_err(too_large)?;
     // Asked for anew: others may have taken memory since the device was opened.
     let free = context.call(D::free_bytes)? + weights.resident_bytes();
     let residency = weights.residency(plan.arena_bytes() + scratch_bytes, free);
     let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
     weights.reserve(residency)?;
+    let arena = context.allocate(plan.arena_bytes())?;
+    let scratch = context.allocate(scratch_bytes)?;
+    let zeros = vec![0; 4 * counters as usize];
+    context.call(|driver| driver.write(&scratch, 4 * u64::from(counters_from), &zeros))?;
     Ok(CudaProgram {
-        arena: context.allocate(plan.arena_bytes())?,
-        scratch: context.allocate(scratch_bytes)?,
-        squares_from,
+        arena,
+        scratch,
+        squares_from: squares_from as u32, // not above counters_from
+        counters_from,
         args: vec![None; nodes.len()],
         graphs: HashMap::new(),
         epoch: 0,
@@ -179,6 +189,7 @@ impl<D: Driver> CudaProgram<D> {
         let Launches { cuda, out_kind, kinds, squares, .. } = &self.nodes[i];
         let args = Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds);
         let args = if *squares { args.with_squares(self.squares_from) } else { args };
+        let args = if cuda.counters.is_empty() { args } else { args.with_counters(self.counters_from) };
         if cuda.tiles.is_empty() {
             return Ok((args, None));
         }

@@ -51,7 +51,8 @@ mod tests {
     fn every_row_has_its_numbers() {
         for kernel in registry::kernels(Lang::Cuda) {
             let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
-            let axes = cuda.passes.iter().flat_map(|pass| pass.grid.iter().chain(&pass.warps)).chain(cuda.scratch);
+            let axes = cuda.passes.iter().flat_map(|pass| pass.grid.iter().chain(&pass.warps));
+            let axes = axes.chain(cuda.scratch).chain(cuda.counters);
             let tiles = cuda.tiles.iter().flat_map(|tile| [tile.rows, tile.among, "CLUSTER_X", "CLUSTER_Y", "SHARED"]);
             let clusters = cuda.passes.iter().filter(|pass| pass.clusters).flat_map(|_| ["CLUSTER_X", "CLUSTER_Y"]);
             let tiles = tiles.filter(|name| !name.is_empty()).chain(clusters);
