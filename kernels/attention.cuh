@@ -39,13 +39,3 @@ struct Head {
     // Whether the query of `token` sees key i.
     DEVICE bool sees(u32 token, u32 i) const { return i < count() && (!causal || i >= own || i <= token); }
 };
-
-// Over the four lanes that share a row of a product on tensor cores.
-DEVICE float row_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-DEVICE float row_sum(float v) {
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    return v + __shfl_xor_sync(0xffffffffu, v, 2);
-}

@@ -119,3 +119,12 @@ DEVICE Quad row_quad(const float* sums) {
     const float second = __shfl_xor_sync(0xffffffffu, odd ? sums[1] : next[1], 1);
     return {{odd ? first : sums[0], odd ? second : sums[1], odd ? next[0] : first, odd ? next[1] : second}};
 }
+
+// The other way, for a factor in registers: of such four columns, rounded, this lane's two of either eight. They are a[0] and
+// a[2] of the upper row, a[1] and a[3] of the lower.
+DEVICE uint2 row_factors(const Quad& x) {
+    const bool odd = lane() % 2 != 0;
+    const u32 first = to_bf16(x[0], x[1]), second = to_bf16(x[2], x[3]);
+    const u32 other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+    return make_uint2(odd ? other : first, odd ? second : other);
+}

@@ -41,6 +41,10 @@ mod h100 {
     pub const LATENCY: f64 = 800e-9;
     /// Operations of a clock of a processor's tensor cores on bf16.
     pub const FLOP: f64 = 4096.0;
+    /// Bytes that shared memory takes or gives in a clock.
+    pub const SHARED: f64 = 128.0;
+    /// Threads of which a processor issues an instruction in a clock.
+    pub const LANES: f64 = 128.0;
     /// What mma.sync gets of it, as others have measured; wgmma gets all.
     pub const MMA: f64 = 0.62;
 }
@@ -60,11 +64,6 @@ const BELOW: &[(&str, f64, &str)] = &[
         "320 times 64 queries of Stage B for 132 processors, of which most have three; of 17 tiles of keys the last has four",
     ),
     ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
-    (
-        "feed_forward.mma",
-        60.0,
-        "mma.sync, which Hopper runs at 62 %; Stage A's upper level, once, of whose time wgmma would leave finding GELU",
-    ),
 ];
 
 /// A line of the table.
@@ -225,10 +224,23 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
             let flops = queries * 4.0 * (keys * dim as usize) as f64;
             Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
         }
-        None if kernel.name == "feed_forward.sm90a" => {
-            // Nothing is multiplied while a block reads its rows, nor while it reads them again and stores the result.
-            let rows = (2.0 * bytes(plan, node, 0) + bytes(plan, node, node.inputs.len())) / h100::PROCESSORS;
-            Estimate::of(&[(memory, "memory"), ((products + rows / h100::L2_OF_ONE) * turns(1.0), "blocks")])
+        None if kernel.op == "feed_forward" => {
+            // A strip of hidden values takes a block as long as its products; or as shared memory takes to get both weights, give
+            // them to two groups, and their normed rows if it has them; or as a loop's instructions take, which find the values and
+            // start products. While a block reads its rows, and stores the result, nothing is multiplied.
+            let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as f64;
+            let (rows, hidden, channels) = (of("TILE_M"), of("TILE_H"), of("C"));
+            let once = cuda.source.contains("// Memory     reads x once");
+            let products = 4.0 * rows * hidden * channels / h100::FLOP;
+            let (reads, normed, instructions) =
+                if once { (1.0, 0.0, 666.0) } else { (2.0, 2.0 * rows * channels, 1179.0) };
+            let shared = (3.0 * 4.0 * hidden * channels + normed) / h100::SHARED;
+            let issued = instructions * of("THREADS") / h100::LANES;
+            let strips = of("HIDDEN") / hidden * products.max(shared).max(issued) / h100::CLOCK;
+            let moved = reads * bytes(plan, node, 0) + bytes(plan, node, node.inputs.len());
+            let ends = moved / blocks / h100::L2_OF_ONE;
+            let turns = (blocks / h100::PROCESSORS).ceil();
+            Estimate::of(&[(memory, "memory"), (turns * (strips + ends), "blocks")])
         }
         None => {
             let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));

@@ -92,6 +92,18 @@ macro_rules! flash {
     };
 }
 
+/// A feed-forward block of so many channels, and four times as many hidden values: `mixing!("kernel", pass, channels)`.
+macro_rules! mixing {
+    ($name:literal, $pass:expr, $channels:literal) => {
+        cuda!("feed_forward", $name, HOPPER, [$pass])
+            .with_tiles(&[
+                Tile { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
+                Tile { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+            ])
+            .fit(&[Fit::Matrix(2, 4 * $channels, $channels), Fit::Factor(2), Fit::Factor(4)])
+    };
+}
+
 const ONE: Grid = [Axis::ONE; 3];
 const THREADS: Grid = elements("THREADS");
 
@@ -182,12 +194,8 @@ pub(super) static ROWS: &[Kernel] = &[
     ]).fit(&[Fit::Window(2, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
-    cuda!("feed_forward", "feed_forward.sm90a", HOPPER, [pass("feed_forward_sm90a", rows("TILE_M"))])
-        .with_tiles(&[
-            Tile { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
-            Tile { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
-        ])
-        .fit(&[Fit::Matrix(2, 1536, 384), Fit::Factor(2), Fit::Factor(4)]),
+    mixing!("feed_forward.384.sm90a", pass("feed_forward_384_sm90a", rows("TILE_M")), 384),
+    mixing!("feed_forward.192.sm90a", pass("feed_forward_192_sm90a", rows("TILE_M")), 192),
     cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
         pass("feed_forward_mma_norm", rows("NORM_ROWS")),
         pass("feed_forward_mma_up", [Axis::every(HIDDEN, "TILE_N"), Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::ONE]),

@@ -105,8 +105,8 @@ impl Tiling {
         let arriving = (self.rows / self.cluster.1 + self.channels / self.cluster.0) * ROW / BYTES_PER_CLOCK;
         let shared = (2 * self.rows + self.channels * (self.rows / GROUP + 1)) * ROW / SHARED_PER_CLOCK;
         let stages = terms.div_ceil(STAGE).div_ceil(self.splits);
-        // Instructions for a result, of which a processor does 128 in a clock: 17 are the function.
-        let results = if function == Function::GeluErf { 4 } else { 9 };
+        // Instructions for a result, of which a processor does 128 in a clock: 11 are the function.
+        let results = if function == Function::GeluErf { 5 } else { 9 };
         let ends = BEGIN + self.rows * self.channels / results / self.splits;
         // Blocks that end together write all of a tile's parts but one each, as far as warps have rows, and read as much: from
         // L2, which gives a processor more if not all ask.

@@ -5,6 +5,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("attention_tiles.cuh", include_str!("../../../kernels/attention_tiles.cuh")),
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
     ("chunk.cuh", include_str!("../../../kernels/chunk.cuh")),
+    ("feed_forward_tiles.cuh", include_str!("../../../kernels/feed_forward_tiles.cuh")),
     ("linear_tensor.cuh", include_str!("../../../kernels/linear_tensor.cuh")),
     ("product.cuh", include_str!("../../../kernels/product.cuh")),
     ("tensor.cuh", include_str!("../../../kernels/tensor.cuh")),
