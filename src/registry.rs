@@ -195,17 +195,54 @@ pub enum Squares {
     Taken,
 }
 
-/// An operand in 16 bits, `[n, h, w, c]`, of which a CUDA kernel copies tiles of 64 channels.
+/// What a CUDA kernel copies of an operand in 16 bits, `[n, h, w, c]`, at a time; zeros beyond its end. Sizes are numbers of the
+/// kernel's source, by their names there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tile {
+pub enum Tile {
+    /// 64 channels of rows.
+    Rows {
+        /// The operand.
+        operand: usize,
+        /// Whether a tile's rows are of one image, zeros beyond its last; else rows go on through all images.
+        per_image: bool,
+        /// Rows.
+        rows: &'static str,
+        /// Copies that share these rows; empty for 1.
+        among: &'static str,
+    },
+    /// 64 channels of a rectangle of pixels, TILE_H lines of TILE_W, zeros outside of the picture.
+    Pixels {
+        /// The operand.
+        operand: usize,
+        /// Copies that share the lines.
+        among: &'static str,
+    },
+    /// 64 rows of TILE_N columns of a matrix, in strips of 32 columns.
+    Columns {
+        /// A weight, whose first extent is the matrix's rows.
+        operand: usize,
+        /// Copies that share the rows.
+        among: &'static str,
+    },
+}
+
+impl Tile {
     /// The operand.
-    pub operand: usize,
-    /// Whether a tile's rows are of one image, zeros beyond its last; else rows go on through all images.
-    pub per_image: bool,
-    /// Rows: a number of the kernel's source, by its name there.
-    pub rows: &'static str,
-    /// Copies that share these rows, likewise; empty for 1.
-    pub among: &'static str,
+    pub fn operand(&self) -> usize {
+        match *self {
+            Tile::Rows { operand, .. } | Tile::Pixels { operand, .. } | Tile::Columns { operand, .. } => operand,
+        }
+    }
+
+    /// The numbers of the kernel's source that it names.
+    pub fn numbers(&self) -> Vec<&'static str> {
+        let numbers: &[&str] = match self {
+            Tile::Rows { rows, among, .. } => &[rows, among],
+            Tile::Pixels { among, .. } => &["TILE_H", "TILE_W", among],
+            Tile::Columns { among, .. } => &["TILE_N", among],
+        };
+        numbers.iter().copied().filter(|name| !name.is_empty()).collect()
+    }
 }
 
 impl Kernel {

@@ -20,7 +20,7 @@ use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::ops::{Element, Function, GroupNorm};
 use cascade_rt::pipeline::record::{Extent, record};
 use cascade_rt::plan::{Node, Plan, Recorder, Source};
-use cascade_rt::registry::{self, Caps, Clocks, Cuda, Fit, Kernel, Lang, Launch};
+use cascade_rt::registry::{self, Caps, Clocks, Cuda, Fit, Kernel, Lang, Launch, Tiling};
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
 use cascade_rt::synth::{self, Preset};
@@ -73,7 +73,7 @@ const BELOW: &[(&str, f64, &str)] = &[
         76.0,
         "320 times 64 queries of Stage B for 132 processors, of which most have three; of 17 tiles of keys the last has four",
     ),
-    ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
+    ("conv_transpose2d.mma", 60.0, "mma.sync, which Hopper runs at 62 %; Stage A's windows of four by four, once"),
     (
         "feed_forward.mma",
         60.0,
@@ -220,6 +220,22 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
             let keys = own as usize * tokens(0).next_multiple_of(of("KEYS")) + tokens(1).next_multiple_of(of("KEYS"));
             let flops = queries * 4.0 * (keys * dim as usize) as f64;
             Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
+        }
+        None if kernel.op == "conv_transpose2d" && kernel.name.ends_with(".sm90a") => {
+            // A product of pixels, in whole tiles, by the columns of all four classes.
+            let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+            let (height, width) = (of("TILE_H"), of("TILE_W"));
+            let cluster = (of("CLUSTER_Y"), of("CLUSTER_X"));
+            let tiling = Tiling { rows: height * width, channels: of("TILE_N"), cluster, splits: 1 };
+            let [Some(x), Some(w), _] = node.inputs[..] else { panic!("it has x and a weight") };
+            let (x, w) = (x.shape(), w.shape());
+            let rows = x.n * x.h.next_multiple_of(height) * x.w.next_multiple_of(width);
+            let columns = 4 * node.output.shape.c;
+            let Clocks { products, ends } = tiling.clocks(rows, columns, w.elements() / columns, Function::Identity);
+            Estimate {
+                with_ends: Some(memory.max((products + ends) as f64 / h100::CLOCK)),
+                ..Estimate::of(&[(memory, "memory"), (products as f64 / h100::CLOCK, "tiles")])
+            }
         }
         None if kernel.name == "feed_forward.sm90a" => {
             // Nothing is multiplied while a block reads its rows, nor while it reads them again and stores the result.

@@ -49,8 +49,8 @@ macro_rules! hopper {
         cuda!("linear", $name, HOPPER, [$($pass),+])
             .with_tiles(const {
                 &[
-                    Tile { operand: 0, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
-                    Tile { operand: 1, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+                    Tile::Rows { operand: 0, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
+                    Tile::Rows { operand: 1, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
                 ]
             })
             .fit(const {
@@ -69,10 +69,30 @@ macro_rules! flash {
     ($name:literal, $pass:expr, $queries:literal) => {
         cuda!("attention", $name, HOPPER, [$pass])
             .with_tiles(&[
-                Tile { operand: 0, per_image: true, rows: "COPY", among: "" },
-                Tile { operand: 1, per_image: true, rows: "COPY", among: "" },
+                Tile::Rows { operand: 0, per_image: true, rows: "COPY", among: "" },
+                Tile::Rows { operand: 1, per_image: true, rows: "COPY", among: "" },
             ])
             .fit(&[Fit::Factor(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64), Fit::Queries($queries)])
+    };
+}
+
+/// A transposed convolution by windows of two by two side by side: `upsample!("kernel", entry, [fits…])`.
+macro_rules! upsample {
+    ($name:literal, $entry:literal, [$($fit:expr),*]) => {
+        cuda!("conv_transpose2d", $name, HOPPER, [pass($entry, PIXEL_TILES)])
+            .with_tiles(&[
+                Tile::Pixels { operand: 0, among: "CLUSTER_X" },
+                Tile::Columns { operand: 1, among: "CLUSTER_Y" },
+            ])
+            .fit(&[
+                $($fit,)*
+                Fit::Window(1, 2),
+                Fit::Constant(0, 2),
+                Fit::Constant(1, 0),
+                Fit::ChannelsMultipleOf(8),
+                Fit::Factor(0),
+                Fit::Factor(1),
+            ])
     };
 }
 
@@ -101,6 +121,17 @@ const CLASSES: Grid = [
     Axis::every(Count::Rows(Of::Out), "TILE_M"),
     Axis::every(Count::Channels(Of::Out), "TILE_N"),
     Axis::each(Count::Constant(0)),
+];
+
+/// A few channels of the result, for a tile of pixels of the first operand.
+const PIXEL_TILES: Grid = [
+    Axis::every(Count::Channels(Of::Out), "CHANNELS"),
+    Axis::each(Count::Product(&[
+        Axis::every(Count::Columns(Of::Operand(0)), "TILE_W"),
+        Axis::every(Count::Lines(Of::Operand(0)), "TILE_H"),
+        Axis::each(Count::Images(Of::Out)),
+    ])),
+    Axis::ONE,
 ];
 
 /// A cluster of blocks for every tile of TILE_H lines and COLUMNS times as many columns as it has blocks.
@@ -141,6 +172,8 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("concat", THREADS),
     cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", product("TILE_M", "TILE_N"))]),
     only!("conv2d", product("TILE_M", "TILE_N")),
+    upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a", [Fit::RowsAtMost(256)]),
+    upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a", []),
     cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [
@@ -164,8 +197,8 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("embed", THREADS),
     cuda!("feed_forward", "feed_forward.sm90a", HOPPER, [pass("feed_forward_sm90a", rows("TILE_M"))])
         .with_tiles(&[
-            Tile { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
-            Tile { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+            Tile::Rows { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
+            Tile::Rows { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
         ])
         .fit(&[Fit::Matrix(2, 1536, 384), Fit::Factor(2), Fit::Factor(4)]),
     cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
