@@ -17,6 +17,7 @@ constexpr u32 TILE_H = 8;
 constexpr u32 TILE_W = 16;
 constexpr u32 TILE_N = 160;
 constexpr u32 CHANNELS = 40;
+constexpr u32 TAPS = 1;
 constexpr u32 STAGES = 6;
 constexpr u32 CLUSTER_X = 1;
 constexpr u32 CLUSTER_Y = 2;

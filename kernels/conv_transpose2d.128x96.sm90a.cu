@@ -17,6 +17,7 @@ constexpr u32 TILE_H = 8;
 constexpr u32 TILE_W = 16;
 constexpr u32 TILE_N = 96;
 constexpr u32 CHANNELS = 24;
+constexpr u32 TAPS = 1;
 constexpr u32 STAGES = 8;
 constexpr u32 CLUSTER_X = 2;
 constexpr u32 CLUSTER_Y = 1;

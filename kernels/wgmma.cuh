@@ -11,12 +11,14 @@
 #include "hopper.cuh"
 #include "quad.cuh"
 
+// An address as the instruction is told of it: in units of 16 bytes, without the block's place in the cluster.
+DEVICE u32 tile_address(const void* at) { return (shared_address(at) & 0x3ffff) >> 4; }
+
 // A tile in shared memory as the instruction is told of it (its "matrix descriptor"): from bit 0 the address, from bit 32
 // the distance from eight rows to the next eight, in units of 16 bytes; 1 at bit 62 for the swizzle over 128 bytes. Of what
 // lies at bit 16 only tiles with more than one swizzle side by side have use.
 DEVICE unsigned long long tile_of(const void* at) {
-    const u32 low = (shared_address(at) & 0x3ffff) >> 4;
-    return low | 1ull << 16 | 64ull << 32 | 1ull << 62;
+    return tile_address(at) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 
 // Columns of b in strips of 32, 64 bytes wide, term after term; the copy swizzles them over 64 bytes. From a strip to the next
@@ -29,8 +31,8 @@ struct Strips {
 // The same of them: the distance of strips from bit 16, that of eight terms from bit 32; 2 at bit 62.
 DEVICE unsigned long long tile_of(const Strips& b) {
     constexpr u32 UNIT = 16 / sizeof(u16);
-    const unsigned long long low = (shared_address(b.at) & 0x3ffff) >> 4, apart = b.apart / UNIT;
-    return low | apart << 16 | 32ull << 32 | 2ull << 62;
+    const unsigned long long apart = b.apart / UNIT;
+    return tile_address(b.at) | apart << 16 | 32ull << 32 | 2ull << 62;
 }
 
 #ifdef __CUDACC__

@@ -177,11 +177,19 @@ pub struct Cuda {
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.
     pub scratch: &'static [Axis],
-    /// What the first pass copies tile by tile. It is then launched in clusters of CLUSTER_X by CLUSTER_Y blocks,
+    /// What [a pass](Cuda::tiled_pass) copies tile by tile. It is then launched in clusters of CLUSTER_X by CLUSTER_Y blocks,
     /// and it alone is given `SHARED`.
     pub tiles: &'static [Tile],
     /// What the kernel can do with the squares of its result or of its operand.
     pub squares: Squares,
+}
+
+impl Cuda {
+    /// The pass that copies tiles, if one does: the first, or the one after that which lays them out.
+    pub fn tiled_pass(&self) -> Option<usize> {
+        let laid_out = |tile: &Tile| matches!(tile, Tile::Columns { laid_out: Some(_), .. });
+        (!self.tiles.is_empty()).then(|| self.tiles.iter().any(laid_out).into())
+    }
 }
 
 /// How a kernel spares another one reading a large tensor only for sums of its squares; see `kernels/squares.cuh`.
@@ -221,6 +229,8 @@ pub enum Tile {
     Columns {
         /// A weight, whose first extent is the matrix's rows.
         operand: usize,
+        /// Where another pass has laid the weight out in memory that passes share: rows for each of the first extent.
+        laid_out: Option<usize>,
         /// Copies that share the rows.
         among: &'static str,
     },
@@ -260,7 +270,7 @@ impl Kernel {
         Kernel { launch, ..self }
     }
 
-    /// What the first pass of a CUDA kernel copies tile by tile.
+    /// What a pass of a CUDA kernel copies tile by tile.
     const fn with_tiles(self, tiles: &'static [Tile]) -> Kernel {
         let Launch::Cuda(cuda) = self.launch else { panic!("tiles are copied by CUDA kernels") };
         Kernel { launch: Launch::Cuda(Cuda { tiles, ..cuda }), ..self }

@@ -88,5 +88,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 0, slot(2, 9, 17, 72), &[72, 48, 2, 2], false), // more pixels than 256
         case(2, 0, slot(1, 17, 16, 520), &[520, 8, 2, 2], true),
         case(2, 0, slot(1, 8, 16, 520), &[520, 8, 2, 2], false),
+        case(2, 1, slot(2, 9, 17, 96), &[96, 32, 4, 4], true),
+        case(2, 1, slot(1, 3, 20, 32), &[32, 224, 4, 4], false),
     ]
 }

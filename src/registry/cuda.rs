@@ -82,7 +82,7 @@ macro_rules! upsample {
         cuda!("conv_transpose2d", $name, HOPPER, [pass($entry, PIXEL_TILES)])
             .with_tiles(&[
                 Tile::Pixels { operand: 0, among: "CLUSTER_X" },
-                Tile::Columns { operand: 1, among: "CLUSTER_Y" },
+                Tile::Columns { operand: 1, laid_out: None, among: "CLUSTER_Y" },
             ])
             .fit(&[
                 $($fit,)*
@@ -123,14 +123,20 @@ const CLASSES: Grid = [
     Axis::each(Count::Constant(0)),
 ];
 
-/// A few channels of the result, for a tile of pixels of the first operand.
-const PIXEL_TILES: Grid = [
-    Axis::every(Count::Channels(Of::Out), "CHANNELS"),
-    Axis::each(Count::Product(&[
-        Axis::every(Count::Columns(Of::Operand(0)), "TILE_W"),
-        Axis::every(Count::Lines(Of::Operand(0)), "TILE_H"),
-        Axis::each(Count::Images(Of::Out)),
-    ])),
+/// Tiles of pixels of the first operand.
+const PIXELS: Axis = Axis::each(Count::Product(&[
+    Axis::every(Count::Columns(Of::Operand(0)), "TILE_W"),
+    Axis::every(Count::Lines(Of::Operand(0)), "TILE_H"),
+    Axis::each(Count::Images(Of::Out)),
+]));
+
+/// Tiles of pixels, for every few channels of the result.
+const PIXEL_TILES: Grid = [Axis::every(Count::Channels(Of::Out), "CHANNELS"), PIXELS, Axis::ONE];
+
+/// The same for each of the classes of a transposed convolution of stride 2.
+const PIXEL_TILES_OF_CLASSES: Grid = [
+    Axis::each(Count::Product(&[Axis::each(Count::Exactly(4)), Axis::every(Count::Channels(Of::Out), "CHANNELS")])),
+    PIXELS,
     Axis::ONE,
 ];
 
@@ -174,6 +180,26 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("conv2d", product("TILE_M", "TILE_N")),
     upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a", [Fit::RowsAtMost(256)]),
     upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a", []),
+    cuda!("conv_transpose2d", "conv_transpose2d.window4.sm90a", HOPPER, [
+        pass("conv_transpose2d_window4_sm90a_weight", [
+            Axis::every(Count::Elements(Of::Operand(1)), "LAID_OUT"),
+            Axis::ONE,
+            Axis::ONE,
+        ]),
+        pass("conv_transpose2d_window4_sm90a", PIXEL_TILES_OF_CLASSES),
+    ]).with_scratch(&[Axis::every(Count::Elements(Of::Operand(1)), "PAIR")])
+    .with_tiles(&[
+        Tile::Pixels { operand: 0, among: "CLUSTER_X" },
+        Tile::Columns { operand: 1, laid_out: Some(4), among: "CLUSTER_Y" },
+    ])
+    .fit(&[
+        Fit::Window(1, 4),
+        Fit::Constant(0, 2),
+        Fit::Constant(1, 1),
+        Fit::ChannelsMultipleOf(32),
+        Fit::Factor(0),
+        Fit::Factor(1),
+    ]),
     cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [

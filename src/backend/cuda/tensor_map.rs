@@ -36,9 +36,15 @@ pub(super) struct Maps(pub(super) [[u64; 16]; MOST]);
 // As in `kernels/hopper.cuh`.
 const _: () = assert!(size_of::<TensorMap>() == 128 && size_of::<Maps>() == 128 * MOST);
 
-/// The map of each tile's operand, at these addresses; `number` knows the kernel's numbers. Where an operand is
-/// absent, the first one's, which nobody uses.
-pub(super) fn of(node: &Node, tiles: &[Tile], operands: &[u64], number: impl Fn(&str) -> u64) -> [TensorMap; MOST] {
+/// The map of each tile's operand, at these addresses, or of what is laid out in the memory that passes share, at `scratch`; `number`
+/// knows the kernel's numbers. Where an operand is absent, the first one's, which nobody uses.
+pub(super) fn of(
+    node: &Node,
+    tiles: &[Tile],
+    operands: &[u64],
+    scratch: u64,
+    number: impl Fn(&str) -> u64,
+) -> [TensorMap; MOST] {
     let number = |name: &str| if name.is_empty() { 1 } else { number(name) as u32 };
     let map = |i: usize| {
         let tile = tiles.get(i).filter(|tile| node.inputs[tile.operand()].is_some()).unwrap_or(&tiles[0]);
@@ -54,14 +60,14 @@ pub(super) fn of(node: &Node, tiles: &[Tile], operands: &[u64], number: impl Fn(
                 let box_of = [TILE_CHANNELS, number("TILE_W"), number("TILE_H") / number(among), 1];
                 TensorMap::packed(address, [shape.c, shape.w, shape.h, shape.n], box_of)
             }
-            Tile::Columns { among, .. } => {
-                let columns = shape.elements() / shape.n;
-                let rows =
-                    TensorMap::packed(address, [columns, shape.n], [STRIP_COLUMNS, TILE_CHANNELS / number(among)]);
-                rows.in_strips(number("TILE_N") / STRIP_COLUMNS)
+            Tile::Columns { laid_out, among, .. } => {
+                let (address, rows) = laid_out.map_or((address, shape.n), |rows| (scratch, rows * shape.n));
+                let box_of = [STRIP_COLUMNS, TILE_CHANNELS / number(among)];
+                let matrix = TensorMap::packed(address, [shape.elements() / rows, rows], box_of);
+                matrix.in_strips(number("TILE_N") / STRIP_COLUMNS)
             }
         };
-        let whole = address.is_multiple_of(16) && map.stride.iter().all(|stride| stride.is_multiple_of(16));
+        let whole = map.address.is_multiple_of(16) && map.stride.iter().all(|stride| stride.is_multiple_of(16));
         assert!(whole, "the operand fits: its rows begin at multiples of 16 bytes");
         map
     };
