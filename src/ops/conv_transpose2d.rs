@@ -87,6 +87,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 0, slot(1, 5, 18, 520), &[520, 40, 2, 2], true),
         case(2, 0, slot(2, 9, 17, 456), &[456, 48, 2, 2], true), // more pixels than 256
         case(2, 1, slot(2, 5, 17, 96), &[96, 32, 4, 4], true),
-        case(2, 1, slot(1, 3, 20, 32), &[32, 224, 4, 4], false),
+        case(2, 1, slot(1, 3, 34, 32), &[32, 224, 4, 4], false), // an odd number of tiles
     ]
 }
