@@ -3,8 +3,7 @@
 #pragma once
 #include "common.cuh"
 
-// A tensor of 16-bit elements, [images, rows, channels], and the tile of it that one copy takes. The
-// driver makes it: backend/cuda/tensor_map.rs
+// A tensor of 16-bit elements, and the tile of it that one copy takes. The driver makes it: backend/cuda/tensor_map.rs
 #ifdef __CUDACC__
 struct alignas(128) TensorMap {
     unsigned long long opaque[16];
@@ -116,7 +115,8 @@ DEVICE void show_barriers() {
     proxy_fence();
 }
 
-// Asks for the map's tile at these coordinates; zeros beyond the tensor. Its bytes count at the barrier.
+// Asks for the map's tile at these coordinates; zeros beyond the tensor. Its bytes count at the barrier. Of columns in strips,
+// `channel` is 0, and `image` the strip.
 DEVICE void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
                  "%4}], [%5];" ::"r"(shared_address(to)),
@@ -131,6 +131,21 @@ DEVICE void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel,
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
                  "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
                  "l"(&map), "r"(channel), "r"(row), "r"(image), "r"(shared_address(&barrier)), "h"(u16(ranks))
+                 : "memory");
+}
+
+// The same of pixels, which may lie outside of the picture.
+DEVICE void copy_pixels(void* to, const TensorMap& map, u32 channel, u32 x, u32 y, u32 image, TileBarrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
+                 "%4, %5}], [%6];" ::"r"(shared_address(to)),
+                 "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image), "r"(shared_address(&barrier))
+                 : "memory");
+}
+DEVICE void copy_pixels_to(u32 ranks, void* to, const TensorMap& map, u32 channel, u32 x, u32 y, u32 image,
+                           TileBarrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+                 "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
+                 "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image), "r"(shared_address(&barrier)), "h"(u16(ranks))
                  : "memory");
 }
 
@@ -176,11 +191,18 @@ inline u32 shared_address(const void* at) { return host::shared_address(at); }
 inline void proxy_fence() { host::proxy_fence(); }
 inline void show_barriers() { host::barriers_show(); }
 inline void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
-    host::tile_copy(to, map, int(channel), int(row), int(image), &barrier, 1u << host::cluster_rank());
+    host::tile_copy(to, map, {int(channel), int(row), int(image)}, &barrier, 1u << host::cluster_rank());
 }
 inline void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel, u32 row, u32 image,
                          TileBarrier& barrier) {
-    host::tile_copy(to, map, int(channel), int(row), int(image), &barrier, ranks);
+    host::tile_copy(to, map, {int(channel), int(row), int(image)}, &barrier, ranks);
+}
+inline void copy_pixels_to(u32 ranks, void* to, const TensorMap& map, u32 channel, u32 x, u32 y, u32 image,
+                           TileBarrier& barrier) {
+    host::tile_copy(to, map, {int(channel), int(x), int(y), int(image)}, &barrier, ranks);
+}
+inline void copy_pixels(void* to, const TensorMap& map, u32 channel, u32 x, u32 y, u32 image, TileBarrier& barrier) {
+    copy_pixels_to(1u << host::cluster_rank(), to, map, channel, x, y, image, barrier);
 }
 inline u32 cluster_rank() { return host::cluster_rank(); }
 inline void cluster_arrive() { host::cluster_arrive(); }

@@ -4,18 +4,35 @@
 // Warp w of the group has rows 16 w to 16 w + 15. With g = lane / 4 and q = lane % 4 * 2, sums[4 j] to [4 j + 3]
 // are row g, columns 8 j + q and the next, then row g + 8; a in registers is as for `multiply` in ptx.cuh.
 // Factors in shared memory are tiles as copy_tile leaves them: rows of a and of b transposed have 64 terms, of
-// which 16 count, from the pointer on. Where b is called transposed, its rows are the terms, 64 columns wide.
+// which 16 count, from the pointer on. Where b is called transposed, its rows are the terms, 64 columns wide, or it lies in
+// strips.
 // Like ptx.cuh, with a body for the host.
 #pragma once
 #include "hopper.cuh"
 #include "quad.cuh"
 
+// An address as the instruction is told of it: in units of 16 bytes, without the block's place in the cluster.
+DEVICE u32 tile_address(const void* at) { return (shared_address(at) & 0x3ffff) >> 4; }
+
 // A tile in shared memory as the instruction is told of it (its "matrix descriptor"): from bit 0 the address, from bit 32
 // the distance from eight rows to the next eight, in units of 16 bytes; 1 at bit 62 for the swizzle over 128 bytes. Of what
 // lies at bit 16 only tiles with more than one swizzle side by side have use.
 DEVICE unsigned long long tile_of(const void* at) {
-    const u32 low = (shared_address(at) & 0x3ffff) >> 4;
-    return low | 1ull << 16 | 64ull << 32 | 1ull << 62;
+    return tile_address(at) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+
+// Columns of b in strips of 32, 64 bytes wide, term after term; the copy swizzles them over 64 bytes. From a strip to the next
+// there are so many elements.
+struct Strips {
+    const u16* at;
+    u32 apart;
+};
+
+// The same of them: the distance of strips from bit 16, that of eight terms from bit 32; 2 at bit 62.
+DEVICE unsigned long long tile_of(const Strips& b) {
+    constexpr u32 UNIT = 16 / sizeof(u16);
+    const unsigned long long apart = b.apart / UNIT;
+    return tile_address(b.at) | apart << 16 | 32ull << 32 | 2ull << 62;
 }
 
 #ifdef __CUDACC__
@@ -59,8 +76,8 @@ template <u32 COUNT> DEVICE void pin(float (&sums)[COUNT]) {
 // start_product for b of N columns: a in shared memory, and a in registers. NAMES are those of N / 2 sums, p0 to p6
 // the numbers of the operands behind them. If not `onto`, sums begin at zero.
 #define PRODUCT(N, NAMES, SUMS, p0, p1, p2, p3, p4, p5, p6)                                                          \
-    template <bool TRANSPOSED = false>                                                                               \
-    DEVICE void start_product(float (&sums)[N / 2], const u16* a, const u16* b, bool onto) {                         \
+    template <bool TRANSPOSED = false, class B>                                                                      \
+    DEVICE void start_product(float (&sums)[N / 2], const u16* a, B b, bool onto) {                                  \
         asm volatile("{\n.reg .pred onto;\nsetp.ne.b32 onto, %" #p2 ", 0;\n"                                         \
                      "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" NAMES "}, %" #p0 ", %" #p1         \
                      ", onto, 1, 1, 0, %" #p3 ";\n}"                                                                 \
@@ -94,8 +111,8 @@ inline void products_commit() { host::products_commit(); }
 template <u32 LEFT> void products_wait() { host::products_wait(LEFT); }
 template <u32 COUNT> void pin(float (&)[COUNT]) {}
 
-template <bool TRANSPOSED = false, u32 COUNT>
-void start_product(float (&sums)[COUNT], const u16* a, const u16* b, bool onto) {
+template <bool TRANSPOSED = false, class B, u32 COUNT>
+void start_product(float (&sums)[COUNT], const u16* a, B b, bool onto) {
     host::Product product{};
     product.add = onto, product.transposed = TRANSPOSED, product.a = tile_of(a), product.b = tile_of(b);
     host::product_start(product, sums, COUNT, nullptr);

@@ -63,7 +63,6 @@ const BELOW: &[(&str, f64, &str)] = &[
         76.0,
         "320 times 64 queries of Stage B for 132 processors, of which most have three; of 17 tiles of keys the last has four",
     ),
-    ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
 ];
 
 /// A line of the table.
@@ -241,6 +240,25 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
             let ends = moved / blocks / h100::L2_OF_ONE;
             let turns = (blocks / h100::PROCESSORS).ceil();
             Estimate::of(&[(memory, "memory"), (turns * (strips + ends), "blocks")])
+        }
+        None if kernel.op == "conv_transpose2d" && kernel.name.ends_with(".sm90a") => {
+            // A product of pixels, in whole tiles, by the columns of all four classes. Where passes share memory, one has written
+            // the weight there.
+            let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+            let (height, width) = (of("TILE_H"), of("TILE_W"));
+            let cluster = (of("CLUSTER_Y"), of("CLUSTER_X"));
+            let tiling = Tiling { rows: height * width, channels: of("TILE_N"), cluster, splits: 1 };
+            let [Some(x), Some(w), _] = node.inputs[..] else { panic!("it has x and a weight") };
+            let (x, w) = (x.shape(), w.shape());
+            let rows = x.n * x.h.next_multiple_of(height) * x.w.next_multiple_of(width);
+            let columns = 4 * node.output.shape.c;
+            let Clocks { products, ends } = tiling.clocks(rows, columns, w.elements() / columns, Function::Identity);
+            let before = if cuda.scratch.is_empty() { 0.0 } else { 2.0 * bytes(plan, node, 1) / h100::MEMORY };
+            let after = |clocks: usize| before + clocks as f64 / h100::CLOCK;
+            Estimate {
+                with_ends: Some(memory.max(after(products + ends))),
+                ..Estimate::of(&[(memory, "memory"), (after(products), "tiles")])
+            }
         }
         None => {
             let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));

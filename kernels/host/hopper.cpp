@@ -29,18 +29,23 @@ void advance(Phase& p) {
 
 void land(const TileCopy& copy) {
     const TensorMap& m = *copy.map;
-    for (unsigned r = 0; r < m.tile[1]; ++r) {
-        unsigned char* to = copy.to + r * ROW;
-        for (unsigned c = 0; c < ROW / 16; ++c) {
+    for (unsigned r = 0; r < m.rows(); ++r) {
+        std::uint64_t row = m.address;
+        bool inside = true;
+        for (unsigned d = 1, left = r; d < m.rank; left /= m.tile[d++]) {
+            const auto at = std::uint64_t(copy.at[d] + long(left % m.tile[d]));
+            inside = inside && at < m.extent[d];
+            row += at * m.stride[d - 1];
+        }
+        for (unsigned c = 0; c < m.tile[0]; c += 8) {
             std::uint16_t values[8] = {};
             for (unsigned e = 0; e < 8; ++e) {
-                const std::uint64_t at[3] = {std::uint64_t(copy.at[0] + long(c * 8 + e)), std::uint64_t(copy.at[1] + long(r)),
-                                             std::uint64_t(copy.at[2])};
-                if (at[0] >= m.extent[0] || at[1] >= m.extent[1] || at[2] >= m.extent[2]) continue; // zero
-                const std::uint64_t from = m.address + at[2] * m.stride[1] + at[1] * m.stride[0] + at[0] * 2;
-                std::memcpy(&values[e], reinterpret_cast<const void*>(from), 2);
+                const auto at = std::uint64_t(copy.at[0] + long(c + e));
+                if (!inside || at >= m.extent[0]) continue; // zero
+                std::memcpy(&values[e], reinterpret_cast<const void*>(row + at * 2), 2);
             }
-            std::memcpy(to + (c ^ reinterpret_cast<std::uintptr_t>(to) / ROW % 8) * 16, values, 16);
+            const auto to = reinterpret_cast<std::uintptr_t>(copy.to + r * m.row() + c * 2);
+            std::memcpy(reinterpret_cast<void*>(swizzled(to, m.row())), values, 16);
         }
     }
 }
@@ -106,13 +111,17 @@ void barrier_wait(const void* at, unsigned parity) {
     advance(p);
 }
 
-void tile_copy(void* to, const TensorMap& map, int channel, int row, int image, const void* barrier, unsigned ranks) {
-    must_be_aligned(to, 1024); // where the swizzle begins
+void tile_copy(void* to, const TensorMap& map, const std::vector<int>& first, const void* barrier, unsigned ranks) {
+    must_be_aligned(to, map.row() * 8); // where the swizzle begins
     must_have_waited();
-    if (map.address % 16 != 0 || map.stride[0] % 16 != 0 || map.stride[1] % 16 != 0) fail("a tensor that is not aligned");
-    if (map.tile[0] * 2 != ROW || map.tile[1] > 256 || map.tile[2] != 1) fail("a tile that cannot be copied at once");
+    if (map.rank != first.size()) fail("a place of other dimensions than the tensor");
+    if (map.row() != 128 && map.row() != 64) fail("a tile that cannot be copied at once");
+    for (unsigned d = 1; d < map.rank; ++d) {
+        if (map.stride[d - 1] % 16 != 0 || map.address % 16 != 0) fail("a tensor that is not aligned");
+        if (map.tile[d] == 0 || map.tile[d] > 256) fail("a tile that cannot be copied at once");
+    }
     if (ranks == 0 || ranks >> block->cluster->size != 0) fail("a block that the cluster does not have");
-    const unsigned bytes = map.tile[1] * ROW;
+    const unsigned bytes = map.rows() * map.row();
     const std::size_t at = place(to);
     if (at + bytes > launch.shared_limit) fail("a tile beyond shared memory");
     for (unsigned r = 0; r < block->cluster->size; ++r) {
@@ -121,7 +130,8 @@ void tile_copy(void* to, const TensorMap& map, int channel, int row, int image, 
         Phase& p = phase(b, place(barrier));
         if (!p.visible) fail("a barrier that copies cannot see yet");
         must_not_be_read(b, b.shared + at, bytes);
-        p.flying.push_back({&map, {channel, row, image}, b.shared + at, bytes});
+        p.flying.push_back({&map, {}, b.shared + at, bytes});
+        std::copy(first.begin(), first.end(), p.flying.back().at);
         if (launch.eager) land(p.flying.back());
     }
 }

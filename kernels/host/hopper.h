@@ -7,6 +7,7 @@
 // at), or read wrongly (a tile that is copied over while ldmatrix may still read it), ends the launch with a message.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -14,24 +15,32 @@
 namespace host {
 
 constexpr unsigned REGISTERS = 64 << 10; // of a processor
-constexpr unsigned ROW = 128;            // bytes of a tile's row: what the swizzle works on
 constexpr unsigned SYSTEM_SHARED = 1024; // bytes of shared memory before a block's own
 
-// A tensor of 16-bit elements, [images, rows, channels], and the tile of it that one copy takes; what a
-// driver encodes. src/backend/cuda/tensor_map.rs
+// A tensor of 16-bit elements and the tile of it that one copy takes, innermost extent first; what a driver encodes.
+// src/backend/cuda/tensor_map.rs
 struct alignas(128) TensorMap {
     std::uint64_t address;
-    std::uint64_t extent[3]; // channels, rows, images
-    std::uint64_t stride[2]; // bytes, from a row and an image to the next
-    std::uint32_t tile[3];   // channels, rows, images
-    std::uint32_t unused[17];
+    std::uint64_t extent[4]; // of `rank` dimensions
+    std::uint64_t stride[3]; // bytes to the next of every dimension but the first
+    std::uint32_t tile[4];
+    std::uint32_t rank;
+    std::uint32_t unused[11];
+
+    // Bytes of a tile's row, 128 or 64: what the swizzle works on.
+    unsigned row() const { return tile[0] * 2; }
+    unsigned rows() const { return tile[1] * tile[2] * (rank > 3 ? tile[3] : 1); }
 };
 static_assert(sizeof(TensorMap) == 128, "as large as a driver's");
+
+// Where 16 bytes lie that are at `address` of rows of 128 or 64 bytes: the bits that number them within a row, turned over by
+// those from 7 on.
+inline std::uintptr_t swizzled(std::uintptr_t address, unsigned row) { return address ^ ((address >> 7 & (row / 16 - 1)) << 4); }
 
 // A tile on its way to shared memory.
 struct TileCopy {
     const TensorMap* map;
-    int at[3];
+    int at[4];
     unsigned char* to;
     unsigned bytes;
 };
@@ -75,7 +84,7 @@ void barriers_show();
 void barrier_arrive(const void* at, unsigned rank, long bytes);
 void barrier_wait(const void* at, unsigned parity);
 // Copies a tile to the same place of every block of the cluster that is in `ranks`.
-void tile_copy(void* to, const TensorMap& map, int channel, int row, int image, const void* barrier, unsigned ranks);
+void tile_copy(void* to, const TensorMap& map, const std::vector<int>& first, const void* barrier, unsigned ranks);
 
 // Lane by lane. `fragments` are the lane's part of a, or null.
 void product_start(Product product, float* sums, unsigned count, const std::uint32_t* fragments);

@@ -10,19 +10,19 @@ constexpr unsigned WARPS = 4; // of a group
 // Where a factor lies in shared memory, as its 64 bits say: PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory
 // Layout". This is read from there, not from how wgmma.cuh makes it.
 struct Layout {
-    unsigned start, leading, stride; // bytes
+    unsigned start, leading, stride, pitch; // bytes; the last of a row, over which it is swizzled
     explicit Layout(std::uint64_t bits)
-        : start(field(bits, 0)), leading(field(bits, 16)), stride(field(bits, 32)) {
-        if (bits >> 62 != 1) fail("a factor that is not read as it is swizzled");
-        // With a base offset of zero, the swizzle's pattern begins at multiples of 1024.
-        if ((bits >> 49 & 7) != 0 || start % 32 != 0 || start / ROW % 8 != 0) fail("a factor that is not aligned");
+        : start(field(bits, 0)), leading(field(bits, 16)), stride(field(bits, 32)), pitch(bits >> 62 == 1 ? 128 : 64) {
+        if (bits >> 62 != 1 && bits >> 62 != 2) fail("a factor that is not read as it is swizzled");
+        // With a base offset of zero, the swizzle's pattern begins at multiples of eight rows.
+        if ((bits >> 49 & 7) != 0 || start % 32 != 0 || start / pitch % 8 != 0) fail("a factor that is not aligned");
     }
     // 16 bytes of the factor: eight terms of a row, or one term of eight rows where the rows lie side by side.
     void read(void* to, unsigned row, unsigned term, bool transposed) const {
         unsigned at = start;
-        at += transposed ? row / 64 * leading + row % 64 * 2 + term / 8 * stride + term % 8 * ROW
-                         : row / 8 * stride + row % 8 * ROW + term * 2;
-        at ^= at / ROW % 8 * 16;
+        at += transposed ? row / (pitch / 2) * leading + row % (pitch / 2) * 2 + term / 8 * stride + term % 8 * pitch
+                         : row / 8 * stride + row % 8 * pitch + term * 2;
+        at = unsigned(swizzled(at, pitch));
         if (at < SYSTEM_SHARED || at + 16 > SYSTEM_SHARED + launch.shared_limit) fail("a factor beyond shared memory");
         std::memcpy(to, block->shared + (at - SYSTEM_SHARED), 16);
     }

@@ -50,8 +50,8 @@ macro_rules! hopper {
         cuda!("linear", $name, HOPPER, [$($pass),+])
             .with_tiles(const {
                 &[
-                    Tile { operand: 0, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
-                    Tile { operand: 1, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+                    Tile::Rows { operand: 0, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
+                    Tile::Rows { operand: 1, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
                 ]
             })
             .fit(const {
@@ -85,8 +85,8 @@ macro_rules! flash {
     ($name:literal, $pass:expr, $queries:literal) => {
         cuda!("attention", $name, HOPPER, [$pass])
             .with_tiles(&[
-                Tile { operand: 0, per_image: true, rows: "COPY", among: "" },
-                Tile { operand: 1, per_image: true, rows: "COPY", among: "" },
+                Tile::Rows { operand: 0, per_image: true, rows: "COPY", among: "" },
+                Tile::Rows { operand: 1, per_image: true, rows: "COPY", among: "" },
             ])
             .fit(&[Fit::Factor(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64), Fit::Queries($queries)])
     };
@@ -97,10 +97,30 @@ macro_rules! mixing {
     ($name:literal, $pass:expr, $channels:literal) => {
         cuda!("feed_forward", $name, HOPPER, [$pass])
             .with_tiles(&[
-                Tile { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
-                Tile { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+                Tile::Rows { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
+                Tile::Rows { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
             ])
             .fit(&[Fit::Matrix(2, 4 * $channels, $channels), Fit::Factor(2), Fit::Factor(4)])
+    };
+}
+
+/// A transposed convolution by windows of two by two side by side: `upsample!("kernel", entry, [fits…])`.
+macro_rules! upsample {
+    ($name:literal, $entry:literal, [$($fit:expr),*]) => {
+        cuda!("conv_transpose2d", $name, HOPPER, [pass($entry, PIXEL_TILES)])
+            .with_tiles(&[
+                Tile::Pixels { operand: 0, among: "CLUSTER_X" },
+                Tile::Columns { operand: 1, laid_out: None, among: "CLUSTER_Y" },
+            ])
+            .fit(&[
+                $($fit,)*
+                Fit::Window(1, 2),
+                Fit::Constant(0, 2),
+                Fit::Constant(1, 0),
+                Fit::ChannelsMultipleOf(8),
+                Fit::Factor(0),
+                Fit::Factor(1),
+            ])
     };
 }
 
@@ -129,6 +149,23 @@ const CLASSES: Grid = [
     Axis::every(Count::Rows(Of::Out), "TILE_M"),
     Axis::every(Count::Channels(Of::Out), "TILE_N"),
     Axis::each(Count::Constant(0)),
+];
+
+/// Tiles of pixels of the first operand.
+const PIXELS: Axis = Axis::each(Count::Product(&[
+    Axis::every(Count::Columns(Of::Operand(0)), "TILE_W"),
+    Axis::every(Count::Lines(Of::Operand(0)), "TILE_H"),
+    Axis::each(Count::Images(Of::Out)),
+]));
+
+/// Tiles of pixels, for every few channels of the result.
+const PIXEL_TILES: Grid = [Axis::every(Count::Channels(Of::Out), "CHANNELS"), PIXELS, Axis::ONE];
+
+/// The same for each of the classes of a transposed convolution of stride 2.
+const PIXEL_TILES_OF_CLASSES: Grid = [
+    Axis::each(Count::Product(&[Axis::each(Count::Exactly(4)), Axis::every(Count::Channels(Of::Out), "CHANNELS")])),
+    PIXELS,
+    Axis::ONE,
 ];
 
 /// A cluster of blocks for every tile of TILE_H lines and COLUMNS times as many columns as it has blocks.
@@ -173,6 +210,28 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("concat", THREADS),
     cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", product("TILE_M", "TILE_N"))]),
     only!("conv2d", product("TILE_M", "TILE_N")),
+    upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a", [Fit::RowsAtMost(256)]),
+    upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a", []),
+    cuda!("conv_transpose2d", "conv_transpose2d.window4.sm90a", HOPPER, [
+        pass("conv_transpose2d_window4_sm90a_weight", [
+            Axis::every(Count::Elements(Of::Operand(1)), "LAID_OUT"),
+            Axis::ONE,
+            Axis::ONE,
+        ]),
+        pass("conv_transpose2d_window4_sm90a", PIXEL_TILES_OF_CLASSES),
+    ]).with_scratch(&[Axis::every(Count::Elements(Of::Operand(1)), "PAIR")])
+    .with_tiles(&[
+        Tile::Pixels { operand: 0, among: "CLUSTER_X" },
+        Tile::Columns { operand: 1, laid_out: Some(4), among: "CLUSTER_Y" },
+    ])
+    .fit(&[
+        Fit::Window(1, 4),
+        Fit::Constant(0, 2),
+        Fit::Constant(1, 1),
+        Fit::ChannelsMultipleOf(32),
+        Fit::Factor(0),
+        Fit::Factor(1),
+    ]),
     cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [

@@ -35,6 +35,8 @@ pub enum Count {
     Number(&'static str),
     /// The sum of these.
     Sum(&'static [Axis]),
+    /// The product of these.
+    Product(&'static [Axis]),
     /// One of the op's [constants](crate::ops::Define::constants).
     Constant(usize),
 }
@@ -78,9 +80,10 @@ impl Axis {
             Count::Lines(tensor) => of(tensor).h,
             Count::Columns(tensor) => of(tensor).w,
             Count::Number(name) => number(name) as usize,
-            Count::Sum(axes) => {
+            Count::Sum(axes) | Count::Product(axes) => {
                 let number: &dyn Fn(&str) -> u64 = &number;
-                axes.iter().map(|axis| axis.resolve(node, number) as usize).sum()
+                let all = axes.iter().map(|axis| axis.resolve(node, number) as usize);
+                if matches!(self.count, Count::Sum(_)) { all.sum() } else { all.product() }
             }
             Count::Channels(tensor) => of(tensor).c,
             Count::Constant(i) => node.op.constants()[i] as usize,

@@ -70,7 +70,7 @@ pub(super) fn compile<D: Driver>(
         let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for (i, pass) in cuda.passes.iter().enumerate() {
-            geometries.push(geometry(&context, node, &cuda, pass, i == 0)?);
+            geometries.push(geometry(&context, node, &cuda, pass, cuda.tiled_pass() == Some(i))?);
         }
         let elements = |axes: &[Axis]| match axes {
             [] => 0,
@@ -118,17 +118,18 @@ pub(super) fn compile<D: Driver>(
     })
 }
 
-/// The launch of a pass of a node. Where tiles are copied, the first one does it.
-fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, first: bool) -> Result<Geometry> {
+/// The launch of a pass of a node.
+fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, tiled: bool) -> Result<Geometry> {
     let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
     let mut grid = pass.grid.map(|axis| axis.resolve(node, number));
-    let tiled = !cuda.tiles.is_empty();
-    let clustered = tiled && first || pass.clusters;
+    let clustered = tiled || pass.clusters;
     let cluster = if clustered { ["CLUSTER_X", "CLUSTER_Y"].map(|name| number(name) as u32) } else { [1; 2] };
     for (blocks, size) in grid.iter_mut().zip(cluster) {
         *blocks = blocks.next_multiple_of(size.into());
     }
-    let shared = if tiled && !first { None } else { source::number(cuda.source, "SHARED") };
+    // Where tiles are copied, only for that.
+    let given = tiled || cuda.tiles.is_empty();
+    let shared = if given { source::number(cuda.source, "SHARED") } else { None };
     let most = number("THREADS") as u32;
     let threads = pass.warps.map_or(most, |warps| 32 * warps.resolve(node, number) as u32);
     assert!(threads <= most, "{} is launched where it fits", pass.entry);
@@ -194,7 +195,7 @@ impl<D: Driver> CudaProgram<D> {
             return Ok((args, None));
         }
         let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
-        let maps = tensor_map::of(node, cuda.tiles, &operands, number);
+        let maps = tensor_map::of(node, cuda.tiles, &operands, scratch, number);
         Ok((args, Some(self.context.call(|driver| driver.encode(&maps))?)))
     }
 
@@ -215,7 +216,13 @@ impl<D: Driver> CudaProgram<D> {
             let (args, maps) = self.args[i].as_ref().expect("the node's phase has been prepared");
             let node = &self.nodes[i];
             for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
-                driver.launch(function, *geometry, args, maps.as_ref().filter(|_| p == 0), dependent)?;
+                driver.launch(
+                    function,
+                    *geometry,
+                    args,
+                    maps.as_ref().filter(|_| node.cuda.tiled_pass() == Some(p)),
+                    dependent,
+                )?;
                 dependent = driver.device().caps.contains(Caps::DEPENDENT_LAUNCH);
             }
         }

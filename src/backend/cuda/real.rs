@@ -288,7 +288,11 @@ impl Driver for Real {
         self.check(self.context.bind_to_thread())?;
         let mut encoded: Maps = bytemuck::Zeroable::zeroed();
         for (map, to) in maps.iter().zip(&mut encoded.0) {
-            // SAFETY: extents, strides, the tile and its steps are arrays of the rank's length, or one less for
+            let swizzle = match map.row_bytes() {
+                64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+                _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            };
+            // SAFETY: extents, strides, the tile and its steps are arrays of the rank's length at least, or one less for
             // strides, which the driver reads before it returns. It writes to `to`, which is as large as a map and
             // aligned like one (below), and does not look at what lies at the address. Copies stay in the tensor,
             // which `CudaProgram` holds: beyond it are zeros.
@@ -296,14 +300,14 @@ impl Driver for Real {
                 sys::cuTensorMapEncodeTiled(
                     (&raw mut *to).cast(),
                     sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                    map.extent.len() as u32,
+                    map.rank,
                     map.address as *mut std::ffi::c_void,
                     map.extent.as_ptr(),
                     map.stride.as_ptr(),
                     map.tile.as_ptr(),
-                    [1; 3].as_ptr(),
+                    [1; 4].as_ptr(),
                     sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                    swizzle,
                     sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                     sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
                 )

@@ -41,7 +41,7 @@ mod tests {
     fn names(axis: &Axis) -> Vec<&'static str> {
         let mut names = match axis.count {
             Count::Number(name) => vec![name],
-            Count::Sum(axes) => axes.iter().flat_map(names).collect(),
+            Count::Sum(axes) | Count::Product(axes) => axes.iter().flat_map(names).collect(),
             _ => Vec::new(),
         };
         names.extend(Some(axis.per).filter(|per| !per.is_empty()));
@@ -54,10 +54,12 @@ mod tests {
             let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
             let axes = cuda.passes.iter().flat_map(|pass| pass.grid.iter().chain(&pass.warps));
             let axes = axes.chain(cuda.scratch).chain(cuda.counters);
-            let tiles = cuda.tiles.iter().flat_map(|tile| [tile.rows, tile.among, "CLUSTER_X", "CLUSTER_Y", "SHARED"]);
+            let tiles = cuda
+                .tiles
+                .iter()
+                .flat_map(|tile| tile.numbers().into_iter().chain(["CLUSTER_X", "CLUSTER_Y", "SHARED"]));
             let clusters = cuda.passes.iter().filter(|pass| pass.clusters).flat_map(|_| ["CLUSTER_X", "CLUSTER_Y"]);
-            let tiles = tiles.filter(|name| !name.is_empty()).chain(clusters);
-            for name in axes.flat_map(names).chain(tiles).chain(["THREADS"]) {
+            for name in axes.flat_map(names).chain(tiles).chain(clusters).chain(["THREADS"]) {
                 assert!(number(cuda.source, name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
             }
         }

@@ -6,22 +6,25 @@ use crate::registry::Tile;
 /// Elements of a tile's row, 16 bits each: what the swizzle works on.
 const TILE_CHANNELS: u32 = 64;
 
+/// The same of a strip of columns.
+const STRIP_COLUMNS: u32 = 32;
+
 /// Most tensors that a kernel is given maps of.
 const MOST: usize = 2;
 
-/// A tensor of bf16, `[images, rows, channels]`, and the tile of it that one copy takes; `TensorMap` in
-/// `kernels/host/hopper.h`.
+/// A tensor of bf16 and the tile of it that one copy takes, innermost extent first; `TensorMap` in `kernels/host/hopper.h`. The swizzle
+/// works on the tile's rows, of 128 or 64 bytes.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(128))]
 pub(super) struct TensorMap {
     pub(super) address: u64,
-    /// Channels, rows, images.
-    pub(super) extent: [u64; 3],
-    /// Bytes from a row to the next, and from an image to the next.
-    pub(super) stride: [u64; 2],
-    /// Channels, rows, images.
-    pub(super) tile: [u32; 3],
-    unused: [u32; 17],
+    /// Of as many dimensions as `rank` says.
+    pub(super) extent: [u64; 4],
+    /// Bytes to the next of every dimension but the first.
+    pub(super) stride: [u64; 3],
+    pub(super) tile: [u32; 4],
+    pub(super) rank: u32,
+    unused: [u32; 11],
 }
 
 /// The maps of a launch as the device takes them; `Maps` in `kernels/hopper.cuh`. Drivers before CUDA 13 ask for
@@ -33,25 +36,75 @@ pub(super) struct Maps(pub(super) [[u64; 16]; MOST]);
 // As in `kernels/hopper.cuh`.
 const _: () = assert!(size_of::<TensorMap>() == 128 && size_of::<Maps>() == 128 * MOST);
 
-/// The map of each tile's operand, at these addresses; `number` knows the kernel's numbers. Where an operand is
-/// absent, the first one's, which nobody uses.
-pub(super) fn of(node: &Node, tiles: &[Tile], operands: &[u64], number: impl Fn(&str) -> u64) -> [TensorMap; MOST] {
+/// The map of each tile's operand, at these addresses, or of what is laid out in the memory that passes share, at `scratch`; `number`
+/// knows the kernel's numbers. Where an operand is absent, the first one's, which nobody uses.
+pub(super) fn of(
+    node: &Node,
+    tiles: &[Tile],
+    operands: &[u64],
+    scratch: u64,
+    number: impl Fn(&str) -> u64,
+) -> [TensorMap; MOST] {
+    let number = |name: &str| if name.is_empty() { 1 } else { number(name) as u32 };
     let map = |i: usize| {
-        let tile = tiles.get(i).filter(|tile| node.inputs[tile.operand].is_some()).unwrap_or(&tiles[0]);
-        let shape = node.inputs[tile.operand].expect("the first operand is never absent").shape();
-        let (images, rows) = if tile.per_image { (shape.n, shape.tokens()) } else { (1, shape.rows()) };
-        let among = if tile.among.is_empty() { 1 } else { number(tile.among) };
-        let address = operands[tile.operand];
-        let stride = 2 * shape.c as u64;
-        let whole = address.is_multiple_of(16) && stride.is_multiple_of(16);
+        let tile = tiles.get(i).filter(|tile| node.inputs[tile.operand()].is_some()).unwrap_or(&tiles[0]);
+        let shape = node.inputs[tile.operand()].expect("the first operand is never absent").shape();
+        let address = operands[tile.operand()];
+        let map = match *tile {
+            Tile::Rows { per_image, rows, among, .. } => {
+                let (images, tokens) = if per_image { (shape.n, shape.tokens()) } else { (1, shape.rows()) };
+                let box_of = [TILE_CHANNELS, number(rows) / number(among), 1];
+                TensorMap::packed(address, [shape.c, tokens, images], box_of)
+            }
+            Tile::Pixels { among, .. } => {
+                let box_of = [TILE_CHANNELS, number("TILE_W"), number("TILE_H") / number(among), 1];
+                TensorMap::packed(address, [shape.c, shape.w, shape.h, shape.n], box_of)
+            }
+            Tile::Columns { laid_out, among, .. } => {
+                let (address, rows) = laid_out.map_or((address, shape.n), |rows| (scratch, rows * shape.n));
+                let box_of = [STRIP_COLUMNS, TILE_CHANNELS / number(among)];
+                let matrix = TensorMap::packed(address, [shape.elements() / rows, rows], box_of);
+                matrix.in_strips(number("TILE_N") / STRIP_COLUMNS)
+            }
+        };
+        let whole = map.address.is_multiple_of(16) && map.stride.iter().all(|stride| stride.is_multiple_of(16));
         assert!(whole, "the operand fits: its rows begin at multiples of 16 bytes");
-        TensorMap {
-            address,
-            extent: [shape.c as u64, rows as u64, images as u64],
-            stride: [stride, stride * rows as u64],
-            tile: [TILE_CHANNELS, (number(tile.rows) / among) as u32, 1],
-            unused: [0; 17],
-        }
+        map
     };
     std::array::from_fn(map)
+}
+
+impl TensorMap {
+    /// Bytes of a tile's row.
+    pub(super) fn row_bytes(&self) -> u32 {
+        2 * self.tile[0]
+    }
+
+    /// A tensor without gaps.
+    fn packed<const RANK: usize>(address: u64, extent: [usize; RANK], tile: [u32; RANK]) -> TensorMap {
+        let mut map = TensorMap { address, rank: RANK as u32, ..bytemuck::Zeroable::zeroed() };
+        map.tile[..RANK].copy_from_slice(&tile);
+        let mut stride = 2;
+        for (i, extent) in extent.into_iter().enumerate() {
+            map.extent[i] = extent as u64;
+            stride *= extent as u64;
+            if i + 1 < RANK {
+                map.stride[i] = stride;
+            }
+        }
+        map
+    }
+
+    /// The same matrix as `[strips, rows, columns of a strip]`, and so many strips of it.
+    fn in_strips(self, count: u32) -> TensorMap {
+        let ([columns, rows, ..], [width, height, ..]) = (self.extent, self.tile);
+        assert!(columns.is_multiple_of(width.into()), "the operand fits: its strips are whole");
+        TensorMap {
+            extent: [width.into(), rows, columns / u64::from(width), 0],
+            stride: [self.stride[0], 2 * u64::from(width), 0],
+            tile: [width, height, count, 0],
+            rank: 3,
+            ..self
+        }
+    }
 }
