@@ -68,11 +68,6 @@ const BELOW: &[(&str, f64, &str)] = &[
         76.0,
         "117 tiles for 132 processors where Stage C has 2048 channels, and shared memory as above; 84 % in Stage B",
     ),
-    (
-        "attention.192.sm90a",
-        76.0,
-        "320 times 64 queries of Stage B for 132 processors, of which most have three; of 17 tiles of keys the last has four",
-    ),
     ("conv_transpose2d.mma", 38.0, "mma.sync, which Hopper runs at 62 %, and blocks that leave processors idle"),
     (
         "feed_forward.mma",
@@ -212,13 +207,19 @@ fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
             Estimate::of(&[(memory, "memory"), (products / h100::MMA * turns(at_once as f64), "mma.sync")])
         }
         None if kernel.op == "attention" => {
-            // The queries of the processor that has most, and whole tiles of keys for each.
+            // The queries of the processor that has most, and for each whole tiles of keys. Of a last tile with few, FEW or SOME
+            // keys are multiplied, and their values 16 at a time.
             let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
             let queries = (blocks / h100::PROCESSORS).ceil() * of("QUERIES") as f64;
             let tokens = |i: usize| node.inputs.get(i).copied().flatten().map_or(0, |source| source.shape().tokens());
             let [_, dim, own, _] = node.op.constants()[..] else { panic!("an attention has four constants") };
-            let keys = own as usize * tokens(0).next_multiple_of(of("KEYS")) + tokens(1).next_multiple_of(of("KEYS"));
-            let flops = queries * 4.0 * (keys * dim as usize) as f64;
+            let (tile, keys) = (of("KEYS"), [own as usize * tokens(0), tokens(1)]);
+            let last = keys.into_iter().rfind(|count| *count > 0).map_or(0, |count| (count - 1) % tile + 1);
+            let before = keys.iter().map(|count| count.next_multiple_of(tile)).sum::<usize>() - tile;
+            let narrow = [of("FEW"), of("SOME")].into_iter().find(|count| before > 0 && last <= *count).unwrap_or(tile);
+            let scores = (before + narrow) as f64;
+            let values = (before + narrow.next_multiple_of(16)) as f64;
+            let flops = queries * 2.0 * (scores + values) * f64::from(dim);
             Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
         }
         None if kernel.name == "feed_forward.sm90a" => {
