@@ -5,11 +5,11 @@
 // Launch     one block for every QUERIES queries of a head (y) of an image (z), THREADS threads: five groups of four
 //            warps with 64 queries each, of 96 registers a thread.
 // Shared     169 KiB: the queries, and SLOTS tiles of KEYS keys and their values.
-// Memory     reads K and V once for every QUERIES queries; never writes a score.
+// Memory     reads K and V once for every QUERIES queries, by whole tiles; never writes a score.
 // Numerics   The weights of the values are rounded to bf16; scores, their softmax and sums are f32. The largest
 //            score so far is subtracted before exp, and sums are scaled when it grows.
 // Needs      sm_90a: copies of tiles, wgmma.
-// Tunables   QUERIES, OVERLAP; KEYS, SLOTS, APART in attention_tiles.cuh.
+// Tunables   QUERIES, OVERLAP; KEYS, FEW, SOME, SLOTS, APART in attention_tiles.cuh.
 // Reference  src/ops/attention.rs
 #include "common.cuh"
 

@@ -63,7 +63,8 @@ template <u32 COUNT> DEVICE void pin(float (&sums)[COUNT]) {
 #define NAMES_90 NAMES_60 ", " NAMES_10(6) ", " NAMES_10(7) ", " NAMES_10(8)
 #define SUMS_4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
 #define SUMS_8(i) SUMS_4(i), SUMS_4(i + 4)
-#define SUMS_32 SUMS_8(0), SUMS_8(8), SUMS_8(16), SUMS_8(24)
+#define SUMS_16 SUMS_8(0), SUMS_8(8)
+#define SUMS_32 SUMS_16, SUMS_8(16), SUMS_8(24)
 #define SUMS_40 SUMS_32, SUMS_8(32)
 #define SUMS_48 SUMS_40, SUMS_8(40)
 #define SUMS_64 SUMS_48, SUMS_8(48), SUMS_8(56)
@@ -93,6 +94,8 @@ template <u32 COUNT> DEVICE void pin(float (&sums)[COUNT]) {
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(tile_of(b)), "r"(u32(onto)),                  \
                        "n"(int(TRANSPOSED)));                                                                        \
     }
+PRODUCT(8, NAMES_4(), SUMS_4(0), 4, 5, 6, 7, 8, 9, 10)
+PRODUCT(32, NAMES_10() ", " NAMES_6(1), SUMS_16, 16, 17, 18, 19, 20, 21, 22)
 PRODUCT(64, NAMES_30 ", " NAMES_2(3), SUMS_32, 32, 33, 34, 35, 36, 37, 38)
 PRODUCT(80, NAMES_30 ", " NAMES_10(3), SUMS_40, 40, 41, 42, 43, 44, 45, 46)
 PRODUCT(96, NAMES_30 ", " NAMES_10(3) ", " NAMES_8(4), SUMS_48, 48, 49, 50, 51, 52, 53, 54)

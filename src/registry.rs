@@ -274,6 +274,10 @@ impl Kernel {
 
     /// Counters that the blocks of a CUDA kernel share, as the product of these.
     const fn with_counters(self, counters: &'static [Axis]) -> Kernel {
+        let Launch::Cuda(cuda) = self.launch else { panic!("blocks of CUDA kernels count") };
+        Kernel { launch: Launch::Cuda(Cuda { counters, ..cuda }), ..self }
+    }
+
     /// What a pass of a CUDA kernel copies tile by tile.
     const fn with_tiles(self, tiles: &'static [Tile]) -> Kernel {
         let Launch::Cuda(cuda) = self.launch else { panic!("tiles are copied by CUDA kernels") };

@@ -139,6 +139,7 @@ bool run_warp(Block& b, unsigned first, bool downwards) {
             if (f.done || (f.waits_for && !f.waits_for->holds())) continue;
             block = &b;
             fiber = &f;
+            launch.idle = false;
             cascade_switch(&scheduler, f.stopped_at);
             again = ran = true;
         }
@@ -158,11 +159,10 @@ void run_cluster(Cluster& cluster, bool downwards) {
         }
         return ran;
     };
-    for (bool again = true; again && !launch.fault;) {
-        again = false;
-        for (unsigned k = 0; k < cluster.size; ++k) {
-            again |= run_block(*cluster.blocks[downwards ? cluster.size - 1 - k : k]);
-        }
+    for (bool ran = true; (ran || !launch.idle) && !launch.fault;) {
+        launch.idle = !ran; // then one that waits for products goes on
+        ran = false;
+        for (unsigned k = 0; k < cluster.size; ++k) ran |= run_block(*cluster.blocks[downwards ? cluster.size - 1 - k : k]);
     }
     for (unsigned r = 0; r < cluster.size && !launch.fault; ++r) {
         const Block& b = *cluster.blocks[r];
@@ -246,7 +246,7 @@ extern "C" const char* cascade_launch(const char* name, const unsigned* grid, co
     static thread_local std::unique_ptr<Block> blocks[MAX_BLOCKS];
     static thread_local std::unique_ptr<unsigned char, void (*)(void*)> stacks{nullptr, std::free};
     if (!stacks) stacks.reset(static_cast<unsigned char*>(std::aligned_alloc(64, MAX_BLOCKS * MAX_THREADS * STACK)));
-    launch = {{grid[0], grid[1], grid[2]}, {threads, 1, 1}, threads, shared > 0 ? shared : STATIC_SHARED, downwards, nullptr};
+    launch = {{grid[0], grid[1], grid[2]}, {threads, 1, 1}, threads, shared > 0 ? shared : STATIC_SHARED, downwards, false, nullptr};
     body = entry->run;
     arguments = args;
     tensor_maps = maps;

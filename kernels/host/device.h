@@ -116,6 +116,7 @@ struct Launch {
     uint3 grid, size;
     unsigned threads, shared_limit;
     bool eager;        // whether tiles land at once
+    bool idle;         // whether nothing can run but what waits for products
     const char* fault; // what went wrong, if anything did
 };
 

@@ -2,9 +2,10 @@
 // tiles, products of a group of four warps, clusters of blocks. ../hopper.cuh and ../wgmma.cuh use it.
 //
 // A tile lands when its barrier is waited for and no sooner; in a launch that runs downwards, at once. A product
-// is computed when it is waited for, by each warp for itself; what it reads and writes must not change until then. What a
-// GPU would hang on (a barrier that expects other bytes than are copied, that too few or too many arrive
-// at), or read wrongly (a tile that is copied over while ldmatrix may still read it), ends the launch with a message.
+// is computed when it is waited for and nothing else can run, by each warp for itself: so groups are as far apart as they
+// may be. What it reads and writes must not change until then. What a GPU would hang on (a barrier that expects other bytes
+// than are copied, that too few or too many arrive at), or read wrongly (a tile that is copied over while ldmatrix may still
+// read it), ends the launch with a message.
 #pragma once
 
 #include <algorithm>

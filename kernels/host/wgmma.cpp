@@ -140,6 +140,7 @@ void products_wait(unsigned left) {
         const Warp* group = &block->warps[fiber->index / LANES / WARPS * WARPS];
         const unsigned started = warp().products.started;
         bool holds() const override {
+            if (!launch.idle) return false;
             for (unsigned w = 0; w < WARPS; ++w) {
                 if (group[w].products.started < started) return false;
             }

@@ -108,6 +108,7 @@ impl Define for Attention {
 
 pub(super) fn cases() -> Vec<Case> {
     let own = |heads, head_dim| Attention { heads, head_dim, self_part: true, causal: false };
+    let few = |keys| Case::new(own(4, 64), vec![slot(1, 1, 2, 768), slot(1, 1, keys, 512), None]).bf16(2e-2);
     vec![
         Case::new(own(2, 64), vec![slot(2, 12, 12, 3 * 128), slot(2, 1, 85, 2 * 128), None]).bf16(2e-2),
         Case::new(own(20, 64), vec![slot(1, 3, 5, 3 * 1280), slot(1, 1, 4, 2 * 1280), None]).bf16(2e-2),
@@ -119,5 +120,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(own(1, 64), vec![slot(1, 5, 79, 192), slot(1, 1, 133, 128), None]).bf16(2e-2),
         Case::new(own(1, 7), vec![slot(1, 1, 1, 21), None, None]).bf16(2e-2),
         Case::new(own(2, 32), vec![slot(1, 9, 11, 192), None, None]).bf16(2e-2),
+        // As many keys in the last tile as narrower products have, and one more; few in all, so that each matters.
+        few(8),
+        few(9),
+        few(32),
+        few(33),
     ]
 }
