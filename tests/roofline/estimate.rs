@@ -1,0 +1,254 @@
+//! What a kernel takes on an H100, by count of bytes and FLOP.
+
+use cascade_rt::backend::cuda::number;
+use cascade_rt::ops::{Element, Function};
+use cascade_rt::plan::{Node, Plan, Source};
+use cascade_rt::registry::{self, Clocks, Cuda, Fit, Kernel, Launch, Tiling};
+
+/// An H100 (SXM) as its data sheet has it, with what others have measured where that has nothing.
+pub mod h100 {
+    /// Processors.
+    pub const PROCESSORS: f64 = 132.0;
+    /// Bytes from and to memory, a second.
+    pub const MEMORY: f64 = 3.35e12;
+    /// Bytes between the L2 cache and processors, a second: measured by others, 5.5 to 7.
+    pub const L2: f64 = 5.5e12;
+    /// The same of one processor: 64 bytes a clock.
+    pub const L2_OF_ONE: f64 = 64.0 * CLOCK;
+    /// Clocks a second.
+    pub const CLOCK: f64 = 1.755e9;
+    /// Seconds until memory answers, under load.
+    pub const LATENCY: f64 = 800e-9;
+    /// Operations of a clock of a processor's tensor cores on bf16.
+    pub const FLOP: f64 = 4096.0;
+    /// Bytes that shared memory takes or gives in a clock.
+    pub const SHARED: f64 = 128.0;
+    /// Threads of which a processor issues an instruction in a clock.
+    pub const LANES: f64 = 128.0;
+    /// What mma.sync gets of it, as others have measured; wgmma gets all.
+    pub const MMA: f64 = 0.62;
+}
+
+/// Bytes of an operand, or the result as `i` past the last.
+fn bytes(plan: &Plan, node: &Node, i: usize) -> f64 {
+    let size = |slot: usize| if plan.slots[slot].element == Element::Factor { 2 } else { 4 };
+    let all = match node.inputs.get(i) {
+        Some(Some(Source::Slot(slot))) => size(slot.id()) * node.op.reads(i, slot.shape, node.output.shape),
+        Some(Some(Source::Weight(w, shape))) => {
+            let stored: usize = plan.weights[*w].parts().iter().map(|part| part.bytes().len()).sum();
+            stored / shape.elements().max(1) * node.op.reads(i, *shape, node.output.shape)
+        }
+        Some(None) => 0,
+        None => size(node.output.id()) * node.output.shape.elements(),
+    };
+    all as f64
+}
+
+/// Rows or columns that tiles of `tile` read of `extent`, a border of one around each, as far as it is there.
+fn with_borders(extent: usize, tile: usize) -> f64 {
+    let of = |first: usize| (first + tile + 1).min(extent) - first.saturating_sub(1);
+    (0..extent).step_by(tile).map(of).sum::<usize>() as f64
+}
+
+/// Registers a thread and bytes of shared memory a block, by the assembler's table.
+fn takes(entry: &str) -> (u64, u64) {
+    let table = include_str!("../../kernels/ptx/REGISTERS.md");
+    let row = table.lines().find(|line| line.starts_with(&format!("| `{entry}` | sm_90")));
+    let cells: Vec<_> = row.unwrap_or_else(|| panic!("{entry} is assembled for sm_90")).split('|').collect();
+    (cells[3].trim().parse().unwrap(), cells[5].trim().parse().unwrap())
+}
+
+/// Blocks of a launch, threads of each, and how many run at once on a processor.
+pub fn geometry(node: &Node, cuda: &Cuda) -> (f64, u64, u64) {
+    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers");
+    let blocks = |pass: &registry::Pass| pass.grid.iter().map(|axis| axis.resolve(node, of)).product::<u64>();
+    let pass = cuda.passes.iter().max_by_key(|pass| blocks(pass)).expect("a row has passes");
+    let threads = pass.warps.map_or(of("THREADS"), |warps| 32 * warps.resolve(node, of));
+    let (registers, shared) = takes(pass.entry);
+    // As tools/ptx: registers go to warps by 256, and a block takes 1 KiB of shared memory for the system.
+    let by_registers = 65536 / ((registers * 32).next_multiple_of(256) * threads.div_ceil(32));
+    let at_once = by_registers.min(2048 / threads).min((228 << 10) / (shared + 1024)).min(32);
+    (blocks(pass) as f64, threads, at_once)
+}
+
+/// A row whose header has `Counts`: bytes by L2, and under way on a processor.
+fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
+    let (times, under_way) = counts.split_once("; ").expect("what is moved; what is under way");
+    let of = |words: &str| {
+        words
+            .split('*')
+            .map(|word| number(cuda.source, word).unwrap_or_else(|| panic!("no number {word}")))
+            .product::<u64>() as usize
+    };
+    let out = node.output.shape;
+    let tile = times.split(", ").find_map(|part| part.split_once("halo ")).and_then(|(_, tile)| tile.split_once(' '));
+    let tile = tile.map(|(rows, columns)| (of(rows), of(columns)));
+    let halo = tile.map_or(1.0, |(h, w)| with_borders(out.h, h) * with_borders(out.w, w) / out.tokens() as f64);
+    let tiles = tile.map_or(1, |(h, w)| out.n * out.h.div_ceil(h) * out.w.div_ceil(w)) as f64;
+    let mut all = 0.0;
+    for i in (0..node.inputs.len()).filter(|i| node.inputs[*i].is_some()).chain([node.inputs.len()]) {
+        let part = if i < node.inputs.len() {
+            times.split(", ").nth(i)
+        } else {
+            times.split(", ").find(|part| part.starts_with("y "))
+        };
+        let often = match part.and_then(|part| part.split(' ').nth(1)).expect("every operand is counted") {
+            "once" => 1.0,
+            "twice" => 2.0,
+            "halo" => halo,
+            "tile" => tiles,
+            word => panic!("{}: how often is {word}?", node.op.name()),
+        };
+        all += often * bytes(plan, node, i);
+    }
+    if let Some(often) = times.split(", ").find_map(|part| part.strip_prefix("scratch ")) {
+        let of = |name: &str| number(cuda.source, name).expect("every row has its numbers");
+        let elements: u64 = cuda.scratch.iter().map(|axis| axis.resolve(node, of)).product();
+        all += 4.0 * elements as f64 * often.parse::<f64>().expect("how often");
+    }
+    let (blocks, threads, at_once) = geometry(node, cuda);
+    let of_block = match under_way {
+        "row a warp" => bytes(plan, node, 0) / node.output.shape.rows() as f64 * threads as f64 / 32.0,
+        "halo a block" => halo * bytes(plan, node, 0) / blocks,
+        text => threads as f64 * text.strip_suffix(" bytes a thread").expect("a unit").parse::<f64>().unwrap(),
+    };
+    (all, of_block * (at_once as f64).min((blocks / h100::PROCESSORS).ceil()))
+}
+
+/// What a kernel takes: seconds by count of bytes and FLOP, and what limits; what any would take that cuts a linear layer into
+/// tiles; the same as the first with the ends of its blocks, where they are estimated; bytes by L2, and under way on a processor,
+/// where they are counted.
+pub struct Estimate {
+    pub seconds: f64,
+    pub limit: &'static str,
+    pub any: Option<f64>,
+    pub with_ends: Option<f64>,
+    pub moved: Option<(f64, f64)>,
+}
+
+impl Estimate {
+    fn of(limits: &[(f64, &'static str)]) -> Estimate {
+        let (seconds, limit) = *limits.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
+        Estimate { seconds, limit, any: None, with_ends: None, moved: None }
+    }
+}
+
+/// Clocks of the best of all cuts of a linear layer by count, of tiles whose sums a thread's registers can hold: what no kernel
+/// of this kind can go below, few rows and channels being shared out among many processors.
+fn of_best_cut(node: &Node) -> usize {
+    let sizes = [(64, 256), (128, 256), (192, 192), (256, 96)];
+    let mut clocks = Vec::new();
+    for (rows, most) in sizes {
+        for channels in (16..=most).step_by(16) {
+            for cluster in [(1, 1), (1, 2), (2, 1)] {
+                clocks.extend((1..=8).filter_map(|splits| Tiling { rows, channels, cluster, splits }.of(node)));
+            }
+        }
+    }
+    clocks.iter().map(|clocks| clocks.products).min().expect("there are cuts")
+}
+
+/// What attention on Hopper takes.
+fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
+    let (blocks, ..) = geometry(node, cuda);
+    // The queries of the processor that has most, and for each whole tiles of keys. Of a last tile with few, FEW or SOME
+    // keys are multiplied, and their values 16 at a time.
+    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+    let queries = (blocks / h100::PROCESSORS).ceil() * of("QUERIES") as f64;
+    let tokens = |i: usize| node.inputs.get(i).copied().flatten().map_or(0, |source| source.shape().tokens());
+    let [_, dim, own, _] = node.op.constants()[..] else { panic!("an attention has four constants") };
+    let (tile, keys) = (of("KEYS"), [own as usize * tokens(0), tokens(1)]);
+    let last = keys.into_iter().rfind(|count| *count > 0).map_or(0, |count| (count - 1) % tile + 1);
+    let before = keys.iter().map(|count| count.next_multiple_of(tile)).sum::<usize>() - tile;
+    let narrow = [of("FEW"), of("SOME")].into_iter().find(|count| before > 0 && last <= *count).unwrap_or(tile);
+    let scores = (before + narrow) as f64;
+    let values = (before + narrow.next_multiple_of(16)) as f64;
+    let flops = queries * 2.0 * (scores + values) * f64::from(dim);
+    Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
+}
+
+/// What a feed-forward block on Hopper takes.
+fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memory: f64) -> Estimate {
+    let (blocks, ..) = geometry(node, cuda);
+    // A strip of hidden values takes a block as long as its products; or as shared memory takes to get both weights, give
+    // them to two groups, and their normed rows if it has them; or as a loop's instructions take, which find the values and
+    // start products. While a block reads its rows, and stores the result, nothing is multiplied.
+    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as f64;
+    let (rows, hidden, channels) = (of("TILE_M"), of("TILE_H"), of("C"));
+    let products = 4.0 * rows * hidden * channels / h100::FLOP;
+    // How often x is read; bytes of normed rows in shared memory; instructions of the loop, as the assembler has it.
+    let (reads, normed, instructions) = match kernel.name {
+        "feed_forward.192.sm90a" => (1.0, 0.0, 666.0),
+        _ => (2.0, 2.0 * rows * channels, 1179.0),
+    };
+    let shared = (3.0 * 4.0 * hidden * channels + normed) / h100::SHARED;
+    let issued = instructions * of("THREADS") / h100::LANES;
+    let strips = of("HIDDEN") / hidden * products.max(shared).max(issued) / h100::CLOCK;
+    let moved = reads * bytes(plan, node, 0) + bytes(plan, node, node.inputs.len());
+    let ends = moved / blocks / h100::L2_OF_ONE;
+    let turns = (blocks / h100::PROCESSORS).ceil();
+    Estimate::of(&[(memory, "memory"), (turns * (strips + ends), "blocks")])
+}
+
+/// What a transposed convolution on Hopper takes.
+fn of_conv_transpose(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
+    // A product of pixels, in whole tiles, by the columns of all four classes. Where passes share memory, one has written
+    // the weight there.
+    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+    let (height, width) = (of("TILE_H"), of("TILE_W"));
+    let cluster = (of("CLUSTER_Y"), of("CLUSTER_X"));
+    let tiling = Tiling { rows: height * width, channels: of("TILE_N"), cluster, splits: 1 };
+    let [Some(x), Some(w), _] = node.inputs[..] else { panic!("it has x and a weight") };
+    let (x, w) = (x.shape(), w.shape());
+    let rows = x.n * x.h.next_multiple_of(height) * x.w.next_multiple_of(width);
+    let columns = 4 * node.output.shape.c;
+    let Clocks { products, ends } = tiling.clocks(rows, columns, w.elements() / columns, Function::Identity);
+    let before = if cuda.scratch.is_empty() { 0.0 } else { 2.0 * bytes(plan, node, 1) / h100::MEMORY };
+    let after = |clocks: usize| before + clocks as f64 / h100::CLOCK;
+    Estimate {
+        with_ends: Some(memory.max(after(products + ends))),
+        ..Estimate::of(&[(memory, "memory"), (after(products), "tiles")])
+    }
+}
+
+/// What a kernel takes that memory limits, whose header counts what it moves.
+fn of_moved(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memory: f64) -> Estimate {
+    let (blocks, ..) = geometry(node, cuda);
+    let cost = plan.cost(node, true);
+    let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));
+    let (l2, under_way) = moved(plan, node, cuda, counts.unwrap_or_else(|| panic!("{} counts nothing", kernel.name)));
+    let reads = cost.bytes as f64 - bytes(plan, node, node.inputs.len());
+    let of_busiest = l2 / blocks * (blocks / h100::PROCESSORS).ceil();
+    let limits = [
+        (memory, "memory"),
+        (l2 / h100::L2, "L2"),
+        (of_busiest / h100::L2_OF_ONE, "one processor"),
+        (reads * h100::LATENCY / (under_way * blocks.min(h100::PROCESSORS)), "latency"),
+    ];
+    Estimate { moved: Some((l2, under_way)), ..Estimate::of(&limits) }
+}
+
+/// What a kernel takes for a node.
+pub fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
+    let Launch::Cuda(cuda) = &kernel.launch else { panic!("rows of CUDA are CUDA") };
+    let cost = plan.cost(node, true);
+    let memory = cost.bytes as f64 / h100::MEMORY;
+    match kernel.fit.iter().find_map(|fit| if let Fit::Tiling(tiling) = fit { tiling.of(node) } else { None }) {
+        Some(Clocks { products, ends }) => Estimate {
+            any: Some(memory.max(of_best_cut(node) as f64 / h100::CLOCK)),
+            with_ends: Some(memory.max((products + ends) as f64 / h100::CLOCK)),
+            ..Estimate::of(&[(memory, "memory"), (products as f64 / h100::CLOCK, "tiles")])
+        },
+        None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
+            let (blocks, _, at_once) = geometry(node, cuda);
+            let at_once = at_once as f64 * h100::PROCESSORS;
+            let turns = (blocks / at_once).ceil() * at_once / blocks;
+            let products = cost.flops as f64 / (h100::FLOP * h100::PROCESSORS * h100::CLOCK);
+            Estimate::of(&[(memory, "memory"), (products / h100::MMA * turns, "mma.sync")])
+        }
+        None if kernel.op == "attention" => of_attention(node, cuda, memory),
+        None if kernel.op == "feed_forward" => of_feed_forward(plan, node, kernel, cuda, memory),
+        None if kernel.op == "conv_transpose2d" => of_conv_transpose(plan, node, cuda, memory),
+        None => of_moved(plan, node, kernel, cuda, memory),
+    }
+}
