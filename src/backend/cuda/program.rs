@@ -100,8 +100,10 @@ pub(super) fn compile<D: Driver>(
     weights.reserve(residency)?;
     let arena = context.allocate(plan.arena_bytes())?;
     let scratch = context.allocate(scratch_bytes)?;
-    let zeros = vec![0; 4 * counters as usize];
-    context.call(|driver| driver.write(&scratch, 4 * u64::from(counters_from), &zeros))?;
+    if counters > 0 {
+        let zeros = vec![0; 4 * counters as usize];
+        context.call(|driver| driver.write(&scratch, 4 * u64::from(counters_from), &zeros))?;
+    }
     Ok(CudaProgram {
         arena,
         scratch,
@@ -216,13 +218,8 @@ impl<D: Driver> CudaProgram<D> {
             let (args, maps) = self.args[i].as_ref().expect("the node's phase has been prepared");
             let node = &self.nodes[i];
             for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
-                driver.launch(
-                    function,
-                    *geometry,
-                    args,
-                    maps.as_ref().filter(|_| node.cuda.tiled_pass() == Some(p)),
-                    dependent,
-                )?;
+                let maps = maps.as_ref().filter(|_| node.cuda.tiled_pass() == Some(p));
+                driver.launch(function, *geometry, args, maps, dependent)?;
                 dependent = driver.device().caps.contains(Caps::DEPENDENT_LAUNCH);
             }
         }
