@@ -47,10 +47,11 @@ impl Room {
         fs::write(self.path(name), bytes).unwrap();
     }
 
-    /// The program with exactly these arguments and no environment.
+    /// The program with exactly these arguments and no environment, but for what older Vulkan drivers (Mesa 22) complain about if
+    /// it is not there.
     fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
-        command.args(args).current_dir(&self.0).env_clear();
+        command.args(args).current_dir(&self.0).env_clear().env("XDG_RUNTIME_DIR", self.0.path());
         command
     }
 
