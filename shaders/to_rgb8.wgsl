@@ -5,7 +5,8 @@
 //
 // Launch     one lane per pixel of out, WG lanes a group.
 // Memory     reads what is kept of x once, writes out once.
-// Numerics   f32; WGSL's round takes halves to even. NaN is told by its bits, because compilers may
+// Numerics   f32; halves to even, written out because not every driver's round does so (Mesa's software one
+//            with vectors wider than the processor's). NaN is told by its bits, because compilers may
 //            assume that f32 holds none.
 // Needs      nothing optional.
 // Tunables   WG.
@@ -20,7 +21,10 @@ struct Params { out: Shape, x: Shape }
 
 fn byte(bits: u32) -> u32 {
     if (bits & 0x7fffffffu) > 0x7f800000u { return 0u; }
-    return u32(round(255.0 * clamp(bitcast<f32>(bits), 0.0, 1.0)));
+    let value = 255.0 * clamp(bitcast<f32>(bits), 0.0, 1.0);
+    let below = u32(value);
+    let rest = value - f32(below);
+    return below + u32(rest > 0.5 || (rest == 0.5 && (below & 1u) == 1u));
 }
 
 @compute @workgroup_size(WG)
