@@ -12,7 +12,7 @@
 // blocks have in common each copies a half of, to both, so that a stage is free when the consumers of both have left it.
 #pragma once
 #include "conv.cuh"
-#include "wgmma.cuh"
+#include "stages.cuh"
 
 constexpr u32 CLASSES = 4;
 constexpr u32 SETS = TAPS == 1 ? CLASSES : 1; // classes that a tile has results of
@@ -26,7 +26,7 @@ constexpr u32 STRIDE = TILE_N + 4;         // of staged sums
 constexpr u32 STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * sizeof(u16);
 static_assert(THREADS == CONSUMERS * GROUP + 32 && TILE_M % 64 == 0, "a group has 64 pixels, a warp copies");
 static_assert(CHANNELS == TILE_N / SETS && CHANNELS % CHUNK == 0, "a chunk is of one class");
-static_assert(CLUSTER_X * CLUSTER_Y == 2 && TILE_N % STRIP == 0, "clusters have two blocks, strips are whole");
+static_assert(CLUSTER == 2 && TILE_N % STRIP == 0, "clusters have two blocks, strips are whole");
 
 struct Stages {
     union {
@@ -37,14 +37,6 @@ struct Stages {
         float sums[TILE_M][STRIDE]; // when all has been multiplied: class by class
     };
     TileBarrier full[STAGES], empty[STAGES];
-};
-
-// Which stage is next, and the parity of the phase in which it is filled.
-struct Turn {
-    u32 stage = 0, parity = 0;
-    DEVICE void next() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
-    }
 };
 
 // Where a block's tile lies: its first pixel, class and channel, and the first column of the weight.
@@ -86,12 +78,6 @@ DEVICE void produce(const Args& a, Stages& s, const Maps& maps, const Place& at)
     }
 }
 
-// Says to both blocks that this warp has left a stage.
-DEVICE void leave(Stages& s, u32 stage) {
-    __syncwarp();
-    if (lane() < 2) s.empty[stage].arrive_at(lane());
-}
-
 // sums = x w over all stages.
 DEVICE void consume(const Args& a, Stages& s, float (&sums)[TILE_N / 2], u32 group) {
     const auto start = [&](u32 stage, bool onto) {
@@ -104,18 +90,7 @@ DEVICE void consume(const Args& a, Stages& s, float (&sums)[TILE_N / 2], u32 gro
         }
         products_commit();
     };
-    Turn turn;
-    s.full[turn.stage].wait(turn.parity);
-    start(turn.stage, false);
-    for (u32 i = 1; i < TAPS * TAPS * div_up(a.shape[X].c, TILE_K); ++i) {
-        const u32 before = turn.stage;
-        turn.next();
-        s.full[turn.stage].wait(turn.parity);
-        start(turn.stage, true);
-        products_wait<1>(); // the stage before is done with
-        leave(s, before);
-    }
-    products_wait<0>();
+    multiply_stages(s, TAPS * TAPS * div_up(a.shape[X].c, TILE_K), start);
 }
 
 // Makes results of a warp's sums, of 16 pixels: they change lanes through shared memory, where channels come together.
@@ -147,7 +122,7 @@ DEVICE void store_tile(const Args& a, Stages& s, const float (&sums)[TILE_N / 2]
 // A block's tile.
 DEVICE void conv_transpose_on_tiles(const Args& a, const Maps& maps, Stages& s) {
     if (threadIdx.x == 0) {
-        for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(2 * 4 * CONSUMERS);
+        for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * CONSUMERS * CLUSTER);
         show_barriers();
     }
     cluster_barrier();

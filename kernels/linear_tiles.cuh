@@ -7,11 +7,10 @@
 #pragma once
 #include "linear.cuh"
 #include "squares.cuh"
-#include "wgmma.cuh"
+#include "stages.cuh"
 
 constexpr u32 GROUP = 128; // threads of a warp group
 constexpr u32 CONSUMERS = TILE_M / 64;
-constexpr u32 CLUSTER = CLUSTER_X * CLUSTER_Y;
 constexpr u32 STEPS = TILE_K / 16;        // products of a stage
 constexpr u32 STRIDE = TILE_N + 8;        // of staged sums: four rows of pairs lie in different banks
 constexpr u32 CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : 240; // of 64 Ki, with those of the warps that copy
@@ -31,14 +30,6 @@ struct Stages {
         float sums[TILE_M][STRIDE]; // when all has been multiplied
     };
     TileBarrier full[STAGES], empty[STAGES];
-};
-
-// Which stage is next, and the parity of the phase in which it is filled.
-struct Turn {
-    u32 stage = 0, parity = 0;
-    DEVICE void next() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
-    }
 };
 
 // Copies `count` stages, from terms `first` on. One thread.
@@ -67,12 +58,6 @@ DEVICE void produce(Stages& s, const Maps& maps, u32 first, u32 count) {
     }
 }
 
-// Says to all blocks that write there that this warp has left a stage.
-DEVICE void leave(Stages& s, u32 stage) {
-    __syncwarp();
-    if (lane() < CLUSTER) s.empty[stage].arrive_at(lane());
-}
-
 // sums = x w^T over `count` stages, at least one, x as it lies.
 DEVICE void consume(Stages& s, float (&sums)[TILE_N / 2], u32 group, u32 count) {
     const auto start = [&](u32 stage, bool onto) {
@@ -83,18 +68,7 @@ DEVICE void consume(Stages& s, float (&sums)[TILE_N / 2], u32 group, u32 count) 
         for (u32 k = 0; k < STEPS; ++k) start_product(sums, x + k * 16, weight + k * 16, onto || k > 0);
         products_commit();
     };
-    Turn turn;
-    s.full[turn.stage].wait(turn.parity);
-    start(turn.stage, false);
-    for (u32 i = 1; i < count; ++i) {
-        const u32 before = turn.stage;
-        turn.next();
-        s.full[turn.stage].wait(turn.parity);
-        start(turn.stage, true);
-        products_wait<1>(); // the stage before is done with
-        leave(s, before);
-    }
-    products_wait<0>();
+    multiply_stages(s, count, start);
 }
 
 // Eight terms, two at a time, of two rows of x: what `multiply` in ptx.cuh takes for 16 terms, times scale, plus shift.
