@@ -31,10 +31,13 @@ pub fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<Stri
     program.read(y, bytemuck::cast_slice_mut(&mut ys)).unwrap();
     let gelu = |x: f64| 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2);
     let error = |(&x, &y): (&f32, &f32)| (f64::from(y) - gelu(f64::from(x))).abs() / f64::from(x).abs().max(1e-3);
-    let worst = xs.iter().zip(&ys).map(error).fold(0.0, f64::max);
+    // NaN is worse than anything.
+    let larger = |a: f64, b: f64| if b.is_nan() { f64::INFINITY } else { a.max(b) };
+    let worst = xs.iter().zip(&ys).map(error).fold(0.0, larger);
     let of_small = |(&x, &y): (&f32, &f32)| (f64::from(y) / gelu(f64::from(x)) - 1.0).abs();
-    let small = xs.iter().zip(&ys).filter(|(x, _)| (-5.5..0.0).contains(*x)).map(of_small).fold(0.0, f64::max);
+    let small = xs.iter().zip(&ys).filter(|(x, _)| (-5.5..0.0).contains(*x)).map(of_small).fold(0.0, larger);
+    // Others add two numbers that cancel there.
     let limits = [(worst, TOLERANCE), (small, if kernel.lang == Lang::Cuda { SMALL } else { f64::INFINITY })];
-    let differs = limits.into_iter().filter(|(error, limit)| error.is_nan() || error > limit);
+    let differs = limits.into_iter().filter(|(error, limit)| error > limit);
     (1, differs.map(|(error, limit)| format!("{}: GELU {error:.2e}, allowed {limit:.0e}", kernel.name)).collect())
 }
