@@ -54,7 +54,7 @@ impl Device {
         self.caps.contains(Caps::ROUND_BF16)
     }
 
-    /// Whether [factors](crate::ops::Element::Factor) are stored in bf16: where rounding is allowed, and
+    /// Whether [factors](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and
     /// memory is what most ops wait for.
     pub fn stores_bf16(&self) -> bool {
         self.rounds() && self.lang == Lang::Cuda
@@ -127,7 +127,7 @@ pub trait Program {
     /// Fills a slot from the host, 4 bytes an element.
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()>;
 
-    /// Runs some nodes, usually a [phase](Plan::phase). Neither allocates nor
+    /// Runs some nodes, usually a [segment](Plan::segment). Neither allocates nor
     /// compiles nor reads back.
     fn run(&mut self, nodes: Range<usize>) -> Result<()>;
 

@@ -54,7 +54,7 @@ fn compare(plan: &Plan, node: &Node, before: &[Vec<f32>], got: &[f32], limit: f6
             let data = match source {
                 Source::Weight(w, _) => Data::Weight(&plan.weights[*w]),
                 Source::Slot(slot) => match plan.slots[slot.id()].element {
-                    Element::F32 | Element::Factor => Data::F32(values),
+                    Element::F32 | Element::GemmInput => Data::F32(values),
                     Element::U32 => Data::U32(bytemuck::cast_slice(values)),
                 },
             };

@@ -22,7 +22,7 @@ pub enum Element {
     F32,
     /// A real number that is read only as a factor of products. A device that rounds factors to
     /// bf16 may store it so.
-    Factor,
+    GemmInput,
     /// An index, a counter or a packed pixel.
     U32,
 }
@@ -62,8 +62,8 @@ pub trait Define: std::fmt::Debug {
     }
 
     /// Whether operand `i`, learned or not, is read only as a factor of products, or as a part of a result of
-    /// which that `is_factor`.
-    fn as_factor(&self, _i: usize, _is_factor: bool) -> bool {
+    /// which that `feeds_gemm`.
+    fn feeds_gemm(&self, _i: usize, _feeds_gemm: bool) -> bool {
         false
     }
 

@@ -99,7 +99,7 @@ impl Storage {
 
 /// A run of nodes that is executed as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Phase {
+pub struct Segment {
     /// E.g. `step_c`.
     pub name: &'static str,
     /// Its nodes.
@@ -116,27 +116,27 @@ pub struct Plan {
     /// Learned tensors that nodes refer to.
     pub weights: Vec<Weight>,
     /// For each of them, whether it is read only as a factor of products.
-    pub factors: Vec<bool>,
-    /// The phases, in the order in which they first run.
-    pub phases: Vec<Phase>,
+    pub gemm_only: Vec<bool>,
+    /// The segments, in the order in which they first run.
+    pub segments: Vec<Segment>,
     /// Size of the arena, in 4-byte elements.
     pub arena_len: usize,
 }
 
 impl Plan {
-    /// Nodes of the phase `name`.
+    /// Nodes of the segment `name`.
     ///
     /// # Panics
-    /// If there is no such phase.
-    pub fn phase(&self, name: &str) -> Range<usize> {
-        let phase = self.phases.iter().find(|p| p.name == name);
-        phase.unwrap_or_else(|| panic!("phase {name} was recorded")).nodes.clone()
+    /// If there is no such segment.
+    pub fn segment(&self, name: &str) -> Range<usize> {
+        let segment = self.segments.iter().find(|p| p.name == name);
+        segment.unwrap_or_else(|| panic!("segment {name} was recorded")).nodes.clone()
     }
 
     /// Work that a node does; on a device that `stores_bf16`, factors have two bytes.
     pub fn cost(&self, node: &Node, stores_bf16: bool) -> Cost {
         let out = node.output.shape;
-        let element = |slot: &Slot| if stores_bf16 && self.slots[slot.id].element == Element::Factor { 2 } else { 4 };
+        let element = |slot: &Slot| if stores_bf16 && self.slots[slot.id].element == Element::GemmInput { 2 } else { 4 };
         let read = |(i, source): (usize, &Option<Source>)| match source {
             None => 0,
             Some(Source::Slot(slot)) => element(slot) * node.op.reads(i, slot.shape, out),
@@ -149,21 +149,21 @@ impl Plan {
         Cost { flops: node.op.flops(&node.shapes(), out), bytes: bytes as u64 }
     }
 
-    /// The phase that node `i` belongs to.
+    /// The segment that node `i` belongs to.
     ///
     /// # Panics
     /// If there is no such node.
-    pub fn phase_of(&self, i: usize) -> &Phase {
-        self.phases.iter().find(|phase| phase.nodes.contains(&i)).expect("every node belongs to a phase")
+    pub fn segment_of(&self, i: usize) -> &Segment {
+        self.segments.iter().find(|segment| segment.nodes.contains(&i)).expect("every node belongs to a segment")
     }
 
-    /// The parts of `nodes` that belong to one phase each, with the phase's index.
-    pub fn by_phase(&self, nodes: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let part = move |(p, phase): (usize, &Phase)| {
-            let range = nodes.start.max(phase.nodes.start)..nodes.end.min(phase.nodes.end);
+    /// The parts of `nodes` that belong to one segment each, with the segment's index.
+    pub fn by_segment(&self, nodes: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let part = move |(p, segment): (usize, &Segment)| {
+            let range = nodes.start.max(segment.nodes.start)..nodes.end.min(segment.nodes.end);
             (!range.is_empty()).then_some((p, range))
         };
-        self.phases.iter().enumerate().filter_map(part)
+        self.segments.iter().enumerate().filter_map(part)
     }
 
     /// Bytes of activations that the plan needs.
@@ -182,7 +182,7 @@ impl Plan {
                 () => Dtype::F32,
             }
         };
-        self.weights.iter().zip(&self.factors).map(dtype).collect()
+        self.weights.iter().zip(&self.gemm_only).map(dtype).collect()
     }
 
     /// Bytes of weights that the plan reads, [as stored](Self::weight_dtypes); each counted once, though
@@ -191,10 +191,10 @@ impl Plan {
         self.weight_bytes_of(0..self.nodes.len(), &self.weight_dtypes(stores_bf16))
     }
 
-    /// The same for the phase that reads most: what must be in memory at once at least.
-    pub fn phase_weight_bytes(&self, stores_bf16: bool) -> u64 {
+    /// The same for the segment that reads most: what must be in memory at once at least.
+    pub fn segment_weight_bytes(&self, stores_bf16: bool) -> u64 {
         let dtypes = self.weight_dtypes(stores_bf16);
-        self.phases.iter().map(|p| self.weight_bytes_of(p.nodes.clone(), &dtypes)).max().unwrap_or(0)
+        self.segments.iter().map(|p| self.weight_bytes_of(p.nodes.clone(), &dtypes)).max().unwrap_or(0)
     }
 
     fn weight_bytes_of(&self, nodes: Range<usize>, dtypes: &[Dtype]) -> u64 {
@@ -217,9 +217,9 @@ impl Plan {
 enum Kind {
     /// Written by a node, dead after its last reader.
     Temporary,
-    /// Written by a node, readable by the host until its phase (the last that reads it) ends.
+    /// Written by a node, readable by the host until its segment (the last that reads it) ends.
     Kept,
-    /// Written by the host, before the first phase that reads it.
+    /// Written by the host, before the first segment that reads it.
     Input,
 }
 
@@ -237,7 +237,7 @@ pub struct Recorder {
     slots: Vec<Recorded>,
     weights: Vec<Weight>,
     known: HashMap<Identity, usize>,
-    phases: Vec<Phase>,
+    segments: Vec<Segment>,
 }
 
 impl Recorder {
@@ -246,20 +246,20 @@ impl Recorder {
         Self::default()
     }
 
-    /// Begins a phase; nodes recorded from now on belong to it.
+    /// Begins a segment; nodes recorded from now on belong to it.
     ///
-    /// A phase may run several times in a row, but phases keep their order.
-    pub fn phase(&mut self, name: &'static str) {
-        self.phases.push(Phase { name, nodes: self.nodes.len()..self.nodes.len() });
+    /// A segment may run several times in a row, but segments keep their order.
+    pub fn segment(&mut self, name: &'static str) {
+        self.segments.push(Segment { name, nodes: self.nodes.len()..self.nodes.len() });
     }
 
-    /// A slot that the host writes, after the phase before its first reader has
-    /// run and before the first reader's phase does.
+    /// A slot that the host writes, after the segment before its first reader has
+    /// run and before the first reader's segment does.
     pub fn input(&mut self, shape: Shape, element: Element) -> Slot {
         self.slot(shape, element, Kind::Input)
     }
 
-    /// Lets the host read `slot` after the last phase that uses it.
+    /// Lets the host read `slot` after the last segment that uses it.
     pub fn keep(&mut self, slot: Slot) {
         if self.slots[slot.id].kind == Kind::Temporary {
             self.slots[slot.id].kind = Kind::Kept;
@@ -283,7 +283,7 @@ impl Recorder {
         let shape = check(at, &op, inputs)?;
         let output = self.slot(shape, op.element(), Kind::Temporary);
         self.nodes.push(Node { op, inputs: inputs.to_vec(), output, aliased: None, at: at.into() });
-        self.grow_phase();
+        self.grow_segment();
         Ok(output)
     }
 
@@ -301,7 +301,7 @@ impl Recorder {
             op.name()
         );
         self.nodes.push(Node { op, inputs: inputs.to_vec(), output: state, aliased, at: at.into() });
-        self.grow_phase();
+        self.grow_segment();
         Ok(())
     }
 
@@ -315,14 +315,14 @@ impl Recorder {
         Slot { id: self.slots.len() - 1, shape }
     }
 
-    fn grow_phase(&mut self) {
-        if self.phases.is_empty() {
-            self.phase("all");
+    fn grow_segment(&mut self) {
+        if self.segments.is_empty() {
+            self.segment("all");
         }
-        let phase = self.phases.last_mut().expect("a phase was begun");
-        phase.nodes.end = self.nodes.len();
-        // A phase begun before the last node starts there.
-        phase.nodes.start = phase.nodes.start.min(self.nodes.len() - 1);
+        let segment = self.segments.last_mut().expect("a segment was begun");
+        segment.nodes.end = self.nodes.len();
+        // A segment begun before the last node starts there.
+        segment.nodes.start = segment.nodes.start.min(self.nodes.len() - 1);
     }
 }
 

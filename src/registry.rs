@@ -60,7 +60,7 @@ pub enum Fit {
     /// An attention's heads have as many channels.
     HeadDim(usize),
     /// This operand, learned or not, is read as a factor only, so that a device may have stored it in bf16.
-    Factor(usize),
+    GemmInput(usize),
     /// The same, or the operand is absent.
     FactorOrAbsent(usize),
     /// No other tiling of the op takes less time.
@@ -96,12 +96,12 @@ impl Fit {
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
             Fit::HeadDim(dim) => matches!(&node.op, Op::Attention(attention) if attention.head_dim == dim),
-            Fit::Factor(i) => match node.inputs[i] {
-                Some(Source::Slot(slot)) => plan.slots[slot.id()].element == Element::Factor,
-                Some(Source::Weight(w, _)) => plan.factors[w],
+            Fit::GemmInput(i) => match node.inputs[i] {
+                Some(Source::Slot(slot)) => plan.slots[slot.id()].element == Element::GemmInput,
+                Some(Source::Weight(w, _)) => plan.gemm_only[w],
                 None => false,
             },
-            Fit::FactorOrAbsent(i) => node.inputs[i].is_none() || Fit::Factor(i).met(node, plan),
+            Fit::FactorOrAbsent(i) => node.inputs[i].is_none() || Fit::GemmInput(i).met(node, plan),
             Fit::Tiling(tiling) => tiling.is_best(node),
             Fit::Queries(queries) => queries::is_best(queries, node),
         }

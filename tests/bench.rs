@@ -93,9 +93,9 @@ fn memory_that_a_device_takes_is_noted() {
 #[test]
 fn ops_of_a_plan_can_be_run_alone() {
     let (recorded, extent) = demo_plan();
-    let tasks = distinct(&recorded.plan, true, |phase| extent.repeats(phase));
-    let runs = |phase: &cascade_rt::plan::Phase| phase.nodes.len() * extent.repeats(phase.name);
-    let calls: usize = recorded.plan.phases.iter().map(runs).sum();
+    let tasks = distinct(&recorded.plan, true, |segment| extent.repeats(segment));
+    let runs = |segment: &cascade_rt::plan::Segment| segment.nodes.len() * extent.repeats(segment.name);
+    let calls: usize = recorded.plan.segments.iter().map(runs).sum();
     assert_eq!(tasks.iter().map(|(_, calls)| calls).sum::<usize>(), calls);
     for backend in devices::exact().unwrap() {
         for (task, _) in &tasks {
@@ -164,7 +164,7 @@ fn profiles_add_up() {
         assert!((sum("seconds") - number(&value["device_seconds"])).abs() < 1e-9);
         assert!(sum("seconds") <= number(&value["wall_seconds"]), "nodes take no longer than everything");
         let (recorded, extent) = demo_plan();
-        let calls: usize = recorded.plan.phases.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
+        let calls: usize = recorded.plan.segments.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
         assert_eq!(sum("calls") as usize, calls);
         let seconds: Vec<f64> = rows.iter().map(|row| number(&row["seconds"])).collect();
         assert!(seconds.is_sorted_by(|a, b| a >= b), "the slowest first");
@@ -205,7 +205,7 @@ fn traces_are_for_viewers() {
     assert_eq!(calls.iter().filter(|call| call.0 == "step_c").count(), 3);
     let nodes = track(2, 3);
     let (recorded, extent) = demo_plan();
-    let expected: usize = recorded.plan.phases.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
+    let expected: usize = recorded.plan.segments.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
     assert_eq!(nodes.len(), expected);
     // A file that is there is not replaced unasked.
     let again = program(&[&args[..], &SMALL].concat());

@@ -58,19 +58,19 @@ struct Stored {
     dtype: Dtype,
     /// Whether the operand that may be overwritten is.
     state: bool,
-    /// Whether factors are stored in bf16, the result too.
-    factors: bool,
+    /// Whether gemm_inputs are stored in bf16, the result too.
+    gemm_inputs: bool,
 }
 
 impl Stored {
     fn all() -> impl Iterator<Item = Stored> {
         let states = [(false, false), (true, false), (false, true)];
         let dtypes = [Dtype::F32, Dtype::Bf16, Dtype::F16];
-        dtypes.into_iter().flat_map(move |dtype| states.map(|(state, factors)| Stored { dtype, state, factors }))
+        dtypes.into_iter().flat_map(move |dtype| states.map(|(state, gemm_inputs)| Stored { dtype, state, gemm_inputs }))
     }
 }
 
-fn plan(case: &Case, Stored { dtype, state, factors }: Stored) -> Option<One> {
+fn plan(case: &Case, Stored { dtype, state, gemm_inputs }: Stored) -> Option<One> {
     let mut rec = Recorder::new();
     let mut writes = Vec::new();
     let inputs: Vec<Option<Source>> = (0u32..)
@@ -78,10 +78,10 @@ fn plan(case: &Case, Stored { dtype, state, factors }: Stored) -> Option<One> {
         .map(|(i, operand)| {
             Some(match operand.as_ref()? {
                 Operand::Slot(shape) => {
-                    let factor = factors && case.op.as_factor(i as usize, true);
-                    let slot = rec.input(*shape, if factor { Element::Factor } else { Element::F32 });
+                    let gemm_input = gemm_inputs && case.op.feeds_gemm(i as usize, true);
+                    let slot = rec.input(*shape, if gemm_input { Element::GemmInput } else { Element::F32 });
                     let mut values = noise(shape.elements(), 100 + i, 0.3);
-                    if factor {
+                    if gemm_input {
                         values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
                     }
                     writes.push((slot, bytemuck::cast_slice(&values).to_vec()));
@@ -114,11 +114,11 @@ fn plan(case: &Case, Stored { dtype, state, factors }: Stored) -> Option<One> {
     };
     rec.keep(out);
     let mut plan = rec.finish();
-    if factors {
+    if gemm_inputs {
         if case.op.element() != Element::F32 {
             return None;
         }
-        plan.slots[out.id()].element = Element::Factor;
+        plan.slots[out.id()].element = Element::GemmInput;
     }
     Some(One { plan: Arc::new(plan), writes, out })
 }
@@ -133,7 +133,7 @@ impl One {
         let mut bits = vec![0u32; self.out.shape.elements()];
         program.read(self.out, bytemuck::cast_slice_mut(&mut bits)).unwrap();
         match self.plan.nodes[0].op.element() {
-            Element::F32 | Element::Factor => bits.iter().map(|&b| f32::from_bits(b)).collect(),
+            Element::F32 | Element::GemmInput => bits.iter().map(|&b| f32::from_bits(b)).collect(),
             // Packed bytes, each of which may differ by rounding.
             Element::U32 => bits.iter().flat_map(|b| b.to_le_bytes()).map(f32::from).collect(),
         }
@@ -177,7 +177,7 @@ fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<String>)
     let reference = cpu::Cpu::reference();
     let (mut ran, mut failures) = (0, Vec::new());
     for (i, case) in ops::cases().iter().filter(|c| c.op.name() == kernel.op).enumerate() {
-        for stored in Stored::all().filter(|stored| backend.device().stores_bf16() || !stored.factors) {
+        for stored in Stored::all().filter(|stored| backend.device().stores_bf16() || !stored.gemm_inputs) {
             let Some(one) = plan(case, stored) else { continue };
             let (node, caps) = (&one.plan.nodes[0], backend.device().caps);
             // A tiling is tested on what it can do, not only on what it is best at.
@@ -190,7 +190,7 @@ fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<String>)
             let got = one.run(backend.compile_with(one.plan.clone(), &[kernel]).unwrap());
             let (at, error) = worst(&got, &one.run(reference.compile(one.plan.clone()).unwrap()));
             // Half a unit in the last place of a bf16 result.
-            let stores = if stored.factors { 1.0 / 256.0 } else { 0.0 };
+            let stores = if stored.gemm_inputs { 1.0 / 256.0 } else { 0.0 };
             let limit = stores + if kernel.rounds() { case.tolerance_bf16 } else { case.tolerance };
             if error > limit {
                 failures.push(format!(
@@ -223,7 +223,7 @@ fn every_kernel_matches_its_reference() {
         };
         let checks_on = |gpu: &dyn Backend| [check(kernel, gpu), squares::check(kernel, gpu), gelu::check(kernel, gpu)];
         let mut checks = checks_on(backend.as_ref()).to_vec();
-        // What stores factors in bf16 hands them to exact kernels too.
+        // What stores gemm_inputs in bf16 hands them to exact kernels too.
         if let (Lang::Cuda, false) = (kernel.lang, kernel.rounds())
             && let Some(backend) = with_just(kernel, Caps::ROUND_BF16)
         {

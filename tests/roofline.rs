@@ -107,7 +107,7 @@ fn kernels_reach_what_the_roofline_allows_by_count() {
     let extent = Extent::of(&request, 0..1, false);
     let plan = record(&model, &extent).expect("the networks fit together").plan;
     let mut lines = Vec::new();
-    let small = add_lines(&mut lines, &plan, |phase| extent.repeats(phase));
+    let small = add_lines(&mut lines, &plan, |segment| extent.repeats(segment));
     add_lines(&mut lines, &others(), |_| 0);
 
     let (mut table, mut wrong) = (String::from(HEADER), Vec::new());

@@ -25,13 +25,13 @@ const SIDE: usize = 64;
 /// More than the variants for few rows take.
 const ROWS: usize = 16;
 
-/// Three linear layers, each in a phase of its own.
-fn three_phases() -> (Arc<Plan>, Slot, Slot) {
+/// Three linear layers, each in a segment of its own.
+fn three_segments() -> (Arc<Plan>, Slot, Slot) {
     let mut rec = Recorder::new();
     let input = rec.input(Shape::matrix(ROWS, SIDE), Element::F32);
     let mut x = input;
     for (seed, name) in [(1, "one"), (2, "two"), (3, "three")] {
-        rec.phase(name);
+        rec.segment(name);
         let values = (0..SIDE * SIDE).map(|j| common::golden(seed, j as u32) as f32 / 8.0).collect();
         let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
         let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
@@ -45,8 +45,8 @@ fn three_phases() -> (Arc<Plan>, Slot, Slot) {
 fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> cascade_rt::error::Result<Vec<f32>> {
     let values: Vec<f32> = (0..(ROWS * SIDE) as u32).map(|j| common::golden(9, j) as f32).collect();
     program.write(input, bytemuck::cast_slice(&values))?;
-    for phase in &plan.phases {
-        program.run(phase.nodes.clone())?;
+    for segment in &plan.segments {
+        program.run(segment.nodes.clone())?;
     }
     let mut result = vec![0f32; out.shape.elements()];
     program.read(out, bytemuck::cast_slice_mut(&mut result))?;
@@ -56,7 +56,7 @@ fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> cascad
 #[test]
 fn stages_take_turns_where_they_do_not_fit_together() {
     let Some(roomy) = device() else { return };
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     let want = run(roomy.compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
     let layer = 4 * (SIDE * SIDE) as u64;
     // Activations and one layer fit, two layers do not.
@@ -85,7 +85,7 @@ fn what_one_binding_cannot_hold_does_not_compile() {
 #[test]
 fn a_lost_device_is_an_error_and_a_new_one_goes_on() {
     let Some(gpu) = device() else { return };
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     let mut program = gpu.compile(plan.clone()).unwrap();
     let want = run(program.as_mut(), &plan, input, out).unwrap();
     program.run(0..1).unwrap();
@@ -109,7 +109,7 @@ fn shaders_from_a_folder() {
     }
     let folder = tempfile::tempdir().unwrap();
     let open = || Wgpu::with_caps(0, cascade_rt::registry::Caps::NONE, Some(folder.path()));
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     let shipped = include_str!("../shaders/linear.wgsl");
     let file = folder.path().join("linear.wgsl");
 

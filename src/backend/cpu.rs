@@ -60,7 +60,7 @@ pub const REFERENCE: Kernel = Kernel {
         let copy = &mut call.scratch[..call.out.len()];
         copy.copy_from_slice(call.out);
         let data = match call.op.element() {
-            crate::ops::Element::F32 | crate::ops::Element::Factor => Data::F32(copy),
+            crate::ops::Element::F32 | crate::ops::Element::GemmInput => Data::F32(copy),
             crate::ops::Element::U32 => Data::U32(bytemuck::cast_slice(copy)),
         };
         let mut inputs = [None; MAX_OPERANDS];
@@ -182,7 +182,7 @@ impl Program for CpuProgram {
                 let Range { start, end: stop } = storage.range();
                 let values = if start < end { &left[start..stop] } else { &right[start - end..stop - end] };
                 match storage.element {
-                    crate::ops::Element::F32 | crate::ops::Element::Factor => Data::F32(values),
+                    crate::ops::Element::F32 | crate::ops::Element::GemmInput => Data::F32(values),
                     crate::ops::Element::U32 => Data::U32(bytemuck::cast_slice(values)),
                 }
             };

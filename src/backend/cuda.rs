@@ -1,7 +1,7 @@
 //! The CUDA backend: NVIDIA GPUs of compute capability 8.0 or above, through the driver alone.
 //!
 //! Activations lie in one piece of memory, weights in a few, as they are in the file. Every kernel
-//! takes one argument of the same form, filled in when a plan is compiled; the launches of a phase are
+//! takes one argument of the same form, filled in when a plan is compiled; the launches of a segment are
 //! recorded as a graph when it first runs. Kernels are PTX, which the driver compiles for its GPU.
 //!
 //! All but the calls of the driver itself runs on the host too, with the feature `cuda-emu`: the same

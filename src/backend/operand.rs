@@ -18,7 +18,7 @@ pub(super) enum Kind {
 
 /// Whether a slot is stored in bf16, on a device that `stores_bf16`.
 pub(super) fn is_bf16(plan: &Plan, slot: Slot, stores_bf16: bool) -> bool {
-    stores_bf16 && plan.slots[slot.id()].element == Element::Factor
+    stores_bf16 && plan.slots[slot.id()].element == Element::GemmInput
 }
 
 /// The kind of a slot.

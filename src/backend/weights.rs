@@ -1,8 +1,8 @@
 //! Weights in the device's memory, as [the plan says](Plan::weight_dtypes), mostly as in the file: what lies where, and which of it is there.
 //!
-//! Weights that the same phases read share buffers, which come and go together. If everything fits it
-//! stays; if not, a phase's buffers replace those of the phase before. Either way bytes are handed over
-//! when the phase that reads them is about to run, or [before](Weights::upload_ahead), in the plan's order.
+//! Weights that the same segments read share buffers, which come and go together. If everything fits it
+//! stays; if not, a segment's buffers replace those of the segment before. Either way bytes are handed over
+//! when the segment that reads them is about to run, or [before](Weights::upload_ahead), in the plan's order.
 
 mod layout;
 
@@ -14,7 +14,7 @@ use super::Residency;
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::tensor::{Identity, Weight};
-use layout::{Block, Group, Place, blocks, bytes, fill, group, phases_of};
+use layout::{Block, Group, Place, blocks, bytes, fill, group, segments_of};
 
 /// A device's memory, as far as weights are concerned.
 pub(super) trait Memory {
@@ -103,14 +103,14 @@ pub(super) struct Weights<M: Memory> {
 
 /// What a plan's weights are: equal for plans that can share them.
 fn key(plan: &Plan) -> Vec<(Identity, u64)> {
-    plan.weights.iter().map(Weight::identity).zip(phases_of(plan)).collect()
+    plan.weights.iter().map(Weight::identity).zip(segments_of(plan)).collect()
 }
 
 impl<M: Memory> Weights<M> {
     /// Decides where each weight of `plan` will lie; uploads nothing.
     fn new(memory: Arc<M>, plan: &Plan, stores_bf16: bool) -> Self {
-        let phases = phases_of(plan);
-        let (mut blocks, inside) = blocks(&plan.weights, &plan.weight_dtypes(stores_bf16), &phases);
+        let segments = segments_of(plan);
+        let (mut blocks, inside) = blocks(&plan.weights, &plan.weight_dtypes(stores_bf16), &segments);
         let limit = memory.limit().min(1 << 30);
         let groups = group(&mut blocks, limit);
         let place = |w: usize| {
@@ -135,9 +135,9 @@ impl<M: Memory> Weights<M> {
         self.groups.iter().map(|g| g.bytes).sum()
     }
 
-    /// Bytes of the weights that one phase reads, for the phase that reads most.
-    fn largest_phase_bytes(&self) -> u64 {
-        let of = |p: usize| self.groups.iter().filter(|g| g.phases >> p & 1 == 1).map(|g| g.bytes).sum();
+    /// Bytes of the weights that one segment reads, for the segment that reads most.
+    fn largest_segment_bytes(&self) -> u64 {
+        let of = |p: usize| self.groups.iter().filter(|g| g.segments >> p & 1 == 1).map(|g| g.bytes).sum();
         (0..u64::BITS as usize).map(of).max().unwrap_or(0)
     }
 
@@ -150,22 +150,22 @@ impl<M: Memory> Weights<M> {
     /// What of them can stay, beside `around` bytes of other things, where `free` bytes can be had, those
     /// that they take now included; or the bytes that must be free at least, with what for.
     pub(super) fn residency(&self, around: u64, free: u64) -> std::result::Result<Residency, (u64, String)> {
-        let phase = self.largest_phase_bytes();
+        let segment = self.largest_segment_bytes();
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         match () {
             () if around + self.bytes() <= free => Ok(Residency::All),
-            () if around + phase <= free => Ok(Residency::Turns),
+            () if around + segment <= free => Ok(Residency::Turns),
             () => Err((
-                around + phase,
-                format!("{} MiB of activations and {} MiB of weights of one stage", mib(around), mib(phase)),
+                around + segment,
+                format!("{} MiB of activations and {} MiB of weights of one stage", mib(around), mib(segment)),
             )),
         }
     }
 
-    /// The buffer of a place. Its phase has been [prepared](Self::prepare).
+    /// The buffer of a place. Its segment has been [prepared](Self::prepare).
     pub(super) fn buffer(&self, place: &Place) -> M::Buffer {
         let state = self.state();
-        state.groups[place.buffer].as_ref().expect("the weight's phase is resident").buffer.clone()
+        state.groups[place.buffer].as_ref().expect("the weight's segment is resident").buffer.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State<M::Buffer>> {
@@ -178,7 +178,7 @@ impl<M: Memory> Weights<M> {
         let mut state = self.state();
         match residency {
             Residency::Turns => self.drop_all(&mut state, |_| true),
-            _ => self.allocate(&mut state, |group| group.phases != 0),
+            _ => self.allocate(&mut state, |group| group.segments != 0),
         }
     }
 
@@ -206,12 +206,12 @@ impl<M: Memory> Weights<M> {
         Ok(())
     }
 
-    /// Hands over what phase `p` reads and is not there, so that what is handed over after it finds it. If
-    /// stages take turns, what the phase does not read makes room. Returns the epoch: whenever it is
+    /// Hands over what segment `p` reads and is not there, so that what is handed over after it finds it. If
+    /// stages take turns, what the segment does not read makes room. Returns the epoch: whenever it is
     /// another one, buffers are elsewhere.
     pub(super) fn prepare(&self, p: usize, residency: Residency) -> Result<u64> {
         let mut state = self.state();
-        let reads = |group: &Group| group.phases >> p & 1 == 1;
+        let reads = |group: &Group| group.segments >> p & 1 == 1;
         if residency == Residency::Turns {
             self.drop_all(&mut state, |group| !reads(group))?;
         }

@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let extent = Extent::of(&request, 0..request.images(), false);
     let plan = record::record(&model, &extent)?.plan;
     let backend = args.subject.setup.open_device()?;
-    let mut tasks = distinct(&plan, backend.device().stores_bf16(), |phase| extent.repeats(phase));
+    let mut tasks = distinct(&plan, backend.device().stores_bf16(), |segment| extent.repeats(segment));
     tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
     if tasks.is_empty() {
         return Err(Error::Request {

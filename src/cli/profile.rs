@@ -21,7 +21,7 @@ pub(super) struct Args {
     subject: Subject,
     #[command(flatten)]
     size: Size,
-    /// What to sum up by: phases of the plan, ops, kernels, or layers of the networks.
+    /// What to sum up by: segments of the plan, ops, kernels, or layers of the networks.
     #[arg(long, value_enum, default_value_t = By::Op)]
     by: By,
     /// Lines of the table at most; 0 is all.

@@ -109,8 +109,8 @@ pub fn conv_transpose2d(
     let (ordered, stored) = (scratch.take(o * c * kh * kw), scratch.take(o * kh * kw));
     let rows = WeightRows::new(weight, o * kh * kw);
     let memory = scratch.rest();
-    for phase in 0..stride * stride {
-        let first = [phase / stride, phase % stride];
+    for segment in 0..stride * stride {
+        let first = [segment / stride, segment % stride];
         // Output pixel `first + s·p` sees taps `tap0 + s·t` of input pixels `p + origin − t`.
         let tap0 = first.map(|first| (first + padding) % stride);
         let origin = first.map(|first| ((first + padding) / stride) as isize);

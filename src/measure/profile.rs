@@ -164,8 +164,8 @@ impl Program for ProfiledProgram {
     fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
         let begin = Instant::now();
         let times = self.inner.time(nodes.clone())?;
-        let phase = self.plan.phases.iter().find(|phase| phase.nodes == nodes);
-        self.log.host(phase.map_or(format!("nodes {nodes:?}"), |phase| phase.name.into()), begin);
+        let segment = self.plan.segments.iter().find(|segment| segment.nodes == nodes);
+        self.log.host(segment.map_or(format!("nodes {nodes:?}"), |segment| segment.name.into()), begin);
         let mut events = self.log.events();
         let mut start = begin.saturating_duration_since(events.origin);
         for (node, &time) in nodes.zip(&times) {
@@ -186,7 +186,7 @@ impl Program for ProfiledProgram {
 /// What calls are summed up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum By {
-    /// Phases of the plan, e.g. `step_c`.
+    /// Segments of the plan, e.g. `step_c`.
     Stage,
     /// Kinds of op.
     Op,
@@ -231,10 +231,10 @@ impl Events {
             let mut place = |i: usize| {
                 let node = &plan.nodes[i];
                 let name = match by {
-                    By::Stage => plan.phase_of(i).name.to_owned(),
+                    By::Stage => plan.segment_of(i).name.to_owned(),
                     By::Op => node.op.name().to_owned(),
                     By::Kernel => registry::choose(node, plan, device.lang, device.caps).0.name.to_owned(),
-                    By::Layer => format!("{} {}", plan.phase_of(i).name, node.at),
+                    By::Layer => format!("{} {}", plan.segment_of(i).name, node.at),
                 };
                 let row = *known.entry(name.clone()).or_insert_with(|| {
                     let (calls, seconds, share, flops, bytes, of_ceiling) = Default::default();

@@ -41,15 +41,15 @@ pub struct Task {
 }
 
 /// The different ops of a plan, in its order, each with the number of calls when
-/// every phase runs `repeats` times, on a device that `stores_bf16` or not.
+/// every segment runs `repeats` times, on a device that `stores_bf16` or not.
 pub fn distinct(plan: &Plan, stores_bf16: bool, repeats: impl Fn(&str) -> usize) -> Vec<(Task, usize)> {
     let mut tasks: Vec<(Task, usize)> = Vec::new();
-    for phase in &plan.phases {
-        for node in &plan.nodes[phase.nodes.clone()] {
+    for segment in &plan.segments {
+        for node in &plan.nodes[segment.nodes.clone()] {
             let task = Task::of(plan, node, stores_bf16);
             match tasks.iter_mut().find(|(known, _)| *known == task) {
-                Some((_, calls)) => *calls += repeats(phase.name),
-                None => tasks.push((task, repeats(phase.name))),
+                Some((_, calls)) => *calls += repeats(segment.name),
+                None => tasks.push((task, repeats(segment.name))),
             }
         }
     }
@@ -60,7 +60,7 @@ impl Task {
     /// The op of a node; factors are numbers like others unless the device `stores_bf16`.
     pub fn of(plan: &Plan, node: &Node, stores_bf16: bool) -> Self {
         let element = |slot: &Slot| match plan.slots[slot.id()].element {
-            Element::Factor if !stores_bf16 => Element::F32,
+            Element::GemmInput if !stores_bf16 => Element::F32,
             element => element,
         };
         let operand = |source: &Option<Source>| {
@@ -116,7 +116,7 @@ impl Task {
         for (i, operand) in self.inputs.iter().enumerate() {
             let Some(Operand::Slot(shape, element)) = operand else { continue };
             let bits: Vec<u32> = match element {
-                Element::F32 | Element::Factor => noise(shape.elements()),
+                Element::F32 | Element::GemmInput => noise(shape.elements()),
                 Element::U32 => (0..shape.elements()).map(|j| self.index(i, j)).collect(),
             };
             for node in &plan.nodes {

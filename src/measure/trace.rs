@@ -46,8 +46,8 @@ pub fn trace(events: &Events, device: &Device) -> Value {
             "layer": node.at, "kernel": kernels[call.plan][call.node], "node": call.node,
             "result": node.output.shape.to_string(), "flops": cost.flops, "bytes": cost.bytes,
         });
-        let phase = plan.phase_of(call.node).name;
-        complete(node.op.name(), phase, (DEVICE, NODES), call.start, call.time, args)
+        let segment = plan.segment_of(call.node).name;
+        complete(node.op.name(), segment, (DEVICE, NODES), call.start, call.time, args)
     }));
     json!({ "traceEvents": all, "displayTimeUnit": "ms" })
 }

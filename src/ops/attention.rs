@@ -58,7 +58,7 @@ impl Define for Attention {
         vec![self.heads as u32, self.head_dim as u32, u32::from(self.self_part), u32::from(self.causal)]
     }
 
-    fn as_factor(&self, i: usize, _: bool) -> bool {
+    fn feeds_gemm(&self, i: usize, _: bool) -> bool {
         i < 2
     }
 

@@ -38,8 +38,8 @@ impl Define for Concat {
         vec![*self as u32]
     }
 
-    fn as_factor(&self, _: usize, is_factor: bool) -> bool {
-        is_factor
+    fn feeds_gemm(&self, _: usize, feeds_gemm: bool) -> bool {
+        feeds_gemm
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {

@@ -39,7 +39,7 @@ impl Define for Conv2d {
         vec![self.stride as u32, self.padding as u32]
     }
 
-    fn as_factor(&self, i: usize, _: bool) -> bool {
+    fn feeds_gemm(&self, i: usize, _: bool) -> bool {
         i < 2
     }
 

@@ -42,7 +42,7 @@ impl Define for FeedForward {
         Some(0)
     }
 
-    fn as_factor(&self, i: usize, _: bool) -> bool {
+    fn feeds_gemm(&self, i: usize, _: bool) -> bool {
         i == 2 || i == 4
     }
 

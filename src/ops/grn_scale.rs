@@ -33,7 +33,7 @@ impl Define for GrnScale {
         vec![self.eps.to_bits()]
     }
 
-    fn as_factor(&self, i: usize, _: bool) -> bool {
+    fn feeds_gemm(&self, i: usize, _: bool) -> bool {
         // Its squares are summed: statistics of what the layer that follows multiplies.
         i == 0
     }

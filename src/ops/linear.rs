@@ -57,7 +57,7 @@ impl Define for Linear {
         Some(Self::RESIDUAL)
     }
 
-    fn as_factor(&self, i: usize, _: bool) -> bool {
+    fn feeds_gemm(&self, i: usize, _: bool) -> bool {
         i < 2
     }
 

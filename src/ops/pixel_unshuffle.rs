@@ -28,8 +28,8 @@ impl Define for PixelUnshuffle {
         vec![self.patch as u32]
     }
 
-    fn as_factor(&self, _: usize, is_factor: bool) -> bool {
-        is_factor
+    fn feeds_gemm(&self, _: usize, feeds_gemm: bool) -> bool {
+        feeds_gemm
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {

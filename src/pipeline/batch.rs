@@ -120,7 +120,7 @@ impl Job<'_, '_> {
         self.run.write(self.recorded.ids, &ids)?;
         self.run.write(self.recorded.key_len, &lens)?;
         self.run.write(self.recorded.end, &ends)?;
-        self.run.phase("text")?;
+        self.run.segment("text")?;
         if self.options.keep {
             let text = self.recorded.text;
             for (name, slot) in [("text_states", text.states), ("text_pooled", text.pooled)] {
@@ -151,7 +151,7 @@ impl Job<'_, '_> {
             self.run.write(slot, &[seed as u32, (seed >> 32) as u32])?;
         }
         write_times(&mut self.run, stage.sampler, &sampler::ddpm(stage.steps as u32))?;
-        self.run.phase(stage.condition)
+        self.run.segment(stage.condition)
     }
 
     /// Runs a stage's steps, from seeded noise or from `given` latents of all the request's images.
@@ -174,7 +174,7 @@ impl Job<'_, '_> {
         self.run.write(sampler.coefficients, &coefficients)?;
         self.run.write(sampler.counter, &[0u32])?;
         for _ in 0..steps {
-            self.run.phase(stage.step)?;
+            self.run.segment(stage.step)?;
             (self.options.progress)(Progress::Step);
         }
         if self.options.keep {
@@ -187,7 +187,7 @@ impl Job<'_, '_> {
     fn decode(&mut self) -> Result<Vec<Image>> {
         (self.options.progress)(Progress::Begin("Stage A", 1));
         let (extent, recorded) = (self.extent, self.recorded);
-        self.run.phase("decode")?;
+        self.run.segment("decode")?;
         finite(&mut self.run, recorded.not_finite[1], "Stage B", extent.steps[1], self.model)?;
         finite(&mut self.run, recorded.not_finite[2], "Stage A", 1, self.model)?;
         let mut pixels = vec![0u8; recorded.rgb.shape.elements() * 4];

@@ -1,6 +1,6 @@
 //! The whole road from token ids to pixels, recorded as one plan.
 //!
-//! | phase         | runs                | holds                                              |
+//! | segment         | runs                | holds                                              |
 //! |---------------|---------------------|----------------------------------------------------|
 //! | `text`        | once per prompt     | the CLIP text tower                                |
 //! | `condition_c` | once per prompt     | Stage C's context keys and values, timestep tables |
@@ -66,9 +66,9 @@ impl Extent {
         }
     }
 
-    /// How often a phase runs for one batch.
-    pub fn repeats(&self, phase: &str) -> usize {
-        let of_stage = [&STAGE_C, &STAGE_B].into_iter().find(|stage| stage.step == phase);
+    /// How often a segment runs for one batch.
+    pub fn repeats(&self, segment: &str) -> usize {
+        let of_stage = [&STAGE_C, &STAGE_B].into_iter().find(|stage| stage.step == segment);
         of_stage.map_or(1, |stage| self.steps[stage.index])
     }
 }
@@ -129,10 +129,10 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Memory that must be free at once: activations, and the weights of one phase where they are
+    /// Memory that must be free at once: activations, and the weights of one segment where they are
     /// copied to the device.
     pub fn least_bytes(&self, total: usize, device: &Device) -> u64 {
-        let weights = if device.copies_weights { self.plan.phase_weight_bytes(device.stores_bf16()) } else { 0 };
+        let weights = if device.copies_weights { self.plan.segment_weight_bytes(device.stores_bf16()) } else { 0 };
         self.activation_bytes(total, device) + weights
     }
 
@@ -156,7 +156,7 @@ pub fn record(model: &Model, extent: &Extent) -> Result<Recorded> {
     let mut rec = Recorder::new();
     let sizes = StageSizes::for_image(extent.width, extent.height);
 
-    rec.phase("text");
+    rec.segment("text");
     let (weights, config) = &model.text;
     let tokens = config.max_position_embeddings;
     let ids = rec.input(Shape::new(extent.texts, 1, tokens, 1), Element::U32);
@@ -164,13 +164,13 @@ pub fn record(model: &Model, extent: &Extent) -> Result<Recorded> {
     let end = rec.input(Shape::vector(extent.texts), Element::U32);
     let text = clip::text(&mut Net::new(&mut rec, weights), config, ids, key_len, end)?;
 
-    rec.phase("condition_c");
+    rec.segment("condition_c");
     let c = sample(&mut rec, &model.stage_c, &STAGE_C, extent, sizes.c, text, None)?;
-    rec.phase("condition_b");
+    rec.segment("condition_b");
     let c_not_finite = rec.node("finite", CountNonFinite, &[slot(c.x)])?;
     let b = sample(&mut rec, &model.stage_b, &STAGE_B, extent, sizes.b, text, Some(c.x))?;
 
-    rec.phase("decode");
+    rec.segment("decode");
     let (weights, config) = &model.stage_a;
     let mut net = Net::new(&mut rec, weights);
     let b_not_finite = net.op("finite", CountNonFinite, &[slot(b.x)])?;
@@ -197,7 +197,7 @@ const STAGE_C: Stage = Stage { index: 0, step: "step_c", stream: NoiseStream::St
 const STAGE_B: Stage = Stage { index: 1, step: "step_b", stream: NoiseStream::StageB };
 
 /// Records a sampler on latents of `size` (height, width): its conditions in the
-/// phase at hand, its steps in one of their own.
+/// segment at hand, its steps in one of their own.
 fn sample(
     rec: &mut Recorder,
     (weights, config): &(Checkpoint, UNetConfig),
@@ -248,7 +248,7 @@ fn sample(
     let philox = Philox { shape: latents, stream: stage.stream as u32 };
     let start = seed.map(|seed| rec.node("noise", philox, &[slot(seed), None])).transpose()?;
 
-    rec.phase(stage.step);
+    rec.segment(stage.step);
     let x = start.unwrap_or_else(|| rec.input(latents, Element::F32));
     let coefficients = rec.input(Shape::matrix(steps, 4), Element::F32);
     let counter = rec.input(Shape::vector(1), Element::U32);
@@ -293,7 +293,7 @@ mod tests {
             let Noise::Seed(slot) = sampler.noise else { panic!("it is made on the device") };
             let seed = request.seed.wrapping_add(images.start as u64);
             program.write(slot, bytemuck::cast_slice(&[seed as u32, (seed >> 32) as u32])).unwrap();
-            program.run(recorded.plan.phase(["condition_c", "condition_b"][stage.index])).unwrap();
+            program.run(recorded.plan.segment(["condition_c", "condition_b"][stage.index])).unwrap();
             let mut x = vec![0f32; sampler.x.shape.elements()];
             program.read(sampler.x, bytemuck::cast_slice_mut(&mut x)).unwrap();
             assert!(x == want.start, "{}: start", stage.step);
@@ -301,7 +301,7 @@ mod tests {
             program.write(sampler.coefficients, bytemuck::cast_slice(&coefficients)).unwrap();
             program.write(sampler.counter, &[0; 4]).unwrap();
             for (i, noise) in want.steps.chunks(x.len()).enumerate() {
-                program.run(recorded.plan.phase(stage.step)).unwrap();
+                program.run(recorded.plan.segment(stage.step)).unwrap();
                 program.read(sampler.x, bytemuck::cast_slice_mut(&mut x)).unwrap();
                 assert!(x == noise, "{}: step {i}", stage.step);
             }

@@ -114,13 +114,13 @@ impl Run<'_> {
     }
 
     /// Waits until the device has done all that it was given, so that each stage's time is its
-    /// own. `slot` is a small one of the phase that ran last.
+    /// own. `slot` is a small one of the segment that ran last.
     pub(super) fn settle(&mut self, slot: Slot) -> Result<()> {
         self.read_f32(slot).map(drop)
     }
 
-    pub(super) fn phase(&mut self, name: &str) -> Result<()> {
-        let nodes = self.plan.phase(name);
+    pub(super) fn segment(&mut self, name: &str) -> Result<()> {
+        let nodes = self.plan.segment(name);
         match self.check_nodes {
             Some(rounds) => crate::check::run(self.plan, self.program, nodes, rounds),
             None => self.program.run(nodes),

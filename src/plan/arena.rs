@@ -20,7 +20,7 @@ struct Block {
 /// Gives every slot its place, greedily, the largest first at the lowest offset
 /// that is free while it lives.
 pub(super) fn place(mut recorder: Recorder) -> Plan {
-    find_factors(&mut recorder);
+    find_gemm_inputs(&mut recorder);
     let alive = lifetimes(&recorder);
     let block_of = share(&mut recorder, &alive);
 
@@ -42,56 +42,56 @@ pub(super) fn place(mut recorder: Recorder) -> Plan {
     let offset = |slot: usize| blocks[block_of[slot]].as_ref().map_or(0, |b| b.offset);
     let slots = recorder.slots.iter().enumerate();
     let slots = slots.map(|(i, s)| Storage { element: s.element, len: s.len, offset: offset(i) }).collect();
-    let Recorder { nodes, weights, phases, .. } = recorder;
-    let factors = factor_weights(&nodes, weights.len());
-    let plan = Plan { nodes, slots, weights, factors, phases, arena_len };
+    let Recorder { nodes, weights, segments, .. } = recorder;
+    let gemm_only = gemm_only_weights(&nodes, weights.len());
+    let plan = Plan { nodes, slots, weights, gemm_only, segments, arena_len };
     assert_disjoint(&plan);
     plan
 }
 
 /// Says of each slot whether everything that reads it takes it as a factor. The host may look at kept
 /// slots and writes inputs: those stay as they are.
-fn find_factors(recorder: &mut Recorder) {
+fn find_gemm_inputs(recorder: &mut Recorder) {
     let mut read = vec![false; recorder.slots.len()];
     let mut otherwise = vec![false; recorder.slots.len()];
     // Backwards: what a result is decides what the operands are that are parts of it.
     for node in recorder.nodes.iter().rev() {
         let out = node.output.id;
-        let is_factor = read[out] && !otherwise[out];
-        if is_factor && recorder.slots[out].kind == Kind::Temporary && recorder.slots[out].element == Element::F32 {
-            recorder.slots[out].element = Element::Factor;
+        let feeds_gemm = read[out] && !otherwise[out];
+        if feeds_gemm && recorder.slots[out].kind == Kind::Temporary && recorder.slots[out].element == Element::F32 {
+            recorder.slots[out].element = Element::GemmInput;
         }
-        let is_factor = recorder.slots[out].element == Element::Factor;
+        let feeds_gemm = recorder.slots[out].element == Element::GemmInput;
         for (i, source) in node.inputs.iter().enumerate() {
             if let Some(Source::Slot(slot)) = source {
                 read[slot.id] = true;
-                otherwise[slot.id] |= !node.op.as_factor(i, is_factor);
+                otherwise[slot.id] |= !node.op.feeds_gemm(i, feeds_gemm);
             }
         }
     }
 }
 
 /// Of each weight, whether it is read only as a factor.
-fn factor_weights(nodes: &[Node], count: usize) -> Vec<bool> {
-    let mut factors = vec![true; count];
+fn gemm_only_weights(nodes: &[Node], count: usize) -> Vec<bool> {
+    let mut gemm_only = vec![true; count];
     for node in nodes {
         for (i, source) in node.inputs.iter().enumerate() {
             if let Some(Source::Weight(w, _)) = source {
-                factors[*w] &= node.op.as_factor(i, false);
+                gemm_only[*w] &= node.op.feeds_gemm(i, false);
             }
         }
     }
-    factors
+    gemm_only
 }
 
 /// First and last node during which each slot's contents matter.
 ///
-/// A slot that crosses phases, or that the host touches, lives for whole phases:
-/// a phase may run many times, and the host acts between phases.
+/// A slot that crosses segments, or that the host touches, lives for whole segments:
+/// a segment may run many times, and the host acts between segments.
 fn lifetimes(recorder: &Recorder) -> Vec<RangeInclusive<usize>> {
-    let phase_of = |node: usize| {
-        let phase = recorder.phases.iter().find(|p| p.nodes.contains(&node));
-        phase.expect("every node belongs to a phase").nodes.clone()
+    let segment_of = |node: usize| {
+        let segment = recorder.segments.iter().find(|p| p.nodes.contains(&node));
+        segment.expect("every node belongs to a segment").nodes.clone()
     };
     let mut uses: Vec<Option<(usize, usize)>> = vec![None; recorder.slots.len()];
     for (i, node) in recorder.nodes.iter().enumerate() {
@@ -105,10 +105,10 @@ fn lifetimes(recorder: &Recorder) -> Vec<RangeInclusive<usize>> {
     }
     let alive = |(slot, span): (usize, &Option<(usize, usize)>)| {
         let Some((first, last)) = *span else { return 0..=0 };
-        let (first_phase, last_phase) = (phase_of(first), phase_of(last));
-        let start = if recorder.slots[slot].kind == Kind::Input { first_phase.start } else { first };
-        let to_phase_end = recorder.slots[slot].kind != Kind::Temporary || first_phase != last_phase;
-        start..=if to_phase_end { last_phase.end - 1 } else { last }
+        let (first_segment, last_segment) = (segment_of(first), segment_of(last));
+        let start = if recorder.slots[slot].kind == Kind::Input { first_segment.start } else { first };
+        let to_segment_end = recorder.slots[slot].kind != Kind::Temporary || first_segment != last_segment;
+        start..=if to_segment_end { last_segment.end - 1 } else { last }
     };
     uses.iter().enumerate().map(alive).collect()
 }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn factors_are_what_only_products_read() {
+    fn gemm_inputs_are_found() {
         let mut rec = Recorder::new();
         let source = |slot| Some(Source::Slot(slot));
         let x = rec.input(Shape::matrix(4, 16), Element::F32);
@@ -222,19 +222,19 @@ mod tests {
         rec.node("stream", Add, &[source(stream), source(result)]).unwrap();
         let plan = rec.finish();
         // `stream` is read by a sum too, `result` by nothing else; the last and what the host reads are no factors.
-        let factors = [left, right, both, wide].map(|s| plan.slots[s.id].element);
-        assert_eq!(factors, [Element::Factor; 4]);
+        let gemm_inputs = [left, right, both, wide].map(|s| plan.slots[s.id].element);
+        assert_eq!(gemm_inputs, [Element::GemmInput; 4]);
         let others = [x, stream, kept, result].map(|s| plan.slots[s.id].element);
         assert_eq!(others, [Element::F32; 4]);
     }
 
     #[test]
-    fn slots_that_cross_phases_survive_repetition() {
+    fn slots_that_cross_segments_survive_repetition() {
         let mut rec = Recorder::new();
-        rec.phase("once");
+        rec.segment("once");
         let x = rec.input(Shape::vector(64), Element::F32);
         let constant = rec.node("constant", SILU, &[Some(Source::Slot(x))]).unwrap();
-        rec.phase("loop");
+        rec.segment("loop");
         let y = rec.node("use", Add, &[Some(Source::Slot(constant)), Some(Source::Slot(x))]).unwrap();
         let z = rec.node("later", SILU, &[Some(Source::Slot(y))]).unwrap();
         let plan = rec.finish();
@@ -256,7 +256,7 @@ mod tests {
             let mut slots = vec![rec.input(Shape::vector(70), Element::F32)];
             for i in 0..40 {
                 if i % 13 == 0 {
-                    rec.phase("phase");
+                    rec.segment("segment");
                 }
                 let [a, b] = [random(slots.len()), random(slots.len())].map(|j| Some(Source::Slot(slots[j])));
                 slots.push(match random(2) {

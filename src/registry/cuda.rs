@@ -56,9 +56,9 @@ macro_rules! hopper {
             })
             .fit(const {
                 &[
-                    Fit::Factor(0),
+                    Fit::GemmInput(0),
                     Fit::ChannelsMultipleOf(8),
-                    Fit::Factor(1),
+                    Fit::GemmInput(1),
                     Fit::Tiling(&LINEAR[$tiling]),
                 ]
             })
@@ -88,7 +88,7 @@ macro_rules! flash {
                 Tile::Rows { operand: 0, per_image: true, rows: "COPY", among: "" },
                 Tile::Rows { operand: 1, per_image: true, rows: "COPY", among: "" },
             ])
-            .fit(&[Fit::Factor(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64), Fit::Queries($queries)])
+            .fit(&[Fit::GemmInput(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64), Fit::Queries($queries)])
     };
 }
 
@@ -100,7 +100,7 @@ macro_rules! mixing {
                 Tile::Rows { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
                 Tile::Rows { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
             ])
-            .fit(&[Fit::Matrix(2, 4 * $channels, $channels), Fit::Factor(2), Fit::Factor(4)])
+            .fit(&[Fit::Matrix(2, 4 * $channels, $channels), Fit::GemmInput(2), Fit::GemmInput(4)])
     };
 }
 
@@ -118,8 +118,8 @@ macro_rules! upsample {
                 Fit::Constant(0, 2),
                 Fit::Constant(1, 0),
                 Fit::ChannelsMultipleOf(8),
-                Fit::Factor(0),
-                Fit::Factor(1),
+                Fit::GemmInput(0),
+                Fit::GemmInput(1),
             ])
     };
 }
@@ -229,8 +229,8 @@ pub(super) static ROWS: &[Kernel] = &[
         Fit::Constant(0, 2),
         Fit::Constant(1, 1),
         Fit::ChannelsMultipleOf(32),
-        Fit::Factor(0),
-        Fit::Factor(1),
+        Fit::GemmInput(0),
+        Fit::GemmInput(1),
     ]),
     cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),

@@ -53,7 +53,7 @@ fn norm(rec: &mut Recorder, y: Slot) -> Slot {
 /// A layer and its norm: the plan, what it reads, the layer's result, the norm's.
 fn layer_and_norm() -> (Arc<Plan>, [Slot; 3]) {
     let mut rec = Recorder::new();
-    let x = rec.input(X, Element::Factor);
+    let x = rec.input(X, Element::GemmInput);
     let mut inputs = vec![Some(Source::Slot(x)), Some(rec.weight(super::weight(&[CHANNELS, X.c], 200, Dtype::Bf16)))];
     inputs.resize(8, None);
     let y = rec.node("layer", Linear { function: Function::GeluErf }, &inputs).unwrap();

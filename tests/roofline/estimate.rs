@@ -31,7 +31,7 @@ pub mod h100 {
 
 /// Bytes of an operand, or the result as `i` past the last.
 fn bytes(plan: &Plan, node: &Node, i: usize) -> f64 {
-    let size = |slot: usize| if plan.slots[slot].element == Element::Factor { 2 } else { 4 };
+    let size = |slot: usize| if plan.slots[slot].element == Element::GemmInput { 2 } else { 4 };
     let all = match node.inputs.get(i) {
         Some(Some(Source::Slot(slot))) => size(slot.id()) * node.op.reads(i, slot.shape, node.output.shape),
         Some(Some(Source::Weight(w, shape))) => {

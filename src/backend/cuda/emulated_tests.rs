@@ -34,13 +34,13 @@ fn device_with(caps: Caps, free_bytes: u64) -> Cuda<Failing> {
     Cuda::new(Failing { inner: emulated, fails: Cell::default(), calls: RefCell::default() })
 }
 
-/// Three linear layers, each in a phase of its own.
-fn three_phases() -> (Arc<Plan>, Slot, Slot) {
+/// Three linear layers, each in a segment of its own.
+fn three_segments() -> (Arc<Plan>, Slot, Slot) {
     let mut rec = Recorder::new();
     let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
     let mut x = input;
     for (seed, name) in [(3, "one"), (5, "two"), (7, "three")] {
-        rec.phase(name);
+        rec.segment(name);
         let values = (0..SIDE * SIDE).map(|j| (j * seed % 97) as f32 / 400.0 - 0.1).collect();
         let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
         let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
@@ -54,8 +54,8 @@ fn three_phases() -> (Arc<Plan>, Slot, Slot) {
 fn try_run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Result<Vec<f32>> {
     let values: Vec<f32> = (0..4 * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();
     program.write(input, bytemuck::cast_slice(&values))?;
-    for phase in &plan.phases {
-        program.run(phase.nodes.clone())?;
+    for segment in &plan.segments {
+        program.run(segment.nodes.clone())?;
     }
     let mut result = vec![0f32; out.shape.elements()];
     program.read(out, bytemuck::cast_slice_mut(&mut result))?;
@@ -68,7 +68,7 @@ fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Vec<f3
 
 #[test]
 fn stages_take_turns_where_they_do_not_fit_together() {
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     let mut roomy = device(u64::MAX).compile(plan.clone()).unwrap();
     assert_eq!(roomy.residency(), Residency::All);
     let want = run(roomy.as_mut(), &plan, input, out);
@@ -88,7 +88,7 @@ fn stages_take_turns_where_they_do_not_fit_together() {
 
 #[test]
 fn weights_that_products_read_are_narrowed_where_that_is_allowed() {
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     assert_eq!((plan.weight_bytes(false), plan.weight_bytes(true)), (3 * LAYER, 3 * LAYER / 2));
     let mut program = device_with(Caps::ROUND_BF16, plan.arena_bytes() + 3 * LAYER / 2).compile(plan.clone()).unwrap();
     assert_eq!(program.residency(), Residency::All);
@@ -101,7 +101,7 @@ fn weights_that_products_read_are_narrowed_where_that_is_allowed() {
 
 #[test]
 fn another_plan_of_the_same_weights_shares_them() {
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     // Two programs, and one set of weights.
     let gpu = device(2 * plan.arena_bytes() + 3 * LAYER);
     let mut first = gpu.compile(plan.clone()).unwrap();
@@ -111,12 +111,12 @@ fn another_plan_of_the_same_weights_shares_them() {
     assert_eq!(run(second.as_mut(), &plan, input, out), want);
     let weights = gpu.weights.of(&gpu.context, &plan, false);
     assert!(Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &plan, false)));
-    assert!(!Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &three_phases().0, false)), "other bytes");
+    assert!(!Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &three_segments().0, false)), "other bytes");
 }
 
 #[test]
 fn a_program_whose_weights_another_one_dropped_runs_on() {
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     let gpu = device(2 * plan.arena_bytes() + 4 * LAYER);
     let mut all = gpu.compile(plan.clone()).unwrap();
     let want = run(all.as_mut(), &plan, input, out);
@@ -130,8 +130,8 @@ fn a_program_whose_weights_another_one_dropped_runs_on() {
 }
 
 #[test]
-fn weights_go_up_while_phases_before_them_run() {
-    let (plan, input, out) = three_phases();
+fn weights_go_up_while_earlier_segments_run() {
+    let (plan, input, out) = three_segments();
     let gpu = device(u64::MAX);
     let mut program = gpu.compile(plan.clone()).unwrap();
     assert!(!gpu.context.driver().calls.borrow().contains(&"upload"), "nothing moves before the first run");
@@ -142,11 +142,11 @@ fn weights_go_up_while_phases_before_them_run() {
     let orders: Vec<usize> = order("order").collect();
     let ahead = order("upload").filter(|&i| replays[0] < i && i < replays[1]).count();
     let own = order("upload").filter(|i| *i < replays[0]).count();
-    assert_eq!(own as u64, LAYER / gpu.context.driver().window(), "a phase's own weights come first");
+    assert_eq!(own as u64, LAYER / gpu.context.driver().window(), "a segment's own weights come first");
     // One window while the device is busy with more than one run, then the rest before the next.
     assert_eq!(calls[replays[0] + 1..][..3], ["busy", "upload", "busy"], "{calls:?}");
     assert_eq!(ahead, own, "{calls:?}");
-    assert_eq!(orders.len(), 3, "each phase waits for its own weights, once");
+    assert_eq!(orders.len(), 3, "each segment waits for its own weights, once");
     assert!(orders.iter().zip(&replays).all(|(order, replay)| order < replay));
     run(program.as_mut(), &plan, input, out);
     assert!(!gpu.context.driver().calls.borrow().iter().any(|call| ["upload", "order"].contains(call)));
@@ -199,7 +199,7 @@ fn only_what_waits_may_begin_early() {
 #[test]
 fn hopper_runs_the_kernels_of_older_gpus_too() {
     let mut rec = Recorder::new();
-    let input = rec.input(Shape::matrix(SIDE, SIDE), Element::Factor);
+    let input = rec.input(Shape::matrix(SIDE, SIDE), Element::GemmInput);
     let values = (0..SIDE * SIDE).map(|j| (j % 97) as f32 / 400.0 - 0.1).collect();
     let weight = rec.weight(Weight::from_f32("w", &[SIDE, SIDE], values));
     let mut inputs = vec![Some(Source::Slot(input)), Some(weight)];
@@ -233,7 +233,7 @@ fn what_32_bits_cannot_count_does_not_fit() {
 
 #[test]
 fn a_lost_device_stays_lost_and_says_why() {
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     for at in ["write", "upload", "order", "record", "replay", "busy", "read"] {
         let gpu = device(u64::MAX);
         let mut program = gpu.compile(plan.clone()).unwrap();
@@ -255,7 +255,7 @@ fn a_lost_device_stays_lost_and_says_why() {
 
 #[test]
 fn memory_that_somebody_else_took_does_not_fit() {
-    let (plan, input, out) = three_phases();
+    let (plan, input, out) = three_segments();
     let gpu = device(plan.arena_bytes() + LAYER);
     gpu.context.driver().fails.set(Some(("allocate", Fault::OutOfMemory(3 << 20))));
     let Err(error) = gpu.compile(plan.clone()) else { panic!("it was refused") };
@@ -273,11 +273,11 @@ fn an_old_driver_is_told_which_one_is_needed() {
     let gpu = device(u64::MAX);
     let refused = Fault::Refused("CUDA_ERROR_UNSUPPORTED_PTX_VERSION".into());
     gpu.context.driver().fails.set(Some(("load", refused)));
-    let Err(error) = gpu.compile(three_phases().0) else { panic!("it was refused") };
+    let Err(error) = gpu.compile(three_segments().0) else { panic!("it was refused") };
     assert!(matches!(error, Error::Device { .. }) && error.exit_code() == 5);
     let text = error.to_string();
     assert!(text.contains("UNSUPPORTED_PTX_VERSION; they need driver 525 (CUDA 12.0) or above"), "{text}");
-    assert!(gpu.compile(three_phases().0).is_ok(), "nothing was lost");
+    assert!(gpu.compile(three_segments().0).is_ok(), "nothing was lost");
 }
 
 /// A driver that fails once when it is told to, and notes down how it is called.

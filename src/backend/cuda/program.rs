@@ -43,7 +43,7 @@ pub(super) struct CudaProgram<D: Driver> {
     /// That of the weights when `args` and `graphs` were made.
     epoch: u64,
     nodes: Vec<Launches<D>>,
-    /// For each node; `None` before its phase first runs, and where its weights have moved since.
+    /// For each node; `None` before its segment first runs, and where its weights have moved since.
     args: Vec<Option<(Args, Option<Maps>)>>,
     /// Runs that have been recorded; they hold addresses of weights.
     graphs: HashMap<Range<usize>, D::Graph>,
@@ -152,7 +152,7 @@ fn blocks<D: Driver>(context: &Context<D>, node: &Node, grid: [u64; 3]) -> Resul
 }
 
 impl<D: Driver> CudaProgram<D> {
-    /// Hands over what phase `p` reads of the weights and fills in the addresses that its nodes use.
+    /// Hands over what segment `p` reads of the weights and fills in the addresses that its nodes use.
     fn prepare(&mut self, p: usize) -> Result<()> {
         let epoch = self.weights.prepare(p, self.residency)?;
         if epoch != self.epoch {
@@ -160,7 +160,7 @@ impl<D: Driver> CudaProgram<D> {
             self.graphs.clear();
             self.epoch = epoch;
         }
-        for i in self.plan.phases[p].nodes.clone() {
+        for i in self.plan.segments[p].nodes.clone() {
             if self.args[i].is_none() {
                 self.args[i] = Some(self.fill(i)?);
             }
@@ -168,7 +168,7 @@ impl<D: Driver> CudaProgram<D> {
         Ok(())
     }
 
-    /// While the device is busy with more than `ahead` runs, hands over weights that later phases read. So it
+    /// While the device is busy with more than `ahead` runs, hands over weights that later segments read. So it
     /// always has work to do, and the host does this work at no other time.
     fn upload_ahead(&self, ahead: usize) -> Result<()> {
         while self.context.call(|driver| driver.busy(ahead))? && self.weights.upload_ahead()? {}
@@ -215,7 +215,7 @@ impl<D: Driver> CudaProgram<D> {
     fn launch(&self, driver: &D, nodes: Range<usize>) -> Outcome<()> {
         let mut dependent = false;
         for i in nodes {
-            let (args, maps) = self.args[i].as_ref().expect("the node's phase has been prepared");
+            let (args, maps) = self.args[i].as_ref().expect("the node's segment has been prepared");
             let node = &self.nodes[i];
             for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
                 let maps = maps.as_ref().filter(|_| node.cuda.tiled_pass() == Some(p));
@@ -243,7 +243,7 @@ impl<D: Driver> Program for CudaProgram<D> {
     }
 
     fn run(&mut self, nodes: Range<usize>) -> Result<()> {
-        for (p, range) in self.plan.clone().by_phase(nodes) {
+        for (p, range) in self.plan.clone().by_segment(nodes) {
             self.prepare(p)?;
             if !self.graphs.contains_key(&range) {
                 let launches = |driver: &D| driver.record(|| self.launch(driver, range.clone()));
@@ -258,7 +258,7 @@ impl<D: Driver> Program for CudaProgram<D> {
 
     fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(nodes.len());
-        for (p, range) in self.plan.clone().by_phase(nodes) {
+        for (p, range) in self.plan.clone().by_segment(nodes) {
             self.prepare(p)?;
             for i in range {
                 times.push(self.context.call(|driver| driver.time(|| self.launch(driver, i..i + 1)))?);

@@ -25,31 +25,31 @@ pub(in crate::backend) struct Place {
 pub(super) struct Block {
     pub(super) weight: usize,
     pub(super) dtype: Dtype,
-    /// Bit `p`: read by phase `p`.
-    pub(super) phases: u64,
+    /// Bit `p`: read by segment `p`.
+    pub(super) segments: u64,
     pub(super) bytes: u64,
     pub(super) place: (usize, u64),
 }
 
-/// A buffer of blocks that the same phases read.
+/// A buffer of blocks that the same segments read.
 pub(super) struct Group {
-    pub(super) phases: u64,
+    pub(super) segments: u64,
     pub(super) bytes: u64,
     /// In the order in which they lie there.
     pub(super) blocks: Vec<usize>,
 }
 
-/// For each weight, the phases that read it, as bits.
-pub(super) fn phases_of(plan: &Plan) -> Vec<u64> {
-    let mut phases = vec![0; plan.weights.len()];
-    for (p, phase) in plan.phases.iter().enumerate() {
-        for source in plan.nodes[phase.nodes.clone()].iter().flat_map(|node| node.inputs.iter().flatten()) {
+/// For each weight, the segments that read it, as bits.
+pub(super) fn segments_of(plan: &Plan) -> Vec<u64> {
+    let mut segments = vec![0; plan.weights.len()];
+    for (p, segment) in plan.segments.iter().enumerate() {
+        for source in plan.nodes[segment.nodes.clone()].iter().flat_map(|node| node.inputs.iter().flatten()) {
             if let Source::Weight(w, _) = source {
-                phases[*w] |= 1 << p;
+                segments[*w] |= 1 << p;
             }
         }
     }
-    phases
+    segments
 }
 
 pub(super) fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
@@ -98,7 +98,7 @@ fn copy(part: &Part, dtype: Dtype, range: Range<usize>, out: &mut [u8]) {
 
 /// The blocks to upload, and for each weight its block and byte offset in there. Weights whose
 /// parts are neighbours in another's (keys and values, in queries, keys and values) lie inside it.
-pub(super) fn blocks(weights: &[Weight], dtypes: &[Dtype], phases: &[u64]) -> (Vec<Block>, Vec<(usize, u64)>) {
+pub(super) fn blocks(weights: &[Weight], dtypes: &[Dtype], segments: &[u64]) -> (Vec<Block>, Vec<(usize, u64)>) {
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by_key(|&w| std::cmp::Reverse(weights[w].parts().len()));
     let mut blocks: Vec<Block> = Vec::new();
@@ -113,7 +113,7 @@ pub(super) fn blocks(weights: &[Weight], dtypes: &[Dtype], phases: &[u64]) -> (V
             same && blocks[block].dtype == dtype && offset % ALIGN == 0
         });
         if let Some((block, _, offset)) = home {
-            blocks[block].phases |= phases[w];
+            blocks[block].segments |= segments[w];
             inside[w] = (block, offset);
             continue;
         }
@@ -123,30 +123,30 @@ pub(super) fn blocks(weights: &[Weight], dtypes: &[Dtype], phases: &[u64]) -> (V
             offset += (part.elements().len() * dtype.bytes()) as u64;
         }
         inside[w] = (blocks.len(), 0);
-        blocks.push(Block { weight: w, dtype, phases: phases[w], bytes: bytes(weight, dtype), place: (0, 0) });
+        blocks.push(Block { weight: w, dtype, segments: segments[w], bytes: bytes(weight, dtype), place: (0, 0) });
     }
     (blocks, inside)
 }
 
-/// Gives each block its buffer and offset: one buffer for each set of phases, more where it would exceed `limit`.
-/// Buffers are in the order of the first phase that reads them.
+/// Gives each block its buffer and offset: one buffer for each set of segments, more where it would exceed `limit`.
+/// Buffers are in the order of the first segment that reads them.
 pub(super) fn group(blocks: &mut [Block], limit: u64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    // In plan order within a set of phases.
+    // In plan order within a set of segments.
     let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by_key(|&b| (blocks[b].phases.trailing_zeros(), blocks[b].phases, blocks[b].weight));
+    order.sort_by_key(|&b| (blocks[b].segments.trailing_zeros(), blocks[b].segments, blocks[b].weight));
     for b in order {
         let block = &mut blocks[b];
         let len = block.bytes.next_multiple_of(ALIGN);
         match groups.last_mut() {
-            Some(last) if last.phases == block.phases && last.bytes + len <= limit => {
+            Some(last) if last.segments == block.segments && last.bytes + len <= limit => {
                 block.place = (0, last.bytes);
                 last.bytes += len;
                 last.blocks.push(b);
             }
             _ => {
                 block.place = (0, 0);
-                groups.push(Group { phases: block.phases, bytes: len, blocks: vec![b] });
+                groups.push(Group { segments: block.segments, bytes: len, blocks: vec![b] });
             }
         }
         block.place.0 = groups.len() - 1;

@@ -41,7 +41,7 @@ pub(super) struct WgpuProgram {
     /// That of the weights when `bind_groups` were made.
     epoch: u64,
     nodes: Vec<Dispatches>,
-    /// For each node; `None` before its phase first runs, and where its weights have moved since.
+    /// For each node; `None` before its segment first runs, and where its weights have moved since.
     bind_groups: Vec<Option<wgpu::BindGroup>>,
     arena: wgpu::Buffer,
     scratch: wgpu::Buffer,
@@ -172,15 +172,15 @@ fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, context: &Context, node
 }
 
 impl WgpuProgram {
-    /// Hands over what phase `p` reads of the weights and binds everything that its nodes use.
+    /// Hands over what segment `p` reads of the weights and binds everything that its nodes use.
     fn prepare(&mut self, p: usize) -> Result<()> {
         let epoch = self.weights.prepare(p, self.residency)?;
         if epoch != self.epoch {
-            // Bind groups of other phases would keep the memory that was to be freed.
+            // Bind groups of other segments would keep the memory that was to be freed.
             self.bind_groups.fill(None);
             self.epoch = epoch;
         }
-        for i in self.plan.phases[p].nodes.clone() {
+        for i in self.plan.segments[p].nodes.clone() {
             if self.bind_groups[i].is_none() {
                 self.bind_groups[i] = Some(self.bind(i));
             }
@@ -261,7 +261,7 @@ impl WgpuProgram {
         nodes: Range<usize>,
         mut each: impl FnMut(&Self, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        for (p, range) in self.plan.clone().by_phase(nodes) {
+        for (p, range) in self.plan.clone().by_segment(nodes) {
             self.prepare(p)?;
             let (mut start, mut flops) = (range.start, 0);
             for i in range.clone() {
