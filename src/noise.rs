@@ -148,6 +148,25 @@ impl LatentNoise {
         noise
     }
 
+    /// The same for some `images` of the batch. All of its noise has to be drawn, because torch draws for the
+    /// whole batch at once, but only theirs is kept.
+    ///
+    /// # Panics
+    /// If the range is not within the batch.
+    pub fn draw_images(generator: &mut NoiseGenerator, shape: Shape, steps: usize, images: Range<usize>) -> Self {
+        let image = shape.tokens() * shape.c;
+        let mut all = Vec::with_capacity(shape.elements());
+        let mut draw = |kept: &mut Vec<f32>| {
+            all.clear();
+            generator.draw(shape, &mut all);
+            kept.extend_from_slice(&all[images.start * image..images.end * image]);
+        };
+        let (mut start, mut later) = (Vec::new(), Vec::with_capacity(steps * images.len() * image));
+        draw(&mut start);
+        (0..steps).for_each(|_| draw(&mut later));
+        Self { shape: Shape { n: images.len(), ..shape }, start, steps: later }
+    }
+
     /// The noise of some images of the batch, for a run in parts.
     ///
     /// # Panics
@@ -213,6 +232,16 @@ mod tests {
         assert_eq!(draw(3, u64::MAX).images(2..3), draw(1, 1));
         let noise = draw(1, 5);
         assert_eq!(noise.steps[27 + 4..27 + 8], Philox::new(5).normals([1, 2, 1, 0]));
+    }
+
+    #[test]
+    fn images_are_drawn_as_in_the_whole_batch() {
+        let shape = Shape::new(5, 3, 2, 4);
+        for (_, kind) in NoiseKind::NAMES {
+            let generator = || NoiseGenerator::new(kind, 3, NoiseStream::StageB);
+            let all = LatentNoise::draw(&mut generator(), shape, 4);
+            assert_eq!(LatentNoise::draw_images(&mut generator(), shape, 4, 1..3), all.images(1..3), "{kind}");
+        }
     }
 
     #[test]

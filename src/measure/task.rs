@@ -40,16 +40,16 @@ pub struct Task {
     pub result: Element,
 }
 
-/// The different ops of a plan, in its order, each with the number of calls when
-/// every segment runs `repeats` times, on a device that `stores_bf16` or not.
-pub fn distinct(plan: &Plan, stores_bf16: bool, repeats: impl Fn(&str) -> usize) -> Vec<(Task, usize)> {
+/// The different ops of a plan, in its order, each with its number of calls for one batch, on a device that
+/// `stores_bf16` or not.
+pub fn distinct(plan: &Plan, stores_bf16: bool) -> Vec<(Task, usize)> {
     let mut tasks: Vec<(Task, usize)> = Vec::new();
     for segment in &plan.segments {
         for node in &plan.nodes[segment.nodes.clone()] {
             let task = Task::of(plan, node, stores_bf16);
             match tasks.iter_mut().find(|(known, _)| *known == task) {
-                Some((_, calls)) => *calls += repeats(segment.name),
-                None => tasks.push((task, repeats(segment.name))),
+                Some((_, calls)) => *calls += segment.repeats,
+                None => tasks.push((task, segment.repeats)),
             }
         }
     }
