@@ -49,13 +49,13 @@ pub struct Device {
 }
 
 impl Device {
-    /// Whether kernels may round factors of products to bf16.
+    /// Whether kernels may round GEMM inputs to bf16.
     pub fn rounds(&self) -> bool {
         self.caps.contains(Caps::ROUND_BF16)
     }
 
-    /// Whether [factors](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and
-    /// memory is what most ops wait for.
+    /// Whether [GEMM inputs](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and
+    /// most ops are bound by memory.
     pub fn stores_bf16(&self) -> bool {
         self.rounds() && self.lang == Lang::Cuda
     }
@@ -66,9 +66,9 @@ impl Device {
 pub enum Residency {
     /// Read where the file is mapped.
     Mapped,
-    /// All of them stay in the device's memory.
+    /// All of them stay in the device's memory, unless a program compiled later has to make them give way.
     All,
-    /// A stage's weights replace those of the stage before.
+    /// They are uploaded for the segments that are about to run, and other weights give way where there is no room.
     Turns,
 }
 
@@ -87,13 +87,16 @@ impl Peak {
     }
 }
 
-/// Software that runs plans on a device.
-pub trait Backend {
+/// Software that runs plans on a device. Several programs may be compiled at the same time; they share weights.
+///
+/// One thread owns a device, but it need not be the one that opened it: a backend and its programs may be moved to
+/// another thread.
+pub trait Backend: Send {
     /// The device.
     fn device(&self) -> &Device;
 
-    /// Memory that can be had now, in bytes, what weights that are kept take included. Others use the
-    /// device too: it need not be what it was when the device was opened.
+    /// Memory that can be had now, in bytes: what is free, and what weights take, since they make room. Activations of
+    /// compiled programs are not included, and other users of the device take from it too.
     ///
     /// # Errors
     /// If the device is lost.
@@ -120,7 +123,7 @@ pub trait Backend {
 }
 
 /// A compiled plan with its memory.
-pub trait Program {
+pub trait Program: Send {
     /// Where its weights are while it runs. Nothing has moved before the first run.
     fn residency(&self) -> Residency;
 
