@@ -141,3 +141,50 @@ pub trait Program: Send {
     /// Copies a slot to the host, 4 bytes an element.
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Element, Function, Linear};
+    use crate::plan::{Recorder, Source};
+    use crate::shape::Shape;
+    use crate::tensor::Weight;
+
+    /// Writes noise to `input`, runs everything and reads `out`.
+    fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Vec<f32> {
+        let values: Vec<f32> = (0..input.shape.elements()).map(|j| (j % 13) as f32 / 13.0).collect();
+        program.write(input, bytemuck::cast_slice(&values)).unwrap();
+        program.run(0..plan.nodes.len()).unwrap();
+        let mut result = vec![0f32; out.shape.elements()];
+        program.read(out, bytemuck::cast_slice_mut(&mut result)).unwrap();
+        result
+    }
+
+    #[test]
+    fn a_device_and_its_programs_may_go_to_another_thread() {
+        let mut rec = Recorder::new();
+        let input = rec.input(Shape::matrix(4, 64), Element::F32);
+        let weight = (0..64 * 64).map(|j| (j % 97) as f32 / 400.0 - 0.1).collect();
+        let mut inputs = vec![Some(Source::Slot(input)), Some(rec.weight(Weight::from_f32("w", &[64, 64], weight)))];
+        inputs.resize(8, None);
+        let out = rec.node("layer", Linear { function: Function::Silu }, &inputs).unwrap();
+        rec.keep(out);
+        let plan = Arc::new(rec.finish());
+        for device in devices::exact().unwrap() {
+            let name = device.device().name.clone();
+            let mut program = device.compile(plan.clone()).unwrap();
+            let want = run(program.as_mut(), &plan, input, out);
+            let there = plan.clone();
+            let moved = std::thread::spawn(move || {
+                let got = run(program.as_mut(), &there, input, out);
+                let another = run(device.compile(there.clone()).unwrap().as_mut(), &there, input, out);
+                (got, another, program, device)
+            });
+            let (got, another, mut program, device) = moved.join().unwrap();
+            assert_eq!((&got, &another), (&want, &want), "{name}");
+            // And back, the device first to go.
+            drop(device);
+            assert_eq!(run(program.as_mut(), &plan, input, out), want, "{name}");
+        }
+    }
+}

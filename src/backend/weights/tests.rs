@@ -196,7 +196,7 @@ fn a_second_plan_uploads_only_what_is_new() {
     assert_eq!(uploaded(&store), 35);
     // Other sizes, beside them and after them.
     let mut third = Program::compile(&store, &whole, 3 * ROW, false).unwrap();
-    [&mut first, &mut third, &mut second].map(Program::run_all);
+    [&mut first, &mut third, &mut second].into_iter().for_each(Program::run_all);
     drop((first, second, third));
     Program::compile(&store, &prior, 4 * ROW, false).unwrap().run_all();
     assert_eq!(uploaded(&store), 0);
@@ -209,7 +209,7 @@ fn a_weight_in_another_type_is_another() {
     let plan = plan(&[vec![tensor(1, 8)]]);
     let mut exact = Program::compile(&store, &plan, ROW, false).unwrap();
     let mut rounded = Program::compile(&store, &plan, ROW, true).unwrap();
-    [&mut exact, &mut rounded].map(Program::run_all);
+    [&mut exact, &mut rounded].into_iter().for_each(Program::run_all);
     assert_eq!(uploaded(&store), 8 + 4);
 }
 
@@ -233,7 +233,7 @@ fn weights_are_found_inside_a_stack_of_them() {
     let store = Fake::store(u64::MAX);
     let mut part = Program::compile(&store, &plan(&[vec![kv]]), ROW, false).unwrap();
     let mut whole = Program::compile(&store, &plan(&[vec![qkv]]), ROW, false).unwrap();
-    [&mut part, &mut whole].map(Program::run_all);
+    [&mut part, &mut whole].into_iter().for_each(Program::run_all);
     assert_eq!(uploaded(&store), 4 + 6);
 }
 
