@@ -28,7 +28,7 @@ pub(super) trait Memory: Send + Sync {
     /// A part of it, which is given back when the last clone is dropped.
     type Buffer: Clone + Send;
 
-    /// Bytes that a buffer may have.
+    /// Bytes that any buffer may have.
     fn limit(&self) -> u64;
 
     /// Bytes that are free now.
@@ -121,20 +121,15 @@ impl<M: Memory> Weights<M> {
         let mut within: Vec<Option<Within>> = plan.weights.iter().map(|_| None).collect();
         let mut found: HashMap<BlockId, (Vec<usize>, usize)> = HashMap::new();
         for w in order {
-            let (block, start) = state.require(&plan.weights[w], dtypes[w]);
+            let (block, start) = state.require(&plan.weights[w], dtypes[w], |block| found.contains_key(&block));
             // Bindings are whole words.
             let end = start + bytes(&plan.weights[w], dtypes[w]).next_multiple_of(4);
             within[w] = Some(Within { block, range: start..end, dtype: dtypes[w] });
-            match found.get_mut(&block) {
-                None => drop(found.insert(block, (readers[w].clone(), w))),
-                Some((spans, first)) => {
-                    spans.extend(&readers[w]);
-                    spans.sort_unstable();
-                    spans.dedup();
-                    *first = w.min(*first);
-                    state.release(block);
-                }
-            }
+            let (spans, first) = found.entry(block).or_insert_with(|| (Vec::new(), w));
+            spans.extend(&readers[w]);
+            spans.sort_unstable();
+            spans.dedup();
+            *first = w.min(*first);
         }
         drop(state);
         let mut blocks: Vec<_> = found.into_iter().map(|(block, (spans, first))| (spans, first, block)).collect();

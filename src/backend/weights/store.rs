@@ -27,7 +27,7 @@ pub(super) type ChunkId = usize;
 struct Entry {
     block: Block,
     /// How many programs need it.
-    users: usize,
+    users: u64,
     /// The chunk that it lies in, and its offset there in bytes.
     place: Option<(ChunkId, u64)>,
 }
@@ -69,13 +69,19 @@ pub(in crate::backend) struct State<B> {
 }
 
 impl<B> State<B> {
-    /// The block that holds a weight with elements of this type, and the offset of the weight there. One program more
-    /// needs it.
-    pub(super) fn require(&mut self, weight: &Weight, dtype: Dtype) -> (BlockId, u64) {
-        let candidates = self.known.get(&weight.parts()[0].place()).into_iter().flatten();
-        let found = candidates.copied().find_map(|id| Some((id, self.entries[&id].block.find(weight, dtype)?)));
+    /// The block that holds a weight with elements of this type, and the offset of the weight there: one that is `needed`
+    /// anyway, else one that is on the device, else any. It is the caller who needs it from now on.
+    pub(super) fn require(
+        &mut self,
+        weight: &Weight,
+        dtype: Dtype,
+        needed: impl Fn(BlockId) -> bool,
+    ) -> (BlockId, u64) {
+        let candidates = self.known.get(&weight.parts()[0].place()).into_iter().flatten().copied();
+        let found = candidates.filter_map(|id| Some((id, self.entries[&id].block.find(weight, dtype)?)));
+        let found = found.max_by_key(|(id, _)| (needed(*id), self.entries[id].place.is_some()));
         let (id, offset) = found.unwrap_or_else(|| (self.insert(Block::of(weight, dtype)), 0));
-        self.entry(id).users += 1;
+        self.entry(id).users += u64::from(!needed(id));
         (id, offset)
     }
 
@@ -212,6 +218,10 @@ impl<M: Memory> Store<M> {
         reads: &dyn Fn(BlockId) -> bool,
         allocate: &dyn Fn() -> Result<T>,
     ) -> Result<T> {
+        // No driver gives more in one piece, whatever makes room for it.
+        if bytes > self.memory.limit() {
+            return allocate();
+        }
         while let Some(victim) = state.victim(reads) {
             // What is free need not be free in one piece, and others use the device too.
             if self.memory.free_bytes()? >= bytes {

@@ -1,7 +1,7 @@
 //! The store on a memory that counts: what is uploaded, what gives way, and that a program reads what it should.
 #![cfg(test)]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, Weak};
 
 use half::bf16;
@@ -23,6 +23,8 @@ struct Fake {
     /// Bytes that it says are free, but does not give.
     hidden: AtomicU64,
     taken: Arc<AtomicU64>,
+    /// Whether work that reads weights may still be under way.
+    busy: Arc<AtomicBool>,
     uploaded: AtomicU64,
     under_way: Mutex<Vec<(Weak<Buffer>, u64, Vec<u8>)>>,
 }
@@ -30,18 +32,30 @@ struct Fake {
 struct Buffer {
     bytes: Mutex<Vec<u8>>,
     taken: Arc<AtomicU64>,
+    /// That of the memory, if work reads the buffer and there is still a device to do it.
+    busy: Weak<AtomicBool>,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let busy = self.busy.upgrade().is_some_and(|busy| busy.load(Relaxed));
+        assert!(!busy || std::thread::panicking(), "work may be reading what is dropped");
         self.taken.fetch_sub(self.bytes.lock().unwrap().len() as u64, Relaxed);
     }
 }
 
 impl Fake {
     fn store(capacity: u64) -> Arc<Store<Fake>> {
-        let (hidden, taken, uploaded, under_way) = Default::default();
-        Store::new(Arc::new(Fake { capacity, hidden, taken, uploaded, under_way }))
+        let (hidden, taken, busy, uploaded, under_way) = Default::default();
+        Store::new(Arc::new(Fake { capacity, hidden, taken, busy, uploaded, under_way }))
+    }
+
+    fn buffer(&self, bytes: u64, busy: Weak<AtomicBool>) -> Result<Arc<Buffer>> {
+        if self.taken.load(Relaxed) + self.hidden.load(Relaxed) + bytes > self.capacity {
+            return Err(self.does_not_fit(bytes, "refused"));
+        }
+        self.taken.fetch_add(bytes, Relaxed);
+        Ok(Arc::new(Buffer { bytes: Mutex::new(vec![0xee; bytes as usize]), taken: self.taken.clone(), busy }))
     }
 }
 
@@ -49,7 +63,7 @@ impl Memory for Fake {
     type Buffer = Arc<Buffer>;
 
     fn limit(&self) -> u64 {
-        20 * ROW
+        30 * ROW
     }
     fn free_bytes(&self) -> Result<u64> {
         Ok(self.capacity - self.taken.load(Relaxed))
@@ -62,11 +76,8 @@ impl Memory for Fake {
         3 * ROW
     }
     fn allocate(&self, bytes: u64) -> Result<Arc<Buffer>> {
-        if self.taken.load(Relaxed) + self.hidden.load(Relaxed) + bytes > self.capacity {
-            return Err(self.does_not_fit(bytes, "refused"));
-        }
-        self.taken.fetch_add(bytes, Relaxed);
-        Ok(Arc::new(Buffer { bytes: Mutex::new(vec![0xee; bytes as usize]), taken: self.taken.clone() }))
+        assert!(bytes <= self.limit());
+        self.buffer(bytes, Arc::downgrade(&self.busy))
     }
     fn upload(&self, buffer: &Arc<Buffer>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()> {
         let mut bytes = vec![0xdd; len];
@@ -83,6 +94,7 @@ impl Memory for Fake {
         Ok(())
     }
     fn wait(&self) -> Result<()> {
+        self.busy.store(false, Relaxed);
         self.order()
     }
 }
@@ -142,7 +154,7 @@ impl Program {
     fn compile(store: &Arc<Store<Fake>>, plan: &Arc<Plan>, arena_bytes: u64, stores_bf16: bool) -> Result<Self> {
         let mut weights = Weights::new(store, plan.clone(), stores_bf16);
         weights.reserve(arena_bytes)?;
-        let arena = weights.make_room(arena_bytes, || store.memory.allocate(arena_bytes))?;
+        let arena = weights.make_room(arena_bytes, || store.memory.buffer(arena_bytes, Weak::new()))?;
         Ok(Self { plan: plan.clone(), weights, _arena: arena, arena_bytes, seen: Default::default() })
     }
 
@@ -168,6 +180,7 @@ impl Program {
             drop(bytes);
             self.seen.1.push(Arc::downgrade(&buffer));
         }
+        store.memory.busy.store(true, Relaxed);
         Ok(())
     }
 
