@@ -14,6 +14,8 @@ mod driver;
 mod emulated;
 #[cfg(all(test, feature = "cuda-emu"))]
 mod emulated_tests;
+#[cfg(all(test, feature = "cuda-emu"))]
+mod failing;
 mod fault;
 mod program;
 mod real;

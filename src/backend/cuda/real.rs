@@ -1,6 +1,8 @@
 //! The CUDA driver, through cudarc: opened at run time, so that the program starts where there is none.
 #![allow(unsafe_code, reason = "the driver takes addresses")]
 
+mod handles;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -8,10 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::sys::{
-    self, CUdeviceptr, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
-};
-use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DriverError, result};
+use cudarc::driver::sys::{self, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
 use super::args::Args;
@@ -21,6 +21,7 @@ use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
+use handles::{Allocation, Graph, Staging, WINDOW};
 
 /// Lowest compute capability that the kernels are compiled for.
 const LOWEST: (i32, i32) = (8, 0);
@@ -35,9 +36,8 @@ const _: () = {
     assert!(size_of::<sys::CUtensorMap>() == 128 && size_of::<Maps>().is_multiple_of(128));
 };
 
-/// Windows of staging memory, and bytes of each: the bus reads some while the host fills another.
+/// Windows of staging memory: the bus reads some while the host fills another.
 const STAGING: usize = 4;
-const WINDOW: usize = 16 << 20;
 
 /// A GPU, a stream of work on it, and one of uploads beside it.
 pub(super) struct Real {
@@ -51,72 +51,6 @@ pub(super) struct Real {
     next: Cell<usize>,
     /// The end of each replay that may not have finished.
     replays: RefCell<VecDeque<CudaEvent>>,
-}
-
-/// Memory of the device. It is allocated plainly, not from a stream-ordered pool: there are few allocations and they
-/// live long, two streams use them at once, and what is freed is free for everybody at once.
-pub(super) struct Allocation {
-    at: CUdeviceptr,
-    bytes: u64,
-    context: Arc<CudaContext>,
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        // Work that uses it may be under way.
-        self.context.record_err(self.context.synchronize());
-        // SAFETY: it came from `malloc_sync` of this context, which `synchronize` has made current, is freed
-        // once, and everything enqueued is done. If that failed, the device is lost and its memory with it.
-        self.context.record_err(unsafe { result::free_sync(self.at) });
-    }
-}
-
-/// A window of page-locked memory of the host, which the bus reads without the CPU's help. It is write-combined: the
-/// host fills it from front to back and never reads it.
-struct Staging {
-    at: *mut c_void,
-    /// When the bus has read what was put there last.
-    read: Option<CudaEvent>,
-    context: Arc<CudaContext>,
-}
-
-// SAFETY: page-locked memory belongs to a context, not to a thread, and nobody else has its address. `Drop` makes the
-// context current.
-unsafe impl Send for Staging {}
-
-/// Launches that were recorded.
-pub(super) struct Graph {
-    graph: CudaGraph,
-    context: Arc<CudaContext>,
-}
-
-// SAFETY: a graph belongs to a context, not to a thread, but the driver wants calls with the same graph one after the
-// other. Only `replay` makes one, and dropping it, which needs a reference that nobody else has; `Drop` makes the context
-// current.
-unsafe impl Send for Graph {}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        self.context.record_err(self.context.bind_to_thread());
-    }
-}
-
-impl Staging {
-    fn new(context: &Arc<CudaContext>) -> std::result::Result<Self, DriverError> {
-        // SAFETY: the context is current, see `Real::bind`.
-        let at = unsafe { result::malloc_host(WINDOW, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }?;
-        // SAFETY: it has so many bytes, and nobody else knows of it. They become values here, once.
-        unsafe { at.cast::<u8>().write_bytes(0, WINDOW) };
-        Ok(Self { at, read: None, context: context.clone() })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        self.context.record_err(self.context.synchronize());
-        // SAFETY: it came from `malloc_host` and is freed once, when nothing reads it any more.
-        self.context.record_err(unsafe { result::free_host(self.at) });
-    }
 }
 
 /// An error that says what the driver said, of device `index`.
@@ -178,7 +112,7 @@ impl Real {
             let found = format!("compute capability {major}.{minor}; the kernels need {}.{}", LOWEST.0, LOWEST.1);
             return Err(failed(index, found));
         }
-        // cudarc's events for each piece of memory would get in the way of recording.
+        // cudarc's events for each allocation would get in the way of recording.
         // SAFETY: cudarc allocates nothing here. Of the two streams, one only uploads, and `order` is
         // what makes the other wait for it.
         unsafe { context.disable_event_tracking() };
@@ -234,9 +168,7 @@ impl Driver for Real {
 
     fn allocate(&self, bytes: u64) -> Outcome<Arc<Allocation>> {
         let bytes = bytes.max(256);
-        // SAFETY: the context is current, see `bind`. What the memory holds is of no interest before it is written.
-        let at = self.check_bytes(bytes, unsafe { result::malloc_sync(bytes as usize) })?;
-        Ok(Arc::new(Allocation { at, bytes, context: self.context.clone() }))
+        self.check_bytes(bytes, Allocation::new(&self.context, bytes)).map(Arc::new)
     }
 
     fn address(buffer: &Arc<Allocation>) -> u64 {
@@ -393,7 +325,7 @@ impl Driver for Real {
         done?;
         let graph = graph?.ok_or_else(|| Fault::Other("the driver recorded nothing".into()))?;
         self.check(graph.upload())?;
-        Ok(Graph { graph, context: self.context.clone() })
+        Ok(Graph::new(&self.context, graph))
     }
 
     fn time(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
@@ -405,7 +337,7 @@ impl Driver for Real {
     }
 
     fn replay(&self, graph: &Graph) -> Outcome<()> {
-        self.check(graph.graph.launch())?;
+        self.check(graph.launch())?;
         let end = self.end(&self.stream)?;
         self.replays.borrow_mut().push_back(end);
         // Forgets those that are over.

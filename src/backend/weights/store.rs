@@ -169,6 +169,12 @@ impl<B> State<B> {
         self.chunks.values().filter(|chunk| !self.is_needed(chunk)).map(|chunk| chunk.bytes).sum()
     }
 
+    /// Whether it knows of no block, chunk or program.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.known.is_empty() && self.chunks.is_empty() && self.least.is_empty()
+    }
+
     /// The chunk to be dropped next if memory is needed by whoever `reads` some blocks: one that no program needs, if
     /// there is one, else one of which it reads nothing, else one of which it reads a part; of equals, the one that has
     /// not been used for longest.
