@@ -148,6 +148,11 @@ impl Part {
         self.dtype
     }
 
+    /// What it is a range of.
+    pub fn source(&self) -> &Arc<dyn Bytes> {
+        &self.source
+    }
+
     /// Where it lies: equal for the same bytes, which need not be moved twice.
     pub fn place(&self) -> (usize, Range<usize>) {
         (Arc::as_ptr(&self.source) as *const u8 as usize, self.range.clone())
