@@ -296,7 +296,7 @@ fn a_shrinking_file_ends_with_a_message() {
             .unwrap();
         let stderr = String::from_utf8_lossy(&child.stderr);
         assert_eq!(child.status.code(), Some(3), "{stderr}");
-        assert!(stderr.contains("x.safetensors: expected a model file that stays as it is"), "{stderr}");
+        assert!(stderr.contains("x.safetensors: expected a model file that does not change"), "{stderr}");
     }
 }
 
@@ -472,12 +472,12 @@ fn absurd_configs_are_refused() {
         (r#""block_out_channels":[]"#, "`block_out_channels` from 1 to 8, found 0"),
         (r#""down_num_layers_per_block":[0,24]"#, "`down_num_layers_per_block` from 1 to 256, found 0"),
         (r#""down_num_layers_per_block":[8,1000000000]"#, "found 1000000000"),
-        (r#""down_num_layers_per_block":[8,1e40]"#, "JSON of the known form"),
+        (r#""down_num_layers_per_block":[8,1e40]"#, "JSON with the fields"),
         (r#""up_num_layers_per_block":[24,8,1]"#, "`up_num_layers_per_block` with 2 entries, found 3 entries"),
         (r#""num_attention_heads":[32,31]"#, "`num_attention_heads` that divides the width 2048, found 31"),
         (r#""num_attention_heads":[0,32]"#, "that divides the width 2048, found 0"),
-        (r#""in_channels":18446744073709551616"#, "JSON of the known form"),
-        (r#""in_channels":-1"#, "JSON of the known form"),
+        (r#""in_channels":18446744073709551616"#, "JSON with the fields"),
+        (r#""in_channels":-1"#, "JSON with the fields"),
         (r#""kernel_size":4"#, "`kernel_size` odd, found 4"),
         (r#""patch_size":0"#, "`patch_size` from 1 to 16"),
         (r#""self_attn":[true,true,false]"#, "`self_attn` with 2 entries"),
@@ -678,7 +678,7 @@ fn single_files_are_a_model() {
     all.stage_c = None;
     let error = ModelPaths::find(None, None, &all).unwrap_err();
     assert!(error.to_string().contains("--stage-c") && error.exit_code() == 2, "{error}");
-    assert!(error_of(find(&files.join("stage_a.safetensors"), &all)).contains("a file; give single files by"));
+    assert!(error_of(find(&files.join("stage_a.safetensors"), &all)).contains("a file; set single files with"));
     assert!(error_of(find(&files.join("none"), &all)).contains("model folder not found"));
 }
 
