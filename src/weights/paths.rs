@@ -256,7 +256,9 @@ impl Component {
 
     fn missing(&self, root: &Location, tried: &str) -> Error {
         let remedy = match self.kind {
-            NetworkKind::StageC => "set the folder that contains prior/ with --prior, or the file with --stage-c".into(),
+            NetworkKind::StageC => {
+                "set the folder that contains prior/ with --prior, or the file with --stage-c".into()
+            }
             _ => format!("download this component of the model, or set its file with {}", self.flag),
         };
         Error::ModelMissing { path: root.path().to_owned(), missing: format!("{} ({tried})", self.what), remedy }
