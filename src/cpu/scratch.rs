@@ -94,7 +94,7 @@ impl<'a> Shared<'a> {
     #[allow(clippy::mut_from_ref, reason = "the caller guarantees that ranges are disjoint")]
     pub(super) unsafe fn range(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(at + len <= self.len, "range is within the output");
-        // SAFETY: the range lies within the memory that `new` borrowed. It is not aliased by this function's contract.
+        // SAFETY: the range lies within the memory that `new` borrowed, and by this function's contract it is not aliased.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }
