@@ -8,13 +8,13 @@
 // Memory     reads K and V once for every QUERIES queries, by whole tiles; never writes a score.
 // Numerics   The weights of the values are rounded to bf16; scores, their softmax and sums are f32. The largest
 //            score so far is subtracted before exp, and sums are scaled when it grows.
-// Needs      sm_90a: copies of tiles, wgmma.
+// Needs      sm_90a: TMA, wgmma.
 // Tunables   QUERIES, OVERLAP; KEYS, FEW, SOME, SLOTS, APART in attention_tiles.cuh.
 // Reference  src/ops/attention.rs
 #include "common.cuh"
 
 constexpr u32 QUERIES = 192;
-constexpr u32 COPY = 64; // rows that are copied at once
+constexpr u32 COPY = 64; // rows per TMA copy
 constexpr u32 CLUSTER_X = 1;
 constexpr u32 CLUSTER_Y = 1;
 constexpr u32 THREADS = 384;

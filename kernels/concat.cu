@@ -4,10 +4,10 @@
 // b       [n, h, w, c] f32 or bf16, different along the axis only
 // out     f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads a and b once, writes out once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/concat.rs

@@ -7,7 +7,7 @@
 // Memory     reads a and b once, writes out once, 16 bytes a thread each, 8 of bf16: 16 to 32 KiB under way on a
 //            processor of 2048 threads, where an H100's rate and latency need 20.
 // Counts     a once, b once, y once; 16 bytes a thread
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/concat.rs

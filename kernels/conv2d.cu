@@ -8,7 +8,7 @@
 // Launch     one block for every TILE_M pixels and TILE_N channels of out.
 // Shared     8.5 KiB.
 // Memory     reads the windows once for every TILE_N channels, the weight once for every TILE_M pixels.
-// Numerics   f32 products and sums.
+// Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
 // Reference  src/ops/conv2d.rs

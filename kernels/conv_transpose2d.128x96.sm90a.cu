@@ -5,10 +5,10 @@
 //
 // Launch     one block for every TILE_H by TILE_W pixels of x (y) and CHANNELS channels of out (x), THREADS threads: two groups of
 //            four warps that multiply, a warp that copies. Two blocks form a cluster and share x.
-// Shared     225 KiB: 8 stages of 64 terms, 28 KiB each; the sums at the end.
+// Shared     225 KiB: 8 pipeline stages of a K tile of 64, 28 KiB each; the epilogue stages accumulators in the same memory.
 // Memory     reads x once for every 2 CHANNELS channels, the weight once for every TILE_H by TILE_W pixels, 64 bytes side by side.
 // Numerics   sums and all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
+// Needs      sm_90a: TMA, wgmma, clusters.
 // Tunables   TILE_H, TILE_W, TILE_N, STAGES, CLUSTER_X, CLUSTER_Y.
 // Reference  src/ops/conv_transpose2d.rs
 #include "common.cuh"

@@ -9,7 +9,7 @@
 //            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
 // Shared     8.5 KiB.
 // Memory     reads the input once for every tile of channels and term of the window.
-// Numerics   f32 products and sums.
+// Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
 // Reference  src/ops/conv_transpose2d.rs

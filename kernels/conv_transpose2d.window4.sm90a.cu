@@ -6,11 +6,11 @@
 // Launch     conv_transpose2d_window4_sm90a_weight: one thread for 16 elements of the weight. Then one block for every TILE_H by TILE_W
 //            pixels of x (y) and CHANNELS channels of a class of out (x, classes first), THREADS threads: two groups of four
 //            warps that multiply, a warp that copies. Two blocks form a cluster and share the weight.
-// Shared     201 KiB: 5 stages of 64 terms, 40 KiB each; the sums at the end.
+// Shared     201 KiB: 5 pipeline stages of a K tile of 64, 40 KiB each; the epilogue stages accumulators in the same memory.
 // Memory     reads the weight and writes it, laid out. Reads x 16 times for every CHANNELS channels, from L2, as blocks that run at the
 //            same time have it in common; the weight once for every 2 TILE_H by TILE_W pixels of a class.
 // Numerics   sums and all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
+// Needs      sm_90a: TMA, wgmma, clusters.
 // Tunables   TILE_H, TILE_W, TILE_N, STAGES.
 // Reference  src/ops/conv_transpose2d.rs
 #include "common.cuh"

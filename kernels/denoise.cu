@@ -7,7 +7,7 @@
 // counter       [1, 1, 1, 1] u32
 // out           [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads every operand once, writes x once.
 // Counts     x once, eps once, noise once, coefficients once, counter once, y once; 12 bytes a thread

@@ -4,10 +4,10 @@
 // weight  [c, 1, k, k] any type, k odd
 // out     [n, ceil(h / stride), ceil(w / stride), c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     each x is read k^2 / stride^2 times, mostly from L1; writes y once.
-// Numerics   f32 sums.
+// Numerics   accumulates in f32.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/depthwise_conv.rs

@@ -9,7 +9,7 @@
 //            which an H100 moves 1.6 times as much in the same time: 93 % of what memory allows. 15 warps of a
 //            processor have some ten quads a lane under way, 75 KiB, of which latency takes 25.
 // Counts     x once, t halo TILE TILE, weight tile, bias tile, gammas tile, y once; 160 bytes a thread
-// Numerics   f32 sums.
+// Numerics   accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE.
 // Reference  src/ops/depthwise_residual.rs

@@ -5,7 +5,7 @@
 // positions  [p, c] any type, or absent
 // out        [n, 1, t, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads one row of each table for each id.
 // Numerics   f32.

@@ -10,7 +10,7 @@
 //            block multiplies, it asks that L2 read the rows of the block that follows it.
 // Numerics   the factors of both products are rounded to bf16, hidden values among them; the norm, sums and
 //            all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
+// Needs      sm_90a: TMA, wgmma, clusters.
 // Tunables   SLOTS.
 // Reference  src/ops/feed_forward.rs
 #include "common.cuh"

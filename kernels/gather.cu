@@ -4,10 +4,10 @@
 // index   [1, 1, 1, m] u32; one beyond the rows reads the last
 // out     [m, 1, 1, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads the rows asked for, writes y once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/gather.rs

@@ -7,7 +7,7 @@
 // Launch     one block for each group of each image.
 // Shared     a float a warp.
 // Memory     reads x three times, writes y once.
-// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/group_norm.rs

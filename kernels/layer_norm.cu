@@ -9,7 +9,7 @@
 // Shared     none.
 // Memory     reads x three times, writes y once. A row is at most a few KiB, so the second and
 //            third reads hit L1.
-// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   ROWS.
 // Reference  src/ops/layer_norm.rs

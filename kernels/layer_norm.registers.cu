@@ -10,7 +10,7 @@
 //            latency take 20 KiB, of which reads are two thirds. Quads, not chunks of eight: 320 channels fill 80 of
 //            96 places, as 40 chunks would fill 40 of 64, and neighbouring lanes read neighbouring bytes.
 // Counts     x once, weight once, bias once, y once; row a warp
-// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   ROWS.
 // Reference  src/ops/layer_norm.rs

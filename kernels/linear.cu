@@ -13,8 +13,8 @@
 // Launch     one block for every TILE_M rows and TILE_N channels, THREADS threads; neighbouring blocks
 //            share the weights.
 // Shared     8.5 KiB.
-// Memory     reads x once for every TILE_N channels, the weight once for every TILE_M rows.
-// Numerics   f32 products and sums.
+// Memory     reads x once per TILE_N channels and the weight once per TILE_M rows.
+// Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
 // Reference  src/ops/linear.rs

@@ -5,7 +5,7 @@
 // counter  [1, 1, 1, 1] u32
 // out      [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads x once, writes y once; the table's rows stay in L1.
 // Numerics   f32.

@@ -4,7 +4,7 @@
 // counter  [1, 1, 1, 1] u32, or absent: the step; draw 1 + step, or draw 0
 // out      [n, h, w, c] f32
 //
-// Launch     one thread an element; the four of a counter each compute its words.
+// Launch     one thread per element; the four of a counter each compute its words.
 // Shared     none.
 // Memory     writes out once.
 // Numerics   f32: the definition's polynomials, each multiply-add fused. Its sines of an eighth of a turn at most are

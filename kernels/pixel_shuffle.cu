@@ -3,11 +3,11 @@
 // x       [n, h, w, c p^2] f32 or bf16
 // out     [n, h p, w p, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads x once, in pieces of 4 bytes p apart; writes y once.
 // Counts     x once, y once; 4 bytes a thread
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/pixel_shuffle.rs

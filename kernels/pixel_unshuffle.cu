@@ -3,11 +3,11 @@
 // x       [n, h p, w p, c] f32 or bf16; rows and columns that do not fill a patch are left out
 // out     [n, h, w, c p^2] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads x once, in pieces of 4 bytes c apart; writes y once.
 // Counts     x once, y once; 2 bytes a thread
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/pixel_unshuffle.rs

@@ -7,7 +7,7 @@
 // Memory     reads x once, writes out once, 64 bytes a thread each, 32 of bf16: 64 KiB under way on a processor of
 //            2048 threads, where an H100's rate and latency need 20.
 // Counts     x once, y once; 32 bytes a thread
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/pixel_unshuffle.rs

@@ -3,7 +3,7 @@
 // x       [n, h, w, c] f32
 // out     [n, height, width, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads four neighbours for each element, mostly from L1; writes y once.
 // Counts     x once, y once; 16 bytes a thread

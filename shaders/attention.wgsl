@@ -5,13 +5,13 @@
 // key_len  [1, 1, 1, n] u32, arena, optional: how many own keys an image's tokens see            binding 4
 // out      [n, h, w, c] f32, arena, heads merged                                                 binding 1
 //
-// Launch     one group of 8 x 8 lanes per TILE_Q tokens (x), head (y) and image (z).
+// Launch     one workgroup of 8 x 8 lanes per TILE_Q tokens (x), head (y) and image (z).
 // Memory     Q is read and y written once by a group; K and V ceil(h*w / TILE_Q) times by all. Scores exist for
 //            TILE_Q tokens x KEYS keys at a time, in workgroup memory.
 // Numerics   f32. The maximum of a row is taken as keys pass, and what was summed before is scaled when it grows.
 // Needs      nothing optional; 15.3 KiB of workgroup memory. Any d; beyond VALUES the scores are computed again for
 //            the next VALUES channels, so that sums stay in registers.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/attention.rs
 const TILE_Q: u32 = 64u;
 const KEYS: u32 = 32u;

@@ -4,9 +4,9 @@
 // b       [n, h, w, c] f32, arena                                                 binding 3
 // out     [n, h, w, c] f32, both of them, arena                                   binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads a and b once, writes out once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/concat.rs

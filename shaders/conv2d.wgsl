@@ -5,12 +5,12 @@
 // bias    [o], likewise, optional                                   binding 4
 // out     [n, (h + 2*padding - kh) / stride + 1, .., o] f32, arena  binding 1
 //
-// Launch     one group of 8 x 8 lanes per TILE_M pixels (y) and TILE_N outputs (x); a lane has 8 pixels x 8 outputs.
+// Launch     one workgroup of 8 x 8 lanes per TILE_M pixels (y) and TILE_N outputs (x); a lane has 8 pixels x 8 outputs.
 // Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times, mostly from cache; y is written once. The
 //            windows are gathered a tile at a time and never lie side by side in memory.
 // Numerics   f32; weights are widened exactly.
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/conv2d.rs
 
 // The input pixel that window element (ky, kx) of output pixel `row` lies on, or OUTSIDE.

@@ -10,12 +10,12 @@
 // neither zeros between the inputs nor sums in memory: rows are the phase's pixels, k runs over its part of
 // the window and over channels.
 //
-// Launch     one group of 8 x 8 lanes per TILE_M pixels (y) and TILE_N outputs (x); a lane has 8 pixels x 8 outputs.
+// Launch     one workgroup of 8 x 8 lanes per TILE_M pixels (y) and TILE_N outputs (x); a lane has 8 pixels x 8 outputs.
 //            A tile holds pixels of one phase, so there may be a few more tiles than groups: groups take turns.
 // Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times a phase, mostly from cache; y is written once.
 // Numerics   f32; weights are widened exactly.
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/conv_transpose2d.rs
 
 // Pixels of a phase in one image, (lines, columns); those past the output's edge are not stored.

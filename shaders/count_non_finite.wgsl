@@ -3,7 +3,7 @@
 // x       [n, h, w, c] f32, arena, bound as bits  binding 2
 // out     [1] u32, arena                          binding 1
 //
-// Launch     `clear`: one group of one lane; `main`: one group of WG lanes per CHUNK elements of x.
+// Launch     `clear`: one workgroup of one lane; `main`: one workgroup of WG lanes per CHUNK elements of x.
 // Memory     reads x once.
 // Numerics   exact: integers, in any order. The bits are looked at because compilers may assume that
 //            f32 holds no NaN.

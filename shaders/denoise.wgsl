@@ -7,7 +7,7 @@
 // counter       [1] u32: the step; arena                                                                   binding 6
 // out           [n, h, w, c] f32, arena                                                                    binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads x, eps and one step's noise once, writes out once.
 // Numerics   f32.
 // Needs      nothing optional.

@@ -5,9 +5,9 @@
 // weight  [c, 1, k, k] learned, k odd                            binding 3
 // out     [n, ceil(h / stride), ceil(w / stride), c] f32, arena  binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads x k² times, all but once from cache; writes out once.
-// Numerics   f32, one sum of k² products.
+// Numerics   f32; one accumulator for the k² taps.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/depthwise_conv.rs

@@ -2,7 +2,7 @@
 //
 // Operands and result are those of depthwise_norm.wgsl.
 //
-// Launch     one group of WG lanes per ROWS pixels, which its subgroups take in turn: neighbours share a cache.
+// Launch     one workgroup of WG lanes per ROWS pixels, which its subgroups take in turn: neighbours share a cache.
 // Memory     as depthwise_norm.wgsl.
 // Numerics   as depthwise_norm.wgsl.
 // Needs      subgroups of any width.

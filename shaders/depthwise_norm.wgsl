@@ -6,7 +6,7 @@
 // bias    [c] learned                                  binding 4
 // out     [n, h, w, c] f32, arena; holds v in between  binding 1
 //
-// Launch     one group of WG lanes per pixel, which stride over the channels.
+// Launch     one workgroup of WG lanes per pixel, which stride over the channels.
 // Memory     reads x k² times, all but once from cache; writes out twice, and each lane reads back its own v,
 //            from cache.
 // Numerics   f32, one partial sum per lane, the mean before the variance.

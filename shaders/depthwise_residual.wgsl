@@ -8,9 +8,9 @@
 // gammas  [6] learned                                       binding 6
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads t k² times, all but once from cache; reads x and writes y once.
-// Numerics   f32, one sum of k² products.
+// Numerics   f32; one accumulator for the k² taps.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/depthwise_residual.rs

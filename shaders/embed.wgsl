@@ -5,7 +5,7 @@
 // positions  [p, c] learned, p >= t, or absent                               binding 4
 // out        [n, 1, t, c] f32, arena                                         binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads the rows asked for once, writes out once.
 // Numerics   f32.
 // Needs      nothing optional.

@@ -8,7 +8,7 @@
 // b2      [c] likewise                        binding 7
 // out     [n, h, w, c] f32, arena             binding 1
 //
-// Launch     one group of WG lanes per ROWS pixels. Of a chunk of CHUNK hidden channels a lane computes four rows
+// Launch     one workgroup of WG lanes per ROWS pixels. Of a chunk of CHUNK hidden channels a lane computes four rows
 //            of four; then, of its share of the outputs, all rows of COLUMNS, WG apart.
 // Memory     x is read three times, the last two from cache; W0 and W2 once a group; y is written once. The
 //            hidden channels exist a chunk at a time, in workgroup memory.

@@ -3,7 +3,7 @@
 // Operands and result are those of feed_forward.wgsl.
 // scratch  [n*h*w, m] f32: the hidden channels    binding 12
 //
-// Launch     hidden: one group of WG lanes per pixel; main: one lane per output.
+// Launch     hidden: one workgroup of WG lanes per pixel; main: one lane per output.
 // Memory     W0 and W2 once a row of pixels: slow, and there for widths that no published model has.
 // Numerics   as feed_forward.wgsl.
 // Needs      nothing optional.

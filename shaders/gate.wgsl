@@ -4,7 +4,7 @@
 // s       [n, 1, 1, c] f32, arena                           binding 3
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once and s from cache, writes y once.
 // Numerics   f32. WGSL promises no infinity, so the argument is kept where exp is finite.
 // Needs      nothing optional.

@@ -4,9 +4,9 @@
 // index   [m] u32, arena; beyond the last row it means the last  binding 3
 // out     [m, 1, 1, c] f32, arena                                binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads the rows asked for once, writes out once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/gather.rs

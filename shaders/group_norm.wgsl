@@ -7,9 +7,9 @@
 // scratch  [n, groups, ceil(h·w / PIXELS), 2] f32: a block's mean, and sum of squares about it;  binding 12
 //          then a group's mean and 1 / sqrt(var + eps) in its first block's place
 //
-// Launch     `blocks`: one group of WG lanes per block of PIXELS pixels, group and image;
-//            `merge`: one group of WG lanes per group and image;
-//            `main`: one lane per element, WG lanes a group.
+// Launch     `blocks`: one workgroup of WG lanes per block of PIXELS pixels, group and image;
+//            `merge`: one workgroup of WG lanes per group and image;
+//            `main`: one lane per element, WG lanes per workgroup.
 // Memory     reads x three times, the second from cache; writes y once.
 // Numerics   f32. Each block takes its mean first, then squares about it; blocks are merged by Chan's
 //            formula, their means again about the whole mean.

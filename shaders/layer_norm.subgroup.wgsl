@@ -2,7 +2,7 @@
 //
 // Operands and result are those of layer_norm.wgsl.
 //
-// Launch     one group of WG lanes per ROWS rows, which its subgroups take in turn.
+// Launch     one workgroup of WG lanes per ROWS rows, which its subgroups take in turn.
 // Memory     as layer_norm.wgsl.
 // Numerics   as layer_norm.wgsl.
 // Needs      subgroups of any width.

@@ -6,7 +6,7 @@ enable wgpu_cooperative_matrix;
 //
 // scratch   [n*h*w] f32                                 binding 12; of each row, the power of two that x is scaled by
 //
-// Launch     `ranges`: one group per row. `main`: one group of 4 subgroups per TILE_M rows (y) and TILE_N
+// Launch     `ranges`: one workgroup per row. `main`: one workgroup of 4 subgroups per TILE_M rows (y) and TILE_N
 //            outputs (x); a subgroup has 2 x 2 matrices of 16 x 16 sums.
 // Memory     x is read once by `ranges`, then ceil(o / TILE_N) times; W ceil(rows / TILE_M) times; y is written once.
 // Numerics   Factors are rounded to f16, sums are f32. f16 ends at 65504, which activations exceed: each row of x is

@@ -2,7 +2,7 @@
 //
 // Operands and result are those of linear.wgsl.
 //
-// Launch     one group of 8 x 8 lanes per TILE_N outputs: 8 lanes (x) share the sums over k of one output (y), for
+// Launch     one workgroup of 8 x 8 lanes per TILE_N outputs: 8 lanes (x) share the sums over k of one output (y), for
 //            ROWS rows at a time.
 // Memory     W is read ceil(rows / ROWS) times, by neighbouring lanes side by side; x ceil(o / TILE_N) times, from
 //            cache; y is written once. With few rows the time is that of reading W.

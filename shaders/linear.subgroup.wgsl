@@ -2,7 +2,7 @@
 //
 // Operands and result are those of linear.wgsl.
 //
-// Launch     one group of TILE_N lanes per TILE_M rows (y) and TILE_N outputs (x); a lane has 8 rows of one output.
+// Launch     one workgroup of TILE_N lanes per TILE_M rows (y) and TILE_N outputs (x); a lane has 8 rows of one output.
 // Memory     x is read ceil(o / TILE_N) times; W ceil(rows / TILE_M) times, each lane a row of it, from cache;
 //            y is written once.
 // Numerics   f32; weights are widened exactly.

@@ -10,11 +10,11 @@
 // counter   [1, 1, 1, 1] u32, arena, with table         binding 9; the step
 // out       [n, h, w, o] f32, arena                     binding 1
 //
-// Launch     one group of 8 x 8 lanes per TILE_M rows (y) and TILE_N outputs (x); a lane has 8 rows x 8 outputs.
+// Launch     one workgroup of 8 x 8 lanes per TILE_M rows (y) and TILE_N outputs (x); a lane has 8 rows x 8 outputs.
 // Memory     x is read ceil(o / TILE_N) times, W ceil(rows / TILE_M) times; y is written once.
 // Numerics   f32; weights are widened exactly.
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/linear.rs
 
 @compute @workgroup_size(8, 8)

@@ -5,7 +5,7 @@
 // scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks  binding 12
 //
 // Launch     `sums`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
-//            `main`: one lane per element of out, WG lanes a group.
+//            `main`: one lane per element of out, WG lanes per workgroup.
 // Memory     reads x once.
 // Numerics   f32; sums of blocks, then their sum.
 // Needs      nothing optional.

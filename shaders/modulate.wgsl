@@ -5,7 +5,7 @@
 // counter  [1] u32: the step; arena                                                              binding 4
 // out      [n, h, w, c] f32, arena                                                               binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once and a row from cache, writes y once.
 // Numerics   f32.
 // Needs      nothing optional.

@@ -4,7 +4,7 @@
 // codes   [m, c] learned           binding 3
 // out     [n, h, w, c] f32, arena  binding 1
 //
-// Launch     one lane per pixel, WG lanes a group.
+// Launch     one lane per pixel, WG lanes per workgroup.
 // Memory     reads x once from memory and m times from cache; all lanes read the same code at a time.
 // Numerics   f32, squares of differences: |a|² - 2ab + |b|² would cancel where it matters.
 // Needs      nothing optional.

@@ -4,7 +4,7 @@
 // counter  [1] u32, or absent: the step; draw 1 + step, or draw 0; arena                    binding 3
 // out      [n, h, w, c] f32, arena                                                          binding 1
 //
-// Launch     one lane per element of out, WG lanes a group; the four of a counter each compute its words.
+// Launch     one lane per element of out, WG lanes per workgroup; the four of a counter each compute its words.
 // Memory     writes out once.
 // Numerics   f32: the definition's polynomials, because WGSL promises little of its own log, sin and cos.
 // Needs      nothing optional.

@@ -3,9 +3,9 @@
 // x       [n, h·k, w·k, c] f32, arena  binding 2; rows and columns that do not fill a patch are left out
 // out     [n, h, w, c·k²] f32, arena   binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads x once, in pieces; writes out once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/pixel_unshuffle.rs

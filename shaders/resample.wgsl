@@ -3,7 +3,7 @@
 // x       [n, h, w, c] f32, arena           binding 2
 // out     [n, height, width, c] f32, arena  binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads four values per lane, mostly from cache; writes out once.
 // Numerics   f32. Places are computed in f32 as PyTorch does.
 // Needs      nothing optional.

@@ -3,7 +3,7 @@
 // x       [n, h, w, 3] f32, arena, bound as bits                                                             binding 2
 // out     [n, height, width, 1] u32, arena; red in the lowest byte, then green and blue; the highest is 255  binding 1
 //
-// Launch     one lane per pixel of out, WG lanes a group.
+// Launch     one lane per pixel of out, WG lanes per workgroup.
 // Memory     reads what is kept of x once, writes out once.
 // Numerics   f32; halves to even, written out because not every driver's round does so (Mesa's software one
 //            with vectors wider than the processor's). NaN is told by its bits, because compilers may
