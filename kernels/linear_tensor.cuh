@@ -1,10 +1,10 @@
-// A linear layer on tensor cores. The including file says how large TILE_M and TILE_N are.
+// A linear layer on tensor cores (mma.sync). The including file defines TILE_M and TILE_N.
 #pragma once
 #include "linear.cuh"
 #include "squares.cuh"
 #include "tensor.cuh"
 
-// Rows of x, with what rides on them.
+// Rows of x with the fused prologue applied.
 struct Rows {
     static constexpr bool ASYNC = false;
     const Args& a;
@@ -25,9 +25,9 @@ struct Rows {
     }
 };
 
-constexpr bool WHOLE_PART = WARP_M == PART_ROWS && WARP_N == 32; // a warp has a part of the rows, of as many columns
+constexpr bool WHOLE_PART = WARP_M == PART_ROWS && WARP_N == 32; // a warp covers whole blocks of squares
 
-// A block's tile of the result.
+// Computes and stores a block's tile of the result.
 DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, depth = a.shape[X].c;
     const Tensor weight = a.tensor(WEIGHT);

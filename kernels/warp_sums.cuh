@@ -1,10 +1,10 @@
-// Sums over a warp of up to sixteen values at once, in half the steps that one after the other takes.
+// Reduces up to sixteen values over a warp together, in half as many shuffles as one by one would take.
 #pragma once
 #include "common.cuh"
 
-constexpr u32 PLACES = 16; // for sums, half as many as lanes
+constexpr u32 PLACES = 16; // values per lane at most
 
-// Lane l gets the sum of values[l / 2]. Each step halves what a lane has.
+// Transposing reduction: lane l gets the warp's sum of values[l / 2]. Each step halves the number of values per lane.
 template <u32 HALF> DEVICE float share_out_sums(float (&values)[PLACES]) {
     const bool upper = lane() & (2 * HALF);
 #pragma unroll
@@ -16,9 +16,9 @@ template <u32 HALF> DEVICE float share_out_sums(float (&values)[PLACES]) {
     return values[0] + __shfl_xor_sync(0xffffffffu, values[0], 1);
 }
 
-// The same of f(0) to f(COUNT - 1).
+// The same for the values f(0) to f(COUNT - 1).
 template <u32 COUNT, class F> DEVICE float sums_of_warp(const F& f) {
-    static_assert(COUNT <= PLACES, "sums have places");
+    static_assert(COUNT <= PLACES, "at most PLACES sums");
     float values[PLACES];
 #pragma unroll
     for (u32 p = 0; p < PLACES; ++p) values[p] = p < COUNT ? f(p) : 0.0f;
