@@ -7,7 +7,7 @@
 // Shared     none.
 // Memory     reads x once, writes y once.
 // Counts     x once, y once; 4 bytes a thread
-// Numerics   f32; exp as CUDA has it.
+// Numerics   f32; CUDA's expf.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/activation.rs

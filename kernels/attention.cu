@@ -1,15 +1,15 @@
-// attention: softmax(Q K^T / sqrt(d)) V for each head, keys of the image and of its context
+// attention: softmax(Q K^T / sqrt(d)) V for each head; keys and values of the image and of its context
 //
 // x        [n, h, w, 3c] f32 or bf16: Q, K, V side by side; or Q alone, [n, h, w, c]
 // context  [n, 1, s, 2c] f32 or bf16: K, V; or absent
-// key_len  [1, 1, 1, n] u32, or absent: how many keys of its own an image sees
+// key_len  [1, 1, 1, n] u32, or absent: how many of its own keys an image attends to
 // out      [n, h, w, c] f32 or bf16
 //
-// Launch     one block for every QUERIES queries of a head (y) of an image (z).
+// Launch     one block per QUERIES queries of a head (y) of an image (z).
 // Shared     12.2 KiB.
-// Memory     reads K and V once for every QUERIES queries; never writes a score.
-// Numerics   f32. The largest score so far is subtracted before exp, and sums are scaled when it grows.
-//            Heads of more than CHANNELS channels are done CHANNELS at a time, scores and all.
+// Memory     reads K and V once per QUERIES queries; scores stay on chip.
+// Numerics   f32, online softmax: the running maximum is subtracted before exp, and accumulators are rescaled when it
+//            grows. A head of more than CHANNELS channels is done CHANNELS at a time, each time recomputing the scores.
 // Needs      nothing.
 // Tunables   QUERIES, CHANNELS, THREADS.
 // Reference  src/ops/attention.rs
@@ -18,13 +18,13 @@
 constexpr u32 QUERIES = 32;
 constexpr u32 CHANNELS = 128;
 constexpr u32 THREADS = 128;
-constexpr u32 KEYS = 32;                      // at once, one a lane
-constexpr u32 PART = 32;                      // channels at once
-constexpr u32 MINE = QUERIES / (THREADS / 32); // queries of a warp
+constexpr u32 KEYS = 32;                      // per iteration, one per lane
+constexpr u32 PART = 32;                      // channels per iteration
+constexpr u32 MINE = QUERIES / (THREADS / 32); // queries per warp
 
 struct Tiles {
     float query[QUERIES][PART];
-    float key[KEYS][PART + 1]; // lanes read different rows: the padding puts them in different banks
+    float key[KEYS][PART + 1]; // padded, because lanes read different rows of the same column
     float score[QUERIES][KEYS];
 };
 
@@ -41,7 +41,7 @@ KERNEL(attention) {
         for (u32 block = 0; block < count; block += KEYS) {
             float scores[MINE] = {};
             for (u32 part = 0; part < head.dim; part += PART) {
-                __syncthreads(); // what is there has been used
+                __syncthreads(); // the previous tile has been consumed
                 for (u32 i = threadIdx.x; i < KEYS * PART; i += THREADS) {
                     const u32 row = i / PART, ch = part + i % PART;
                     const bool inside = ch < head.dim;
@@ -57,7 +57,7 @@ KERNEL(attention) {
                 const bool seen = head.sees(first + mine + q, block + lane());
                 const float score = seen ? scores[q] * factor : -INFINITY;
                 const float most = fmaxf(largest[q], warp_max(score));
-                // Where no key has been seen yet there is nothing to scale.
+                // If no key has been visible yet, there is nothing to rescale.
                 const float shrink = most == -INFINITY ? 0.0f : expf(largest[q] - most);
                 const float weight = seen ? expf(score - most) : 0.0f;
                 largest[q] = most;
@@ -74,7 +74,7 @@ KERNEL(attention) {
                 }
                 __syncthreads();
 #pragma unroll
-                for (u32 fixed = 0; fixed < CHANNELS / PART; ++fixed) { // so that sums stay in registers
+                for (u32 fixed = 0; fixed < CHANNELS / PART; ++fixed) { // a compile-time index keeps sums in registers
                     if (fixed != part) continue;
                     for (u32 key = 0; key < KEYS; ++key) {
                         for (u32 q = 0; q < MINE; ++q) sums[q][fixed] += s.score[mine + q][key] * s.key[key][lane()];

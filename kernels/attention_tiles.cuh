@@ -1,35 +1,35 @@
-// Attention on Hopper's tensor cores, groups of four warps with 64 queries each. The including file says how many QUERIES a
-// block has and whether they OVERLAP.
+// Attention on Hopper: warpgroups with 64 queries each share a ring of key and value tiles. The including file defines
+// QUERIES, the number per block, and whether warpgroups OVERLAP softmax and P V.
 //
-// A thread of the last group copies tiles of keys and values, SLOTS ahead of those that all groups have left; no warp does
-// nothing but that, so that every register is there for a group. While one group weighs keys, others multiply. If groups OVERLAP, that
-// is also when the values of their tile before are multiplied: fewer groups then keep the tensor cores busy, but each takes
-// more registers, for its scores, weights and sums are in use at once.
+// There is no dedicated producer warp, so that all registers go to the warpgroups: one thread of the last one issues the TMA
+// loads, SLOTS tiles ahead of what all warpgroups have consumed. While one warpgroup computes a softmax, others use the
+// tensor cores. With OVERLAP a warpgroup also runs the P V product of its previous tile during its softmax. Then fewer
+// warpgroups keep the tensor cores busy, but each needs more registers: scores, weights and accumulators are all live.
 #pragma once
 #include "attention.cuh"
 #include "wgmma.cuh"
 
-constexpr u32 KEYS = 64; // of a tile
-// If the last tile has no more than these, no more are multiplied.
-constexpr u32 FEW = 8;   // Stage B: the context's four
-constexpr u32 SOME = 32; // Stage C: the last 21 of the context's 85
-constexpr u32 DIM = 64;  // channels of a head
-constexpr u32 SLOTS = 8; // for tiles
-constexpr u32 APART = 4; // tiles that the last group may be ahead of others before it waits
+constexpr u32 KEYS = 64; // per tile
+// If the last tile has at most this many keys, no more than these are multiplied.
+constexpr u32 FEW = 8;   // for Stage B, whose context has four keys
+constexpr u32 SOME = 32; // for Stage C, whose context has 85 keys, 21 of them in the last tile
+constexpr u32 DIM = 64;  // channels per head
+constexpr u32 SLOTS = 8; // pipeline stages
+constexpr u32 APART = 4; // tiles the producing warpgroup may be ahead of the slowest one
 constexpr u32 GROUP = 128, GROUPS = QUERIES / 64;
-static_assert(THREADS == GROUP * GROUPS && DIM == TILE_K && KEYS == COPY, "a group has 64 queries, a copy 64 rows of 64 channels");
+static_assert(THREADS == GROUP * GROUPS && DIM == TILE_K && KEYS == COPY, "a warpgroup has 64 queries, a copy 64 rows of 64 channels");
 
 struct Tiles {
     alignas(1024) u16 queries[QUERIES * DIM];
     alignas(1024) u16 keys[SLOTS][KEYS * DIM];
     alignas(1024) u16 values[SLOTS][KEYS * DIM];
-    TileBarrier asked, full[SLOTS], empty[SLOTS]; // asked: the queries are there
+    TileBarrier asked, full[SLOTS], empty[SLOTS]; // asked: the queries have landed
 };
 
-// Whether this thread copies.
+// Whether this thread issues the TMA loads.
 DEVICE bool copies() { return threadIdx.x == THREADS - GROUP; }
 
-// The tiles of a head: those of the image's keys come first, then those of the context.
+// The sequence of key tiles of a head: first the image's own keys, then those of its context.
 struct Order {
     const Head& head;
     u32 own, tiles;
@@ -37,14 +37,14 @@ struct Order {
     DEVICE bool of_image(u32 tile) const { return tile < own; }
     DEVICE u32 first(u32 tile) const { return (of_image(tile) ? tile : tile - own) * KEYS; }
     DEVICE u32 count(u32 tile) const { return of_image(tile) ? head.own : head.context; }
-    // How many keys of the last tile are multiplied, if not all: else 0, and for a first tile.
+    // How many keys of the last tile are multiplied if it is narrow; 0 if it is multiplied whole, or is the first tile.
     DEVICE u32 narrow() const {
         const u32 left = count(tiles - 1) - first(tiles - 1);
         return tiles == 1 || left > SOME ? 0 : left > FEW ? SOME : FEW;
     }
 };
 
-// Asks for a tile.
+// Issues the loads of a tile of keys and values.
 DEVICE void ask(Tiles& s, const Maps& maps, const Order& order, u32 tile) {
     const u32 slot = tile % SLOTS, channels = order.head.channels, first = order.first(tile);
     const u32 keys = blockIdx.y * DIM + (order.of_image(tile) ? channels : 0);
@@ -54,7 +54,7 @@ DEVICE void ask(Tiles& s, const Maps& maps, const Order& order, u32 tile) {
     copy_tile(s.values[slot], map, keys + channels, first, blockIdx.z, s.full[slot]);
 }
 
-// Asks for the queries and the first tiles.
+// Issues the loads of the queries and of the first tiles.
 DEVICE void begin(Tiles& s, const Maps& maps, const Order& order) {
     s.asked.arrive_expecting(QUERIES * DIM * sizeof(u16));
     for (u32 i = 0; i < QUERIES; i += COPY) {
@@ -63,7 +63,7 @@ DEVICE void begin(Tiles& s, const Maps& maps, const Order& order) {
     for (u32 tile = 0; tile < min_of(SLOTS, order.tiles); ++tile) ask(s, maps, order, tile);
 }
 
-// This warp has left a tile; the slot of one that all have left is filled anew.
+// Releases a tile for this warp. The producing thread then refills the slot of a tile that all warps have released.
 DEVICE void leave(Tiles& s, const Maps& maps, const Order& order, u32 tile) {
     __syncwarp();
     if (lane() == 0) s.empty[tile % SLOTS].arrive();
@@ -75,11 +75,11 @@ DEVICE void leave(Tiles& s, const Maps& maps, const Order& order, u32 tile) {
     __syncwarp();
 }
 
-// The softmax of a thread's two rows, lane() / 4 and 8 rows on, of the keys so far.
+// The online softmax of a thread's two rows, lane() / 4 and lane() / 4 + 8.
 struct Softmax {
     float total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
 
-    // From scores to weights; what sums so far are to be scaled by, as the largest score may have grown.
+    // Turns scores into weights. Returns the factors by which accumulators must be rescaled, as the maximum may have grown.
     template <u32 COUNT> DEVICE float2 weigh(float (&scores)[COUNT], float factor) {
         float shrink[2];
 #pragma unroll
@@ -87,12 +87,12 @@ struct Softmax {
             float most = largest[half];
 #pragma unroll
             for (u32 j = 0; j < COUNT / 2; ++j) most = fmaxf(most, scores[j / 2 * 4 + half * 2 + j % 2]);
-            // Every query sees its first key, so that this is finite from the first tile on.
+            // Every query attends to its first key, so this is finite from the first tile on.
             most = row_max(most);
             shrink[half] = power_of_two((largest[half] - most) * factor);
             const float offset = most * factor;
             largest[half] = most;
-            total[half] *= shrink[half]; // of this lane's keys; lanes are added up at the end
+            total[half] *= shrink[half]; // over this lane's keys; reduced over the lanes at the end
 #pragma unroll
             for (u32 j = 0; j < COUNT / 2; ++j) {
                 float& score = scores[j / 2 * 4 + half * 2 + j % 2];
@@ -104,33 +104,33 @@ struct Softmax {
     }
 };
 
-// A group's queries and what it does with a tile. Of that, COLUMNS keys are multiplied: a thread has half as many scores.
+// A warpgroup's state. COLUMNS is the number of keys of a tile that are multiplied; a thread holds COLUMNS / 2 scores.
 struct Group {
     Tiles& s;
     const Maps& maps;
     const Order& order;
-    const u32 first; // of its queries in the block
+    const u32 first; // its first query in the block
     Softmax softmax;
     float sums[DIM / 2];
     u32 weights[KEYS / 16][4];
-    u32 queries[DIM / 16][4]; // for few keys alone
+    u32 queries[DIM / 16][4]; // A fragments, used for narrow tiles only
 
     DEVICE Group(Tiles& tiles, const Maps& of, const Order& o) : s(tiles), maps(of), order(o), first(threadIdx.x / GROUP * 64) {
 #pragma unroll
         for (u32 i = 0; i < DIM / 2; ++i) sums[i] = 0.0f;
     }
 
-    // This thread's first row.
+    // The first of this thread's two queries.
     DEVICE u32 token() const { return blockIdx.x * QUERIES + first + warp() % 4 * 16 + lane() / 4; }
 
     template <u32 COUNT> DEVICE void start_scores(float (&scores)[COUNT], u32 tile) {
         const u16* keys = s.keys[tile % SLOTS];
         s.full[tile % SLOTS].wait(tile / SLOTS % 2);
-        // The product does not need it, but so no register keeps what was there.
+        // The MMA ignores the old values, but zeroing tells the compiler that the registers need not be preserved.
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) scores[i] = 0.0f;
         if constexpr (2 * COUNT < KEYS) {
-            // For each product shared memory would give its queries: that takes longer than to multiply few keys.
+            // With few keys, reading Q from shared memory for each MMA would take longer than the MMA: use registers.
 #pragma unroll
             for (u32 k = 0; k < DIM / 16; ++k) {
                 load_matrices(queries[k], &s.queries[tile_place(first + warp() % 4 * 16 + lane() % 16, 2 * k + lane() / 16)]);
@@ -156,7 +156,7 @@ struct Group {
         products_commit();
     }
 
-    // Until nothing is under way.
+    // Waits until no MMA is in flight.
     DEVICE void finish_sums() {
         products_wait<0>();
         pin(sums);
@@ -173,11 +173,11 @@ struct Group {
                 scores[i] = unseen ? -INFINITY : scores[i];
             }
         }
-        // Scores are powers of two, which the GPU computes; 1.44… is log2(e).
+        // exp(s) is computed as 2^(s log2 e), for which the GPU has an instruction; 1.44… is log2(e).
         return softmax.weigh(scores, 1.4426950408889634f / sqrtf(float(DIM)));
     }
 
-    // Weights as a factor, with zeros where its 16 columns have no keys.
+    // Rounds the weights to bf16 A fragments, with zeros for the missing keys of a 16-wide MMA step.
     template <u32 COUNT> DEVICE void round(const float (&scores)[COUNT]) {
 #pragma unroll
         for (u32 i = 0; i < (COUNT + 7) / 8 * 4; ++i) {
@@ -185,7 +185,7 @@ struct Group {
         }
     }
 
-    // The weights of the first tile.
+    // Scores and softmax of the first tile.
     DEVICE void first_tile() {
         float scores[KEYS / 2];
         start_scores(scores, 0);
@@ -195,7 +195,7 @@ struct Group {
         round(scores);
     }
 
-    // The values of the tile before, and this one's weights.
+    // P V of the previous tile, scores and softmax of this one.
     template <u32 COLUMNS> DEVICE void next_tile(u32 tile) {
         float scores[COLUMNS / 2];
         if (!OVERLAP) {
@@ -217,7 +217,7 @@ struct Group {
         round(scores);
     }
 
-    // The values of the last two tiles, of which the last is narrow.
+    // The last two tiles, the last of which is narrow.
     template <u32 COLUMNS> DEVICE void last_tile() {
         next_tile<COLUMNS>(order.tiles - 1);
         start_sums<COLUMNS>(order.tiles - 1);
@@ -241,7 +241,7 @@ struct Group {
     }
 };
 
-// A block's queries.
+// Attention for a block's queries.
 DEVICE void attention_on_tiles(const Args& a, const Maps& maps, Tiles& s) {
     const Head head(a, blockIdx.y, blockIdx.z);
     const Order order(head);

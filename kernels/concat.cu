@@ -1,7 +1,7 @@
-// concat: a and b side by side, along channels, tokens or images
+// concat: a, then b, along channels, tokens or images
 //
 // a       [n, h, w, c] f32 or bf16
-// b       [n, h, w, c] f32 or bf16, different along the axis only
+// b       [n, h, w, c] f32 or bf16, which may differ from a's shape along the axis only
 // out     f32 or bf16
 //
 // Launch     one thread per element of out.
@@ -18,7 +18,7 @@ constexpr u32 THREADS = 256;
 KERNEL(concat) {
     const u32 i = this_element();
     if (i >= a.out.elements()) return;
-    // The result is a piece of a, a piece of b, and so on.
+    // The result alternates between contiguous runs of a and of b.
     enum { CHANNELS, TOKENS, IMAGES }; // ops::Concat
     const auto piece = [&](const Shape& s) -> u32 {
         return a.constant[0] == CHANNELS ? s.c : a.constant[0] == TOKENS ? s.w * s.c : s.elements();

@@ -1,11 +1,11 @@
-// concat: four elements a thread; all channels are multiples of four
+// concat: four elements per thread; all channels are multiples of four
 //
 // Operands as in concat.cu.
 //
-// Launch     one thread a quad of out.
+// Launch     one thread per float4 of out.
 // Shared     none.
-// Memory     reads a and b once, writes out once, 16 bytes a thread each, 8 of bf16: 16 to 32 KiB under way on a
-//            processor of 2048 threads, where an H100's rate and latency need 20.
+// Memory     reads a and b once and writes out once, 16 bytes per thread each (8 for bf16): 16 to 32 KiB in flight on an SM
+//            with 2048 threads, where the bandwidth times latency of an H100 is 20 KiB.
 // Counts     a once, b once, y once; 16 bytes a thread
 // Numerics   exact: values are copied.
 // Needs      nothing.
@@ -15,12 +15,12 @@
 
 constexpr u32 THREADS = 256;
 constexpr u32 ELEMENTS = 1024;
-static_assert(ELEMENTS == THREADS * QUAD, "a quad a thread");
+static_assert(ELEMENTS == THREADS * QUAD, "one float4 per thread");
 
 KERNEL(concat_quads) {
     const u32 i = this_element() * QUAD;
     if (i >= a.out.elements()) return;
-    // The result is a piece of a, a piece of b, and so on.
+    // The result alternates between contiguous runs of a and of b.
     enum { CHANNELS, TOKENS, IMAGES }; // ops::Concat
     const auto piece = [&](const Shape& s) -> u32 {
         return a.constant[0] == CHANNELS ? s.c : a.constant[0] == TOKENS ? s.w * s.c : s.elements();

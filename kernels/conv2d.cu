@@ -1,13 +1,13 @@
-// conv2d: convolution with zero padding, as a product of windows and filters
+// conv2d: convolution with zero padding, as an implicit GEMM of im2col rows and filters
 //
 // x       [n, h, w, c] f32 or bf16
 // weight  [o, c, kh, kw] any type
 // bias    [o] any type, or absent
 // out     [n, (h + 2 padding - kh) / stride + 1, ..., o] f32 or bf16
 //
-// Launch     one block for every TILE_M pixels and TILE_N channels of out.
+// Launch     one block per TILE_M pixels and TILE_N channels of out.
 // Shared     8.5 KiB.
-// Memory     reads the windows once for every TILE_N channels, the weight once for every TILE_M pixels.
+// Memory     reads the input patches once per TILE_N channels, the weight once per TILE_M pixels.
 // Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).

@@ -1,11 +1,11 @@
-// conv2d: convolution with zero padding, as a product of windows and filters, on tensor cores
+// conv2d: convolution with zero padding, as an implicit GEMM of im2col rows and filters, on tensor cores
 //
 // Operands as in conv2d.cu.
 //
-// Launch     one block for every TILE_M pixels and TILE_N channels of out.
-// Shared     48 KiB: three tiles of windows, three of the weight.
-// Memory     reads the windows once for every TILE_N channels, the weight once for every TILE_M pixels.
-// Numerics   x and the weight are rounded to bf16; sums in f32.
+// Launch     one block per TILE_M pixels and TILE_N channels of out.
+// Shared     48 KiB: three pipeline stages of im2col rows and of the weight.
+// Memory     reads the input patches once per TILE_N channels, the weight once per TILE_M pixels.
+// Numerics   x and the weight are rounded to bf16; accumulates in f32.
 // Needs      sm_80: ldmatrix, mma.sync on bf16.
 // Tunables   TILE_M, TILE_N.
 // Reference  src/ops/conv2d.rs

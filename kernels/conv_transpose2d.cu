@@ -1,14 +1,14 @@
-// conv_transpose2d: every input pixel adds its window to the output
+// conv_transpose2d: every input pixel adds its multiple of the kernel to the output
 //
 // x       [n, h, w, c] f32 or bf16
 // weight  [c, o, kh, kw] any type
 // bias    [o] any type, or absent
 // out     [n, (h - 1) stride + kh - 2 padding, ..., o] f32 or bf16
 //
-// Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
-//            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
+// Launch     z: remainder of the output row modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels, for each
+//            remainder of the column in turn. Blocks beyond the last tile exit.
 // Shared     8.5 KiB.
-// Memory     reads the input once for every tile of channels and term of the window.
+// Memory     reads the input once per tile of channels and tap of the kernel.
 // Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
@@ -19,12 +19,12 @@
 KERNEL(conv_transpose2d) {
     SHARED(Factors, s);
     const u32 stride = a.constant[0], column = blockIdx.y * TILE_N, my_column = column + loaded_row();
-    // The first class is as large as any.
+    // No residue class has more pixels than the first.
     const u32 tiles = div_up(a.out.n * div_up(a.out.h, stride) * div_up(a.out.w, stride), TILE_M);
     for (u32 t = blockIdx.x; t < tiles * stride; t += gridDim.x) {
         const Class set(a, blockIdx.z, t / tiles);
         const u32 first = t % tiles * TILE_M, results = set.results(a), mine = first + loaded_row();
-        if (first >= results) continue; // the whole block
+        if (first >= results) continue; // uniform over the block
         const Backward pixel(a, set, set.place(a, mine < results ? mine : 0));
         const BackwardFilter filter(a, set, my_column);
 

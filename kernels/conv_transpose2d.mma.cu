@@ -1,12 +1,12 @@
-// conv_transpose2d: every input pixel adds its window to the output, on tensor cores
+// conv_transpose2d: every input pixel adds its multiple of the kernel to the output, on tensor cores
 //
 // Operands as in conv_transpose2d.cu.
 //
-// Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
-//            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
-// Shared     48 KiB: three tiles of the input, three of the weight.
-// Memory     reads the input once for every tile of channels and term of the window.
-// Numerics   x and the weight are rounded to bf16; sums in f32.
+// Launch     z: remainder of the output row modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels, for each
+//            remainder of the column in turn. Blocks beyond the last tile exit.
+// Shared     48 KiB: three pipeline stages of im2col rows and of the weight.
+// Memory     reads the input once per tile of channels and tap of the kernel.
+// Numerics   x and the weight are rounded to bf16; accumulates in f32.
 // Needs      sm_80: ldmatrix, mma.sync on bf16.
 // Tunables   TILE_M, TILE_N.
 // Reference  src/ops/conv_transpose2d.rs
@@ -42,17 +42,17 @@ struct Filters {
 KERNEL(conv_transpose2d_mma, 2) {
     SHARED(Factors, s);
     const u32 stride = a.constant[0], column = blockIdx.y * TILE_N;
-    // The first class is as large as any.
+    // No residue class has more pixels than the first.
     const u32 tiles = div_up(a.out.n * div_up(a.out.h, stride) * div_up(a.out.w, stride), TILE_M);
     for (u32 t = blockIdx.x; t < tiles * stride; t += gridDim.x) {
         const Class set(a, blockIdx.z, t / tiles);
         const u32 first = t % tiles * TILE_M, results = set.results(a), depth = set.terms(a);
-        if (first >= results) continue; // the whole block
+        if (first >= results) continue; // uniform over the block
         Sums sums;
         product(s, sums, depth, Pixels{a, set, first, results, depth}, Filters{a, set, column, depth});
         sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
             if (first + r < results) store_pixel(a, set.place(a, first + r), column + c, v);
         });
-        __syncthreads(); // the next factors go where the sums were
+        __syncthreads(); // the next operand tiles overwrite the staged accumulators
     }
 }

@@ -26,7 +26,7 @@ KERNEL(depthwise_conv) {
     float sum = 0.0f;
     for (u32 ky = 0; ky < k; ++ky) {
         for (u32 kx = 0; kx < k; ++kx) {
-            // Outside the image the difference wraps round and is too large.
+            // Outside the image the coordinate wraps around and fails the bounds test.
             const u32 y = row * stride + ky - k / 2, x = col * stride + kx - k / 2;
             if (y < from.h && x < from.w) sum += image[(y * from.w + x) * c] * weight[(ch * k + ky) * k + kx];
         }

@@ -1,6 +1,6 @@
 // embed: y = tokens[ids] + positions
 //
-// ids        [n, 1, t, 1] u32; one beyond the table reads its last row
+// ids        [n, 1, t, 1] u32; an id beyond the table reads its last row
 // tokens     [v, c] any type
 // positions  [p, c] any type, or absent
 // out        [n, 1, t, c] f32 or bf16

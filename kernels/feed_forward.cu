@@ -7,14 +7,14 @@
 // w2       [c, m] any type
 // b2       [c] any type
 // out      [n, h, w, c] f32 or bf16
-// scratch  [n, h, w, m] f32: the hidden values
+// scratch  [n, h, w, m] f32: the hidden activations
 //
-// Launch     feed_forward_up: one block for every TILE_M rows and TILE_N hidden values; then
-//            feed_forward: one block for every TILE_M rows and TILE_N channels.
+// Launch     feed_forward_up: one block per TILE_M rows and TILE_N hidden channels; then
+//            feed_forward: one block per TILE_M rows and TILE_N channels.
 // Shared     8.5 KiB.
-// Memory     writes and reads the hidden values, the largest tensor there is; the row above keeps them
-//            on the chip where it fits.
-// Numerics   f32 products and sums; variance in a second pass.
+// Memory     writes and reads the hidden activations, the largest tensor there is. The feed_forward rows above this one in
+//            the registry avoid that or store it in bf16.
+// Numerics   multiplies and accumulates in f32; the variance takes a second pass.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
 // Reference  src/ops/feed_forward.rs

@@ -1,10 +1,10 @@
-// The operands of a feed-forward block, and the norm that it begins with. src/ops/feed_forward.rs
+// Operands of a feed-forward block and its leading layer norm. src/ops/feed_forward.rs
 #pragma once
 #include "common.cuh"
 
 enum FeedForwardOperand : u32 { X, GAMMAS, W0, B0, W2, B2 };
 
-// LN(x) (1 + g3) + g4 of one row, found by PARTS neighbouring threads.
+// LN(x) (1 + g3) + g4 of one row, computed together by PARTS neighbouring threads.
 template <u32 PARTS> struct Norm {
     const float* x;
     float mean, scale, shift;

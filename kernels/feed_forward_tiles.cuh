@@ -1,45 +1,47 @@
-// Feed-forward blocks on Hopper's tensor cores. The including file says how many channels C and HIDDEN values rows have, how
-// many SLOTS there are for weights, and whether products of the next strip are started AHEAD of the end of this one's, for which
-// hidden values and their rounded ones need registers of their own. It has `Rows`, what a thread knows of its rows:
+// Feed-forward blocks on Hopper, with hidden activations in registers. The including file defines the channels C and HIDDEN,
+// the number of weight pipeline stages (SLOTS), and whether the first GEMM of the next strip is issued AHEAD of waiting for
+// the second GEMM of this one, which needs separate registers for accumulators and rounded activations. It also defines
+// `Rows`, a thread's view of its rows:
 //
-//     Rows(a, kept)                     reads and norms them; `kept` is in shared memory
-//     start(hidden, group, i, weight)   begins the product of the normed terms of tile i of the group's
-//     x(half, i)                        what the result is added to: the thread's quad i of its upper or lower row
+//     Rows(a, kept)                     loads and norms the rows; `kept` is in shared memory
+//     start(hidden, group, i, weight)   issues the MMAs of K tile i of the warpgroup's normed rows
+//     x(half, i)                        residual: vector i of the thread's upper or lower row
 #pragma once
 #include "feed_forward.cuh"
 #include "quad.cuh"
 #include "wgmma.cuh"
 
 constexpr u32 TILE_M = 128;
-constexpr u32 TILE_H = 64;  // hidden values of a strip
-constexpr u32 TILE_N = 192; // of a slot: terms of the hidden values, or channels of the result
+constexpr u32 TILE_H = 64;  // hidden channels per strip
+constexpr u32 TILE_N = 192; // per slot: K elements of the first GEMM, or output channels of the second
 constexpr u32 GROUP = 128;
 constexpr u32 STRIPS = HIDDEN / TILE_H;
-constexpr u32 PARTS = C / TILE_N;        // slots that a product takes of a strip
-constexpr u32 USES = STRIPS * 2 * PARTS; // of slots: a strip of W0, then of W2
+constexpr u32 PARTS = C / TILE_N;        // slots per GEMM of a strip
+constexpr u32 USES = STRIPS * 2 * PARTS; // number of slot fills: for each strip W0, then W2
 constexpr u32 SLOT = TILE_N * TILE_K;    // elements
-constexpr u32 QUADS = C / 16;            // of a row, a thread's
-constexpr u32 PROCESSORS = 132;          // blocks at once, of an H100
+constexpr u32 QUADS = C / 16;            // vectors of a row per thread
+constexpr u32 PROCESSORS = 132;          // SMs of an H100, one block on each
 static_assert(TILE_M == 64 * THREADS / GROUP && TILE_H == TILE_K && C == PARTS * TILE_N && PARTS <= 2, "tiles are whole");
 
 struct Tiles {
     alignas(1024) u16 weight[SLOTS][SLOT];
     float b0[HIDDEN], b2[C];
-    TileBarrier full[SLOTS], empty[SLOTS], turn[2]; // turn: that a group may multiply
+    TileBarrier full[SLOTS], empty[SLOTS], turn[2]; // turn: the warpgroup may use the tensor cores
 };
 
 DEVICE u32 slot_of(u32 use) { return use % SLOTS; }
 DEVICE u32 parity_of(u32 use) { return use / SLOTS % 2; }
 
-// A thread's rows are this one and 8 rows on; its quads begin at this column, and are 16 columns apart.
+// A thread has this row and the one 8 below; its vectors start at this column, 16 columns apart.
 DEVICE u32 upper_row() { return blockIdx.x * TILE_M + warp() * 16 + lane() / 4; }
 DEVICE u32 first_column() { return lane() % 2 * 8 + lane() % 4 / 2 * 4; }
 
-// Copies a half of what a slot is used for to both blocks, when all have left it. One thread.
+// Loads this block's half of slot fill `use` and multicasts it to both blocks, once all warps have released the slot. Called
+// by one thread.
 DEVICE void ask(Tiles& s, const Maps& maps, u32 use) {
     const u32 strip = use / (2 * PARTS), first = use % PARTS * TILE_N, rank = cluster_rank();
     TileBarrier& full = s.full[slot_of(use)];
-    s.empty[slot_of(use)].wait(parity_of(use) ^ 1); // the first time, of a phase before the first
+    s.empty[slot_of(use)].wait(parity_of(use) ^ 1); // the first wait is for the phase before the first, which counts as over
     full.arrive_expecting(SLOT * sizeof(u16));
     u16* to = s.weight[slot_of(use)];
     if (use / PARTS % 2 == 0) {
@@ -54,20 +56,20 @@ DEVICE void ask(Tiles& s, const Maps& maps, u32 use) {
     }
 }
 
-// Says to both blocks that this warp is done with a slot, and asks for what comes there next.
+// Releases a slot in both blocks for this warp, and issues its next fill.
 DEVICE void leave(Tiles& s, const Maps& maps, u32 use) {
     __syncwarp();
     if (lane() < CLUSTER_X) s.empty[slot_of(use)].arrive_at(lane());
-    if (threadIdx.x == GROUP && use + SLOTS < USES) ask(s, maps, use + SLOTS); // the group that is behind
+    if (threadIdx.x == GROUP && use + SLOTS < USES) ask(s, maps, use + SLOTS); // a thread of the warpgroup that runs behind
 }
 
-// What a group holds of its 64 rows.
+// A warpgroup's registers for its 64 rows.
 struct Strip {
     float sums[PARTS][TILE_N / 2];
     float hidden[TILE_H / 2];
-    u32 factors[TILE_H / 16][4]; // the hidden values, rounded
+    u32 factors[TILE_H / 16][4]; // hidden activations as A fragments
 
-    // Sums begin at the bias.
+    // Accumulators start at the bias.
     DEVICE Strip(const float* bias) {
 #pragma unroll
         for (u32 i = 0; i < C / 2; i += 4) {
@@ -77,7 +79,7 @@ struct Strip {
         }
     }
 
-    // Begins to find the hidden values of a strip.
+    // Issues the first GEMM of a strip: hidden = rows W0^T.
     template <class Rows> DEVICE void start_up(Tiles& s, const Rows& rows, u32 group, u32 use) {
         constexpr u32 TILES = TILE_N / TILE_K;
 #pragma unroll
@@ -92,7 +94,7 @@ struct Strip {
         }
     }
 
-    // Begins to add what the hidden values contribute to the result.
+    // Issues the second GEMM of a strip: sums += hidden W2^T.
     DEVICE void start_down(Tiles& s, u32 use) {
 #pragma unroll
         for (u32 part = 0; part < PARTS; ++part) {
@@ -106,7 +108,7 @@ struct Strip {
         }
     }
 
-    // Waits for one of them, of which so many parts are started after it, and leaves its slots.
+    // Waits for a GEMM after which AFTER more MMA groups have been issued, and releases its slots.
     template <u32 AFTER> DEVICE void finish(Tiles& s, const Maps& maps, u32 use) {
         if (PARTS == 2) {
             products_wait<AFTER + 1>();
@@ -119,7 +121,7 @@ struct Strip {
         if (AFTER == 0) pin(hidden);
     }
 
-    // From sums to the hidden values.
+    // Adds the bias, applies GELU and rounds to A fragments.
     DEVICE void activate(const float* bias) {
 #pragma unroll
         for (u32 j = 0; j < TILE_H / 8; ++j) {
@@ -132,14 +134,14 @@ struct Strip {
     }
 };
 
-// Asks L2 for the rows of the block that will follow this one.
+// Prefetches into L2 the rows of the block that will run on this SM after this one.
 DEVICE void fetch_ahead(const Args& a) {
     constexpr u32 LINE = 128 / sizeof(float);
     const u32 end = a.out.rows() * C, first = (blockIdx.x + PROCESSORS) * TILE_M * C;
     for (u32 i = threadIdx.x * LINE; i < TILE_M * C && first + i < end; i += THREADS * LINE) fetch_to_l2(a.real(X) + first + i);
 }
 
-// The result of a thread's two rows.
+// Stores the result of a thread's two rows.
 template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, const Strip& strip) {
     constexpr u32 AT_ONCE = 6;
     const float factor = a.tensor(GAMMAS)[5];
@@ -149,7 +151,7 @@ template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, co
         const bool inside = row < a.out.rows();
 #pragma unroll
         for (u32 i = 0; i < QUADS; i += AT_ONCE) {
-            Quad x[AT_ONCE]; // read ahead: where x is the result, what follows waits for what is stored
+            Quad x[AT_ONCE]; // loaded ahead: if x and the result share memory, later loads must wait for stores
 #pragma unroll
             for (u32 q = 0; q < AT_ONCE; ++q) x[q] = rows.x(half, i + q);
 #pragma unroll
@@ -163,7 +165,7 @@ template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, co
     }
 }
 
-// A block's rows.
+// Computes a block's rows.
 template <class Rows, class Kept> DEVICE void feed_forward_on_tiles(const Args& a, const Maps& maps, Tiles& s, Kept& kept) {
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < SLOTS; ++i) s.full[i].init(1), s.empty[i].init(THREADS / 32 * CLUSTER_X);
@@ -179,9 +181,9 @@ template <class Rows, class Kept> DEVICE void feed_forward_on_tiles(const Args& 
     const Rows rows(a, kept);
     __syncthreads();
 
-    // One value for the whole warp, as the compiler sees: what follows from it takes no registers of threads.
+    // The shuffle shows the compiler that the value is the same for the whole warp, so what depends on it stays uniform.
     const u32 group = __shfl_sync(0xffffffffu, threadIdx.x / GROUP, 0);
-    // The second group begins when the first has its hands free; both then take turns.
+    // The second warpgroup starts when the first has issued its MMAs; from then on they alternate.
     const auto my_turn = [&](u32 i) { s.turn[group].wait((i + 1 + group) % 2); };
     const auto your_turn = [&] {
         __syncwarp();
@@ -208,7 +210,7 @@ template <class Rows, class Kept> DEVICE void feed_forward_on_tiles(const Args& 
     strip.start_down(s, USES - PARTS);
     your_turn();
     strip.finish<0>(s, maps, USES - PARTS);
-    cluster_arrive(); // before the result is stored, which no other block waits for
+    cluster_arrive(); // no other block waits for the stores below
     store_rows(a, rows, strip);
-    cluster_wait(); // until then another block writes to this one's slots and barriers
+    cluster_wait(); // until then the other block writes to this one's slots and barriers
 }

@@ -7,7 +7,7 @@
 // Launch     one thread per element.
 // Shared     none.
 // Memory     reads x once, writes y once; s stays in L1.
-// Numerics   f32; exp may overflow, 1/inf is 0.
+// Numerics   f32; expf may overflow, which is fine: 1 / inf is 0.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/gate.rs

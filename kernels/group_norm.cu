@@ -4,8 +4,8 @@
 // weight, bias  [c] any type
 // out           [n, h, w, c] f32, never x
 //
-// Launch     one block for each group of each image.
-// Shared     a float a warp.
+// Launch     one block per group and image.
+// Shared     one float per warp.
 // Memory     reads x three times, writes y once.
 // Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.

@@ -10,8 +10,7 @@
 // counter   [1, 1, 1, 1] u32, with table
 // out       [n, h, w, o] f32 or bf16
 //
-// Launch     one block for every TILE_M rows and TILE_N channels, THREADS threads; neighbouring blocks
-//            share the weights.
+// Launch     one block per TILE_M rows and TILE_N channels, THREADS threads; blocks launched together share weights in L2.
 // Shared     8.5 KiB.
 // Memory     reads x once per TILE_N channels and the weight once per TILE_M rows.
 // Numerics   multiplies and accumulates in f32.

@@ -1,4 +1,4 @@
-// modulate: y = x (1 + a) + b, a and b from a table by step
+// modulate: y = x (1 + a) + b, a and b from the current step's row of a table
 //
 // x        [n, h, w, c] f32; may be out
 // table    [n or 1, 1, steps, 2c] f32: a, then b
