@@ -5,7 +5,7 @@
 //
 // Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once, writes y once.
-// Numerics   f32; what f does to large arguments: common.wgsl.
+// Numerics   f32; `apply` in common.wgsl handles large arguments.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/activation.rs

@@ -1,4 +1,4 @@
-// batch_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), statistics as learned
+// batch_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), with stored statistics
 //
 // x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
 // mean    [c] learned                                       binding 3

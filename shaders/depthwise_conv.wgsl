@@ -1,5 +1,5 @@
 // depthwise_conv: y[row, col, ch] = sum over i, j of x[row·stride + i - k/2, col·stride + j - k/2, ch]·w[ch, i, j],
-// w the weight, x zero outside
+// with w the weight and x zero outside the image
 //
 // x       [n, h, w, c] f32, arena                                binding 2
 // weight  [c, 1, k, k] learned, k odd                            binding 3
@@ -33,7 +33,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let k = p.weight.w;
     var sum = 0.0;
     for (var ky = 0u; ky < k; ky++) {
-        let y = row * p.stride + ky - k / 2u; // above x: wraps around to more than h
+        let y = row * p.stride + ky - k / 2u; // above the image it wraps around to a large value
         if y >= p.x.h { continue; }
         for (var kx = 0u; kx < k; kx++) {
             let q = col * p.stride + kx - k / 2u;

@@ -1,4 +1,4 @@
-// layer_norm, a subgroup per row: no barrier, and no lane idle where rows are short
+// layer_norm, one subgroup per row: no barrier, and no idle lanes where rows are short
 //
 // Operands and result are those of layer_norm.wgsl.
 //
