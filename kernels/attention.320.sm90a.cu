@@ -4,12 +4,12 @@
 //
 // Launch     one block per QUERIES queries of a head (y) of an image (z), THREADS threads: five warpgroups with 64 queries
 //            each and 96 registers per thread, too few to overlap as attention.192.sm90a.cu does.
-// Shared     169 KiB: the queries, and SLOTS pipeline stages of KEYS keys and values.
+// Shared     169 KiB: the queries, and STAGES pipeline stages of KEYS keys and values.
 // Memory     reads K and V once per QUERIES queries, whole tiles by TMA; scores stay on chip.
 // Numerics   The softmax weights are rounded to bf16 for the P V product; scores, softmax and accumulators are f32.
 //            Online softmax: the running maximum is subtracted before exp, accumulators are rescaled when it grows.
 // Needs      sm_90a: TMA, wgmma.
-// Tunables   QUERIES, OVERLAP; KEYS, FEW, SOME, SLOTS, APART in attention_tiles.cuh.
+// Tunables   QUERIES, OVERLAP; KEYS, FEW, SOME, STAGES, MAX_LEAD in attention_tiles.cuh.
 // Reference  src/ops/attention.rs
 #include "common.cuh"
 

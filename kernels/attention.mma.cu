@@ -67,7 +67,7 @@ KERNEL(attention_mma, 2) {
 
     // This lane's rows of the fragments: lane() / 4 and, in their second halves, 8 rows further.
     const u32 token = first + warp() * 16 + lane() / 4;
-    float sums[DIM / 8][4] = {}, total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
+    float acc[DIM / 8][4] = {}, total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
     const auto fetch = [&](u32 block) {
         u16(&to)[2][KEYS * DIM] = s.of[block / KEYS % 2];
         if (block < count) {
@@ -91,31 +91,31 @@ KERNEL(attention_mma, 2) {
                 u32 y[4];
                 const u32 row = j * 8 + lane() / 16 * 8 + lane() % 8;
                 load_matrices(y, &tile[0][chunk_at(row, 2 * k + lane() / 8 % 2)]);
-                multiply(scores[j], queries[k], y[0], y[1]);
-                multiply(scores[j + 1], queries[k], y[2], y[3]);
+                mma_bf16(scores[j], queries[k], y[0], y[1]);
+                mma_bf16(scores[j + 1], queries[k], y[2], y[3]);
             }
         }
 
         const bool all_seen = !head.causal && block + KEYS <= count;
-        float most[2] = {largest[0], largest[1]};
+        float maximum[2] = {largest[0], largest[1]};
         for (u32 j = 0; j < KEYS / 8; ++j) {
             for (u32 i = 0; i < 4; ++i) {
                 const bool seen = all_seen || head.sees(token + i / 2 * 8, block + j * 8 + lane() % 4 * 2 + i % 2);
                 scores[j][i] = seen ? scores[j][i] * factor : -INFINITY;
-                most[i / 2] = fmaxf(most[i / 2], scores[j][i]);
+                maximum[i / 2] = fmaxf(maximum[i / 2], scores[j][i]);
             }
         }
         for (u32 half = 0; half < 2; ++half) {
             // Every query attends to its first key, so the maximum is finite from the first block on.
-            most[half] = row_max(most[half]);
-            const float shrink = power_of_two(largest[half] - most[half]);
-            largest[half] = most[half];
-            total[half] *= shrink; // over this lane's keys; reduced over the lanes at the end
-            for (u32 j = 0; j < DIM / 8; ++j) sums[j][2 * half] *= shrink, sums[j][2 * half + 1] *= shrink;
+            maximum[half] = row_max(maximum[half]);
+            const float rescale = exp2_approx(largest[half] - maximum[half]);
+            largest[half] = maximum[half];
+            total[half] *= rescale; // over this lane's keys; reduced over the lanes at the end
+            for (u32 j = 0; j < DIM / 8; ++j) acc[j][2 * half] *= rescale, acc[j][2 * half + 1] *= rescale;
         }
         for (u32 j = 0; j < KEYS / 8; ++j) {
             for (u32 i = 0; i < 4; ++i) {
-                scores[j][i] = power_of_two(scores[j][i] - most[i / 2]);
+                scores[j][i] = exp2_approx(scores[j][i] - maximum[i / 2]);
                 total[i / 2] += scores[j][i];
             }
         }
@@ -129,8 +129,8 @@ KERNEL(attention_mma, 2) {
             for (u32 j = 0; j < DIM / 8; j += 2) {
                 u32 y[4];
                 load_matrices_transposed(y, &tile[1][chunk_at(k * 16 + lane() % 16, j + lane() / 16)]);
-                multiply(sums[j], weights, y[0], y[1]);
-                multiply(sums[j + 1], weights, y[2], y[3]);
+                mma_bf16(acc[j], weights, y[0], y[1]);
+                mma_bf16(acc[j + 1], weights, y[2], y[3]);
             }
         }
         __syncthreads(); // this buffer has been consumed; the tile after the next goes there
@@ -145,7 +145,7 @@ KERNEL(attention_mma, 2) {
         for (u32 j = 0; j < DIM / 8; ++j) {
             for (u32 i = 0; i < 2; ++i) {
                 const u32 ch = j * 8 + lane() % 4 * 2 + i;
-                if (ch < head.dim) a.store(y + ch, sums[j][2 * half + i] / all);
+                if (ch < head.dim) a.store(y + ch, acc[j][2 * half + i] / all);
             }
         }
     }

@@ -28,9 +28,9 @@ DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
 #define KERNEL_AS(entry, body, parameters, ...)                                                                       \
     DEVICE void body parameters;                                                                                      \
     entry {                                                                                                           \
-        wait_for_launch_before();                                                                                     \
+        wait_for_previous_launch();                                                                                     \
         body(__VA_ARGS__);                                                                                            \
-        let_next_launch_begin();                                                                                      \
+        allow_next_launch();                                                                                      \
     }                                                                                                                 \
     DEVICE void body parameters
 
@@ -126,7 +126,7 @@ DEVICE float gelu(float x) {
     p = p * u - 0.4591122f;
     p = p * u - 1.1511163f;
     p = p * u - 0.99999982f;
-    return fmaxf(x, 0.0f) - u * power_of_two(p);
+    return fmaxf(x, 0.0f) - u * exp2_approx(p);
 }
 
 // ops::Function of x. expf may overflow, which is fine: 1 / inf is 0.

@@ -20,10 +20,10 @@ KERNEL(concat) {
     if (i >= a.out.elements()) return;
     // The result alternates between contiguous runs of a and of b.
     enum { CHANNELS, TOKENS, IMAGES }; // ops::Concat
-    const auto piece = [&](const Shape& s) -> u32 {
+    const auto run = [&](const Shape& s) -> u32 {
         return a.constant[0] == CHANNELS ? s.c : a.constant[0] == TOKENS ? s.w * s.c : s.elements();
     };
-    const u32 of_a = piece(a.shape[0]), of_b = piece(a.shape[1]);
-    const u32 at = i / (of_a + of_b), within = i % (of_a + of_b);
-    a.store(i, within < of_a ? a.tensor(0)[at * of_a + within] : a.tensor(1)[at * of_b + within - of_a]);
+    const u32 run_a = run(a.shape[0]), run_b = run(a.shape[1]);
+    const u32 at = i / (run_a + run_b), within = i % (run_a + run_b);
+    a.store(i, within < run_a ? a.tensor(0)[at * run_a + within] : a.tensor(1)[at * run_b + within - run_a]);
 }

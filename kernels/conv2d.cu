@@ -16,22 +16,22 @@
 #include "product.cuh"
 
 KERNEL(conv2d) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     const u32 rows = a.out.rows(), row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
-    const Window window(a, my_row);
+    const Patch patch(a, my_row);
     const Filter filter(a, my_column);
 
-    float sums[SIDE][SIDE] = {};
-    product(
-        s, sums, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? term(a.tensor(X), window, k) : 0.0f; },
+    float acc[SIDE][SIDE] = {};
+    gemm_tile(
+        s, acc, filter.c * filter.pixels, [&](u32 k) { return my_row < rows ? patch_element(a.tensor(X), patch, k) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
 
     const Tensor bias = a.tensor(BIAS);
     for (u32 i = 0; i < SIDE; ++i) {
         for (u32 j = 0; j < SIDE; ++j) {
             const u32 r = row + result_row(i), o = column + result_column(j);
-            if (r < rows && o < a.out.c) a.store(r * a.out.c + o, sums[i][j] + (bias ? bias[o] : 0.0f));
+            if (r < rows && o < a.out.c) a.store(r * a.out.c + o, acc[i][j] + (bias ? bias[o] : 0.0f));
         }
     }
 }

@@ -17,20 +17,20 @@
 #include "product.cuh"
 
 KERNEL(conv_transpose2d) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     const u32 stride = a.constant[0], column = blockIdx.y * TILE_N, my_column = column + loaded_row();
     // No residue class has more pixels than the first.
     const u32 tiles = div_up(a.out.n * div_up(a.out.h, stride) * div_up(a.out.w, stride), TILE_M);
     for (u32 t = blockIdx.x; t < tiles * stride; t += gridDim.x) {
-        const Class set(a, blockIdx.z, t / tiles);
-        const u32 first = t % tiles * TILE_M, results = set.results(a), mine = first + loaded_row();
+        const ResidueClass cls(a, blockIdx.z, t / tiles);
+        const u32 first = t % tiles * TILE_M, results = cls.results(a), mine = first + loaded_row();
         if (first >= results) continue; // uniform over the block
-        const Backward pixel(a, set, set.place(a, mine < results ? mine : 0));
-        const BackwardFilter filter(a, set, my_column);
+        const TransposedPatch pixel(a, cls, cls.place(a, mine < results ? mine : 0));
+        const TransposedFilter filter(a, cls, my_column);
 
-        float sums[SIDE][SIDE] = {};
-        product(
-            s, sums, set.terms(a), [&](u32 k) { return mine < results ? term(a.tensor(X), pixel, k) : 0.0f; },
+        float acc[SIDE][SIDE] = {};
+        gemm_tile(
+            s, acc, cls.depth(a), [&](u32 k) { return mine < results ? patch_element(a.tensor(X), pixel, k) : 0.0f; },
             [&](u32 k) { return my_column < a.out.c ? filter(k) : 0.0f; });
 
         const Tensor bias = a.tensor(BIAS);
@@ -38,7 +38,7 @@ KERNEL(conv_transpose2d) {
             for (u32 j = 0; j < SIDE; ++j) {
                 const u32 r = first + result_row(i), o = column + result_column(j);
                 if (r >= results || o >= a.out.c) continue;
-                a.store(set.place(a, r) * a.out.c + o, sums[i][j] + (bias ? bias[o] : 0.0f));
+                a.store(cls.place(a, r) * a.out.c + o, acc[i][j] + (bias ? bias[o] : 0.0f));
             }
         }
     }

@@ -32,19 +32,19 @@ constexpr u32 LAID_OUT = 4608; // weight elements rearranged per block
 
 // Rearranges the weight for the GEMM kernel; one thread per 4 x 4 filter.
 KERNEL(conv_transpose2d_window4_sm90a_weight) {
-    constexpr u32 SIDE = 4, WINDOW = SIDE * SIDE;
-    static_assert(LAID_OUT == WINDOW * THREADS && PAIR * sizeof(u16) == sizeof(float), "a thread has a filter");
+    constexpr u32 KSIZE = 4, FILTER = KSIZE * KSIZE;
+    static_assert(LAID_OUT == FILTER * THREADS && PAIR * sizeof(u16) == sizeof(float), "a thread has a filter");
     const u32 depth = a.shape[X].c, i = this_element();
     if (i >= depth * a.out.c) return;
-    const u16* from = static_cast<const u16*>(a.operand_at[WEIGHT]) + i * WINDOW;
+    const u16* from = static_cast<const u16*>(a.operand_at[WEIGHT]) + i * FILTER;
     u16* to = static_cast<u16*>(a.scratch_at);
 #pragma unroll
-    for (u32 ky = 0; ky < SIDE; ++ky) {
-        for (u32 kx = 0; kx < SIDE; ++kx) {
+    for (u32 ky = 0; ky < KSIZE; ++ky) {
+        for (u32 kx = 0; kx < KSIZE; ++kx) {
             // Along one axis, tap t of class p is kernel element 1 - p + 2 t and reads input pixel y + p - t.
-            const u32 tap = ky / 2 * TAPS + kx / 2, set = (1 - ky % 2) * 2 + 1 - kx % 2;
-            const u32 row = tap * depth + i / a.out.c, column = set * a.out.c + i % a.out.c;
-            to[row * CLASSES * a.out.c + column] = from[ky * SIDE + kx];
+            const u32 tap = ky / 2 * TAPS + kx / 2, cls = (1 - ky % 2) * 2 + 1 - kx % 2;
+            const u32 row = tap * depth + i / a.out.c, column = cls * a.out.c + i % a.out.c;
+            to[row * CLASSES * a.out.c + column] = from[ky * KSIZE + kx];
         }
     }
 }

@@ -15,9 +15,9 @@
 #include "common.cuh"
 
 constexpr u32 THREADS = 256;
-constexpr u32 EACH = 4;
+constexpr u32 PER_THREAD = 4;
 constexpr u32 ELEMENTS = 1024;
-static_assert(ELEMENTS == THREADS * EACH, "EACH elements per thread");
+static_assert(ELEMENTS == THREADS * PER_THREAD, "EACH elements per thread");
 
 KERNEL(count_non_finite_clear) {
     if (threadIdx.x == 0) static_cast<u32*>(a.out_at)[0] = 0;
@@ -25,12 +25,12 @@ KERNEL(count_non_finite_clear) {
 
 KERNEL(count_non_finite) {
     const u32 elements = a.shape[0].elements(), first = blockIdx.x * ELEMENTS + threadIdx.x;
-    u32 bits[EACH];
+    u32 bits[PER_THREAD];
 #pragma unroll
-    for (u32 e = 0; e < EACH; ++e) bits[e] = a.index(0)[min_of(first + e * THREADS, elements - 1)];
+    for (u32 e = 0; e < PER_THREAD; ++e) bits[e] = a.index(0)[min_of(first + e * THREADS, elements - 1)];
     u32 count = 0; // over the warp
 #pragma unroll
-    for (u32 e = 0; e < EACH; ++e) {
+    for (u32 e = 0; e < PER_THREAD; ++e) {
         // All exponent bits are set.
         const bool counts = first + e * THREADS < elements && (bits[e] & 0x7f800000u) == 0x7f800000u;
         count += __popc(__ballot_sync(0xffffffffu, counts));

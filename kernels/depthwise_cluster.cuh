@@ -5,26 +5,27 @@
 #include "quad.cuh"
 #include "warp_sums.cuh"
 
-constexpr u32 WINDOW = 3;
-constexpr u32 TAPS = WINDOW * WINDOW;
+constexpr u32 KSIZE = 3;
+constexpr u32 TAPS = KSIZE * KSIZE;
 constexpr u32 WARPS = THREADS / 32;
-constexpr u32 GROUP = CHANNELS > 32 * QUAD * 2 ? 4 : CHANNELS > 32 * QUAD ? 2 : 1; // warps that together hold a block's channels of a pixel
-constexpr u32 GROUPS = WARPS / GROUP;
+// Warps that together hold a block's channels of a pixel.
+constexpr u32 GROUP_WARPS = CHANNELS > 32 * QUAD * 2 ? 4 : CHANNELS > 32 * QUAD ? 2 : 1;
+constexpr u32 GROUPS = WARPS / GROUP_WARPS;
 constexpr u32 TILE_W = GROUPS * 2; // a thread computes two columns of the tile, all rows
-constexpr u32 ROWS_IN = TILE_H + WINDOW - 1, COLUMNS_IN = TILE_W + WINDOW - 1;
+constexpr u32 ROWS_IN = TILE_H + KSIZE - 1, COLUMNS_IN = TILE_W + KSIZE - 1;
 constexpr u32 PIXELS = TILE_H * 2;
 static_assert(TILE_W == COLUMNS * CLUSTER_X && CLUSTER_Y == 1, "the grid is computed from COLUMNS");
-static_assert(CHANNELS <= GROUP * 32 * QUAD, "every vector has a thread");
+static_assert(CHANNELS <= GROUP_WARPS * 32 * QUAD, "every vector has a thread");
 
 struct Shared {
     float4 x[ROWS_IN][COLUMNS_IN][CHANNELS / QUAD];
-    float2 stats[CLUSTER_X][WARPS][PLACES]; // mean of a warp's channels, and sum of squared deviations
+    float2 stats[CLUSTER_X][WARPS][WARP_SUMS]; // mean of a warp's channels, and sum of squared deviations
 };
 
 // A thread's results: two columns of the tile, four channels.
 struct Columns {
     Quad at[PIXELS]; // row by row
-    Quad factors[TAPS]; // as in the weight: [4 channels][TAPS]
+    Quad weights[TAPS]; // as in the weight: [4 channels][TAPS]
 };
 
 // Adds the contribution of input row I as soon as it has landed, then recursively that of the rows after it.
@@ -32,17 +33,17 @@ template <u32 I> DEVICE void add_rows(Columns& y, const Shared& s, u32 group, u3
     copies_wait<ROWS_IN - 1 - I>();
     __syncthreads(); // other threads' copies
     if (inside) {
-        Quad x[2 + WINDOW - 1];
+        Quad x[2 + KSIZE - 1];
 #pragma unroll
-        for (u32 j = 0; j < 2 + WINDOW - 1; ++j) x[j] = load_quad(&s.x[I][2 * group + j][quad].x, 0);
+        for (u32 j = 0; j < 2 + KSIZE - 1; ++j) x[j] = load_quad(&s.x[I][2 * group + j][quad].x, 0);
 #pragma unroll
         for (u32 tap = 0; tap < TAPS; ++tap) {
-            const u32 row = I - tap / WINDOW; // a negative value wraps around
+            const u32 row = I - tap / KSIZE; // a negative value wraps around
             if (row >= TILE_H) continue;
 #pragma unroll
             for (u32 i = 0; i < 2 * QUAD; ++i) {
                 const u32 col = i / QUAD, k = i % QUAD, at = k * TAPS + tap;
-                y.at[2 * row + col][k] += x[col + tap % WINDOW][k] * y.factors[at / QUAD][at % QUAD];
+                y.at[2 * row + col][k] += x[col + tap % KSIZE][k] * y.weights[at / QUAD][at % QUAD];
             }
         }
     }
@@ -52,7 +53,7 @@ template <u32 I> DEVICE void add_rows(Columns& y, const Shared& s, u32 group, u3
 DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, image = blockIdx.z, rank = cluster_rank();
     const u32 first_row = blockIdx.y * TILE_H, first_col = blockIdx.x / CLUSTER_X * TILE_W;
-    const u32 group = warp() / GROUP, quad = warp() % GROUP * 32 + lane();
+    const u32 group = warp() / GROUP_WARPS, quad = warp() % GROUP_WARPS * 32 + lane();
     // Every block of the cluster takes the same number of vectors, except that the last ones may have fewer.
     const u32 part = div_up(c / QUAD, CLUSTER_X), begin = min_of(rank * part, c / QUAD);
     const bool inside = quad < min_of(part, c / QUAD - begin);
@@ -69,7 +70,7 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
         copies_commit();
     }
     Columns y;
-    load_quads(y.factors, a.tensor(1), channel * TAPS);
+    load_quads(y.weights, a.tensor(1), channel * TAPS);
     const Quad bias = load_quad(a.tensor(2), channel);
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) y.at[p] = inside ? bias : Quad{};
@@ -81,9 +82,9 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
         const u32 from = min_of(of * part + warp * 32, c / QUAD), most = min_of((of + 1) * part, c / QUAD);
         return float(min_of(most - min_of(from, most), 32) * QUAD);
     };
-    const float mine = channels(rank, warp() % GROUP);
-    const float mean_of_warp = sums_of_warp<PIXELS>([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
-    const float squares_of_warp = sums_of_warp<PIXELS>([&](u32 p) {
+    const float mine = channels(rank, warp() % GROUP_WARPS);
+    const float mean_of_warp = warp_sums<PIXELS>([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
+    const float squares_of_warp = warp_sums<PIXELS>([&](u32 p) {
         const float mean = __shfl_sync(0xffffffffu, mean_of_warp, 2 * p);
         float sum = 0.0f;
         for (u32 k = 0; k < QUAD; ++k) sum += (y.at[p][k] - mean) * (y.at[p][k] - mean);
@@ -94,12 +95,12 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
     cluster_barrier();
     float mean = 0.0f, squares = 0.0f; // for pixel lane() / 2
     for (u32 r = 0; r < CLUSTER_X; ++r) {
-        for (u32 i = 0; i < GROUP; ++i) mean += channels(r, i) * s.stats[r][group * GROUP + i][lane() / 2].x;
+        for (u32 i = 0; i < GROUP_WARPS; ++i) mean += channels(r, i) * s.stats[r][group * GROUP_WARPS + i][lane() / 2].x;
     }
     mean /= float(c);
     for (u32 r = 0; r < CLUSTER_X; ++r) {
-        for (u32 i = 0; i < GROUP; ++i) {
-            const float2 of = s.stats[r][group * GROUP + i][lane() / 2];
+        for (u32 i = 0; i < GROUP_WARPS; ++i) {
+            const float2 of = s.stats[r][group * GROUP_WARPS + i][lane() / 2];
             squares += of.y + channels(r, i) * (of.x - mean) * (of.x - mean);
         }
     }

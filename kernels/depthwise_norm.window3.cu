@@ -25,24 +25,24 @@ constexpr u32 WARP_CHANNELS = 128;
 constexpr u32 PIXELS = TILE * TILE;
 static_assert(WARP_CHANNELS == 32 * QUAD, "a thread has four channels");
 
-struct Parts {
-    float of_warp[THREADS / 32][PLACES];
+struct WarpSums {
+    float of_warp[THREADS / 32][WARP_SUMS];
 };
 
 // Sums of f(pixel) over the block, returned in every thread; the order of additions is fixed.
-template <class F> DEVICE void sums_of_block(float (&sums)[PIXELS], Parts& s, const F& f) {
-    const float of_warp = sums_of_warp<PIXELS>(f);
+template <class F> DEVICE void block_sums(float (&sums)[PIXELS], WarpSums& s, const F& f) {
+    const float of_warp = warp_sums<PIXELS>(f);
     __syncthreads(); // the previous sums may still be being read
     if (lane() % 2 == 0) s.of_warp[warp()][lane() / 2] = of_warp;
     __syncthreads();
     float sum = 0.0f;
-    for (u32 i = 0; i < blockDim.x / 32; ++i) sum += s.of_warp[i][lane() % PLACES];
+    for (u32 i = 0; i < blockDim.x / 32; ++i) sum += s.of_warp[i][lane() % WARP_SUMS];
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) sums[p] = __shfl_sync(0xffffffffu, sum, p);
 }
 
 KERNEL(depthwise_norm_window3) {
-    SHARED(Parts, s);
+    SHARED(WarpSums, s);
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, channel = threadIdx.x * QUAD;
     const u32 first_row = blockIdx.y * TILE, first_col = blockIdx.x * TILE;
     const bool inside = channel < c;
@@ -60,13 +60,13 @@ KERNEL(depthwise_norm_window3) {
     const auto pixel = [&](u32 p) -> Quad& { return y.at[p / TILE][p % TILE]; };
 
     float mean[PIXELS], rstd[PIXELS];
-    sums_of_block(mean, s, [&](u32 p) { return pixel(p).sum(); });
+    block_sums(mean, s, [&](u32 p) { return pixel(p).sum(); });
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) {
         mean[p] /= float(c);
         for (u32 k = 0; k < QUAD; ++k) pixel(p)[k] -= mean[p];
     }
-    sums_of_block(rstd, s, [&](u32 p) {
+    block_sums(rstd, s, [&](u32 p) {
         float squares = 0.0f;
         for (u32 k = 0; k < QUAD; ++k) squares += pixel(p)[k] * pixel(p)[k];
         return inside ? squares : 0.0f;

@@ -27,10 +27,10 @@ KERNEL(depthwise_residual_window3) {
     if (channel >= c) return;
     const auto element = [&](u32 row, u32 col) { return ((blockIdx.z * h + row) * w + col) * c + channel; };
     // Input coordinate i - 1, clamped to the image: this repeats the edge.
-    const auto nearest = [](u32 i, u32 count) { return min_of(i > 0 ? i - 1 : 0, count - 1); };
+    const auto clamped = [](u32 i, u32 count) { return min_of(i > 0 ? i - 1 : 0, count - 1); };
 
     const Tile t = convolve(a.tensor(2), a.tensor(3), channel, [&](u32 i, u32 j) {
-        return load_quad(a.real(1), element(nearest(first_row + i, h), nearest(first_col + j, w)));
+        return load_quad(a.real(1), element(clamped(first_row + i, h), clamped(first_col + j, w)));
     });
     Quad x[TILE * TILE]; // all loads in flight at once
 #pragma unroll

@@ -11,13 +11,13 @@
 // Numerics   the operands of both GEMMs, hidden activations included, are rounded to bf16; the norm, the accumulation and
 //            everything else is f32.
 // Needs      sm_90a: TMA, wgmma, clusters.
-// Tunables   SLOTS.
+// Tunables   STAGES.
 // Reference  src/ops/feed_forward.rs
 #include "common.cuh"
 
 constexpr u32 C = 192;
 constexpr u32 HIDDEN = 768;
-constexpr u32 SLOTS = 5;
+constexpr u32 STAGES = 5;
 constexpr bool AHEAD = true;
 constexpr u32 CLUSTER_X = 2;
 constexpr u32 CLUSTER_Y = 1;
@@ -34,7 +34,7 @@ struct Block {
 // in shared memory for the residual.
 struct Rows {
     const Quad (&kept)[2][QUADS][THREADS];
-    u32 factors[C / 16][4];
+    u32 fragments[C / 16][4];
 
     // LN(x) (1 + g3) + g4 of this thread's vectors of two rows; four lanes share a row.
     DEVICE Rows(const Args& a, Quad (&keep)[2][QUADS][THREADS]) : kept(keep) {
@@ -61,14 +61,14 @@ struct Rows {
             for (u32 i = 0; i < QUADS; ++i) {
                 for (u32 j = 0; j < QUAD; ++j) x[half][i][j] = x[half][i][j] * scale + shift;
                 const uint2 pairs = row_factors(x[half][i]);
-                factors[i][half] = pairs.x, factors[i][2 + half] = pairs.y;
+                fragments[i][half] = pairs.x, fragments[i][2 + half] = pairs.y;
             }
         }
     }
 
     DEVICE void start(float (&hidden)[TILE_H / 2], u32, u32 i, const u16* weight) const {
 #pragma unroll
-        for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, factors[(i * TILE_K + k) / 16], weight + k, i + k > 0);
+        for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, fragments[(i * TILE_K + k) / 16], weight + k, i + k > 0);
     }
 
     DEVICE Quad x(u32 half, u32 i) const { return kept[half][i][threadIdx.x]; }

@@ -11,13 +11,13 @@
 // Numerics   the operands of both GEMMs, hidden activations included, are rounded to bf16; the norm, the accumulation and
 //            everything else is f32.
 // Needs      sm_90a: TMA, wgmma, clusters.
-// Tunables   SLOTS.
+// Tunables   STAGES.
 // Reference  src/ops/feed_forward.rs
 #include "common.cuh"
 
 constexpr u32 C = 384;
 constexpr u32 HIDDEN = 1536;
-constexpr u32 SLOTS = 5;
+constexpr u32 STAGES = 5;
 constexpr bool AHEAD = false;
 constexpr u32 CLUSTER_X = 2;
 constexpr u32 CLUSTER_Y = 1;
@@ -69,8 +69,8 @@ struct Rows {
         proxy_fence();
     }
 
-    DEVICE void start(float (&hidden)[TILE_H / 2], u32 group, u32 i, const u16* weight) const {
-        const u16* x = &normed[i][group * 64 * TILE_K];
+    DEVICE void start(float (&hidden)[TILE_H / 2], u32 warpgroup, u32 i, const u16* weight) const {
+        const u16* x = &normed[i][warpgroup * 64 * TILE_K];
 #pragma unroll
         for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, x + k, weight + k, i + k > 0);
     }

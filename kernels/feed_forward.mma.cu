@@ -32,60 +32,60 @@ constexpr u32 WORDS = 4; // 32-bit words per chunk
 static_assert(THREADS == 32 * NORM_ROWS && WORDS * sizeof(u32) == CHUNK * sizeof(u16), "one warp per row, whole words");
 
 // The two tensors in scratch memory, whose rows are padded to whole chunks.
-struct Between {
+struct Scratch {
     u32 rows, normed_stride, hidden_stride;
     u16 *normed, *hidden;
-    DEVICE Between(const Args& a) : rows(a.out.rows()) {
+    DEVICE Scratch(const Args& a) : rows(a.out.rows()) {
         normed_stride = div_up(a.out.c, CHUNK) * CHUNK, hidden_stride = div_up(a.shape[B0].c, CHUNK) * CHUNK;
         normed = static_cast<u16*>(a.scratch_at), hidden = normed + rows * normed_stride;
     }
 };
 
 KERNEL(feed_forward_mma_norm) {
-    const Between between(a);
-    const u32 row = blockIdx.x * NORM_ROWS + warp(), c = a.out.c, stride = between.normed_stride;
-    if (row >= between.rows) return; // the whole warp, so no shuffle misses a lane
+    const Scratch scratch(a);
+    const u32 row = blockIdx.x * NORM_ROWS + warp(), c = a.out.c, stride = scratch.normed_stride;
+    if (row >= scratch.rows) return; // the whole warp, so no shuffle misses a lane
     const Norm<32> norm(a, row, lane());
     for (u32 k = lane(); k < stride; k += 32) {
-        between.normed[row * stride + k] = u16(to_bf16(k < c ? norm(norm.x[k]) : 0.0f, 0.0f));
+        scratch.normed[row * stride + k] = u16(to_bf16(k < c ? norm(norm.x[k]) : 0.0f, 0.0f));
     }
 }
 
 KERNEL(feed_forward_mma_up, 2) {
-    SHARED(Factors, s);
-    const Between between(a);
+    SHARED(OperandTiles, s);
+    const Scratch scratch(a);
     const u32 row = blockIdx.y * TILE_M, column = blockIdx.x * TILE_N, hidden = a.shape[B0].c;
-    Sums sums;
-    const Bf16Matrix normed{between.normed, row, between.rows, between.normed_stride};
-    product(s, sums, a.out.c, normed, a.tensor(W0), column, hidden);
+    Accumulator acc;
+    const Bf16Matrix normed{scratch.normed, row, scratch.rows, scratch.normed_stride};
+    gemm_tile(s, acc, a.out.c, normed, a.tensor(W0), column, hidden);
     const Tensor bias = a.tensor(B0);
-    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+    acc.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
         const u32 o = column + c;
-        if (row + r >= between.rows || o >= hidden) return;
-        float ride[CHUNK];
-        load_tensor(ride, bias, o, hidden - o, true);
+        if (row + r >= scratch.rows || o >= hidden) return;
+        float b[CHUNK];
+        load_tensor(b, bias, o, hidden - o, true);
         // Columns beyond the last hidden channel of the chunk are zero, and gelu(0) = 0.
-        for (u32 i = 0; i < CHUNK; ++i) v[i] = apply(GELU_ERF, v[i] + ride[i]);
-        *reinterpret_cast<uint4*>(between.hidden + (row + r) * between.hidden_stride + o) = round_chunk(v);
+        for (u32 i = 0; i < CHUNK; ++i) v[i] = apply(GELU_ERF, v[i] + b[i]);
+        *reinterpret_cast<uint4*>(scratch.hidden + (row + r) * scratch.hidden_stride + o) = round_chunk(v);
     });
 }
 
 KERNEL(feed_forward_mma, 2) {
-    SHARED(Factors, s);
-    const Between between(a);
+    SHARED(OperandTiles, s);
+    const Scratch scratch(a);
     const u32 row = blockIdx.y * TILE_M, column = blockIdx.x * TILE_N;
-    Sums sums;
-    const Bf16Matrix hidden{between.hidden, row, between.rows, between.hidden_stride};
-    product(s, sums, a.shape[B0].c, hidden, a.tensor(W2), column, a.out.c);
+    Accumulator acc;
+    const Bf16Matrix hidden{scratch.hidden, row, scratch.rows, scratch.hidden_stride};
+    gemm_tile(s, acc, a.shape[B0].c, hidden, a.tensor(W2), column, a.out.c);
     const Tensor bias = a.tensor(B2);
     const float factor = a.tensor(GAMMAS)[5];
-    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+    acc.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
         const u32 o = column + c, channels = a.out.c, at = (row + r) * channels + o;
         if (row + r >= a.out.rows() || o >= channels) return;
-        float ride[CHUNK], x[CHUNK];
-        load_tensor(ride, bias, o, channels - o, true);
+        float b[CHUNK], x[CHUNK];
+        load_tensor(b, bias, o, channels - o, true);
         load_reals(x, a.real(X) + at, channels - o, channels % CHUNK == 0);
-        for (u32 i = 0; i < CHUNK; ++i) v[i] = x[i] + factor * (v[i] + ride[i]);
+        for (u32 i = 0; i < CHUNK; ++i) v[i] = x[i] + factor * (v[i] + b[i]);
         store_result(a, at, channels - o, v, channels % CHUNK == 0);
     });
 }

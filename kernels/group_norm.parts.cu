@@ -37,20 +37,20 @@ struct Moments {
         // Merges another set of values into this one. Chan, Golub, LeVeque 1979.
     DEVICE void add(const Moments& other) {
         if (other.count == 0.0f) return;
-        const float all = count + other.count, apart = other.mean - mean, share = other.count / all;
-        mean += apart * share;
-        squares += other.squares + apart * apart * count * share;
+        const float all = count + other.count, delta = other.mean - mean, share = other.count / all;
+        mean += delta * share;
+        squares += other.squares + delta * delta * count * share;
         count = all;
     }
 };
 
 // A thread's part of the input: ROUNDS pixels of four channels.
-struct Piece {
+struct Slice {
     u32 channel, pixel, count; // pixels that exist
     u32 first;                 // index of the first element
     Quad x[ROUNDS];
 
-    DEVICE Piece(const Args& a, u32 part, u32 image) {
+    DEVICE Slice(const Args& a, u32 part, u32 image) {
         const u32 c = a.out.c, tokens = a.out.tokens();
         channel = blockIdx.y * CHANNELS + lane() * QUAD;
         pixel = part * PIXELS + warp() * ROUNDS;
@@ -68,18 +68,18 @@ struct PartMoments {
 KERNEL(group_norm_parts_moments, 3) {
     SHARED(PartMoments, s);
     const u32 c = a.out.c, tokens = a.out.tokens(), part = blockIdx.x, image = blockIdx.z;
-    const Piece piece(a, part, image);
+    const Slice slice(a, part, image);
     Quad means = {}, squares = {};
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
-        for (u32 k = 0; k < QUAD; ++k) means[k] += r < piece.count ? piece.x[r][k] : 0.0f;
+        for (u32 k = 0; k < QUAD; ++k) means[k] += r < slice.count ? slice.x[r][k] : 0.0f;
     }
-    for (u32 k = 0; k < QUAD; ++k) means[k] /= fmaxf(float(piece.count), 1.0f);
+    for (u32 k = 0; k < QUAD; ++k) means[k] /= fmaxf(float(slice.count), 1.0f);
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
         for (u32 k = 0; k < QUAD; ++k) {
-            const float apart = piece.x[r][k] - means[k];
-            squares[k] += r < piece.count ? apart * apart : 0.0f;
+            const float delta = slice.x[r][k] - means[k];
+            squares[k] += r < slice.count ? delta * delta : 0.0f;
         }
     }
     s.means[warp()][lane()] = {means[0], means[1], means[2], means[3]};
@@ -128,17 +128,17 @@ KERNEL(group_norm_parts_groups) {
 
 KERNEL(group_norm_parts, 2) {
     const u32 c = a.out.c, parts = gridDim.x, part = parts - 1 - blockIdx.x, image = gridDim.z - 1 - blockIdx.z;
-    const Piece piece(a, part, image);
-    if (piece.channel >= c) return;
-    const u32 to = ((parts * a.out.n + image) * c + piece.channel) * MOMENTS;
+    const Slice slice(a, part, image);
+    if (slice.channel >= c) return;
+    const u32 to = ((parts * a.out.n + image) * c + slice.channel) * MOMENTS;
     const Quad first = load_quad(a.scratch(), to), second = load_quad(a.scratch(), to + QUAD);
-    const Quad bias = load_quad(a.tensor(2), piece.channel);
+    const Quad bias = load_quad(a.tensor(2), slice.channel);
     const float means[QUAD] = {first[0], first[2], second[0], second[2]};
     const float factors[QUAD] = {first[1], first[3], second[1], second[3]};
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
         Quad y;
-        for (u32 k = 0; k < QUAD; ++k) y[k] = apply(a.constant[2], (piece.x[r][k] - means[k]) * factors[k] + bias[k]);
-        if (r < piece.count) store_quad(a, piece.first + (piece.pixel + r) * c, y);
+        for (u32 k = 0; k < QUAD; ++k) y[k] = apply(a.constant[2], (slice.x[r][k] - means[k]) * factors[k] + bias[k]);
+        if (r < slice.count) store_quad(a, slice.first + (slice.pixel + r) * c, y);
     }
 }

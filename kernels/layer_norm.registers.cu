@@ -28,8 +28,9 @@ template <u32 QUADS> DEVICE void norm(const Args& a, u32 row) {
 
     Quad x[QUADS];
     float sum = 0.0f;
+    // Without a branch, all loads are issued together.
 #pragma unroll
-    for (u32 q = 0; q < QUADS; ++q) x[q] = load_quad(a.real(0), begin + min_of(channel(q), c - QUAD)); // no branch, so all loads are issued together
+    for (u32 q = 0; q < QUADS; ++q) x[q] = load_quad(a.real(0), begin + min_of(channel(q), c - QUAD));
 #pragma unroll
     for (u32 q = 0; q < QUADS; ++q) sum += channel(q) < c ? x[q].sum() : 0.0f;
     const float mean = warp_sum(sum) / float(c);

@@ -21,20 +21,20 @@
 #include "product.cuh"
 
 KERNEL(linear) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     const u32 rows = a.out.rows(), depth = a.shape[X].c;
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
     const Prologue prologue(a, my_row);
     const Tensor x = a.tensor(X), weight = a.tensor(WEIGHT);
 
-    float sums[SIDE][SIDE] = {};
-    product(
-        s, sums, depth, [&](u32 k) { return my_row < rows ? prologue(k, x[my_row * depth + k]) : 0.0f; },
+    float acc[SIDE][SIDE] = {};
+    gemm_tile(
+        s, acc, depth, [&](u32 k) { return my_row < rows ? prologue(k, x[my_row * depth + k]) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? weight[my_column * depth + k] : 0.0f; });
 
     const Epilogue<false> epilogue(a);
     for (u32 i = 0; i < SIDE; ++i) {
-        for (u32 j = 0; j < SIDE; ++j) epilogue.store(row + result_row(i), column + result_column(j), sums[i][j]);
+        for (u32 j = 0; j < SIDE; ++j) epilogue.store(row + result_row(i), column + result_column(j), acc[i][j]);
     }
 }

@@ -17,6 +17,6 @@ constexpr u32 TILE_N = 128;
 #include "linear_tensor.cuh"
 
 KERNEL(linear_mma, 2) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     linear_on_tensor_cores(a, s);
 }

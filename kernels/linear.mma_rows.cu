@@ -18,6 +18,6 @@ constexpr u32 TILE_N = 64;
 #include "linear_tensor.cuh"
 
 KERNEL(linear_mma_rows, 3) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     linear_on_tensor_cores(a, s);
 }

@@ -11,7 +11,7 @@ constexpr u32 SIDE = 4; // of the square of results in a thread's registers
 static_assert(TILE_M * TILE_N == THREADS * SIDE * SIDE && TILE_M == TILE_N, "the threads' squares cover the tile");
 static_assert(TILE_M * TILE_K == THREADS * SIDE, "a thread loads SIDE elements of each operand");
 
-struct Factors {
+struct OperandTiles {
     // Stored K-major; the padding avoids bank conflicts when threads store their elements.
     float a[TILE_K][TILE_M + 4];
     float b[TILE_K][TILE_N + 4];
@@ -27,7 +27,7 @@ DEVICE u32 result_column(u32 j) { return threadIdx.x % (TILE_N / SIDE) * SIDE + 
 // sums += a b^T over `depth` elements of K. a(k) and b(k) return element k of this thread's loaded_row(), 0 if that row does
 // not exist; they are not called with k >= depth.
 template <class A, class B>
-DEVICE void product(Factors& s, float (&sums)[SIDE][SIDE], u32 depth, const A& a, const B& b) {
+DEVICE void gemm_tile(OperandTiles& s, float (&acc)[SIDE][SIDE], u32 depth, const A& a, const B& b) {
     const u32 row = loaded_row(), first = threadIdx.x % SIDE * SIDE;
     float next_a[SIDE], next_b[SIDE];
     const auto fetch = [&](u32 from) {
@@ -53,7 +53,7 @@ DEVICE void product(Factors& s, float (&sums)[SIDE][SIDE], u32 depth, const A& a
             const float4 y = *reinterpret_cast<const float4*>(&s.b[k][result_column(0)]);
             const float xs[SIDE] = {x.x, x.y, x.z, x.w}, ys[SIDE] = {y.x, y.y, y.z, y.w};
             for (u32 i = 0; i < SIDE; ++i) {
-                for (u32 j = 0; j < SIDE; ++j) sums[i][j] += xs[i] * ys[j];
+                for (u32 j = 0; j < SIDE; ++j) acc[i][j] += xs[i] * ys[j];
             }
         }
     }

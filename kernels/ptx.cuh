@@ -14,7 +14,7 @@ DEVICE float from_f16(u16 bits) {
 
 // Waits until the previous launch is complete and its writes are visible. With programmatic dependent launch a kernel may
 // start before that, so this comes before anything else. GPUs below sm_90 have no such launches; there it is a no-op.
-DEVICE void wait_for_launch_before() {
+DEVICE void wait_for_previous_launch() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
@@ -22,7 +22,7 @@ DEVICE void wait_for_launch_before() {
 
 // Declares this block done. When all blocks are, the next launch may start and run up to its wait. An earlier trigger would
 // let all blocks of the next launch crowd onto the first SMs that have room.
-DEVICE void let_next_launch_begin() {
+DEVICE void allow_next_launch() {
 #if __CUDA_ARCH__ >= 900
     __syncthreads();
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -69,7 +69,7 @@ DEVICE void load_matrices_transposed(u32 (&to)[4], const void* row) {
 // a[0], a[1]: rows g and g + 8, columns q and q + 1; a[2], a[3]: the same rows, columns q + 8 and q + 9.
 // b0: rows q and q + 1 of column g; b1: rows q + 8 and q + 9.
 // sums[0], sums[1]: row g, columns q and q + 1; sums[2], sums[3]: row g + 8.
-DEVICE void multiply(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+DEVICE void mma_bf16(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
@@ -93,7 +93,7 @@ DEVICE u32 counted(const u32* counter) {
 }
 
 // 2^x, to about two units in the last place; 0 for -infinity.
-DEVICE float power_of_two(float x) {
+DEVICE float exp2_approx(float x) {
     float value;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
     return value;
@@ -125,10 +125,10 @@ inline float from_f16(u16 bits) {
     return __uint_as_float(sign | ((rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u)));
 }
 
-inline void wait_for_launch_before() { host::wait_for_launch_before(); }
-inline void let_next_launch_begin() { __syncthreads(); }
+inline void wait_for_previous_launch() { host::wait_for_launch_before(); }
+inline void allow_next_launch() { __syncthreads(); }
 
-inline float power_of_two(float x) { return exp2f(x); }
+inline float exp2_approx(float x) { return exp2f(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
 inline void copy_async(void* shared, const void* global, bool inside) {
@@ -174,11 +174,11 @@ inline void load_matrices_transposed(u32 (&to)[4], const void* row) {
     }
 }
 
-inline void multiply(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    struct Factors {
+inline void mma_bf16(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    struct Operands {
         u32 a[4], b[2];
     };
-    const auto& all = host::exchange(Factors{{a[0], a[1], a[2], a[3]}, {b0, b1}});
+    const auto& all = host::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}});
     const auto half = [](u32 bits, u32 odd) { return from_bf16(u16(odd ? bits >> 16 : bits)); };
     const u32 g = lane() / 4, q = lane() % 4 * 2;
     for (u32 i = 0; i < 4; ++i) {

@@ -18,7 +18,7 @@ constexpr u32 WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N; // the warp'
 constexpr u32 MMA_M = WARP_M / 16, MMA_N = WARP_N / 8;
 static_assert(CHUNKS == 4 && CHUNKS_M > 0 && CHUNKS_N > 0 && MMA_M > 0 && MMA_N % 2 == 0, "tiles are whole");
 
-struct Factors {
+struct OperandTiles {
     alignas(128) u16 a[STAGES][TILE_M * TILE_K];
     alignas(128) u16 b[STAGES][TILE_N * TILE_K];
 };
@@ -29,7 +29,7 @@ DEVICE u32 chunk_at(u32 row, u32 chunk) { return row * TILE_K + (chunk ^ (row >>
 
 // This thread's chunk i: its row of the tile, and the first K element (the same for all i).
 DEVICE u32 chunk_row(u32 i) { return threadIdx.x / CHUNKS + i * (THREADS / CHUNKS); }
-DEVICE u32 chunk_term() { return threadIdx.x % CHUNKS * CHUNK; }
+DEVICE u32 chunk_k() { return threadIdx.x % CHUNKS * CHUNK; }
 
 // Stores a chunk, rounded to bf16.
 DEVICE void store_chunk(u16* tile, u32 row, u32 chunk, const float (&values)[CHUNK]) {
@@ -37,13 +37,13 @@ DEVICE void store_chunk(u16* tile, u32 row, u32 chunk, const float (&values)[CHU
 }
 
 // A warp's accumulators; of[i][j] is the fragment of one MMA.
-struct Sums {
+struct Accumulator {
     float of[MMA_M][MMA_N][4] = {};
 
     // The epilogue: calls f(row, column, sums) for each chunk of eight results; neighbouring lanes get neighbouring chunks
     // of a row. The accumulators are transposed through shared memory, ROWS rows at a time, for coalesced stores; this
     // also compiles f once per chunk instead of once per accumulator.
-    template <class F> DEVICE void each(Factors& s, const F& f) const {
+    template <class F> DEVICE void each(OperandTiles& s, const F& f) const {
         const u32 row = warp() / WARPS_N * WARP_M, column = warp() % WARPS_N * WARP_N;
         float* mine = reinterpret_cast<float*>(&s) + warp() * ROWS * STRIDE;
         __syncthreads(); // the operand tiles have been consumed
@@ -60,9 +60,9 @@ struct Sums {
             __syncwarp();
             for (u32 i = lane(); i < ROWS * WARP_N / CHUNK; i += 32) {
                 const u32 r = i / (WARP_N / CHUNK), c = i % (WARP_N / CHUNK) * CHUNK;
-                float sums[CHUNK];
-                load_reals(sums, mine + r * STRIDE + c, CHUNK, true);
-                f(row + from + r, column + c, sums);
+                float acc[CHUNK];
+                load_reals(acc, mine + r * STRIDE + c, CHUNK, true);
+                f(row + from + r, column + c, acc);
             }
             __syncwarp();
         }
@@ -71,11 +71,12 @@ struct Sums {
   private:
     static constexpr u32 ROWS = WARP_M / 2;
     static constexpr u32 STRIDE = WARP_N + 8; // the padding spreads a fragment's four rows over different banks
-    static_assert(WARP_N % CHUNK == 0 && ROWS % 16 == 0 && THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(Factors), "the staged rows fit");
+    static_assert(WARP_N % CHUNK == 0 && ROWS % 16 == 0, "whole chunks and fragments");
+    static_assert(THREADS / 32 * ROWS * STRIDE * sizeof(float) <= sizeof(OperandTiles), "the staged rows fit");
 };
 
 // sums += a b^T for one K tile of each operand in shared memory.
-DEVICE void multiply_tiles(Sums& sums, const u16* a, const u16* b) {
+DEVICE void mma_tiles(Accumulator& acc, const u16* a, const u16* b) {
     const u32 row = warp() / WARPS_N * WARP_M + lane() % 16;
     const u32 column = warp() % WARPS_N * WARP_N + lane() / 16 * 8 + lane() % 8;
 #pragma unroll
@@ -85,7 +86,7 @@ DEVICE void multiply_tiles(Sums& sums, const u16* a, const u16* b) {
         for (u32 i = 0; i < MMA_M; ++i) load_matrices(x[i], &a[chunk_at(row + i * 16, k + lane() / 16)]);
         for (u32 j = 0; j < MMA_N / 2; ++j) load_matrices(y[j], &b[chunk_at(column + j * 16, k + lane() / 8 % 2)]);
         for (u32 i = 0; i < MMA_M; ++i) {
-            for (u32 j = 0; j < MMA_N; ++j) multiply(sums.of[i][j], x[i], y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]);
+            for (u32 j = 0; j < MMA_N; ++j) mma_bf16(acc.of[i][j], x[i], y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]);
         }
     }
 }
@@ -94,11 +95,11 @@ DEVICE void multiply_tiles(Sums& sums, const u16* a, const u16* b) {
 //
 // If A::ASYNC, a.chunk(i, k) is the address of eight bf16 elements of row chunk_row(i) from k on, or null for zeros.
 // Otherwise a.load(values, i, k) loads those elements, with zeros beyond the last row and beyond K. Likewise b.
-template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const B& b) {
+template <class A, class B> DEVICE void gemm_tile(OperandTiles& s, Accumulator& acc, u32 depth, const A& a, const B& b) {
     constexpr bool ASYNC = A::ASYNC || B::ASYNC;
     float next_a[CHUNKS_M][CHUNK], next_b[CHUNKS_N][CHUNK];
     const auto fetch = [&](u32 tile) {
-        const u32 k = tile * TILE_K + chunk_term();
+        const u32 k = tile * TILE_K + chunk_k();
         if constexpr (!A::ASYNC) {
 #pragma unroll
             for (u32 i = 0; i < CHUNKS_M; ++i) a.load(next_a[i], i, k);
@@ -121,8 +122,8 @@ template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 dept
     };
     const u32 tiles = div_up(depth, TILE_K);
     const auto copy_chunk = [&](const auto& matrix, u16* stage, u32 i, u32 tile) {
-        const void* from = matrix.chunk(i, tile * TILE_K + chunk_term());
-        copy_async(&stage[chunk_at(chunk_row(i), threadIdx.x % CHUNKS)], from ? from : matrix.anywhere(), from);
+        const void* from = matrix.chunk(i, tile * TILE_K + chunk_k());
+        copy_async(&stage[chunk_at(chunk_row(i), threadIdx.x % CHUNKS)], from ? from : matrix.any_address(), from);
     };
     const auto copy = [&](u32 tile) {
         if constexpr (A::ASYNC) {
@@ -143,7 +144,7 @@ template <class A, class B> DEVICE void product(Factors& s, Sums& sums, u32 dept
             __syncthreads(); // tile - 1 has landed, and no warp reads tile - 2 any more
         }
         copy(tile + 1);
-        if (tile > 0) multiply_tiles(sums, s.a[(tile - 1) % STAGES], s.b[(tile - 1) % STAGES]);
+        if (tile > 0) mma_tiles(acc, s.a[(tile - 1) % STAGES], s.b[(tile - 1) % STAGES]);
         if (tile < tiles) store(tile);
     }
     if constexpr (ASYNC) copies_wait<0>();
@@ -158,7 +159,7 @@ struct Bf16Matrix {
         const u32 row = first + chunk_row(i);
         return row < rows && k < depth ? matrix + row * depth + k : nullptr;
     }
-    DEVICE const void* anywhere() const { return matrix; }
+    DEVICE const void* any_address() const { return matrix; }
 };
 
 // The same for a matrix of any storage type.
@@ -174,10 +175,10 @@ struct AnyMatrix {
 
 // sums += a b^T for a weight matrix b [rows, depth] from its row `first` on.
 template <class A>
-DEVICE void product(Factors& s, Sums& sums, u32 depth, const A& a, const Tensor& matrix, u32 first, u32 rows) {
+DEVICE void gemm_tile(OperandTiles& s, Accumulator& acc, u32 depth, const A& a, const Tensor& matrix, u32 first, u32 rows) {
     if (matrix.kind == BF16 && depth % CHUNK == 0) {
-        product(s, sums, depth, a, Bf16Matrix{static_cast<const u16*>(matrix.at), first, rows, depth});
+        gemm_tile(s, acc, depth, a, Bf16Matrix{static_cast<const u16*>(matrix.at), first, rows, depth});
     } else {
-        product(s, sums, depth, a, AnyMatrix{matrix, first, rows, depth});
+        gemm_tile(s, acc, depth, a, AnyMatrix{matrix, first, rows, depth});
     }
 }

@@ -2,8 +2,8 @@
 #pragma once
 #include "quad.cuh"
 
-constexpr u32 WINDOW = 3;
-constexpr u32 INPUTS = TILE + WINDOW - 1; // side of the input tile, with its halo
+constexpr u32 KSIZE = 3;
+constexpr u32 INPUT_SIDE = TILE + KSIZE - 1; // side of the input tile, with its halo
 
 // Four channels of a square tile of pixels, in registers.
 struct Tile {
@@ -14,34 +14,34 @@ struct Tile {
 // i - 1 rows below and j - 1 columns to the right of the tile's first; each input pixel is loaded once and used for all
 // results it contributes to. load must not branch, or the loads would be serialised.
 template <class Load> DEVICE Tile convolve(const Tensor& weight, const Tensor& bias, u32 channel, const Load& load) {
-    constexpr u32 TAPS = WINDOW * WINDOW;
-    Quad factors[TAPS]; // as in the weight: [4 channels][TAPS]
-    Quad begin;
+    constexpr u32 TAPS = KSIZE * KSIZE;
+    Quad weights[TAPS]; // as in the weight: [4 channels][TAPS]
+    Quad initial;
     if (weight.kind == BF16 && bias.kind == BF16) { // the usual case; the bias load does not wait for the weights
-        load_quads<BF16>(factors, weight.at, channel * TAPS);
-        begin = load_quad<BF16>(bias.at, channel);
+        load_quads<BF16>(weights, weight.at, channel * TAPS);
+        initial = load_quad<BF16>(bias.at, channel);
     } else {
-        load_quads(factors, weight, channel * TAPS);
-        begin = load_quad(bias, channel);
+        load_quads(weights, weight, channel * TAPS);
+        initial = load_quad(bias, channel);
     }
 
     Tile sums;
 #pragma unroll
-    for (u32 p = 0; p < TILE * TILE; ++p) sums.at[p / TILE][p % TILE] = begin;
+    for (u32 p = 0; p < TILE * TILE; ++p) sums.at[p / TILE][p % TILE] = initial;
 
 #pragma unroll
-    for (u32 i = 0; i < INPUTS; ++i) {
+    for (u32 i = 0; i < INPUT_SIDE; ++i) {
 #pragma unroll
-        for (u32 j = 0; j < INPUTS; ++j) {
+        for (u32 j = 0; j < INPUT_SIDE; ++j) {
             const Quad x = load(i, j);
 #pragma unroll
             for (u32 tap = 0; tap < TAPS; ++tap) {
-                const u32 row = i - tap / WINDOW, col = j - tap % WINDOW; // negative values wrap around and fail the test
+                const u32 row = i - tap / KSIZE, col = j - tap % KSIZE; // negative values wrap around and fail the test
                 if (row < TILE && col < TILE) {
 #pragma unroll
                     for (u32 k = 0; k < QUAD; ++k) {
                         const u32 at = k * TAPS + tap;
-                        sums.at[row][col][k] += x[k] * factors[at / QUAD][at % QUAD];
+                        sums.at[row][col][k] += x[k] * weights[at / QUAD][at % QUAD];
                     }
                 }
             }

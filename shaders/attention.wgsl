@@ -85,7 +85,7 @@ fn main(
         var l4 = vec4(0.0); var l5 = vec4(0.0); var l6 = vec4(0.0); var l7 = vec4(0.0);
         var r0 = vec4(0.0); var r1 = vec4(0.0); var r2 = vec4(0.0); var r3 = vec4(0.0);
         var r4 = vec4(0.0); var r5 = vec4(0.0); var r6 = vec4(0.0); var r7 = vec4(0.0);
-        var highest = vec4(LOWEST); // running maximum of the scores of this lane's tokens
+        var maximum = vec4(LOWEST); // running maximum of the scores of this lane's tokens
         var sum = vec4(0.0);        // running sum of this lane's weights
 
         for (var key0 = 0u; key0 < keys; key0 += KEYS) {
@@ -125,27 +125,27 @@ fn main(
             workgroupBarrier();
 
             // The softmax: from scores to weights relative to the maximum so far.
-            var peak = vec4(LOWEST);
+            var tile_maximum = vec4(LOWEST);
             for (var i = quarter; i < quarter + KEYS / 4u; i++) {
                 let key = vec4(key0 + i);
                 let sees = (key < seen) | ((key >= vec4(own())) & (key < vec4(keys)));
                 let score = select(vec4(LOWEST), scores[i * STRIDE + four] * scale, sees);
                 scores[i * STRIDE + four] = score;
-                peak = max(peak, score);
+                tile_maximum = max(tile_maximum, score);
             }
-            tile[lane] = peak;
+            tile[lane] = tile_maximum;
             workgroupBarrier();
-            let before = highest;
-            highest = max(max(highest, tile[four]), max(tile[four + 16u], max(tile[four + 32u], tile[four + 48u])));
-            let shrink = exp(before - highest);
-            sum *= shrink;
+            let before = maximum;
+            maximum = max(max(maximum, tile[four]), max(tile[four + 16u], max(tile[four + 32u], tile[four + 48u])));
+            let rescale = exp(before - maximum);
+            sum *= rescale;
             for (var i = quarter; i < quarter + KEYS / 4u; i++) {
                 // Every token attends to the first key, so `highest` is a real score and masked keys get weight 0.
-                let weight = exp(scores[i * STRIDE + four] - highest);
+                let weight = exp(scores[i * STRIDE + four] - maximum);
                 scores[i * STRIDE + four] = weight;
                 sum += weight;
             }
-            if quarter == 0u { factor[four] = shrink; }
+            if quarter == 0u { factor[four] = rescale; }
             workgroupBarrier();
 
             let fa = factor[at.y];

@@ -38,11 +38,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let len_a = run(p.a);
     let len_b = run(p.b);
-    let piece = i / (len_a + len_b);
+    let run_index = i / (len_a + len_b);
     let at = i % (len_a + len_b);
     if at < len_a {
-        out[i] = a[piece * len_a + at];
+        out[i] = a[run_index * len_a + at];
     } else {
-        out[i] = b[piece * len_b + at - len_a];
+        out[i] = b[run_index * len_b + at - len_a];
     }
 }

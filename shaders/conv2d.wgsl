@@ -37,7 +37,7 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
-    var sums = Sums();
+    var acc = Accumulator();
 
     // What this lane loads into the tiles: four pixels and four output channels, every fourth input channel.
     let four = lane / 4u;
@@ -59,7 +59,7 @@ fn main(
                     load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
             }
             workgroupBarrier();
-            multiply(&sums, at);
+            multiply_tiles(&acc, at);
             workgroupBarrier();
         }
     }
@@ -69,7 +69,7 @@ fn main(
         for (var j = 0u; j < 8u; j++) {
             let o = o0 + tile_output(at, j);
             if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-                var v = sum_of(&sums, i, j);
+                var v = result_of(&acc, i, j);
                 if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
                 out[row * p.out.c + o] = v;
             }

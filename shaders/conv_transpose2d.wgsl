@@ -59,7 +59,7 @@ fn main(
         let corner = tile / tiles / vec2(p.stride, 1u) % p.stride; // the class's first output pixel, (row, column)
         let row0 = tile % tiles * TILE_M;
         let row = row0 + 4u * four;
-        var sums = Sums();
+        var acc = Accumulator();
 
         // Only every stride-th tap contributes to this class; a later tap reads an earlier input pixel. Channels are the
         // inner loop, because they are contiguous in x.
@@ -79,7 +79,7 @@ fn main(
                             load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
                     }
                     workgroupBarrier();
-                    multiply(&sums, at);
+                    multiply_tiles(&acc, at);
                     workgroupBarrier();
                 }
             }
@@ -94,7 +94,7 @@ fn main(
             for (var j = 0u; j < 8u; j++) {
                 let o = o0 + tile_output(at, j);
                 if inside && o < p.out.c {
-                    var v = sum_of(&sums, i, j);
+                    var v = result_of(&acc, i, j);
                     if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
                     out[((image * p.out.h + line) * p.out.w + column) * p.out.c + o] = v;
                 }

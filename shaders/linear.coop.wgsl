@@ -58,7 +58,7 @@ fn store(subgroup: u32, here: u32, row0: u32, o0: u32, tile_row: u32) {
         let row = row0 + tile_row + i / 16u;
         let o = o0 + i % 16u;
         if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-            out[row * p.out.c + o] = finish(row, o, sums[subgroup * 256u + i] / powers[tile_row + i / 16u]);
+            out[row * p.out.c + o] = epilogue(row, o, sums[subgroup * 256u + i] / powers[tile_row + i / 16u]);
         }
     }
     workgroupBarrier();

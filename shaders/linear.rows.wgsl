@@ -44,7 +44,7 @@ fn main(
         if at.x < ROWS && row0 + at.x < rows && o < p.out.c {
             var dot = 0.0;
             for (var i = 0u; i < 8u; i++) { dot += partial[8u * at.y + i][at.x]; }
-            out[(row0 + at.x) * p.out.c + o] = finish(row0 + at.x, o, dot);
+            out[(row0 + at.x) * p.out.c + o] = epilogue(row0 + at.x, o, dot);
         }
         workgroupBarrier();
     }

@@ -45,7 +45,7 @@ fn load_w(o: u32, k: u32) -> vec2<f32> {
 }
 
 // The fused epilogue: bias, activation function, residual, timestep modulation.
-fn finish(row: u32, o: u32, dot: f32) -> f32 {
+fn epilogue(row: u32, o: u32, dot: f32) -> f32 {
     var v = dot;
     if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
     v = apply(p.function, v);

@@ -65,6 +65,6 @@ fn main(
             default: {}
         }
         let row = row0 + i;
-        if row < p.out.n * p.out.h * p.out.w && o < p.out.c { out[row * p.out.c + o] = finish(row, o, s); }
+        if row < p.out.n * p.out.h * p.out.w && o < p.out.c { out[row * p.out.c + o] = epilogue(row, o, s); }
     }
 }

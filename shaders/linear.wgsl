@@ -25,7 +25,7 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
-    var sums = Sums();
+    var acc = Accumulator();
 
     // What this lane loads into the tiles: four rows and four output channels, every fourth k.
     let four = lane / 4u;
@@ -49,7 +49,7 @@ fn main(
             tile_w[(i + 1u) * STRIDE + four] = vec4(w0.y, w1.y, w2.y, w3.y);
         }
         workgroupBarrier();
-        multiply(&sums, at);
+        multiply_tiles(&acc, at);
         workgroupBarrier();
     }
 
@@ -58,7 +58,7 @@ fn main(
         for (var j = 0u; j < 8u; j++) {
             let o = o0 + tile_output(at, j);
             if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-                out[row * p.out.c + o] = finish(row, o, sum_of(&sums, i, j));
+                out[row * p.out.c + o] = epilogue(row, o, result_of(&acc, i, j));
             }
         }
     }

@@ -11,13 +11,13 @@ var<workgroup> tile_x: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four rows per
 var<workgroup> tile_w: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four output channels per vec4
 
 // Accumulators of the lane at (x, y): rows 4y..4y+4 and 32+4y..; `l` for channels 4x..4x+4, `r` for channels 32+4x...
-struct Sums {
+struct Accumulator {
     l0: vec4<f32>, l1: vec4<f32>, l2: vec4<f32>, l3: vec4<f32>, l4: vec4<f32>, l5: vec4<f32>, l6: vec4<f32>, l7: vec4<f32>,
     r0: vec4<f32>, r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32>, r4: vec4<f32>, r5: vec4<f32>, r6: vec4<f32>, r7: vec4<f32>,
 }
 
 // Adds the product of the two tiles to the accumulators.
-fn multiply(s: ptr<function, Sums>, at: vec3<u32>) {
+fn multiply_tiles(s: ptr<function, Accumulator>, at: vec3<u32>) {
     for (var k = 0u; k < TILE_K; k++) {
         let a = tile_x[k * STRIDE + at.y];
         let b = tile_x[k * STRIDE + 8u + at.y];
@@ -39,7 +39,7 @@ fn tile_row(at: vec3<u32>, i: u32) -> u32 { return i / 4u * 32u + 4u * at.y + i 
 fn tile_output(at: vec3<u32>, j: u32) -> u32 { return j / 4u * 32u + 4u * at.x + j % 4u; }
 
 // Result (i, j) of a lane. Called in loops, so that the epilogue is compiled once and not 64 times.
-fn sum_of(s: ptr<function, Sums>, i: u32, j: u32) -> f32 {
+fn result_of(s: ptr<function, Accumulator>, i: u32, j: u32) -> f32 {
     var l = (*s).l0;
     var r = (*s).r0;
     switch i {
