@@ -1,6 +1,9 @@
 // What every shader uses. The loader appends this file to each shader, after the *.shared.wgsl that its row names; appended,
 // because the line numbers of error messages are then those of the shader's own file. A shader's file alone is therefore
 // not a complete module: `cascade-rt kernels --source NAME` prints one.
+//
+// In headers, *arena* marks an activation, a range of the one buffer that holds all of them; *learned* marks a weight, stored
+// as f32, f16 or bf16; and *in place* means that the operand and the result are the same range.
 
 // Shape of a tensor [n, h, w, c]: images, rows, columns, channels; channels are contiguous.
 struct Shape { n: u32, h: u32, w: u32, c: u32 }
