@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cascade_rt::backend::{Backend, devices};
 use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
-use cascade_rt::pipeline::{Options, Pipeline, StartLatents};
+use cascade_rt::pipeline::Pipeline;
 use cascade_rt::request::Request;
 use cascade_rt::weights::{Model, ModelPaths, Overrides};
 
@@ -96,21 +96,7 @@ fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Imag
     let side = model.native_size.unwrap();
     let prompts = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let request = Request { prompts, width: side, height: side, count, ..Request::default() };
-    let options = Options {
-        latents: &StartLatents::default(),
-        keep: false,
-        check_nodes: false,
-        progress: &mut |_| {},
-        truncated: &mut |prompt, _| panic!("{prompt} is too long"),
-    };
-    let mut images = Vec::new();
-    let mut pipeline = Pipeline::new(model, backend).unwrap();
-    let run = pipeline.generate(&request, options, |batch| {
-        images.extend(batch.images);
-        Ok(())
-    });
-    run.unwrap();
-    images
+    Pipeline::new(model, backend).unwrap().generate(&request).unwrap()
 }
 
 fn best() -> Box<dyn Backend> {
