@@ -165,6 +165,16 @@ fn an_image_prompt_changes_the_picture_and_zeros_do_not() {
     assert!(got.iter().zip(&want).all(|(got, want)| got != want), "every image has its own embedding");
 }
 
+/// CONTRIBUTING.md shows how a condition is added, by a file and a line that are really there.
+#[test]
+fn the_example_of_a_condition_is_the_code() {
+    let text = include_str!("../../CONTRIBUTING.md");
+    let (condition, stage) = (include_str!("conditions/image.rs"), include_str!("stage_c.rs"));
+    assert!(text.contains(condition), "CONTRIBUTING.md does not show conditions/image.rs as it is");
+    let line = stage.lines().find(|line| line.contains("image::record(")).expect("Stage C asks for it");
+    assert!(text.contains(line), "CONTRIBUTING.md does not show the line `{}`", line.trim());
+}
+
 #[test]
 fn inputs_that_do_not_fit_are_refused_by_name() {
     let (mut pipeline, compiled) = pipeline();
