@@ -1,4 +1,4 @@
-//! Response norms that find what the layer before them has left, `kernels/squares.cuh`, for every pair of kernels that can.
+//! Response norms that find what the layer before them has left, `kernels/grn_squares.cuh`, for every pair of kernels that can.
 
 use std::sync::Arc;
 
