@@ -1,7 +1,7 @@
-//! The networks, each recorded as nodes of a plan.
+//! The networks. Each function records the nodes of a network, or part of one, in a plan.
 //!
-//! Field names are the checkpoints' keys, so that a search finds both sides.
-//! Nothing here names a device.
+//! Names are those of the checkpoints' tensors and configurations, so that a text search finds both.
+//! Nothing here depends on a device.
 
 pub mod blocks;
 pub mod clip;
@@ -19,7 +19,8 @@ use crate::plan::{Recorder, Slot, Source};
 use crate::tensor::Weight;
 use crate::weights::Checkpoint;
 
-/// A place in a network: where nodes are recorded, and where their weights come from.
+/// A scope of a network: the plan in which nodes are recorded, the checkpoint that has their weights, and a
+/// prefix for tensor names.
 #[derive(Debug)]
 pub struct Net<'a> {
     /// The plan being recorded.
@@ -28,18 +29,18 @@ pub struct Net<'a> {
     prefix: String,
 }
 
-/// What rides on a linear layer; see [`Linear`].
+/// The prologue and epilogue that are fused into a linear layer; see [`Linear`].
 #[derive(Debug, Clone, Copy)]
 pub struct With<'a> {
-    /// Applied to the product.
+    /// Activation function, applied after the bias.
     pub function: Function,
-    /// Whether the checkpoint has a bias.
+    /// Whether the layer has a bias.
     pub bias: bool,
-    /// Added after the function.
+    /// Added after the activation function.
     pub residual: Option<Slot>,
-    /// Factors of the input, and the name of the tensor added to it.
+    /// Scale of the input, and the name of the weight that is then added to it.
     pub scale: Option<(Slot, &'a str)>,
-    /// Timestep conditioning of the result.
+    /// Timestep conditioning, applied last.
     pub modulation: Option<Modulation>,
 }
 
@@ -49,12 +50,12 @@ impl Default for With<'_> {
     }
 }
 
-/// A timestep block's `a` and `b` for every step, and the counter of steps.
+/// The operands of a timestep block, `x·(1 + a) + b`.
 #[derive(Debug, Clone, Copy)]
 pub struct Modulation {
-    /// `[n or 1, 1, steps, 2c]`.
+    /// `a` then `b` for every step, `[n or 1, 1, steps, 2c]`.
     pub table: Slot,
-    /// `[1, 1, 1, 1]`, u32.
+    /// The current step, `[1, 1, 1, 1]`, u32.
     pub counter: Slot,
 }
 
@@ -64,41 +65,41 @@ pub fn slot(slot: Slot) -> Option<Source> {
 }
 
 impl<'a> Net<'a> {
-    /// The root of a network.
+    /// The outermost scope of a network.
     pub fn new(rec: &'a mut Recorder, weights: &'a Checkpoint) -> Self {
         Self { rec, weights, prefix: String::new() }
     }
 
-    /// A part of the network: names are looked up below `name`.
+    /// An inner scope, in which tensor names begin with `name`.
     pub fn scope(&mut self, name: impl Display) -> Net<'_> {
         let prefix = format!("{}{name}.", self.prefix);
         Net { rec: self.rec, weights: self.weights, prefix }
     }
 
-    /// The full name of `name` here.
+    /// The full name of `name` in this scope.
     pub fn at(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// Whether the checkpoint has a tensor of this name here.
+    /// Whether the checkpoint has a tensor of this name in this scope.
     pub fn has(&self, name: &str) -> bool {
         self.weights.dims(&self.at(name)).is_some()
     }
 
-    /// A learned tensor of these PyTorch dimensions.
+    /// A weight with these PyTorch dimensions.
     pub fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Option<Source>> {
         let weight = self.weights.require(&self.at(name), dims)?;
         Ok(Some(self.rec.weight(weight)))
     }
 
-    /// Several learned tensors of these dimensions, stacked by rows.
+    /// Several weights with the same dimensions, stacked by rows.
     fn stacked(&mut self, names: &[&str], suffix: &str, dims: &[usize]) -> Result<Option<Source>> {
         let parts = names.iter().map(|name| self.weights.require(&self.at(&format!("{name}.{suffix}")), dims));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         Ok(Some(self.rec.weight(Weight::stack(&parts))))
     }
 
-    /// Any op; `name` says where in the network.
+    /// Records any op. `name` identifies the node in messages and profiles.
     pub fn op(&mut self, name: &str, op: impl Into<Op>, inputs: &[Option<Source>]) -> Result<Slot> {
         let at = self.at(name);
         self.rec.node(at.trim_end_matches('.'), op, inputs)
@@ -109,7 +110,8 @@ impl<'a> Net<'a> {
         self.linears("", &[name], x, o, with)
     }
 
-    /// Linear layers `scope.names[..]`, each of `o` outputs, side by side → `[n, h, w, o·names]`.
+    /// Several linear layers of the same input, `scope.names[..]` with `o` outputs each, recorded as one layer whose
+    /// weights are stacked → `[n, h, w, o·names]`.
     pub fn linears(&mut self, scope: &str, names: &[&str], x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
         let full: Vec<String> = names.iter().map(|n| format!("{scope}{n}")).collect();
         let full: Vec<&str> = full.iter().map(String::as_str).collect();
@@ -129,8 +131,9 @@ impl<'a> Net<'a> {
         self.op(full[0], Linear { function: with.function }, &inputs)
     }
 
-    /// The convolution `name.{weight,bias}` of windows side by side, `patch` pixels a side:
-    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is a linear layer on patches, whose pixels lie as its weight has them.
+    /// The convolution `name.{weight,bias}` whose kernel size and stride are both `patch`:
+    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is recorded as a linear layer on patches, because
+    /// [`PixelUnshuffle`] arranges the values of a patch in the order of the convolution's weight.
     pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
         let weight = self.weights.require(&self.at(&format!("{name}.weight")), &[o, x.shape.c, patch, patch])?;
         let weight = self.rec.weight(weight.reshape(&[o, x.shape.c * patch * patch]));
@@ -140,12 +143,12 @@ impl<'a> Net<'a> {
         self.op(name, Linear { function: Function::Identity }, &inputs)
     }
 
-    /// Layer norm without affine.
+    /// Layer norm without an affine map.
     pub fn layer_norm(&mut self, name: &str, x: Slot, eps: f32) -> Result<Slot> {
         self.op(name, LayerNorm { eps, affine: Affine::None }, &[slot(x), None, None])
     }
 
-    /// Layer norm with `name.{weight,bias}`.
+    /// Layer norm with the affine map `name.{weight,bias}`.
     pub fn layer_norm_affine(&mut self, name: &str, x: Slot, eps: f32) -> Result<Slot> {
         let weight = self.weight(&format!("{name}.weight"), &[x.shape.c])?;
         let bias = self.weight(&format!("{name}.bias"), &[x.shape.c])?;

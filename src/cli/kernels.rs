@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::measure::human_seconds;
 use crate::measure::roofline::{Bound, Ceilings};
 use crate::measure::task::{Task, distinct};
-use crate::pipeline::record::{self, Extent};
+use crate::pipeline;
 use crate::registry::{self, Lang, Launch};
 
 /// How long a kernel is timed on one shape.
@@ -82,10 +82,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let model = args.subject.open_model(args.json)?;
     let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
-    let extent = Extent::of(&request, 0..request.images(), false);
-    let plan = record::record(&model, &extent)?.plan;
+    let plan = pipeline::plan(&model, &request)?;
     let backend = args.subject.setup.open_device()?;
-    let mut tasks = distinct(&plan, backend.device().stores_bf16(), |segment| extent.repeats(segment));
+    let mut tasks = distinct(&plan, backend.device().stores_bf16());
     tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
     if tasks.is_empty() {
         return Err(Error::Request {

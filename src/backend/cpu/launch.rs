@@ -231,9 +231,9 @@ kernel!(
     conv2d, Conv2d,
     |op, call| {
         let (x, weight) = (call.inputs[0].expect("x"), call.inputs[1].expect("weight").weight());
-        let steps = conv::Steps { stride: op.stride, padding: op.padding };
+        let params = conv::ConvParams { stride: op.stride, padding: op.padding };
         let bias = call.inputs[2].map(|t| t.weight());
-        conv::conv2d(call.isa, x.f32(), extent(x.shape), weight, bias, steps, call.out, call.scratch)
+        conv::conv2d(call.isa, x.f32(), extent(x.shape), weight, bias, params, call.out, call.scratch)
     },
     |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, 1)), false, threads())
 );
@@ -243,9 +243,9 @@ kernel!(
     conv_transpose2d, ConvTranspose2d,
     |op, call| {
         let (x, weight) = (call.inputs[0].expect("x"), call.inputs[1].expect("weight").weight());
-        let steps = conv::Steps { stride: op.stride, padding: op.padding };
+        let params = conv::ConvParams { stride: op.stride, padding: op.padding };
         let bias = call.inputs[2].map(|t| t.weight());
-        conv::conv_transpose2d(call.isa, x.f32(), extent(x.shape), weight, bias, steps, call.out, call.scratch)
+        conv::conv_transpose2d(call.isa, x.f32(), extent(x.shape), weight, bias, params, call.out, call.scratch)
     },
     |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, 1)), true, threads())
 );
