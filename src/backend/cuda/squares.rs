@@ -1,4 +1,4 @@
-//! Sums of squares that a linear layer leaves for the response norm after it: `kernels/squares.cuh`.
+//! Sums of squares that a linear layer leaves for the response norm after it: `kernels/grn_squares.cuh`.
 
 use crate::plan::{Plan, Source};
 use crate::registry::{Cuda, Squares};
