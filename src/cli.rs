@@ -170,7 +170,7 @@ pub fn run() -> Result<()> {
 /// put in place: pictures are there whole or not at all.
 fn exit_when_interrupted() -> Result<()> {
     let stop = || {
-        let _whole = crate::image::output_guard();
+        let _whole = crate::output::output_guard();
         note(&format!("\nerror: {}", Error::Interrupted));
         std::process::exit(Error::Interrupted.exit_code().into());
     };

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use cascade_rt::backend::{Device, devices};
 use cascade_rt::demo;
 use cascade_rt::measure::task::{Task, distinct};
+use cascade_rt::model::Model;
 use cascade_rt::ops::{Advance, Element};
 use cascade_rt::pipeline::record::{Extent, Recorded, record};
 use cascade_rt::plan::{Recorder, Source};
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
 use cascade_rt::synth::{Preset, in_memory};
-use cascade_rt::weights::{Model, ModelPaths, Overrides};
+use cascade_rt::weights::{ModelPaths, Overrides};
 use serde_json::Value;
 
 const SMALL: [&str; 4] = ["--device", "cpu", "--steps", "3,2"];

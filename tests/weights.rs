@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cascade_rt::model::Model;
 use cascade_rt::net::config::{
     self, ClipTextConfig, ClipVisionConfig, StageAConfig, Table, UNetConfig, clip_text_tensors, clip_vision_tensors,
     stage_a_tensors, tensors,
 };
 use cascade_rt::synth::{Preset, synthesise};
-use cascade_rt::weights::{Checkpoint, Model, ModelPaths, NetworkKind, Overrides, PartFiles};
+use cascade_rt::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles};
 use half::bf16;
 use proptest::prelude::*;
 use safetensors::Dtype;

@@ -6,11 +6,11 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::pipeline::{Intermediates, StartLatents};
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
-use crate::weights::model::Model;
 
 /// Reads start latents for `request`.
 ///

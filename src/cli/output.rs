@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::image::{Image, Record, check_writable, write_atomically};
+use crate::image::{Image, Record};
+use crate::output::{check_writable, write_atomically};
 
 /// What becomes of the pictures of a run.
 #[derive(Debug, clap::Args)]

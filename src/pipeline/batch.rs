@@ -8,12 +8,13 @@ use super::run::{Run, crop, end_of, finite, noise_of, of_batch, write_times};
 use super::{Batch, Intermediates, Options, Progress, Times};
 use crate::error::Result;
 use crate::image::Image;
+use crate::model::Model;
 use crate::noise::{NoiseGenerator, NoiseStream};
 use crate::request::Request;
-use crate::sampler::{self, StageSizes};
+use crate::sampler;
 use crate::shape::Shape;
+use crate::sizes::StageSizes;
 use crate::tokenizer::Encoding;
-use crate::weights::Model;
 
 /// A batch being made: `images` of all those of the request.
 pub(super) struct Job<'a, 'b> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::backend::{Device, Kind};
 use crate::error::Result;
+use crate::model::Model;
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, clip, slot, stage_a};
@@ -21,10 +22,9 @@ use crate::noise::{NoiseKind, NoiseStream};
 use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Gather, Philox, Scale, ToRgb8};
 use crate::plan::{Plan, Recorder, Slot};
 use crate::request::Request;
-use crate::sampler::StageSizes;
 use crate::shape::Shape;
+use crate::sizes::StageSizes;
 use crate::weights::Checkpoint;
-use crate::weights::model::Model;
 
 /// What a plan depends on besides the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,11 @@ use std::ops::Range;
 use super::record::Sampler;
 use crate::backend::Program;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::noise::{LatentNoise, NoiseGenerator};
 use crate::plan::{Plan, Slot};
 use crate::sampler;
 use crate::shape::Shape;
-use crate::weights::Model;
 
 /// Position of the end token: the first of its id; with the id 2 of old configurations, the largest id.
 pub(super) fn end_of(ids: &[u32], end_id: u32) -> usize {

@@ -11,10 +11,11 @@ use rayon::prelude::*;
 use super::{Preset, fill, sizes, tokenizer};
 use crate::error::Result;
 use crate::files::{BuiltIn, Location};
+use crate::model::Model;
 use crate::net::config::{StageAConfig, Table, clip_text_tensors, stage_a_tensors, tensors};
 use crate::tensor::{Bytes, Dtype, Part};
+use crate::weights::Checkpoint;
 use crate::weights::file::Stored;
-use crate::weights::{Checkpoint, Model};
 
 /// Most bytes of memory that all the weights of a model take: more than caches hold.
 const LIMIT: usize = 256 << 20;

@@ -1,0 +1,121 @@
+//! A whole model: every part opened, its sizes known, and the parts checked
+//! against each other.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::files::Location;
+use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
+use crate::sampler;
+use crate::weights::{Checkpoint, ModelPaths, NetworkKind, PartFiles};
+
+/// The parts of Stable Cascade, text to image.
+#[derive(Debug)]
+pub struct Model {
+    /// Latent to picture.
+    pub stage_a: (Checkpoint, StageAConfig),
+    /// Stage C latent to Stage A latent.
+    pub stage_b: (Checkpoint, UNetConfig),
+    /// Text to Stage C latent.
+    pub stage_c: (Checkpoint, UNetConfig),
+    /// Tokens to text states.
+    pub text: (Checkpoint, ClipTextConfig),
+    /// The tokenizer's folder or file.
+    pub tokenizer: Location,
+    /// Side of the pictures that it was made for, pixels, if it says so.
+    pub native_size: Option<u32>,
+}
+
+impl Model {
+    /// Opens every part. Reads headers and configs only; weights are read when
+    /// they are used.
+    ///
+    /// # Errors
+    /// If a file is damaged or holds another network than its place says, if a
+    /// config and its tensors disagree, or if two parts do not fit together.
+    pub fn open(paths: &ModelPaths) -> Result<Self> {
+        let unet = |part: &PartFiles, kind| {
+            let weights = Checkpoint::open_as(&part.weights, kind)?;
+            let config = UNetConfig::open(part.config.as_ref(), &weights)?;
+            Ok((weights, config))
+        };
+        let stage_c = unet(&paths.stage_c, NetworkKind::StageC)?;
+        let stage_b = unet(&paths.stage_b, NetworkKind::StageB)?;
+
+        let weights = Checkpoint::open_as(&paths.stage_a.weights, NetworkKind::StageA)?;
+        let config = StageAConfig::open(paths.stage_a.config.as_ref(), &weights)?;
+        let stage_a = (weights, config);
+
+        let weights = Checkpoint::open_as(&paths.text_encoder.weights, NetworkKind::TextEncoder)?;
+        let config = ClipTextConfig::open(paths.text_encoder.config.as_ref(), &weights)?;
+        let text = (weights, config);
+
+        paths.schedulers.iter().try_for_each(check_scheduler)?;
+        let native_size = paths.native_size()?;
+        let model = Self { stage_a, stage_b, stage_c, text, tokenizer: paths.tokenizer.clone(), native_size };
+        model.check_fit()?;
+        Ok(model)
+    }
+
+    /// The files that hold its weights.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0]
+            .into_iter()
+            .flat_map(Checkpoint::files)
+            .collect()
+    }
+
+    /// Widths at which one part meets another.
+    fn check_fit(&self) -> Result<()> {
+        let Self { stage_a: (_, a), stage_b: (b_file, b), stage_c: (c_file, c), text: (text_file, text), .. } = self;
+        let Checkpoint { path: b_path, .. } = b_file;
+        for (path, what, takes, from, gives) in [
+            (&c_file.path, "text states", c.clip_text_in_channels, &text_file.path, text.hidden_size),
+            (&c_file.path, "pooled text", Some(c.clip_text_pooled_in_channels), &text_file.path, text.projection_dim),
+            (&c_file.path, "latents", Some(c.in_channels), &c_file.path, c.out_channels),
+            (b_path, "pooled text", Some(b.clip_text_pooled_in_channels), &text_file.path, text.projection_dim),
+            (b_path, "Stage C latents", b.effnet_in_channels, &c_file.path, c.out_channels),
+            (b_path, "latents", Some(b.in_channels), b_path, b.out_channels),
+            (&self.stage_a.0.path, "latents", Some(a.latent_channels), b_path, b.out_channels),
+        ] {
+            if takes != Some(gives) {
+                let takes = takes.map_or("none".to_owned(), |n| n.to_string());
+                return Err(Error::Model {
+                    path: path.clone(),
+                    expected: format!(
+                        "a network that takes {what} of {gives} channels, as {} makes them",
+                        from.display()
+                    ),
+                    found: format!("one that takes {takes}; use parts of one model"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The scheduler of a model is the one that there is: the published pipelines', with their `s` and `scaler`.
+fn check_scheduler(location: &Location) -> Result<()> {
+    const CLASS: &str = "DDPMWuerstchenScheduler";
+    #[derive(Deserialize)]
+    struct Scheduler {
+        #[serde(rename = "_class_name")]
+        class: Option<String>,
+        s: Option<f64>,
+        scaler: Option<f64>,
+    }
+    let Scheduler { class, s, scaler } = location.read_json()?;
+    let class = class.as_deref().unwrap_or(CLASS);
+    let (s, scaler) = (s.unwrap_or(sampler::S), scaler.unwrap_or(1.0));
+    if (class, s, scaler) == (CLASS, sampler::S, 1.0) {
+        return Ok(());
+    }
+    Err(Error::Model {
+        path: location.path().to_owned(),
+        expected: format!("{CLASS} with `s` {} and `scaler` 1, the only schedule implemented", sampler::S),
+        found: format!("{class} with `s` {s} and `scaler` {scaler}; remove the file to use that schedule all the same"),
+    })
+}
