@@ -128,8 +128,8 @@ pub struct Kernel {
 /// How a kernel is launched.
 #[derive(Debug, Clone, Copy)]
 pub enum Launch {
-    /// A function of the CPU backend.
-    Cpu(crate::backend::cpu::Kernel),
+    /// A function that the host calls.
+    Cpu(crate::cpu::call::Kernel),
     /// A shader.
     Wgsl(Shader),
     /// Kernels of a CUDA file.

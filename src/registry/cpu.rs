@@ -1,16 +1,15 @@
 //! Rows of kernels that run on the host's cores.
 
 use super::{Caps, Fit, Kernel, Lang, Launch};
-use crate::backend::cpu::{self, launch};
-use crate::cpu::Isa;
+use crate::cpu::{Isa, call, launch};
 
-const fn row(op: &'static str, name: &'static str, needs: Caps, kernel: cpu::Kernel) -> Kernel {
+const fn row(op: &'static str, name: &'static str, needs: Caps, kernel: call::Kernel) -> Kernel {
     Kernel { op, name, lang: Lang::Cpu, needs, fit: &[], launch: Launch::Cpu(kernel) }
 }
 
 /// The row of an op's own definition.
 const fn reference(op: &'static str) -> Kernel {
-    row(op, "reference", Caps::NONE, cpu::REFERENCE)
+    row(op, "reference", Caps::NONE, call::REFERENCE)
 }
 
 /// What [`Isa::Avx512Bf16`] needs; factors of products are rounded.

@@ -1,9 +1,9 @@
-//! From a node to the CPU kernel that computes it: operands unpacked, nothing else.
+//! From a node to the CPU kernel that computes it: for each op, a function that unpacks its operands.
 
-use super::Kernel;
-use crate::cpu::linear::Residual;
-use crate::cpu::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, group_norm, linear, norm};
-use crate::ops::{Affine, Function, Op, Shapes};
+use super::call::Kernel;
+use super::linear::Residual;
+use super::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, group_norm, linear, norm};
+use crate::ops::{Affine, Op, Shapes};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -61,7 +61,7 @@ kernel!(
         };
         let args = linear::Linear {
             bias: call.inputs[2].map(|t| t.weight()),
-            activation: activation(op.function),
+            function: op.function,
             residual: match (call.aliased, call.inputs[3]) {
                 (Some(_), _) => Residual::InPlace,
                 (None, Some(residual)) => Residual::Slice(residual.f32()),
@@ -79,16 +79,6 @@ kernel!(
             + linear::linear_scratch(out.rows(), out.c, shape(inputs, 0).c, threads())
     }
 );
-
-/// The kernels' word for an op's function.
-fn activation(function: Function) -> linear::Activation {
-    match function {
-        Function::Identity => linear::Activation::None,
-        Function::GeluErf => linear::Activation::Gelu,
-        Function::QuickGelu => linear::Activation::QuickGelu,
-        Function::Silu => linear::Activation::Silu,
-    }
-}
 
 /// Scratch in which the rows of a modulation table of several images are gathered.
 fn gathered(table: Option<Shape>) -> usize {
@@ -285,7 +275,7 @@ kernel!(
             eps: op.eps,
             weight: weight.weight(),
             bias: bias.weight(),
-            activation: activation(op.function),
+            function: op.function,
         };
         group_norm::group_norm(call.isa, &args, call.out, call.scratch)
     },
