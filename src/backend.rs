@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::plan::{Plan, Slot};
-use crate::registry::{self, Caps, Kernel, Lang};
+use crate::registry::{self, Caps, Kernel, Lang, Target};
 
 /// What a device is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The host's cores.
     Cpu,
-    /// A graphics processor.
+    /// A GPU.
     Gpu,
     /// A program on the host's cores that behaves like a GPU.
     Software,
@@ -42,6 +42,8 @@ pub struct Device {
     pub kind: Kind,
     /// What it can do.
     pub caps: Caps,
+    /// SMs of an NVIDIA GPU that CUDA reaches; 0 for other devices, whose kernels do not ask.
+    pub sms: usize,
     /// Memory that could be had when it was opened, in bytes; the largest number where that is not known.
     pub free_bytes: u64,
     /// Whether weights are copied into that memory; the CPU reads them where the file is mapped.
@@ -49,12 +51,17 @@ pub struct Device {
 }
 
 impl Device {
-    /// Whether kernels may round factors of products to bf16.
+    /// What the registry chooses kernels for.
+    pub fn target(&self) -> Target {
+        Target { lang: self.lang, caps: self.caps, sms: self.sms }
+    }
+
+    /// Whether kernels may round GEMM inputs to bf16.
     pub fn rounds(&self) -> bool {
         self.caps.contains(Caps::ROUND_BF16)
     }
 
-    /// Whether [factors](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and
+    /// Whether [GEMM inputs](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and
     /// memory is what most ops wait for.
     pub fn stores_bf16(&self) -> bool {
         self.rounds() && self.lang == Lang::Cuda
@@ -112,8 +119,8 @@ pub trait Backend {
 
     /// The same with the kernel that the registry chooses for each node.
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
-        let Device { lang, caps, .. } = self.device();
-        let choose = |node| registry::choose(node, &plan, *lang, *caps).0;
+        let target = self.device().target();
+        let choose = |node| registry::choose(node, &plan, target).0;
         let kernels: Vec<_> = plan.nodes.iter().map(choose).collect();
         self.compile_with(plan, &kernels)
     }

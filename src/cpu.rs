@@ -42,7 +42,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// AVX-512 with BF16. Matrix products round both operands to bf16 and
+    /// AVX-512 with BF16. GEMMs round both operands to bf16 and
     /// accumulate in f32; everything else is as with [`Isa::Avx512`].
     Avx512Bf16,
 }

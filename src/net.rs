@@ -9,35 +9,48 @@ pub mod config;
 pub mod effnet;
 pub mod previewer;
 pub mod stage_a;
+pub mod tensors;
 pub mod unet;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 
 use crate::error::Result;
 use crate::ops::{Affine, BatchNorm, Function, LayerNorm, Linear, Op, PixelUnshuffle};
 use crate::plan::{Recorder, Slot, Source};
-use crate::tensor::Weight;
+use crate::tensor::{Weight, shape_of_dims};
 use crate::weights::Checkpoint;
+use tensors::Listing;
 
 /// A place in a network: where nodes are recorded, and where their weights come from.
 #[derive(Debug)]
 pub struct Net<'a> {
     /// The plan being recorded.
     pub rec: &'a mut Recorder,
-    weights: &'a Checkpoint,
+    tensors: Tensors<'a>,
     prefix: String,
 }
 
-/// What rides on a linear layer; see [`Linear`].
+/// Where a network's tensors come from.
+#[derive(Debug, Clone, Copy)]
+enum Tensors<'a> {
+    /// From a checkpoint, where they are read in place.
+    Read(&'a Checkpoint),
+    /// From nowhere: what the network asks for is listed, and the plan serves no other purpose. Where a checkpoint is
+    /// given, it must have all that; the text says what the dimensions follow from.
+    Listed(&'a RefCell<Listing>, Option<(&'a Checkpoint, &'a str)>),
+}
+
+/// What is fused into a linear layer; see [`Linear`].
 #[derive(Debug, Clone, Copy)]
 pub struct With<'a> {
-    /// Applied to the product.
+    /// Applied to the product with its bias.
     pub function: Function,
     /// Whether the checkpoint has a bias.
     pub bias: bool,
     /// Added after the function.
     pub residual: Option<Slot>,
-    /// Factors of the input, and the name of the tensor added to it.
+    /// What the input is multiplied by, and the name of the tensor that is then added to it.
     pub scale: Option<(Slot, &'a str)>,
     /// Timestep conditioning of the result.
     pub modulation: Option<Modulation>,
@@ -66,13 +79,18 @@ pub fn slot(slot: Slot) -> Option<Source> {
 impl<'a> Net<'a> {
     /// The root of a network.
     pub fn new(rec: &'a mut Recorder, weights: &'a Checkpoint) -> Self {
-        Self { rec, weights, prefix: String::new() }
+        Self { rec, tensors: Tensors::Read(weights), prefix: String::new() }
+    }
+
+    /// The root of a network that is recorded to learn which tensors it has.
+    fn listing(rec: &'a mut Recorder, list: &'a RefCell<Listing>, of: Option<(&'a Checkpoint, &'a str)>) -> Self {
+        Self { rec, tensors: Tensors::Listed(list, of), prefix: String::new() }
     }
 
     /// A part of the network: names are looked up below `name`.
     pub fn scope(&mut self, name: impl Display) -> Net<'_> {
         let prefix = format!("{}{name}.", self.prefix);
-        Net { rec: self.rec, weights: self.weights, prefix }
+        Net { rec: self.rec, tensors: self.tensors, prefix }
     }
 
     /// The full name of `name` here.
@@ -80,22 +98,37 @@ impl<'a> Net<'a> {
         format!("{}{name}", self.prefix)
     }
 
-    /// Whether the checkpoint has a tensor of this name here.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.dims(&self.at(name)).is_some()
-    }
-
     /// A learned tensor of these PyTorch dimensions.
     pub fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Option<Source>> {
-        let weight = self.weights.require(&self.at(name), dims)?;
-        Ok(Some(self.rec.weight(weight)))
+        self.weight_as(name, dims, dims)
     }
 
-    /// Several learned tensors of these dimensions, stacked by rows.
-    fn stacked(&mut self, names: &[&str], suffix: &str, dims: &[usize]) -> Result<Option<Source>> {
-        let parts = names.iter().map(|name| self.weights.require(&self.at(&format!("{name}.{suffix}")), dims));
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        Ok(Some(self.rec.weight(Weight::stack(&parts))))
+    /// A learned tensor that files hold with the dimensions `stored`, as an operand of the dimensions `dims`.
+    pub fn weight_as(&mut self, name: &str, stored: &[usize], dims: &[usize]) -> Result<Option<Source>> {
+        self.stacked("", &[name], "", stored, dims).map(Some)
+    }
+
+    /// The learned tensors `scope`, `names[..]`, `end` as one, stacked by rows. Each is stored and seen as
+    /// [`weight_as`](Self::weight_as) says.
+    fn stacked(&mut self, scope: &str, names: &[&str], end: &str, stored: &[usize], dims: &[usize]) -> Result<Source> {
+        let mut names = names.iter().map(|name| format!("{}{scope}{name}{end}", self.prefix));
+        match self.tensors {
+            Tensors::Read(checkpoint) => {
+                let parts = names.map(|name| Ok(checkpoint.require(&name, stored)?.reshape(dims)));
+                let parts = parts.collect::<Result<Vec<_>>>()?;
+                Ok(self.rec.weight(Weight::stack(&parts)))
+            }
+            Tensors::Listed(list, of) => {
+                let count = names.len();
+                names.try_for_each(|name| {
+                    of.map_or(Ok(()), |(checkpoint, source)| checkpoint.expect(&name, stored, source))?;
+                    list.borrow_mut().note(name, stored);
+                    Ok(())
+                })?;
+                let all = [&[count * dims[0]], &dims[1..]].concat();
+                Ok(Source::Weight(0, shape_of_dims(&all)))
+            }
+        }
     }
 
     /// Any op; `name` says where in the network.
@@ -111,11 +144,36 @@ impl<'a> Net<'a> {
 
     /// Linear layers `scope.names[..]`, each of `o` outputs, side by side → `[n, h, w, o·names]`.
     pub fn linears(&mut self, scope: &str, names: &[&str], x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
-        let full: Vec<String> = names.iter().map(|n| format!("{scope}{n}")).collect();
-        let full: Vec<&str> = full.iter().map(String::as_str).collect();
-        let weight = self.stacked(&full, "weight", &[o, x.shape.c])?;
-        let bias = if with.bias { self.stacked(&full, "bias", &[o])? } else { None };
-        let shift = with.scale.map(|(_, shift)| self.weight(shift, &[x.shape.c])).transpose()?.flatten();
+        self.layer(scope, names, &[o, x.shape.c], x, o, with)
+    }
+
+    /// The 1×1 convolution `name.{weight,bias}` of `x [n, h, w, k]` → `[n, h, w, o]`: a linear layer, too.
+    pub fn pointwise(&mut self, name: &str, x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
+        self.layer("", &[name], &[o, x.shape.c, 1, 1], x, o, with)
+    }
+
+    /// The convolution `name.{weight,bias}` of non-overlapping patches, `patch` pixels a side:
+    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is a linear layer on patches, whose pixels lie as its weight has them.
+    pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
+        let stored = [o, x.shape.c, patch, patch];
+        let x = self.op(name, PixelUnshuffle { patch }, &[slot(x)])?;
+        self.layer("", &[name], &stored, x, o, With { bias, ..With::default() })
+    }
+
+    /// Linear layers `scope.names[..]` side by side, whose weights are `stored` with these dimensions.
+    fn layer(
+        &mut self,
+        scope: &str,
+        names: &[&str],
+        stored: &[usize],
+        x: Slot,
+        o: usize,
+        with: With<'_>,
+    ) -> Result<Slot> {
+        let k = x.shape.c;
+        let weight = Some(self.stacked(scope, names, ".weight", stored, &[o, k])?);
+        let bias = if with.bias { Some(self.stacked(scope, names, ".bias", &[o], &[o])?) } else { None };
+        let shift = with.scale.map(|(_, shift)| self.weight_as(shift, &[1, 1, 1, k], &[k])).transpose()?.flatten();
         let inputs = [
             slot(x),
             weight,
@@ -126,18 +184,7 @@ impl<'a> Net<'a> {
             with.modulation.and_then(|m| slot(m.table)),
             with.modulation.and_then(|m| slot(m.counter)),
         ];
-        self.op(full[0], Linear { function: with.function }, &inputs)
-    }
-
-    /// The convolution `name.{weight,bias}` of windows side by side, `patch` pixels a side:
-    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is a linear layer on patches, whose pixels lie as its weight has them.
-    pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
-        let weight = self.weights.require(&self.at(&format!("{name}.weight")), &[o, x.shape.c, patch, patch])?;
-        let weight = self.rec.weight(weight.reshape(&[o, x.shape.c * patch * patch]));
-        let bias = if bias { self.weight(&format!("{name}.bias"), &[o])? } else { None };
-        let x = self.op(name, PixelUnshuffle { patch }, &[slot(x)])?;
-        let inputs = [slot(x), Some(weight), bias, None, None, None, None, None];
-        self.op(name, Linear { function: Function::Identity }, &inputs)
+        self.op(&format!("{scope}{}", names[0]), Linear { function: with.function }, &inputs)
     }
 
     /// Layer norm without affine.

@@ -1,11 +1,13 @@
 //! What measures: `bench`, `profile`, `kernels --bench` on the built-in model, and the calls beneath them.
 #![cfg(feature = "demo")]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use cascade_rt::backend::{Device, devices};
+use cascade_rt::backend::Device;
 use cascade_rt::demo;
 use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::model::Model;
@@ -52,7 +54,7 @@ fn demo_plan() -> (Recorded, Extent) {
 
 #[test]
 fn nodes_are_timed_one_by_one_and_run_once() {
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let mut rec = Recorder::new();
         let counter = rec.input(Shape::vector(1), Element::U32);
         for _ in 0..5 {
@@ -72,7 +74,7 @@ fn nodes_are_timed_one_by_one_and_run_once() {
 #[test]
 fn memory_that_a_device_takes_is_noted() {
     const BYTES: u64 = 8 << 20;
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let Device { name, copies_weights, .. } = backend.device().clone();
         let mut last = backend.peak_bytes().unwrap_or(0);
         assert!(last < BYTES, "{name}: nothing was made yet");
@@ -98,9 +100,9 @@ fn ops_of_a_plan_can_be_run_alone() {
     let runs = |segment: &cascade_rt::plan::Segment| segment.nodes.len() * extent.repeats(segment.name);
     let calls: usize = recorded.plan.segments.iter().map(runs).sum();
     assert_eq!(tasks.iter().map(|(_, calls)| calls).sum::<usize>(), calls);
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         for (task, _) in &tasks {
-            let kernels = task.kernels(backend.device());
+            let kernels = task.kernels(backend.device().target());
             assert!(!kernels.is_empty() && kernels.iter().all(|kernel| kernel.op == task.op.name()));
             task.load_copies(backend.as_ref(), Some(kernels[0]), 2).unwrap().time(3).unwrap();
         }

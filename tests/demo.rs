@@ -1,13 +1,15 @@
 //! The built-in model: what it draws is what was asked for, at once, on every backend.
 #![cfg(feature = "demo")]
 
+mod common;
+
 use std::io::BufReader;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cascade_rt::backend::{Backend, devices};
+use cascade_rt::backend::Backend;
 use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::model::Model;
@@ -115,7 +117,7 @@ fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Imag
 }
 
 fn best() -> Box<dyn Backend> {
-    devices::exact().unwrap().remove(0)
+    common::exact().remove(0)
 }
 
 /// Each picture has the colours of its prompt and so, as no two prompts have the
@@ -150,7 +152,7 @@ fn other_prompts_show_something_else() {
 fn every_backend_draws_the_same_picture() {
     let _alone = alone();
     let mut first: Option<Image> = None;
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let name = format!("{} with {}", backend.device().name, backend.device().caps);
         let image = pictures(backend, &[APPLE], 1).remove(0);
         assert_eq!(seen(&image), ("red", "blue"), "{name}");

@@ -10,7 +10,7 @@ mod squares;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cascade_rt::backend::{Backend, Program, cpu, cuda, devices, wgpu};
+use cascade_rt::backend::{Backend, Program, cpu, cuda, wgpu};
 use cascade_rt::ops::{self, Case, Element, Operand};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
 use cascade_rt::registry::{self, Caps, Fit, Kernel, Lang, Launch};
@@ -179,11 +179,11 @@ fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<String>)
     for (i, case) in ops::cases().iter().filter(|c| c.op.name() == kernel.op).enumerate() {
         for stored in Stored::all().filter(|stored| backend.device().stores_bf16() || !stored.gemm_inputs) {
             let Some(one) = plan(case, stored) else { continue };
-            let (node, caps) = (&one.plan.nodes[0], backend.device().caps);
+            let (node, target) = (&one.plan.nodes[0], backend.device().target());
             // A tiling is tested on what it can do, not only on what it is best at.
             let tiling = kernel.fit.iter().any(Fit::is_preference);
-            let mut rows =
-                registry::admissible(node, &one.plan, kernel.lang, caps).take(if tiling { usize::MAX } else { 1 });
+            let rows = registry::admissible(node, &one.plan, target);
+            let mut rows = rows.take(if tiling { usize::MAX } else { 1 });
             if !rows.any(|row| std::ptr::eq(row, kernel)) {
                 continue; // the shape does not fit this row
             }
@@ -209,7 +209,7 @@ fn check(kernel: &'static Kernel, backend: &dyn Backend) -> (usize, Vec<String>)
 #[test]
 fn every_kernel_matches_its_reference() {
     let shader_dir = std::env::var_os("CASCADE_SHADER_DIR").map(PathBuf::from);
-    let with_just = |kernel, more| devices::with_just(kernel, more, shader_dir.as_deref()).unwrap();
+    let with_just = |kernel, more| common::with_just(kernel, more, shader_dir.as_deref());
     let (mut all, mut failures) = (0, Vec::new());
     for kernel in registry::all() {
         let lang = format!("{:?}", kernel.lang).to_lowercase();

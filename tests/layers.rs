@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline registry \
+        "backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline plan registry \
          request shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "files"),
-    ("synth", "error files model net::config tensor weights"),
+    ("synth", "error files model net net::config tensor weights"),
     (
         "pipeline",
         "backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
     ),
     ("check", "backend error ops plan tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
-    ("backend::cuda", "backend backend::cpu error plan registry shape"),
+    ("backend::cuda", "backend backend::cpu error ops plan registry shape"),
     ("backend::wgpu", "backend backend::cpu error plan registry shape"),
     ("backend::cpu", "backend cpu error ops plan registry tensor"),
     ("backend", "error ops plan registry tensor"),
@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("request", "error noise sizes"),
     ("tokenizer", "error files"),
     ("model", "error files net::config sampler weights"),
-    ("net", "error net::config ops plan shape tensor weights"),
+    ("net", "error files net::config ops plan shape tensor weights"),
     ("net::config", "error files weights"),
     ("weights", "error files tensor"),
     ("plan", "error ops shape tensor"),

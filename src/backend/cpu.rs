@@ -23,7 +23,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The CPU with everything it has; factors may be rounded to bf16 if
+    /// The CPU with everything it has; GEMM inputs may be rounded to bf16 if
     /// `round_bf16` is set and the CPU is faster for it.
     pub fn new(round_bf16: bool) -> Self {
         let mut caps = detect();
@@ -35,6 +35,7 @@ impl Cpu {
             lang: Lang::Cpu,
             kind: Kind::Cpu,
             caps,
+            sms: 0,
             free_bytes: memory::available(),
             copies_weights: false,
         };

@@ -27,6 +27,16 @@ pub struct Call<'a> {
     pub scratch: &'a mut [f32],
 }
 
+impl<'a> Call<'a> {
+    /// An operand that is neither optional nor aliased.
+    ///
+    /// # Panics
+    /// If it is absent, which the op's shape rule excludes.
+    pub fn tensor(&self, operand: usize) -> Tensor<'a> {
+        self.inputs[operand].unwrap_or_else(|| panic!("{} has operand {operand}", self.op.name()))
+    }
+}
+
 /// A kernel as the registry names it.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {

@@ -19,18 +19,18 @@ pub fn res_block(
     net: &mut Net<'_>,
     x: Slot,
     skip: Option<Slot>,
-    window: usize,
+    kernel_size: usize,
     modulation: Option<Modulation>,
 ) -> Result<Slot> {
     let c = x.shape.c;
-    let weight = net.weight("depthwise.weight", &[c, 1, window, window])?;
+    let weight = net.weight("depthwise.weight", &[c, 1, kernel_size, kernel_size])?;
     let bias = net.weight("depthwise.bias", &[c])?;
     let mut y = net.op("depthwise", DepthwiseNorm { eps: EPS }, &[slot(x), weight, bias])?;
     if let Some(skip) = skip {
         y = net.op("skip", Concat::Channels, &[slot(y), slot(skip)])?;
     }
     y = net.linear("channelwise.0", y, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
-    let gamma = net.weight("channelwise.2.gamma", &[4 * c])?;
+    let gamma = net.weight_as("channelwise.2.gamma", &[1, 1, 1, 4 * c], &[4 * c])?;
     let scale = net.op("channelwise.2", GrnScale { eps: EPS }, &[slot(y), gamma])?;
     let scale = Some((scale, "channelwise.2.beta"));
     net.linear("channelwise.4", y, c, With { scale, residual: Some(x), modulation, ..With::default() })

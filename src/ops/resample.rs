@@ -13,6 +13,8 @@ pub struct Resample {
     pub width: usize,
 }
 
+operands!(Resample { X });
+
 impl Resample {
     /// Neighbours and weight of the second, for output pixel `o` of `m`, from `n` input
     /// pixels. In f32, as PyTorch computes it.
@@ -41,7 +43,7 @@ impl Define for Resample {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
+        let x = inputs[Self::X].expect("x");
         let Shape { h, w, c, .. } = x.shape;
         for (i, y) in out.iter_mut().enumerate() {
             let (ch, col, row) = (i % c, i / c % shape.w, i / c / shape.w % shape.h);
