@@ -4,7 +4,7 @@
 // b       [n or 1, h, w, c] f32
 // out     [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads a and b once, writes y once.
 // Numerics   f32.

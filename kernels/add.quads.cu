@@ -1,11 +1,11 @@
-// add: four elements a thread; c is a multiple of four
+// add: four elements per thread; c is a multiple of four
 //
 // Operands as in add.cu.
 //
-// Launch     one thread a quad.
+// Launch     one thread per float4.
 // Shared     none.
-// Memory     reads a and b once, writes y once, 16 bytes a thread each (8 of bf16): 64 KiB under way on a processor
-//            of 2048 threads, where an H100's rate and latency need 20.
+// Memory     reads a and b once and writes y once, 16 bytes per thread each (8 for bf16): 64 KiB in flight on an SM with
+//            2048 threads, where the bandwidth times latency of an H100 is 20 KiB.
 // Counts     a once, b once, y once; 32 bytes a thread
 // Numerics   f32.
 // Needs      nothing.
@@ -15,7 +15,7 @@
 
 constexpr u32 THREADS = 256;
 constexpr u32 ELEMENTS = 1024;
-static_assert(ELEMENTS == THREADS * QUAD, "a quad a thread");
+static_assert(ELEMENTS == THREADS * QUAD, "one float4 per thread");
 
 KERNEL(add_quads) {
     const u32 i = this_element() * QUAD;

@@ -6,7 +6,7 @@
 // Launch     one thread.
 // Shared     none.
 // Memory     4 bytes.
-// Numerics   whole numbers, wrapping.
+// Numerics   u32, wraps around.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/advance.rs

@@ -1,20 +1,20 @@
-// attention: softmax(Q K^T / sqrt(d)) V for each head, keys of the image and of its context, on Hopper's tensor cores
+// attention: softmax(Q K^T / sqrt(d)) V for each head; keys and values of the image and of its context; Hopper
 //
 // Operands as in attention.cu; x and context are bf16, heads have DIM channels.
 //
-// Launch     one block for every QUERIES queries of a head (y) of an image (z), THREADS threads: three groups of four
-//            warps with 64 queries each, which overlap.
-// Shared     153 KiB: the queries, and SLOTS tiles of KEYS keys and their values.
-// Memory     reads K and V once for every QUERIES queries, by whole tiles; never writes a score.
-// Numerics   The weights of the values are rounded to bf16; scores, their softmax and sums are f32. The largest
-//            score so far is subtracted before exp, and sums are scaled when it grows.
-// Needs      sm_90a: copies of tiles, wgmma.
-// Tunables   QUERIES, OVERLAP; KEYS, FEW, SOME, SLOTS, APART in attention_tiles.cuh.
+// Launch     one block per QUERIES queries of a head (y) of an image (z), THREADS threads: three warpgroups with 64 queries
+//            each, which overlap a tile's softmax with the P V of the tile before.
+// Shared     153 KiB: the queries, and STAGES pipeline stages of KEYS keys and values.
+// Memory     reads K and V once per QUERIES queries, whole tiles by TMA; scores stay on chip.
+// Numerics   The softmax weights are rounded to bf16 for the P V product; scores, softmax and accumulators are f32.
+//            Online softmax: the running maximum is subtracted before exp, accumulators are rescaled when it grows.
+// Needs      sm_90a: TMA, wgmma.
+// Tunables   QUERIES, OVERLAP; KEYS, FEW, SOME, STAGES, MAX_LEAD in attention_tiles.cuh.
 // Reference  src/ops/attention.rs
 #include "common.cuh"
 
 constexpr u32 QUERIES = 192;
-constexpr u32 COPY = 64; // rows that are copied at once
+constexpr u32 COPY = 64; // rows per TMA copy
 constexpr u32 CLUSTER_X = 1;
 constexpr u32 CLUSTER_Y = 1;
 constexpr u32 THREADS = 384;

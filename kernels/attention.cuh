@@ -1,10 +1,10 @@
-// Keys and values of an attention: the image's own tokens, then those of the context. src/ops/attention.rs
+// Queries, keys and values of an attention: first the image's own tokens, then those of its context. src/ops/attention.rs
 #pragma once
 #include "common.cuh"
 
 enum AttentionOperand : u32 { X, CONTEXT, KEY_LEN };
 
-// The channels of one token that belong to a head.
+// One head's channels of one token.
 struct Vector {
     Tensor of;
     u32 first;
@@ -13,10 +13,10 @@ struct Vector {
 
 // One head of one image.
 struct Head {
-    u32 channels, dim, tokens, own, context, stride; // stride: from a token of x to the next
+    u32 channels, dim, tokens, own, context, stride; // own, context: numbers of keys; stride: elements between tokens of x
     bool causal;
     Tensor x, context_x;
-    u32 queries, context_keys; // first elements; keys lie `channels` behind queries, and values behind their keys
+    u32 queries, context_keys; // offsets; keys lie `channels` after the queries, values after the keys
 
     DEVICE Head(const Args& a, u32 head, u32 image)
         : channels(a.out.c), dim(a.constant[1]), tokens(a.out.tokens()), own(a.constant[2] ? tokens : 0),
@@ -36,6 +36,6 @@ struct Head {
         const Vector k = key(i);
         return {k.of, k.first + channels};
     }
-    // Whether the query of `token` sees key i.
+    // Whether the query of `token` attends to key i.
     DEVICE bool sees(u32 token, u32 i) const { return i < count() && (!causal || i >= own || i <= token); }
 };

@@ -1,136 +1,138 @@
-// Attention on Hopper's tensor cores, groups of four warps with 64 queries each. The including file says how many QUERIES a
-// block has and whether they OVERLAP.
+// Attention on Hopper: warpgroups with 64 queries each share a ring of key and value tiles. The including file defines
+// QUERIES, the number per block, and whether warpgroups OVERLAP softmax and P V.
 //
-// A thread of the last group copies tiles of keys and values, SLOTS ahead of those that all groups have left; no warp does
-// nothing but that, so that every register is there for a group. While one group weighs keys, others multiply. If groups OVERLAP, that
-// is also when the values of their tile before are multiplied: fewer groups then keep the tensor cores busy, but each takes
-// more registers, for its scores, weights and sums are in use at once.
+// There is no dedicated producer warp, so that all registers go to the warpgroups: one thread of the last one issues the TMA
+// loads, STAGES tiles ahead of what all warpgroups have consumed. While one warpgroup computes a softmax, others use the
+// tensor cores. With OVERLAP a warpgroup also runs the P V product of its previous tile during its softmax. Then fewer
+// warpgroups keep the tensor cores busy, but each needs more registers: scores, weights and accumulators are all live.
 #pragma once
 #include "attention.cuh"
 #include "wgmma.cuh"
 
-constexpr u32 KEYS = 64; // of a tile
-// If the last tile has no more than these, no more are multiplied.
-constexpr u32 FEW = 8;   // Stage B: the context's four
-constexpr u32 SOME = 32; // Stage C: the last 21 of the context's 85
-constexpr u32 DIM = 64;  // channels of a head
-constexpr u32 SLOTS = 8; // for tiles
-constexpr u32 APART = 4; // tiles that the last group may be ahead of others before it waits
-constexpr u32 GROUP = 128, GROUPS = QUERIES / 64;
-static_assert(THREADS == GROUP * GROUPS && DIM == TILE_K && KEYS == COPY, "a group has 64 queries, a copy 64 rows of 64 channels");
+constexpr u32 KEYS = 64; // per tile
+// If the last tile has at most this many keys, no more than these are multiplied.
+constexpr u32 FEW = 8;      // for Stage B, whose context has four keys
+constexpr u32 SOME = 32;    // for Stage C, whose context has 85 keys, 21 of them in the last tile
+constexpr u32 DIM = 64;     // channels per head
+constexpr u32 STAGES = 8;   // of keys and values in shared memory
+constexpr u32 MAX_LEAD = 4; // tiles the producing warpgroup may be ahead of the slowest one
+constexpr u32 WARPGROUP = 128, WARPGROUPS = QUERIES / 64;
+static_assert(THREADS == WARPGROUP * WARPGROUPS, "a warpgroup has 64 queries");
+static_assert(DIM == TILE_K && KEYS == COPY, "a TMA copy is 64 rows of 64 channels");
 
 struct Tiles {
     alignas(1024) u16 queries[QUERIES * DIM];
-    alignas(1024) u16 keys[SLOTS][KEYS * DIM];
-    alignas(1024) u16 values[SLOTS][KEYS * DIM];
-    TileBarrier asked, full[SLOTS], empty[SLOTS]; // asked: the queries are there
+    alignas(1024) u16 keys[STAGES][KEYS * DIM];
+    alignas(1024) u16 values[STAGES][KEYS * DIM];
+    TileBarrier queries_full, full[STAGES], empty[STAGES];
 };
 
-// Whether this thread copies.
-DEVICE bool copies() { return threadIdx.x == THREADS - GROUP; }
+// Whether this thread issues the TMA loads.
+DEVICE bool is_producer() { return threadIdx.x == THREADS - WARPGROUP; }
 
-// The tiles of a head: those of the image's keys come first, then those of the context.
-struct Order {
+// The sequence of key tiles of a head: first the image's own keys, then those of its context.
+struct KeyTiles {
     const Head& head;
     u32 own, tiles;
-    DEVICE explicit Order(const Head& of) : head(of), own(div_up(of.own, KEYS)), tiles(own + div_up(of.context, KEYS)) {}
+    DEVICE explicit KeyTiles(const Head& of) : head(of), own(div_up(of.own, KEYS)), tiles(own + div_up(of.context, KEYS)) {}
     DEVICE bool of_image(u32 tile) const { return tile < own; }
     DEVICE u32 first(u32 tile) const { return (of_image(tile) ? tile : tile - own) * KEYS; }
     DEVICE u32 count(u32 tile) const { return of_image(tile) ? head.own : head.context; }
-    // How many keys of the last tile are multiplied, if not all: else 0, and for a first tile.
+    // How many keys of the last tile are multiplied if it is narrow; 0 if it is multiplied whole, or is the first tile.
     DEVICE u32 narrow() const {
         const u32 left = count(tiles - 1) - first(tiles - 1);
         return tiles == 1 || left > SOME ? 0 : left > FEW ? SOME : FEW;
     }
 };
 
-// Asks for a tile.
-DEVICE void ask(Tiles& s, const Maps& maps, const Order& order, u32 tile) {
-    const u32 slot = tile % SLOTS, channels = order.head.channels, first = order.first(tile);
-    const u32 keys = blockIdx.y * DIM + (order.of_image(tile) ? channels : 0);
-    const TensorMap& map = maps.of[order.of_image(tile) ? X : CONTEXT];
-    s.full[slot].arrive_expecting(2 * KEYS * DIM * sizeof(u16));
-    copy_tile(s.keys[slot], map, keys, first, blockIdx.z, s.full[slot]);
-    copy_tile(s.values[slot], map, keys + channels, first, blockIdx.z, s.full[slot]);
+// Issues the loads of a tile of keys and values.
+DEVICE void load_tile(Tiles& s, const Maps& maps, const KeyTiles& key_tiles, u32 tile) {
+    const u32 stage = tile % STAGES, channels = key_tiles.head.channels, first = key_tiles.first(tile);
+    const u32 keys = blockIdx.y * DIM + (key_tiles.of_image(tile) ? channels : 0);
+    const TensorMap& map = maps.of[key_tiles.of_image(tile) ? X : CONTEXT];
+    s.full[stage].arrive_expecting(2 * KEYS * DIM * sizeof(u16));
+    copy_tile(s.keys[stage], map, keys, first, blockIdx.z, s.full[stage]);
+    copy_tile(s.values[stage], map, keys + channels, first, blockIdx.z, s.full[stage]);
 }
 
-// Asks for the queries and the first tiles.
-DEVICE void begin(Tiles& s, const Maps& maps, const Order& order) {
-    s.asked.arrive_expecting(QUERIES * DIM * sizeof(u16));
+// Issues the loads of the queries and of the first tiles.
+DEVICE void load_first(Tiles& s, const Maps& maps, const KeyTiles& key_tiles) {
+    s.queries_full.arrive_expecting(QUERIES * DIM * sizeof(u16));
     for (u32 i = 0; i < QUERIES; i += COPY) {
-        copy_tile(&s.queries[i * DIM], maps.of[X], blockIdx.y * DIM, blockIdx.x * QUERIES + i, blockIdx.z, s.asked);
+        copy_tile(&s.queries[i * DIM], maps.of[X], blockIdx.y * DIM, blockIdx.x * QUERIES + i, blockIdx.z, s.queries_full);
     }
-    for (u32 tile = 0; tile < min_of(SLOTS, order.tiles); ++tile) ask(s, maps, order, tile);
+    for (u32 tile = 0; tile < min_of(STAGES, key_tiles.tiles); ++tile) load_tile(s, maps, key_tiles, tile);
 }
 
-// This warp has left a tile; the slot of one that all have left is filled anew.
-DEVICE void leave(Tiles& s, const Maps& maps, const Order& order, u32 tile) {
+// Releases a tile for this warp. The producing thread then refills the stage of a tile that all warps have released.
+DEVICE void release(Tiles& s, const Maps& maps, const KeyTiles& key_tiles, u32 tile) {
     __syncwarp();
-    if (lane() == 0) s.empty[tile % SLOTS].arrive();
-    const u32 free = tile - APART;
-    if (copies() && tile >= APART && free + SLOTS < order.tiles) {
-        s.empty[free % SLOTS].wait(free / SLOTS % 2);
-        ask(s, maps, order, free + SLOTS);
+    if (lane() == 0) s.empty[tile % STAGES].arrive();
+    const u32 free = tile - MAX_LEAD;
+    if (is_producer() && tile >= MAX_LEAD && free + STAGES < key_tiles.tiles) {
+        s.empty[free % STAGES].wait(free / STAGES % 2);
+        load_tile(s, maps, key_tiles, free + STAGES);
     }
     __syncwarp();
 }
 
-// The softmax of a thread's two rows, lane() / 4 and 8 rows on, of the keys so far.
+// The online softmax of a thread's two rows, lane() / 4 and lane() / 4 + 8.
 struct Softmax {
     float total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
 
-    // From scores to weights; what sums so far are to be scaled by, as the largest score may have grown.
-    template <u32 COUNT> DEVICE float2 weigh(float (&scores)[COUNT], float factor) {
-        float shrink[2];
+    // Turns scores into weights. Returns the factors by which accumulators must be rescaled, as the maximum may have grown.
+    template <u32 COUNT> DEVICE float2 update(float (&scores)[COUNT], float factor) {
+        float rescale[2];
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
-            float most = largest[half];
+            float maximum = largest[half];
 #pragma unroll
-            for (u32 j = 0; j < COUNT / 2; ++j) most = fmaxf(most, scores[j / 2 * 4 + half * 2 + j % 2]);
-            // Every query sees its first key, so that this is finite from the first tile on.
-            most = row_max(most);
-            shrink[half] = power_of_two((largest[half] - most) * factor);
-            const float offset = most * factor;
-            largest[half] = most;
-            total[half] *= shrink[half]; // of this lane's keys; lanes are added up at the end
+            for (u32 j = 0; j < COUNT / 2; ++j) maximum = fmaxf(maximum, scores[j / 2 * 4 + half * 2 + j % 2]);
+            // Every query attends to its first key, so this is finite from the first tile on.
+            maximum = row_max(maximum);
+            rescale[half] = exp2_approx((largest[half] - maximum) * factor);
+            const float offset = maximum * factor;
+            largest[half] = maximum;
+            total[half] *= rescale[half]; // over this lane's keys; reduced over the lanes at the end
 #pragma unroll
             for (u32 j = 0; j < COUNT / 2; ++j) {
                 float& score = scores[j / 2 * 4 + half * 2 + j % 2];
-                score = power_of_two(score * factor - offset);
+                score = exp2_approx(score * factor - offset);
                 total[half] += score;
             }
         }
-        return {shrink[0], shrink[1]};
+        return {rescale[0], rescale[1]};
     }
 };
 
-// A group's queries and what it does with a tile. Of that, COLUMNS keys are multiplied: a thread has half as many scores.
-struct Group {
+// A warpgroup's state. COLUMNS is the number of keys of a tile that are multiplied; a thread holds COLUMNS / 2 scores.
+struct Warpgroup {
     Tiles& s;
     const Maps& maps;
-    const Order& order;
-    const u32 first; // of its queries in the block
+    const KeyTiles& key_tiles;
+    const u32 first; // its first query in the block
     Softmax softmax;
-    float sums[DIM / 2];
+    float acc[DIM / 2];
     u32 weights[KEYS / 16][4];
-    u32 queries[DIM / 16][4]; // for few keys alone
+    u32 queries[DIM / 16][4]; // A fragments, used for narrow tiles only
 
-    DEVICE Group(Tiles& tiles, const Maps& of, const Order& o) : s(tiles), maps(of), order(o), first(threadIdx.x / GROUP * 64) {
+    DEVICE Warpgroup(Tiles& tiles, const Maps& of, const KeyTiles& keys)
+        : s(tiles), maps(of), key_tiles(keys), first(threadIdx.x / WARPGROUP * 64) {
 #pragma unroll
-        for (u32 i = 0; i < DIM / 2; ++i) sums[i] = 0.0f;
+        for (u32 i = 0; i < DIM / 2; ++i) acc[i] = 0.0f;
     }
 
-    // This thread's first row.
+    // The first of this thread's two queries.
     DEVICE u32 token() const { return blockIdx.x * QUERIES + first + warp() % 4 * 16 + lane() / 4; }
 
     template <u32 COUNT> DEVICE void start_scores(float (&scores)[COUNT], u32 tile) {
-        const u16* keys = s.keys[tile % SLOTS];
-        s.full[tile % SLOTS].wait(tile / SLOTS % 2);
-        // The product does not need it, but so no register keeps what was there.
+        const u16* keys = s.keys[tile % STAGES];
+        s.full[tile % STAGES].wait(tile / STAGES % 2);
+        // The MMA ignores the old values, but zeroing tells the compiler that the registers need not be preserved.
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) scores[i] = 0.0f;
         if constexpr (2 * COUNT < KEYS) {
-            // For each product shared memory would give its queries: that takes longer than to multiply few keys.
+            // With few keys, reading Q from shared memory for each MMA would take longer than the MMA: use registers.
 #pragma unroll
             for (u32 k = 0; k < DIM / 16; ++k) {
                 load_matrices(queries[k], &s.queries[tile_place(first + warp() % 4 * 16 + lane() % 16, 2 * k + lane() / 16)]);
@@ -146,93 +148,93 @@ struct Group {
         products_commit();
     }
 
-    template <u32 COLUMNS> DEVICE void start_sums(u32 tile) {
-        pin(sums);
+    template <u32 COLUMNS> DEVICE void start_values(u32 tile) {
+        pin(acc);
         products_fence();
 #pragma unroll
         for (u32 k = 0; k < (COLUMNS + 15) / 16; ++k) {
-            start_product<true>(sums, weights[k], &s.values[tile % SLOTS][k * 16 * DIM], true);
+            start_product<true>(acc, weights[k], &s.values[tile % STAGES][k * 16 * DIM], true);
         }
         products_commit();
     }
 
-    // Until nothing is under way.
-    DEVICE void finish_sums() {
+    // Waits until no MMA is in flight.
+    DEVICE void finish_values() {
         products_wait<0>();
-        pin(sums);
+        pin(acc);
     }
 
-    template <u32 COUNT> DEVICE float2 weigh(float (&scores)[COUNT], u32 tile) {
-        const u32 from = order.first(tile), count = order.count(tile);
-        const bool causal = order.head.causal && order.of_image(tile);
+    template <u32 COUNT> DEVICE float2 to_weights(float (&scores)[COUNT], u32 tile) {
+        const u32 from = key_tiles.first(tile), count = key_tiles.count(tile);
+        const bool causal = key_tiles.head.causal && key_tiles.of_image(tile);
         if (causal || count - from < 2 * COUNT) {
 #pragma unroll
             for (u32 i = 0; i < COUNT; ++i) {
                 const u32 key = from + i / 4 * 8 + lane() % 4 * 2 + i % 2;
-                const bool unseen = (key >= count) | (causal & (key > token() + i / 2 % 2 * 8));
-                scores[i] = unseen ? -INFINITY : scores[i];
+                const bool masked = (key >= count) | (causal & (key > token() + i / 2 % 2 * 8));
+                scores[i] = masked ? -INFINITY : scores[i];
             }
         }
-        // Scores are powers of two, which the GPU computes; 1.44… is log2(e).
-        return softmax.weigh(scores, 1.4426950408889634f / sqrtf(float(DIM)));
+        // exp(s) is computed as 2^(s log2 e), for which the GPU has an instruction; 1.44… is log2(e).
+        return softmax.update(scores, 1.4426950408889634f / sqrtf(float(DIM)));
     }
 
-    // Weights as a factor, with zeros where its 16 columns have no keys.
-    template <u32 COUNT> DEVICE void round(const float (&scores)[COUNT]) {
+    // Rounds the weights to bf16 A fragments, with zeros for the missing keys of a 16-wide MMA step.
+    template <u32 COUNT> DEVICE void round_weights(const float (&scores)[COUNT]) {
 #pragma unroll
         for (u32 i = 0; i < (COUNT + 7) / 8 * 4; ++i) {
             weights[i / 4][i % 4] = 2 * i < COUNT ? to_bf16(scores[2 * i], scores[2 * i + 1]) : 0;
         }
     }
 
-    // The weights of the first tile.
+    // Scores and softmax of the first tile.
     DEVICE void first_tile() {
         float scores[KEYS / 2];
         start_scores(scores, 0);
         products_wait<0>();
         pin(scores);
-        weigh(scores, 0);
-        round(scores);
+        to_weights(scores, 0);
+        round_weights(scores);
     }
 
-    // The values of the tile before, and this one's weights.
+    // P V of the previous tile, scores and softmax of this one.
     template <u32 COLUMNS> DEVICE void next_tile(u32 tile) {
         float scores[COLUMNS / 2];
         if (!OVERLAP) {
-            start_sums<KEYS>(tile - 1);
-            finish_sums();
-            leave(s, maps, order, tile - 1);
+            start_values<KEYS>(tile - 1);
+            finish_values();
+            release(s, maps, key_tiles, tile - 1);
         }
         start_scores(scores, tile);
-        if (OVERLAP) start_sums<KEYS>(tile - 1);
+        if (OVERLAP) start_values<KEYS>(tile - 1);
         products_wait<OVERLAP>();
         pin(scores);
-        const float2 shrink = weigh(scores, tile);
+        const float2 rescale = to_weights(scores, tile);
         if (OVERLAP) {
-            finish_sums();
-            leave(s, maps, order, tile - 1);
+            finish_values();
+            release(s, maps, key_tiles, tile - 1);
         }
 #pragma unroll
-        for (u32 i = 0; i < DIM / 2; ++i) sums[i] *= i / 2 % 2 ? shrink.y : shrink.x;
-        round(scores);
+        for (u32 i = 0; i < DIM / 2; ++i) acc[i] *= i / 2 % 2 ? rescale.y : rescale.x;
+        round_weights(scores);
     }
 
-    // The values of the last two tiles, of which the last is narrow.
+    // The last two tiles, the last of which is narrow.
     template <u32 COLUMNS> DEVICE void last_tile() {
-        next_tile<COLUMNS>(order.tiles - 1);
-        start_sums<COLUMNS>(order.tiles - 1);
-        finish_sums();
+        next_tile<COLUMNS>(key_tiles.tiles - 1);
+        start_values<COLUMNS>(key_tiles.tiles - 1);
+        finish_values();
     }
 
     DEVICE void store(const Args& a) {
-        const Head& head = order.head;
+        const Head& head = key_tiles.head;
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const float scale = 1.0f / row_sum(softmax.total[half]);
             const u32 row = token() + half * 8;
 #pragma unroll
             for (u32 j = 0; j < DIM / 8; j += 2) {
-                Quad y = row_quad(&sums[4 * j + 2 * half]);
+                Quad y = row_quad(&acc[4 * j + 2 * half]);
                 for (u32 k = 0; k < QUAD; ++k) y[k] *= scale;
                 const u32 column = blockIdx.y * DIM + (j + lane() % 2) * 8 + lane() % 4 / 2 * 4;
                 if (row < head.tokens) store_quad(a, (blockIdx.z * head.tokens + row) * head.channels + column, y);
@@ -241,29 +243,29 @@ struct Group {
     }
 };
 
-// A block's queries.
+// Attention for a block's queries.
 DEVICE void attention_on_tiles(const Args& a, const Maps& maps, Tiles& s) {
     const Head head(a, blockIdx.y, blockIdx.z);
-    const Order order(head);
-    if (copies()) {
-        s.asked.init(1);
-        for (u32 i = 0; i < SLOTS; ++i) s.full[i].init(1), s.empty[i].init(4 * GROUPS);
+    const KeyTiles key_tiles(head);
+    if (is_producer()) {
+        s.queries_full.init(1);
+        for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * WARPGROUPS);
         show_barriers();
-        begin(s, maps, order);
+        load_first(s, maps, key_tiles);
     }
     __syncthreads();
-    Group group(s, maps, order);
-    s.asked.wait(0);
-    group.first_tile();
-    const u32 narrow = order.narrow();
-    for (u32 tile = 1; tile < order.tiles - (narrow > 0); ++tile) group.next_tile<KEYS>(tile);
+    Warpgroup warpgroup(s, maps, key_tiles);
+    s.queries_full.wait(0);
+    warpgroup.first_tile();
+    const u32 narrow = key_tiles.narrow();
+    for (u32 tile = 1; tile < key_tiles.tiles - (narrow > 0); ++tile) warpgroup.next_tile<KEYS>(tile);
     if (narrow == FEW) {
-        group.last_tile<FEW>();
+        warpgroup.last_tile<FEW>();
     } else if (narrow == SOME) {
-        group.last_tile<SOME>();
+        warpgroup.last_tile<SOME>();
     } else {
-        group.start_sums<KEYS>(order.tiles - 1);
-        group.finish_sums();
+        warpgroup.start_values<KEYS>(key_tiles.tiles - 1);
+        warpgroup.finish_values();
     }
-    group.store(a);
+    warpgroup.store(a);
 }

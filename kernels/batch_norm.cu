@@ -5,7 +5,7 @@
 // weight, bias  [c] any type, both or neither
 // out           [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads x once, writes y once; the rest stays in L1.
 // Numerics   f32.

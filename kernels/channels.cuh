@@ -1,16 +1,16 @@
-// Sums over the pixels of an image, for every channel: what mean and grn_scale share.
+// Per-channel sums over the pixels of an image, shared by mean and grn_scale.
 #pragma once
 #include "common.cuh"
 
-constexpr u32 CHANNELS = 32; // a block's, neighbours in memory
+constexpr u32 CHANNELS = 32; // per block, contiguous in memory
 constexpr u32 THREADS = 256;
 
 struct Strips {
     float sums[THREADS / 32][CHANNELS];
 };
 
-// Sum over the pixels of image blockIdx.y of f(x), for channel blockIdx.x * CHANNELS + lane(); in the
-// first warp. Each warp sums a strip of the pixels, always in the same order.
+// Sum of f(x) over the pixels of image blockIdx.y, for channel blockIdx.x * CHANNELS + lane(); the first warp returns it.
+// Each warp sums every (THREADS / 32)-th pixel; the order of additions is fixed.
 template <class F> DEVICE float sum_of_channel(Strips& s, const Tensor& x, const Shape& shape, F f) {
     const u32 channel = blockIdx.x * CHANNELS + lane(), tokens = shape.tokens();
     float sum = 0.0f;

@@ -1,10 +1,10 @@
-// Chunks: eight neighbouring values, which are 16 bytes once they are rounded to bf16.
+// Chunks: eight neighbouring values, 16 bytes once rounded to bf16.
 #pragma once
 #include "common.cuh"
 
 constexpr u32 CHUNK = 8;
 
-// The values, rounded.
+// The values rounded to bf16.
 DEVICE uint4 round_chunk(const float (&values)[CHUNK]) {
     uint4 bits;
     bits.x = to_bf16(values[0], values[1]);
@@ -14,7 +14,7 @@ DEVICE uint4 round_chunk(const float (&values)[CHUNK]) {
     return bits;
 }
 
-// Eight values from x on; zeros after the first `count`. Two loads if x is `aligned` to 16 bytes.
+// Loads eight values from x on, zeros after the first `count`; two vector loads if x is `aligned` to 16 bytes.
 DEVICE void load_reals(float (&to)[CHUNK], const float* x, u32 count, bool aligned) {
     if (aligned && count >= CHUNK) {
         const float4 first = reinterpret_cast<const float4*>(x)[0], second = reinterpret_cast<const float4*>(x)[1];
@@ -25,7 +25,7 @@ DEVICE void load_reals(float (&to)[CHUNK], const float* x, u32 count, bool align
     }
 }
 
-// The same of a tensor of any kind, from element `first` on; `aligned` if that is a multiple of eight.
+// The same for a tensor of any storage type, from element `first` on; `aligned` if `first` is a multiple of eight.
 DEVICE void load_tensor(float (&to)[CHUNK], const Tensor& x, u32 first, u32 count, bool aligned) {
     if (x.kind == F32) {
         load_reals(to, static_cast<const float*>(x.at) + first, count, aligned);
@@ -39,7 +39,7 @@ DEVICE void load_tensor(float (&to)[CHUNK], const Tensor& x, u32 first, u32 coun
     } else {
         for (u32 i = 0; i < CHUNK; ++i) pairs[i / 2] |= i < count ? u32(at[i]) << (i % 2 * 16) : 0;
     }
-    // One question for all, not one for each.
+    // The type is tested once per chunk, not once per element.
     if (x.kind == BF16) {
         for (u32 i = 0; i < CHUNK; ++i) to[i] = from_bf16(u16(pairs[i / 2] >> (i % 2 * 16)));
     } else {
@@ -47,7 +47,7 @@ DEVICE void load_tensor(float (&to)[CHUNK], const Tensor& x, u32 first, u32 coun
     }
 }
 
-// Sets elements of the result, `count` from `first` on; `aligned` if that is a multiple of eight.
+// Stores `count` elements of the result from `first` on; `aligned` if `first` is a multiple of eight.
 DEVICE void store_result(const Args& a, u32 first, u32 count, const float (&values)[CHUNK], bool aligned) {
     if (!aligned || count < CHUNK) {
         for (u32 i = 0; i < min_of(count, CHUNK); ++i) a.store(first + i, values[i]);

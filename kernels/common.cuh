@@ -1,7 +1,7 @@
-// What every kernel can use: its arguments, tensors of any type, functions, reductions.
+// What every kernel uses: launch arguments, tensors of any storage type, activation functions, reductions.
 //
-// Kernels include no CUDA header, name no PTX (ptx.cuh does) and launch nothing, so that a C++
-// compiler builds them as well: host/device.h then stands for the GPU.
+// Kernels include no CUDA header and launch nothing, and only ptx.cuh (on Hopper also hopper.cuh and wgmma.cuh) contains
+// PTX. So a C++ compiler builds the same files for the emulator, where host/device.h stands in for the GPU.
 #pragma once
 
 #ifndef __CUDACC__
@@ -13,38 +13,39 @@ typedef unsigned int u32;
 
 #define DEVICE __device__ __forceinline__
 
-// This thread within its warp, and its warp within the block.
+// This thread's index within its warp, and its warp's index within the block.
 DEVICE u32 lane() { return threadIdx.x & 31; }
 DEVICE u32 warp() { return threadIdx.x >> 5; }
 
-// The value of a bfloat16, exact.
+// A bf16 value as f32, exactly.
 DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
 
 #include "ptx.cuh"
 
-// A kernel as `entry` declares it. Its body comes after the macro, with these parameters: that of a launch which has waited
-// for the one before it, and lets the next one come when it is done.
+// Defines the __global__ function `entry` and, after the macro, the kernel's body as a device function. Every launch waits
+// for the launch before it before the body runs, and lets the next one start when it is over (programmatic dependent
+// launch, kernels/README.md). Here no kernel can forget either.
 #define KERNEL_AS(entry, body, parameters, ...)                                                                       \
     DEVICE void body parameters;                                                                                      \
     entry {                                                                                                           \
-        wait_for_launch_before();                                                                                     \
+        wait_for_previous_launch();                                                                                     \
         body(__VA_ARGS__);                                                                                            \
-        let_next_launch_begin();                                                                                      \
+        allow_next_launch();                                                                                      \
     }                                                                                                                 \
     DEVICE void body parameters
 
 #ifdef __CUDACC__
-// KERNEL(name) or KERNEL(name, blocks): a kernel. Its block has THREADS threads in one row, THREADS being a
-// constant of its file; registers are shared out so that so many blocks run at once on one processor.
+// KERNEL(name) or KERNEL(name, blocks): a kernel whose block is one row of THREADS threads, THREADS being a constant of
+// its file. `blocks` of them must fit on one SM, which bounds the registers per thread.
 #define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
 #define KERNEL_OF(name, blocks, ...)                                                                                  \
     KERNEL_AS(extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(Args a), name##_body,                \
               (const Args& a), a)
-// The shared memory of a block, at most 48 KiB; one such line a kernel. Its contents are arbitrary.
+// The block's static shared memory, at most 48 KiB, uninitialised; one such line per kernel.
 #define SHARED(Type, name) __shared__ Type name
 #endif
 
-// Extent of a tensor: images, rows, columns, channels; channels are contiguous.
+// Shape of a tensor [n, h, w, c]: images, rows, columns, channels; channels are contiguous.
 struct Shape {
     u32 n, h, w, c;
     DEVICE u32 tokens() const { return h * w; }
@@ -52,14 +53,14 @@ struct Shape {
     DEVICE u32 elements() const { return rows() * c; }
 };
 
-// What an operand is. IN_PLACE: its values lie in the result, and its pointer says so.
+// How an operand is stored. IN_PLACE: it shares its memory with the result, and its pointer is the result's.
 enum Kind : u32 { ABSENT, F32, F16, BF16, IN_PLACE };
 
 // ops::Function
 enum Function : u32 { IDENTITY, GELU_ERF, QUICK_GELU, SILU };
 
-// A tensor of any kind, read as f32: learned values as the file has them, and activations that
-// something multiplies, which may be BF16. All other activations are F32.
+// A tensor of any storage type, read as f32: a weight as the file stores it, or an activation that feeds only GEMMs, which
+// may be BF16. All other activations are F32.
 struct Tensor {
     const void* at;
     u32 kind;
@@ -71,21 +72,21 @@ struct Tensor {
     }
 };
 
-// What a kernel is given; backend/cuda/args.rs. Operands are in the op's order, absent ones all zero.
+// The arguments of a kernel, filled in by backend/cuda/args.rs. Operands are in the op's order; an absent one is all zero.
 struct Args {
     void* out_at;
     const void* operand_at[8];
-    void* scratch_at; // shared by a kernel's passes
+    void* scratch_at; // passes data between the launches of one op
     Shape out;
     Shape shape[8];
     u32 kind[8];
-    u32 constant[8]; // the op's own numbers, in the order of its fields
-    u32 out_kind;    // F32, or BF16 where everything that reads the result would round it
-    u32 squares_from; // where squares.cuh's sums begin in scratch memory, if this layer leaves them or this norm finds them; else 0
-    u32 counters_from; // and where counters do, which are zero when a launch begins; it leaves them so
+    u32 constant[8]; // the op's constants, in the order of its fields
+    u32 out_kind;    // F32, or BF16 if only GEMMs read the result
+    u32 squares_from; // offset in scratch of the sums of squares that a linear layer leaves for a GRN (grn_squares.cuh); 0 if none
+    u32 counters_from; // offset in scratch of the split-K counters: zero when a launch starts, and zero again when it ends
     u32 unused;
 
-    // Sets element i of the result.
+    // Stores element i of the result.
     DEVICE void store(u32 i, float value) const {
         if (out_kind == BF16) {
             static_cast<u16*>(out_at)[i] = u16(to_bf16(value, 0.0f));
@@ -104,16 +105,16 @@ struct Args {
 };
 static_assert(sizeof(Args) == 304, "as in backend/cuda/args.rs");
 
-// This thread's element, in a grid with one thread each. No tensor has 2^32 elements.
+// This thread's element in a grid of one thread per element. No tensor has 2^32 elements.
 DEVICE u32 this_element() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
 DEVICE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
 DEVICE u32 div_up(u32 a, u32 b) { return (a + b - 1) / b; }
 
-// x Phi(x), the exact GELU, as max(x, 0) - u Phi(-u) of u = |x|, where nothing cancels. The logarithm of Phi(-u) is nearly a
-// parabola: 2^P(u), P of degree 8, is Phi(-u) to 7e-8 up to u = 5.5, and falls faster from there on. All together 1.3e-7 |x|,
-// and 4e-5 of what small results are, down to x = -5.5. 11 instructions, one of them of the slow kind; erff has 25, and
-// spends them on a sum that cancels.
+// The exact GELU, x Phi(x), computed without cancellation as max(x, 0) - u Phi(-u) with u = |x|. log2 Phi(-u) is nearly a
+// parabola: 2^P(u), with P of degree 8, approximates Phi(-u) to 7e-8 up to u = 5.5 and decays faster beyond. The absolute
+// error is at most 1.3e-7 |x|; the relative error of small results, down to x = -5.5, is 4e-5. It takes 11 instructions,
+// one of them on the special function unit. erff takes 25, and 1 + erf(x) would cancel for negative x.
 DEVICE float gelu(float x) {
     const float u = fabsf(x);
     float p = -7.134496e-7f;
@@ -125,10 +126,10 @@ DEVICE float gelu(float x) {
     p = p * u - 0.4591122f;
     p = p * u - 1.1511163f;
     p = p * u - 0.99999982f;
-    return fmaxf(x, 0.0f) - u * power_of_two(p);
+    return fmaxf(x, 0.0f) - u * exp2_approx(p);
 }
 
-// ops::Function of x. exp may overflow: 1/inf is 0.
+// ops::Function of x. expf may overflow, which is fine: 1 / inf is 0.
 DEVICE float apply(u32 function, float x) {
     switch (function) {
     case GELU_ERF: return gelu(x);
@@ -138,7 +139,7 @@ DEVICE float apply(u32 function, float x) {
     }
 }
 
-// The same of several. The function is chosen once, so that a thread works on all of them side by side.
+// The same for an array. Choosing the function once lets the compiler interleave the elements' computations.
 template <u32 COUNT> DEVICE void apply_to(float (&v)[COUNT], u32 function) {
     if (function == IDENTITY) return;
     if (function == GELU_ERF) {
@@ -148,19 +149,19 @@ template <u32 COUNT> DEVICE void apply_to(float (&v)[COUNT], u32 function) {
     }
 }
 
-// Sum over a warp, in every lane; always in the same order.
+// Sum over a warp, returned in every lane; the order of additions is fixed.
 DEVICE float warp_sum(float v) {
     for (u32 step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
     return v;
 }
 
-// Largest value of a warp, in every lane.
+// Maximum over a warp, returned in every lane.
 DEVICE float warp_max(float v) {
     for (u32 step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
 }
 
-// Over the four lanes that share a row of a product on tensor cores.
+// Maximum and sum over the four lanes that share a row of an MMA accumulator.
 DEVICE float row_max(float v) {
     v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
     return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
@@ -170,10 +171,10 @@ DEVICE float row_sum(float v) {
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
-// Sum over a block, in every thread. `parts` is shared.
+// Sum over a block, returned in every thread. `parts` is in shared memory.
 template <u32 WARPS> DEVICE float block_sum(float v, float (&parts)[WARPS]) {
     v = warp_sum(v);
-    __syncthreads(); // the sum before may still be being read
+    __syncthreads(); // the previous sum may still be being read
     if (lane() == 0) parts[warp()] = v;
     __syncthreads();
     float sum = 0.0f;

@@ -1,13 +1,13 @@
-// concat: a and b side by side, along channels, tokens or images
+// concat: a, then b, along channels, tokens or images
 //
 // a       [n, h, w, c] f32 or bf16
-// b       [n, h, w, c] f32 or bf16, different along the axis only
+// b       [n, h, w, c] f32 or bf16, which may differ from a's shape along the axis only
 // out     f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads a and b once, writes out once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/concat.rs
@@ -18,12 +18,12 @@ constexpr u32 THREADS = 256;
 KERNEL(concat) {
     const u32 i = this_element();
     if (i >= a.out.elements()) return;
-    // The result is a piece of a, a piece of b, and so on.
+    // The result alternates between contiguous runs of a and of b.
     enum { CHANNELS, TOKENS, IMAGES }; // ops::Concat
-    const auto piece = [&](const Shape& s) -> u32 {
+    const auto run = [&](const Shape& s) -> u32 {
         return a.constant[0] == CHANNELS ? s.c : a.constant[0] == TOKENS ? s.w * s.c : s.elements();
     };
-    const u32 of_a = piece(a.shape[0]), of_b = piece(a.shape[1]);
-    const u32 at = i / (of_a + of_b), within = i % (of_a + of_b);
-    a.store(i, within < of_a ? a.tensor(0)[at * of_a + within] : a.tensor(1)[at * of_b + within - of_a]);
+    const u32 run_a = run(a.shape[0]), run_b = run(a.shape[1]);
+    const u32 at = i / (run_a + run_b), within = i % (run_a + run_b);
+    a.store(i, within < run_a ? a.tensor(0)[at * run_a + within] : a.tensor(1)[at * run_b + within - run_a]);
 }

@@ -1,14 +1,14 @@
-// conv_transpose2d: windows of two by two side by side, on Hopper's tensor cores
+// conv_transpose2d: 2 x 2 kernel, stride 2 (patches do not overlap), on Hopper's tensor cores
 //
-// Operands as in conv_transpose2d.cu; x and the weight are bf16, their channels and those of out multiples of eight; stride 2,
+// Operands as in conv_transpose2d.cu; x and the weight are bf16; their channels and those of out are multiples of eight;
 // no padding.
 //
-// Launch     one block for every TILE_H by TILE_W pixels of x (y) and CHANNELS channels of out (x), THREADS threads: two groups of
-//            four warps that multiply, a warp that copies. Two blocks form a cluster and share x.
-// Shared     225 KiB: 8 stages of 64 terms, 28 KiB each; the sums at the end.
-// Memory     reads x once for every 2 CHANNELS channels, the weight once for every TILE_H by TILE_W pixels, 64 bytes side by side.
-// Numerics   sums and all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
+// Launch     one block per TILE_H x TILE_W pixels of x (y) and CHANNELS channels of out (x), THREADS threads: two consumer
+//            warpgroups multiply and one producer warp copies. The two blocks of a cluster share x by multicast.
+// Shared     225 KiB: 8 pipeline stages of a K tile of 64, 28 KiB each; the epilogue stages accumulators in the same memory.
+// Memory     reads x once per 2 CHANNELS channels, the weight once per tile of pixels, in rows of 64 bytes.
+// Numerics   the accumulation and the epilogue are f32.
+// Needs      sm_90a: TMA, wgmma, clusters.
 // Tunables   TILE_H, TILE_W, TILE_N, STAGES, CLUSTER_X, CLUSTER_Y.
 // Reference  src/ops/conv_transpose2d.rs
 #include "common.cuh"

@@ -1,12 +1,12 @@
-// conv_transpose2d: every input pixel adds its window to the output, on tensor cores
+// conv_transpose2d: every input pixel adds its multiple of the kernel to the output, on tensor cores
 //
 // Operands as in conv_transpose2d.cu.
 //
-// Launch     z: remainder of the rows modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels,
-//            of every remainder of the columns in turn. Blocks beyond the last tile have nothing to do.
-// Shared     48 KiB: three tiles of the input, three of the weight.
-// Memory     reads the input once for every tile of channels and term of the window.
-// Numerics   x and the weight are rounded to bf16; sums in f32.
+// Launch     z: remainder of the output row modulo the stride; y: TILE_N channels; x: tiles of TILE_M pixels, for each
+//            remainder of the column in turn. Blocks beyond the last tile exit.
+// Shared     48 KiB: three pipeline stages of im2col rows and of the weight.
+// Memory     reads the input once per tile of channels and tap of the kernel.
+// Numerics   x and the weight are rounded to bf16; accumulates in f32.
 // Needs      sm_80: ldmatrix, mma.sync on bf16.
 // Tunables   TILE_M, TILE_N.
 // Reference  src/ops/conv_transpose2d.rs
@@ -16,43 +16,44 @@ constexpr u32 TILE_M = 128;
 constexpr u32 TILE_N = 128;
 #include "tensor.cuh"
 
-struct Pixels {
+struct Patches {
     static constexpr bool ASYNC = false;
     const Args& a;
-    const Class& set;
+    const ResidueClass& cls;
     u32 first, results, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 mine = first + chunk_row(i);
-        load_terms(to, a.tensor(X), Backward(a, set, set.place(a, min_of(mine, results - 1))), k, mine < results ? depth : 0);
+        const TransposedPatch patch(a, cls, cls.place(a, min_of(mine, results - 1)));
+        load_patch(to, a.tensor(X), patch, k, mine < results ? depth : 0);
     }
 };
 
 struct Filters {
     static constexpr bool ASYNC = false;
     const Args& a;
-    const Class& set;
+    const ResidueClass& cls;
     u32 first, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 channel = first + chunk_row(i);
-        const BackwardFilter filter(a, set, channel);
+        const TransposedFilter filter(a, cls, channel);
         for (u32 j = 0; j < CHUNK; ++j) to[j] = channel < a.out.c && k + j < depth ? filter(k + j) : 0.0f;
     }
 };
 
 KERNEL(conv_transpose2d_mma, 2) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     const u32 stride = a.constant[0], column = blockIdx.y * TILE_N;
-    // The first class is as large as any.
+    // No residue class has more pixels than the first.
     const u32 tiles = div_up(a.out.n * div_up(a.out.h, stride) * div_up(a.out.w, stride), TILE_M);
     for (u32 t = blockIdx.x; t < tiles * stride; t += gridDim.x) {
-        const Class set(a, blockIdx.z, t / tiles);
-        const u32 first = t % tiles * TILE_M, results = set.results(a), depth = set.terms(a);
-        if (first >= results) continue; // the whole block
-        Sums sums;
-        product(s, sums, depth, Pixels{a, set, first, results, depth}, Filters{a, set, column, depth});
-        sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
-            if (first + r < results) store_pixel(a, set.place(a, first + r), column + c, v);
+        const ResidueClass cls(a, blockIdx.z, t / tiles);
+        const u32 first = t % tiles * TILE_M, results = cls.results(a), depth = cls.depth(a);
+        if (first >= results) continue; // uniform over the block
+        Accumulator acc;
+        gemm_tile(s, acc, depth, Patches{a, cls, first, results, depth}, Filters{a, cls, column, depth});
+        acc.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+            if (first + r < results) store_pixel(a, cls.place(a, first + r), column + c, v);
         });
-        __syncthreads(); // the next factors go where the sums were
+        __syncthreads(); // the next operand tiles overwrite the staged accumulators
     }
 }

@@ -2,16 +2,16 @@
 //
 // x             [n, h, w, c] f32; may be out
 // eps           [n, h, w, c] f32; with guidance [2n, h, w, c], conditional images first
-// noise         [steps n, h, w, c] f32, or of this step alone [n, h, w, c]
+// noise         [steps n, h, w, c] f32, or [n, h, w, c] for this step alone
 // coefficients  [1, 1, steps, 4] f32: c0, c1, sigma, g
 // counter       [1, 1, 1, 1] u32
 // out           [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads every operand once, writes x once.
 // Counts     x once, eps once, noise once, coefficients once, counter once, y once; 12 bytes a thread
-// Numerics   f32, in the order that the op's definition gives.
+// Numerics   f32, in the order of the op's definition.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/denoise.rs

@@ -1,48 +1,49 @@
-// depthwise_norm on Hopper: blocks of a cluster share the channels of a tile of pixels, so that it is large although
-// there are many channels, and reads few pixels twice.
+// depthwise_norm on Hopper: the blocks of a cluster split the channels of a tile of pixels and exchange statistics through
+// distributed shared memory. So the tile can be large although there are many channels, and its halo costs little.
 #pragma once
 #include "hopper.cuh"
 #include "quad.cuh"
 #include "warp_sums.cuh"
 
-constexpr u32 WINDOW = 3;
-constexpr u32 TAPS = WINDOW * WINDOW;
+constexpr u32 KSIZE = 3;
+constexpr u32 TAPS = KSIZE * KSIZE;
 constexpr u32 WARPS = THREADS / 32;
-constexpr u32 GROUP = CHANNELS > 32 * QUAD * 2 ? 4 : CHANNELS > 32 * QUAD ? 2 : 1; // warps, for a block's channels
-constexpr u32 GROUPS = WARPS / GROUP;
-constexpr u32 TILE_W = GROUPS * 2; // a thread takes two columns, all rows
-constexpr u32 ROWS_IN = TILE_H + WINDOW - 1, COLUMNS_IN = TILE_W + WINDOW - 1;
+// Warps that together hold a block's channels of a pixel.
+constexpr u32 GROUP_WARPS = CHANNELS > 32 * QUAD * 2 ? 4 : CHANNELS > 32 * QUAD ? 2 : 1;
+constexpr u32 GROUPS = WARPS / GROUP_WARPS;
+constexpr u32 TILE_W = GROUPS * 2; // a thread computes two columns of the tile, all rows
+constexpr u32 ROWS_IN = TILE_H + KSIZE - 1, COLUMNS_IN = TILE_W + KSIZE - 1;
 constexpr u32 PIXELS = TILE_H * 2;
-static_assert(TILE_W == COLUMNS * CLUSTER_X && CLUSTER_Y == 1, "the grid counts a tile's columns");
-static_assert(CHANNELS <= GROUP * 32 * QUAD, "quads have threads");
+static_assert(TILE_W == COLUMNS * CLUSTER_X && CLUSTER_Y == 1, "the grid is computed from COLUMNS");
+static_assert(CHANNELS <= GROUP_WARPS * 32 * QUAD, "every vector has a thread");
 
 struct Shared {
     float4 x[ROWS_IN][COLUMNS_IN][CHANNELS / QUAD];
-    float2 stats[CLUSTER_X][WARPS][PLACES]; // mean of a warp's channels, and sum of the squares around it
+    float2 stats[CLUSTER_X][WARPS][WARP_SUMS]; // mean of a warp's channels, and sum of squared deviations
 };
 
-// A thread's results: two columns of a tile, four channels.
+// A thread's results: two columns of the tile, four channels.
 struct Columns {
     Quad at[PIXELS]; // row by row
-    Quad factors[TAPS]; // [QUAD][TAPS] as in the weight
+    Quad weights[TAPS]; // as in the weight: [4 channels][TAPS]
 };
 
-// Adds what row I of the tile's input is to the results, as soon as it is there, and then the rows after it.
+// Adds the contribution of input row I as soon as it has landed, then recursively that of the rows after it.
 template <u32 I> DEVICE void add_rows(Columns& y, const Shared& s, u32 group, u32 quad, bool inside) {
     copies_wait<ROWS_IN - 1 - I>();
     __syncthreads(); // other threads' copies
     if (inside) {
-        Quad x[2 + WINDOW - 1];
+        Quad x[2 + KSIZE - 1];
 #pragma unroll
-        for (u32 j = 0; j < 2 + WINDOW - 1; ++j) x[j] = load_quad(&s.x[I][2 * group + j][quad].x, 0);
+        for (u32 j = 0; j < 2 + KSIZE - 1; ++j) x[j] = load_quad(&s.x[I][2 * group + j][quad].x, 0);
 #pragma unroll
         for (u32 tap = 0; tap < TAPS; ++tap) {
-            const u32 row = I - tap / WINDOW; // below 0, it wraps round
+            const u32 row = I - tap / KSIZE; // a negative value wraps around
             if (row >= TILE_H) continue;
 #pragma unroll
             for (u32 i = 0; i < 2 * QUAD; ++i) {
                 const u32 col = i / QUAD, k = i % QUAD, at = k * TAPS + tap;
-                y.at[2 * row + col][k] += x[col + tap % WINDOW][k] * y.factors[at / QUAD][at % QUAD];
+                y.at[2 * row + col][k] += x[col + tap % KSIZE][k] * y.weights[at / QUAD][at % QUAD];
             }
         }
     }
@@ -52,15 +53,15 @@ template <u32 I> DEVICE void add_rows(Columns& y, const Shared& s, u32 group, u3
 DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, image = blockIdx.z, rank = cluster_rank();
     const u32 first_row = blockIdx.y * TILE_H, first_col = blockIdx.x / CLUSTER_X * TILE_W;
-    const u32 group = warp() / GROUP, quad = warp() % GROUP * 32 + lane();
-    // Quads of each block: as many, but for the last ones'.
+    const u32 group = warp() / GROUP_WARPS, quad = warp() % GROUP_WARPS * 32 + lane();
+    // Every block of the cluster takes the same number of vectors, except that the last ones may have fewer.
     const u32 part = div_up(c / QUAD, CLUSTER_X), begin = min_of(rank * part, c / QUAD);
     const bool inside = quad < min_of(part, c / QUAD - begin);
     const u32 channel = inside ? (begin + quad) * QUAD : 0;
     const auto element = [&](u32 row, u32 col) { return ((image * h + row) * w + col) * c + channel; };
 
     for (u32 i = 0; i < ROWS_IN; ++i) {
-        const u32 row = first_row + i - 1; // above 0, it wraps round and is too large
+        const u32 row = first_row + i - 1; // -1 wraps around and fails the bounds test
         for (u32 j = group; inside && j < COLUMNS_IN; j += GROUPS) {
             const u32 col = first_col + j - 1;
             const bool there = row < h && col < w;
@@ -69,21 +70,21 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
         copies_commit();
     }
     Columns y;
-    load_quads(y.factors, a.tensor(1), channel * TAPS);
+    load_quads(y.weights, a.tensor(1), channel * TAPS);
     const Quad bias = load_quad(a.tensor(2), channel);
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) y.at[p] = inside ? bias : Quad{};
-    cluster_barrier(); // all blocks have begun; the copies are still on their way
+    cluster_barrier(); // all blocks have started; the copies are still in flight
     add_rows<0>(y, s, group, quad, inside);
 
-    // Mean and squares of a warp's channels, and of those all that there are: as accurate as a second pass over all.
-    const auto channels = [&](u32 of, u32 warp) { // of a warp of a group, of block `of`
+    // Mean and squared deviations of each warp's channels, merged over all warps: as accurate as a second pass over all.
+    const auto channels = [&](u32 of, u32 warp) { // number of channels of a warp of block `of`
         const u32 from = min_of(of * part + warp * 32, c / QUAD), most = min_of((of + 1) * part, c / QUAD);
         return float(min_of(most - min_of(from, most), 32) * QUAD);
     };
-    const float mine = channels(rank, warp() % GROUP);
-    const float mean_of_warp = sums_of_warp<PIXELS>([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
-    const float squares_of_warp = sums_of_warp<PIXELS>([&](u32 p) {
+    const float mine = channels(rank, warp() % GROUP_WARPS);
+    const float mean_of_warp = warp_sums<PIXELS>([&](u32 p) { return y.at[p].sum(); }) / fmaxf(mine, 1.0f);
+    const float squares_of_warp = warp_sums<PIXELS>([&](u32 p) {
         const float mean = __shfl_sync(0xffffffffu, mean_of_warp, 2 * p);
         float sum = 0.0f;
         for (u32 k = 0; k < QUAD; ++k) sum += (y.at[p][k] - mean) * (y.at[p][k] - mean);
@@ -92,14 +93,14 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
     float* place = reinterpret_cast<float*>(&s.stats[rank][warp()]) + lane();
     for (u32 r = 0; r < CLUSTER_X; ++r) store_at(r, place, lane() % 2 == 0 ? mean_of_warp : squares_of_warp);
     cluster_barrier();
-    float mean = 0.0f, squares = 0.0f; // of pixel lane() / 2
+    float mean = 0.0f, squares = 0.0f; // for pixel lane() / 2
     for (u32 r = 0; r < CLUSTER_X; ++r) {
-        for (u32 i = 0; i < GROUP; ++i) mean += channels(r, i) * s.stats[r][group * GROUP + i][lane() / 2].x;
+        for (u32 i = 0; i < GROUP_WARPS; ++i) mean += channels(r, i) * s.stats[r][group * GROUP_WARPS + i][lane() / 2].x;
     }
     mean /= float(c);
     for (u32 r = 0; r < CLUSTER_X; ++r) {
-        for (u32 i = 0; i < GROUP; ++i) {
-            const float2 of = s.stats[r][group * GROUP + i][lane() / 2];
+        for (u32 i = 0; i < GROUP_WARPS; ++i) {
+            const float2 of = s.stats[r][group * GROUP_WARPS + i][lane() / 2];
             squares += of.y + channels(r, i) * (of.x - mean) * (of.x - mean);
         }
     }

@@ -4,10 +4,10 @@
 // weight  [c, 1, k, k] any type, k odd
 // out     [n, ceil(h / stride), ceil(w / stride), c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     each x is read k^2 / stride^2 times, mostly from L1; writes y once.
-// Numerics   f32 sums.
+// Numerics   accumulates in f32.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/depthwise_conv.rs
@@ -26,7 +26,7 @@ KERNEL(depthwise_conv) {
     float sum = 0.0f;
     for (u32 ky = 0; ky < k; ++ky) {
         for (u32 kx = 0; kx < k; ++kx) {
-            // Outside the image the difference wraps round and is too large.
+            // Outside the image the coordinate wraps around and fails the bounds test.
             const u32 y = row * stride + ky - k / 2, x = col * stride + kx - k / 2;
             if (y < from.h && x < from.w) sum += image[(y * from.w + x) * c] * weight[(ch * k + ky) * k + kx];
         }

@@ -1,14 +1,14 @@
-// depthwise_norm: a window of 3 x 3, a tile of pixels for a cluster of blocks; c is a multiple of four, at most 640
+// depthwise_norm: 3 x 3 kernel, a tile of pixels per cluster of blocks; c is a multiple of four, at most 640
 //
 // Operands as in depthwise_norm.cu; no scratch.
 //
-// Launch     a cluster of four blocks for every tile of TILE_H x 8 pixels, a block for a quarter of the channels.
-// Shared     66.5 KiB: the tile with a border of a pixel, 62.5 of them.
-// Memory     as depthwise_norm.512.sm90a.cu. Reads x 1.5 times by the way of L2: of 64 x 64 pixels and 640 channels
-//            22 MB, of 128 x 128 and 320 44 MB, with the weights and y. In that time 13 and 27 MB would come from and go to
-//            memory, which are 16 and 31: memory is what limits. 256 blocks, and 264 find room, or four times as many.
+// Launch     a cluster of four blocks per tile of TILE_H x 8 pixels; each block has a quarter of the channels.
+// Shared     66.5 KiB, of which the tile with its one-pixel halo takes 62.5.
+// Memory     as depthwise_norm.512.sm90a.cu. Reads x 1.5 times from L2. L2 traffic with weights and y is 22 MB for 64 x 64
+//            pixels of 640 channels and 44 MB for 128 x 128 of 320. Memory could move 13 and 27 MB in that time but must
+//            move 16 and 31, so memory is the limit. 256 blocks, or four times as many; 264 fit on the GPU at once.
 // Counts     x halo TILE_H COLUMNS*CLUSTER_X, weight tile, bias tile, y once; halo a block
-// Numerics   f32 sums; mean and squares of every warp's channels, then of all of them: as accurate as two passes.
+// Numerics   accumulates in f32; mean and squared deviations per warp, then merged: as accurate as two passes.
 // Needs      sm_90a: clusters.
 // Tunables   TILE_H, CHANNELS.
 // Reference  src/ops/depthwise_norm.rs

@@ -6,10 +6,10 @@
 // out     [n, h, w, c] f32 or bf16
 // scratch [n, h, w, c] f32: the convolution
 //
-// Launch     one block for every PIXELS pixels: its threads share out the channels, then its warps the pixels.
+// Launch     one block per PIXELS pixels. Threads first split the channels to convolve, then warps the pixels to normalise.
 // Shared     none.
-// Memory     reads x k^2 times, mostly from L1 and L2; the weights once a block; scratch once each way and more from L1.
-// Numerics   f32 sums, variance in a second pass.
+// Memory     reads x k^2 times, mostly from L1 and L2; the weights once per block; writes scratch and reads it back from L1.
+// Numerics   accumulates in f32; the variance takes a second pass.
 // Needs      nothing.
 // Tunables   PIXELS.
 // Reference  src/ops/depthwise_norm.rs
@@ -17,7 +17,7 @@
 
 constexpr u32 PIXELS = 8;
 constexpr u32 THREADS = 256;
-static_assert(THREADS == 32 * PIXELS, "one warp a pixel");
+static_assert(THREADS == 32 * PIXELS, "one warp per pixel");
 
 KERNEL(depthwise_norm) {
     const u32 c = a.out.c, h = a.out.h, w = a.out.w, k = a.shape[1].w;
@@ -31,7 +31,7 @@ KERNEL(depthwise_norm) {
             for (u32 kx = 0; kx < k; ++kx) {
                 const float factor = weight[(ch * k + ky) * k + kx];
                 for (u32 p = 0; p < PIXELS; ++p) {
-                    // Outside the image the difference wraps round and is too large.
+                    // Outside the image the coordinate wraps around and fails the bounds test.
                     const u32 pixel = first + p, x = pixel % w + kx - k / 2, y = pixel / w % h + ky - k / 2;
                     if (pixel < rows && x < w && y < h) {
                         sums[p] += a.real(0)[((pixel / w / h * h + y) * w + x) * c + ch] * factor;
@@ -43,10 +43,10 @@ KERNEL(depthwise_norm) {
             if (first + p < rows) a.scratch()[(first + p) * c + ch] = sums[p];
         }
     }
-    __syncthreads(); // a warp reads what others wrote
+    __syncthreads(); // a warp reads what other warps wrote
 
     const u32 row = first + warp();
-    if (row >= rows) return; // a whole warp leaves
+    if (row >= rows) return; // the whole warp, so no shuffle misses a lane
     const float* y = a.scratch() + row * c;
     float sum = 0.0f, squares = 0.0f;
     for (u32 ch = lane(); ch < c; ch += 32) sum += y[ch];

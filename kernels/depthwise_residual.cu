@@ -7,10 +7,10 @@
 // gammas  [6] any type
 // out     [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads t k^2 times, mostly from L1, x once; writes y once.
-// Numerics   f32 sums.
+// Numerics   accumulates in f32.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/depthwise_residual.rs

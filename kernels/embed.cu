@@ -1,11 +1,11 @@
 // embed: y = tokens[ids] + positions
 //
-// ids        [n, 1, t, 1] u32; one beyond the table reads its last row
+// ids        [n, 1, t, 1] u32; an id beyond the table reads its last row
 // tokens     [v, c] any type
 // positions  [p, c] any type, or absent
 // out        [n, 1, t, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads one row of each table for each id.
 // Numerics   f32.

@@ -2,22 +2,22 @@
 //
 // Operands as in feed_forward.cu; w0 is [HIDDEN, C], and both weights are bf16.
 //
-// Launch     one block for every TILE_M rows, THREADS threads: two groups of four warps with 64 rows each, of which one
-//            multiplies while the other finds its hidden values. Two blocks form a cluster and share the weights.
-// Shared     220 KiB: the rows of x; 5 slots of weights, 24 KiB each; biases.
-// Memory     reads x once, writes y. No hidden value leaves the chip. Reads the weights once for every 2 TILE_M rows: of 512 x
-//            512 pixels 0.6 GB from L2, where the products take 0.16 ms. While a block multiplies, it asks that L2 read the
-//            rows of the block that follows it.
-// Numerics   the factors of both products are rounded to bf16, hidden values among them; the norm, sums and
-//            all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
-// Tunables   SLOTS.
+// Launch     one block per TILE_M rows, THREADS threads: two warpgroups with 64 rows each, one of which runs MMAs while the
+//            other computes activations. The two blocks of a cluster share the weights by multicast.
+// Shared     220 KiB: the rows of x; 5 pipeline stages of weights, 24 KiB each; biases.
+// Memory     reads x once and writes y; hidden activations stay on chip. Reads the weights once per 2 TILE_M rows: 0.6 GB
+//            from L2 for 512 x 512 pixels, where the MMAs take 0.16 ms. While a block multiplies, it prefetches into L2
+//            the rows of the block that will run after it on this SM.
+// Numerics   the operands of both GEMMs, hidden activations included, are rounded to bf16; the norm, the accumulation and
+//            everything else is f32.
+// Needs      sm_90a: TMA, wgmma, clusters.
+// Tunables   STAGES.
 // Reference  src/ops/feed_forward.rs
 #include "common.cuh"
 
 constexpr u32 C = 192;
 constexpr u32 HIDDEN = 768;
-constexpr u32 SLOTS = 5;
+constexpr u32 STAGES = 5;
 constexpr bool AHEAD = true;
 constexpr u32 CLUSTER_X = 2;
 constexpr u32 CLUSTER_Y = 1;
@@ -26,16 +26,17 @@ constexpr u32 SHARED = 225280;
 #include "feed_forward_tiles.cuh"
 
 struct Block {
-    Quad x[2][QUADS][THREADS]; // each thread's own
+    Quad x[2][QUADS][THREADS]; // private to each thread
     Tiles tiles;
 };
 
-// Normed and rounded in registers, and so products take nothing of shared memory but weights; as they were in shared memory.
+// Normed and rounded rows as A fragments in registers, so that MMAs read only weights from shared memory; x itself is kept
+// in shared memory for the residual.
 struct Rows {
     const Quad (&kept)[2][QUADS][THREADS];
-    u32 factors[C / 16][4];
+    u32 fragments[C / 16][4];
 
-    // LN(x) (1 + g3) + g4 of a thread's quads of two rows, which four lanes share.
+    // LN(x) (1 + g3) + g4 of this thread's vectors of two rows; four lanes share a row.
     DEVICE Rows(const Args& a, Quad (&keep)[2][QUADS][THREADS]) : kept(keep) {
         const float eps = a.number(0), gain = 1.0f + a.tensor(GAMMAS)[3], shift = a.tensor(GAMMAS)[4];
         Quad x[2][QUADS];
@@ -60,14 +61,14 @@ struct Rows {
             for (u32 i = 0; i < QUADS; ++i) {
                 for (u32 j = 0; j < QUAD; ++j) x[half][i][j] = x[half][i][j] * scale + shift;
                 const uint2 pairs = row_factors(x[half][i]);
-                factors[i][half] = pairs.x, factors[i][2 + half] = pairs.y;
+                fragments[i][half] = pairs.x, fragments[i][2 + half] = pairs.y;
             }
         }
     }
 
     DEVICE void start(float (&hidden)[TILE_H / 2], u32, u32 i, const u16* weight) const {
 #pragma unroll
-        for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, factors[(i * TILE_K + k) / 16], weight + k, i + k > 0);
+        for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, fragments[(i * TILE_K + k) / 16], weight + k, i + k > 0);
     }
 
     DEVICE Quad x(u32 half, u32 i) const { return kept[half][i][threadIdx.x]; }

@@ -2,22 +2,22 @@
 //
 // Operands as in feed_forward.cu; w0 is [HIDDEN, C], and both weights are bf16.
 //
-// Launch     one block for every TILE_M rows, THREADS threads: two groups of four warps with 64 rows each, of which one
-//            multiplies while the other finds its hidden values. Two blocks form a cluster and share the weights.
-// Shared     224 KiB: the normed rows; 5 slots of weights, 24 KiB each; biases.
-// Memory     reads x for the norm and, from L2, to add to; writes y. No hidden value leaves the chip. Reads the weights
-//            once for every 2 TILE_M rows: of 256 x 256 pixels 0.6 GB from L2, where the products take 0.16 ms. While a
-//            block multiplies, it asks that L2 read the rows of the block that follows it.
-// Numerics   the factors of both products are rounded to bf16, hidden values among them; the norm, sums and
-//            all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
-// Tunables   SLOTS.
+// Launch     one block per TILE_M rows, THREADS threads: two warpgroups with 64 rows each, one of which runs MMAs while the
+//            other computes activations. The two blocks of a cluster share the weights by multicast.
+// Shared     224 KiB: the normed rows; 5 pipeline stages of weights, 24 KiB each; biases.
+// Memory     reads x for the norm and again, from L2, for the residual; writes y; hidden activations stay on chip. Reads
+//            the weights once per 2 TILE_M rows: 0.6 GB from L2 for 256 x 256 pixels, where the MMAs take 0.16 ms. While
+//            a block multiplies, it prefetches into L2 the rows of the block that will run after it on this SM.
+// Numerics   the operands of both GEMMs, hidden activations included, are rounded to bf16; the norm, the accumulation and
+//            everything else is f32.
+// Needs      sm_90a: TMA, wgmma, clusters.
+// Tunables   STAGES.
 // Reference  src/ops/feed_forward.rs
 #include "common.cuh"
 
 constexpr u32 C = 384;
 constexpr u32 HIDDEN = 1536;
-constexpr u32 SLOTS = 5;
+constexpr u32 STAGES = 5;
 constexpr bool AHEAD = false;
 constexpr u32 CLUSTER_X = 2;
 constexpr u32 CLUSTER_Y = 1;
@@ -30,12 +30,12 @@ struct Block {
     Tiles tiles;
 };
 
-// Registers have no room for them: products read them from shared memory, and what they are added to is read again.
+// Rows of 384 channels do not fit in registers: MMAs read the normed rows from shared memory, and the residual is read again.
 struct Rows {
     const Args& a;
     u16 (&normed)[C / TILE_K][TILE_M * TILE_K];
 
-    // LN(x) (1 + g3) + g4 of a warp's 16 rows.
+    // Stores LN(x) (1 + g3) + g4 of this warp's 16 rows.
     DEVICE Rows(const Args& args, u16 (&to)[C / TILE_K][TILE_M * TILE_K]) : a(args), normed(to) {
         constexpr u32 OF_LANE = C / QUAD / 32, AT_ONCE = 4;
         const float eps = a.number(0), gain = 1.0f + a.tensor(GAMMAS)[3], shift = a.tensor(GAMMAS)[4];
@@ -69,8 +69,8 @@ struct Rows {
         proxy_fence();
     }
 
-    DEVICE void start(float (&hidden)[TILE_H / 2], u32 group, u32 i, const u16* weight) const {
-        const u16* x = &normed[i][group * 64 * TILE_K];
+    DEVICE void start(float (&hidden)[TILE_H / 2], u32 warpgroup, u32 i, const u16* weight) const {
+        const u16* x = &normed[i][warpgroup * 64 * TILE_K];
 #pragma unroll
         for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, x + k, weight + k, i + k > 0);
     }

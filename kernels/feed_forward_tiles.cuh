@@ -1,52 +1,55 @@
-// Feed-forward blocks on Hopper's tensor cores. The including file says how many channels C and HIDDEN values rows have, how
-// many SLOTS there are for weights, and whether products of the next strip are started AHEAD of the end of this one's, for which
-// hidden values and their rounded ones need registers of their own. It has `Rows`, what a thread knows of its rows:
+// Feed-forward blocks on Hopper, with hidden activations in registers. The including file defines the channels C and HIDDEN,
+// the number of weight pipeline STAGES, and whether the first GEMM of the next strip is issued AHEAD of waiting for
+// the second GEMM of this one, which needs separate registers for accumulators and rounded activations. It also defines
+// `Rows`, a thread's view of its rows:
 //
-//     Rows(a, kept)                     reads and norms them; `kept` is in shared memory
-//     start(hidden, group, i, weight)   begins the product of the normed terms of tile i of the group's
-//     x(half, i)                        what the result is added to: the thread's quad i of its upper or lower row
+//     Rows(a, kept)                     loads and norms the rows; `kept` is in shared memory
+//     start(hidden, group, i, weight)   issues the MMAs of K tile i of the warpgroup's normed rows
+//     x(half, i)                        residual: vector i of the thread's upper or lower row
 #pragma once
 #include "feed_forward.cuh"
 #include "quad.cuh"
 #include "wgmma.cuh"
 
 constexpr u32 TILE_M = 128;
-constexpr u32 TILE_H = 64;  // hidden values of a strip
-constexpr u32 TILE_N = 192; // of a slot: terms of the hidden values, or channels of the result
-constexpr u32 GROUP = 128;
+constexpr u32 TILE_H = 64;  // hidden channels per strip
+constexpr u32 TILE_N = 192; // per stage: K elements of the first GEMM, or output channels of the second
+constexpr u32 WARPGROUP = 128;
 constexpr u32 STRIPS = HIDDEN / TILE_H;
-constexpr u32 PARTS = C / TILE_N;        // slots that a product takes of a strip
-constexpr u32 USES = STRIPS * 2 * PARTS; // of slots: a strip of W0, then of W2
-constexpr u32 SLOT = TILE_N * TILE_K;    // elements
-constexpr u32 QUADS = C / 16;            // of a row, a thread's
-constexpr u32 PROCESSORS = 132;          // blocks at once, of an H100
-static_assert(TILE_M == 64 * THREADS / GROUP && TILE_H == TILE_K && C == PARTS * TILE_N && PARTS <= 2, "tiles are whole");
+constexpr u32 STAGES_PER_GEMM = C / TILE_N;         // for one strip
+constexpr u32 FILLS = STRIPS * 2 * STAGES_PER_GEMM; // of stages: for each strip W0, then W2
+constexpr u32 STAGE_ELEMENTS = TILE_N * TILE_K;
+constexpr u32 QUADS = C / 16; // vectors of a row per thread
+constexpr u32 SMS = 132;      // of an H100, one block on each
+static_assert(TILE_M == 64 * THREADS / WARPGROUP && TILE_H == TILE_K, "a warpgroup has 64 rows, a strip is one K tile");
+static_assert(C == STAGES_PER_GEMM * TILE_N && STAGES_PER_GEMM <= 2, "tiles are whole");
 
 struct Tiles {
-    alignas(1024) u16 weight[SLOTS][SLOT];
+    alignas(1024) u16 weight[STAGES][STAGE_ELEMENTS];
     float b0[HIDDEN], b2[C];
-    TileBarrier full[SLOTS], empty[SLOTS], turn[2]; // turn: that a group may multiply
+    TileBarrier full[STAGES], empty[STAGES], turn[2]; // turn: the warpgroup may use the tensor cores
 };
 
-DEVICE u32 slot_of(u32 use) { return use % SLOTS; }
-DEVICE u32 parity_of(u32 use) { return use / SLOTS % 2; }
+DEVICE u32 stage_of(u32 fill) { return fill % STAGES; }
+DEVICE u32 parity_of(u32 fill) { return fill / STAGES % 2; }
 
-// A thread's rows are this one and 8 rows on; its quads begin at this column, and are 16 columns apart.
+// A thread has this row and the one 8 below; its vectors start at this column, 16 columns apart.
 DEVICE u32 upper_row() { return blockIdx.x * TILE_M + warp() * 16 + lane() / 4; }
 DEVICE u32 first_column() { return lane() % 2 * 8 + lane() % 4 / 2 * 4; }
 
-// Copies a half of what a slot is used for to both blocks, when all have left it. One thread.
-DEVICE void ask(Tiles& s, const Maps& maps, u32 use) {
-    const u32 strip = use / (2 * PARTS), first = use % PARTS * TILE_N, rank = cluster_rank();
-    TileBarrier& full = s.full[slot_of(use)];
-    s.empty[slot_of(use)].wait(parity_of(use) ^ 1); // the first time, of a phase before the first
-    full.arrive_expecting(SLOT * sizeof(u16));
-    u16* to = s.weight[slot_of(use)];
-    if (use / PARTS % 2 == 0) {
+// Loads this block's half of fill number `fill` and multicasts it to both blocks, once all warps have released the stage.
+// Called by one thread.
+DEVICE void load_stage(Tiles& s, const Maps& maps, u32 fill) {
+    const u32 strip = fill / (2 * STAGES_PER_GEMM), first = fill % STAGES_PER_GEMM * TILE_N, rank = cluster_rank();
+    TileBarrier& full = s.full[stage_of(fill)];
+    s.empty[stage_of(fill)].wait(parity_of(fill) ^ 1); // the first wait is for the phase before the first, which counts as over
+    full.arrive_expecting(STAGE_ELEMENTS * sizeof(u16));
+    u16* to = s.weight[stage_of(fill)];
+    if (fill / STAGES_PER_GEMM % 2 == 0) {
         constexpr u32 ROWS = TILE_H / CLUSTER_X;
         for (u32 k = 0; k < TILE_N; k += TILE_K) {
-            u16* part = to + k * TILE_H + rank * ROWS * TILE_K;
-            copy_tile_to(3, part, maps.of[0], first + k, strip * TILE_H + rank * ROWS, 0, full);
+            u16* half = to + k * TILE_H + rank * ROWS * TILE_K;
+            copy_tile_to(3, half, maps.of[0], first + k, strip * TILE_H + rank * ROWS, 0, full);
         }
     } else {
         constexpr u32 ROWS = TILE_N / CLUSTER_X;
@@ -54,92 +57,92 @@ DEVICE void ask(Tiles& s, const Maps& maps, u32 use) {
     }
 }
 
-// Says to both blocks that this warp is done with a slot, and asks for what comes there next.
-DEVICE void leave(Tiles& s, const Maps& maps, u32 use) {
+// Releases a stage in both blocks for this warp. A thread of the warpgroup that runs behind issues its next fill.
+DEVICE void release(Tiles& s, const Maps& maps, u32 fill) {
     __syncwarp();
-    if (lane() < CLUSTER_X) s.empty[slot_of(use)].arrive_at(lane());
-    if (threadIdx.x == GROUP && use + SLOTS < USES) ask(s, maps, use + SLOTS); // the group that is behind
+    if (lane() < CLUSTER_X) s.empty[stage_of(fill)].arrive_at(lane());
+    if (threadIdx.x == WARPGROUP && fill + STAGES < FILLS) load_stage(s, maps, fill + STAGES);
 }
 
-// What a group holds of its 64 rows.
+// A warpgroup's registers for its 64 rows.
 struct Strip {
-    float sums[PARTS][TILE_N / 2];
+    float acc[STAGES_PER_GEMM][TILE_N / 2];
     float hidden[TILE_H / 2];
-    u32 factors[TILE_H / 16][4]; // the hidden values, rounded
+    u32 fragments[TILE_H / 16][4]; // hidden activations as A fragments
 
-    // Sums begin at the bias.
+    // Accumulators start at the bias.
     DEVICE Strip(const float* bias) {
 #pragma unroll
         for (u32 i = 0; i < C / 2; i += 4) {
             const float2 b = *reinterpret_cast<const float2*>(bias + i * 2 + lane() % 4 * 2);
-            float* to = &sums[i / (TILE_N / 2)][i % (TILE_N / 2)];
+            float* to = &acc[i / (TILE_N / 2)][i % (TILE_N / 2)];
             to[0] = to[2] = b.x, to[1] = to[3] = b.y;
         }
     }
 
-    // Begins to find the hidden values of a strip.
-    template <class Rows> DEVICE void start_up(Tiles& s, const Rows& rows, u32 group, u32 use) {
+    // Issues the first GEMM of a strip: hidden = rows W0^T.
+    template <class Rows> DEVICE void start_up(Tiles& s, const Rows& rows, u32 warpgroup, u32 fill) {
         constexpr u32 TILES = TILE_N / TILE_K;
 #pragma unroll
-        for (u32 part = 0; part < PARTS; ++part) {
-            s.full[slot_of(use + part)].wait(parity_of(use + part));
+        for (u32 step = 0; step < STAGES_PER_GEMM; ++step) {
+            s.full[stage_of(fill + step)].wait(parity_of(fill + step));
             products_fence();
 #pragma unroll
             for (u32 i = 0; i < TILES; ++i) {
-                rows.start(hidden, group, part * TILES + i, &s.weight[slot_of(use + part)][i * TILE_H * TILE_K]);
+                rows.start(hidden, warpgroup, step * TILES + i, &s.weight[stage_of(fill + step)][i * TILE_H * TILE_K]);
             }
             products_commit();
         }
     }
 
-    // Begins to add what the hidden values contribute to the result.
-    DEVICE void start_down(Tiles& s, u32 use) {
+    // Issues the second GEMM of a strip: sums += hidden W2^T.
+    DEVICE void start_down(Tiles& s, u32 fill) {
 #pragma unroll
-        for (u32 part = 0; part < PARTS; ++part) {
-            s.full[slot_of(use + part)].wait(parity_of(use + part));
+        for (u32 step = 0; step < STAGES_PER_GEMM; ++step) {
+            s.full[stage_of(fill + step)].wait(parity_of(fill + step));
             products_fence();
 #pragma unroll
             for (u32 k = 0; k < TILE_H / 16; ++k) {
-                start_product(sums[part], factors[k], &s.weight[slot_of(use + part)][k * 16], true);
+                start_product(acc[step], fragments[k], &s.weight[stage_of(fill + step)][k * 16], true);
             }
             products_commit();
         }
     }
 
-    // Waits for one of them, of which so many parts are started after it, and leaves its slots.
-    template <u32 AFTER> DEVICE void finish(Tiles& s, const Maps& maps, u32 use) {
-        if (PARTS == 2) {
+    // Waits for a GEMM after which AFTER more MMA groups have been issued, and releases its stages.
+    template <u32 AFTER> DEVICE void finish(Tiles& s, const Maps& maps, u32 fill) {
+        if (STAGES_PER_GEMM == 2) {
             products_wait<AFTER + 1>();
-            leave(s, maps, use);
+            release(s, maps, fill);
         }
         products_wait<AFTER>();
-        leave(s, maps, use + PARTS - 1);
+        release(s, maps, fill + STAGES_PER_GEMM - 1);
 #pragma unroll
-        for (u32 part = 0; part < PARTS; ++part) pin(sums[part]);
+        for (u32 step = 0; step < STAGES_PER_GEMM; ++step) pin(acc[step]);
         if (AFTER == 0) pin(hidden);
     }
 
-    // From sums to the hidden values.
+    // Adds the bias, applies GELU and rounds to A fragments.
     DEVICE void activate(const float* bias) {
 #pragma unroll
         for (u32 j = 0; j < TILE_H / 8; ++j) {
             const float2 b = *reinterpret_cast<const float2*>(bias + j * 8 + lane() % 4 * 2);
             for (u32 half = 0; half < 2; ++half) {
                 const float* v = &hidden[4 * j + 2 * half];
-                factors[j / 2][j % 2 * 2 + half] = to_bf16(gelu(v[0] + b.x), gelu(v[1] + b.y));
+                fragments[j / 2][j % 2 * 2 + half] = to_bf16(gelu(v[0] + b.x), gelu(v[1] + b.y));
             }
         }
     }
 };
 
-// Asks L2 for the rows of the block that will follow this one.
-DEVICE void fetch_ahead(const Args& a) {
+// Prefetches into L2 the rows of the block that will run on this SM after this one.
+DEVICE void prefetch_rows(const Args& a) {
     constexpr u32 LINE = 128 / sizeof(float);
-    const u32 end = a.out.rows() * C, first = (blockIdx.x + PROCESSORS) * TILE_M * C;
+    const u32 end = a.out.rows() * C, first = (blockIdx.x + SMS) * TILE_M * C;
     for (u32 i = threadIdx.x * LINE; i < TILE_M * C && first + i < end; i += THREADS * LINE) fetch_to_l2(a.real(X) + first + i);
 }
 
-// The result of a thread's two rows.
+// Stores the result of a thread's two rows.
 template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, const Strip& strip) {
     constexpr u32 AT_ONCE = 6;
     const float factor = a.tensor(GAMMAS)[5];
@@ -149,13 +152,13 @@ template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, co
         const bool inside = row < a.out.rows();
 #pragma unroll
         for (u32 i = 0; i < QUADS; i += AT_ONCE) {
-            Quad x[AT_ONCE]; // read ahead: where x is the result, what follows waits for what is stored
+            Quad x[AT_ONCE]; // loaded ahead: if x and the result share memory, later loads must wait for stores
 #pragma unroll
             for (u32 q = 0; q < AT_ONCE; ++q) x[q] = rows.x(half, i + q);
 #pragma unroll
             for (u32 q = 0; q < AT_ONCE; ++q) {
                 const u32 j = (i + q) * 2;
-                Quad y = row_quad(&strip.sums[j / (TILE_N / 8)][4 * (j % (TILE_N / 8)) + 2 * half]);
+                Quad y = row_quad(&strip.acc[j / (TILE_N / 8)][4 * (j % (TILE_N / 8)) + 2 * half]);
                 for (u32 k = 0; k < QUAD; ++k) y[k] = x[q][k] + factor * y[k];
                 if (inside) store_quad(a, row * C + first_column() + (i + q) * 16, y);
             }
@@ -163,52 +166,52 @@ template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, co
     }
 }
 
-// A block's rows.
+// Computes a block's rows.
 template <class Rows, class Kept> DEVICE void feed_forward_on_tiles(const Args& a, const Maps& maps, Tiles& s, Kept& kept) {
     if (threadIdx.x == 0) {
-        for (u32 i = 0; i < SLOTS; ++i) s.full[i].init(1), s.empty[i].init(THREADS / 32 * CLUSTER_X);
-        for (u32 i = 0; i < 2; ++i) s.turn[i].init(GROUP / 32);
+        for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(THREADS / 32 * CLUSTER_X);
+        for (u32 i = 0; i < 2; ++i) s.turn[i].init(WARPGROUP / 32);
         show_barriers();
     }
     cluster_barrier();
-    if (threadIdx.x == GROUP) {
-        for (u32 use = 0; use < SLOTS; ++use) ask(s, maps, use);
+    if (threadIdx.x == WARPGROUP) {
+        for (u32 fill = 0; fill < STAGES; ++fill) load_stage(s, maps, fill);
     }
     for (u32 i = threadIdx.x; i < HIDDEN; i += THREADS) s.b0[i] = a.tensor(B0)[i];
     for (u32 i = threadIdx.x; i < C; i += THREADS) s.b2[i] = a.tensor(B2)[i];
     const Rows rows(a, kept);
     __syncthreads();
 
-    // One value for the whole warp, as the compiler sees: what follows from it takes no registers of threads.
-    const u32 group = __shfl_sync(0xffffffffu, threadIdx.x / GROUP, 0);
-    // The second group begins when the first has its hands free; both then take turns.
-    const auto my_turn = [&](u32 i) { s.turn[group].wait((i + 1 + group) % 2); };
+    // The shuffle shows the compiler that the value is the same for the whole warp, so what depends on it stays uniform.
+    const u32 warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0);
+    // The second warpgroup starts when the first has issued its MMAs; from then on they alternate.
+    const auto my_turn = [&](u32 i) { s.turn[warpgroup].wait((i + 1 + warpgroup) % 2); };
     const auto your_turn = [&] {
         __syncwarp();
-        if (lane() == 0) s.turn[1 - group].arrive();
+        if (lane() == 0) s.turn[1 - warpgroup].arrive();
     };
     Strip strip(s.b2);
     my_turn(0);
-    strip.start_up(s, rows, group, 0);
+    strip.start_up(s, rows, warpgroup, 0);
     your_turn();
     strip.finish<0>(s, maps, 0);
-    for (u32 i = 1, use = PARTS; i < STRIPS; ++i, use += 2 * PARTS) {
+    for (u32 i = 1, fill = STAGES_PER_GEMM; i < STRIPS; ++i, fill += 2 * STAGES_PER_GEMM) {
         strip.activate(&s.b0[(i - 1) * TILE_H]);
         my_turn(i);
-        strip.start_down(s, use);
-        if (AHEAD) strip.start_up(s, rows, group, use + PARTS);
-        strip.finish<AHEAD ? PARTS : 0>(s, maps, use);
-        if (!AHEAD) strip.start_up(s, rows, group, use + PARTS);
+        strip.start_down(s, fill);
+        if (AHEAD) strip.start_up(s, rows, warpgroup, fill + STAGES_PER_GEMM);
+        strip.finish<AHEAD ? STAGES_PER_GEMM : 0>(s, maps, fill);
+        if (!AHEAD) strip.start_up(s, rows, warpgroup, fill + STAGES_PER_GEMM);
         your_turn();
-        strip.finish<0>(s, maps, use + PARTS);
-        if (i == STRIPS * 3 / 4) fetch_ahead(a);
+        strip.finish<0>(s, maps, fill + STAGES_PER_GEMM);
+        if (i == STRIPS * 3 / 4) prefetch_rows(a);
     }
     strip.activate(&s.b0[(STRIPS - 1) * TILE_H]);
     my_turn(STRIPS);
-    strip.start_down(s, USES - PARTS);
+    strip.start_down(s, FILLS - STAGES_PER_GEMM);
     your_turn();
-    strip.finish<0>(s, maps, USES - PARTS);
-    cluster_arrive(); // before the result is stored, which no other block waits for
+    strip.finish<0>(s, maps, FILLS - STAGES_PER_GEMM);
+    cluster_arrive(); // no other block waits for the stores below
     store_rows(a, rows, strip);
-    cluster_wait(); // until then another block writes to this one's slots and barriers
+    cluster_wait(); // until then the other block writes to this one's stages and barriers
 }

@@ -4,10 +4,10 @@
 // s       [n, 1, 1, c] f32
 // out     [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads x once, writes y once; s stays in L1.
-// Numerics   f32; exp may overflow, 1/inf is 0.
+// Numerics   f32; expf may overflow, which is fine: 1 / inf is 0.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/gate.rs

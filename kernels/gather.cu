@@ -1,13 +1,13 @@
 // gather: y[i] = x[index[i]], whole rows
 //
 // x       [n, h, w, c] f32
-// index   [1, 1, 1, m] u32; one beyond the rows reads the last
+// index   [1, 1, 1, m] u32; an index beyond the rows reads the last
 // out     [m, 1, 1, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
-// Memory     reads the rows asked for, writes y once.
-// Numerics   copies.
+// Memory     reads the indexed rows, writes y once.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/gather.rs

@@ -5,11 +5,11 @@
 // out     [n, 1, 1, c] f32 or bf16
 // scratch [n, 1, 1, c] f32: G
 //
-// Launch     grn_scale_norms: one block for every CHANNELS channels of each image; then
-//            grn_scale: one block an image.
+// Launch     grn_scale_norms: one block per CHANNELS channels of each image; then
+//            grn_scale: one block per image.
 // Shared     1 KiB.
 // Memory     reads x once.
-// Numerics   f32 sums of eight strips of pixels.
+// Numerics   accumulates in f32, in eight partial sums per channel.
 // Needs      nothing.
 // Tunables   CHANNELS, THREADS (channels.cuh).
 // Reference  src/ops/grn_scale.rs

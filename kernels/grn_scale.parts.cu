@@ -1,17 +1,17 @@
-// grn_scale: sums over parts of the pixels, so that few channels fill a GPU; c is a multiple of four
+// grn_scale: partial sums over parts of the pixels, so that even few channels fill a GPU; c is a multiple of four
 //
 // Operands as in grn_scale.cu, but
-// scratch [PARTS, n, 1, 1, c] f32: sums of squares; then, instead of the first part, G
+// scratch [PARTS, n, 1, 1, c] f32: partial sums of squares; later G, in place of the first part
 //
-// Launch     grn_scale_parts_sums: one block for every CHANNELS channels, part and image; then
-//            grn_scale_parts: one block an image.
+// Launch     grn_scale_parts_sums: one block per CHANNELS channels, part and image; then
+//            grn_scale_parts: one block per image.
 // Shared     16 KiB.
-// Memory     reads x once, in lines of 256 (bf16) or 512 bytes a warp. 2048 threads of a processor have four quads
-//            under way, 64 or 128 KiB, where an H100's rate and latency need 20. The second launch reads
-//            4 * PARTS bytes a channel: 128 KiB of 8192 channels, a twentieth to a hundredth of x.
-//            Where the linear layer before has left sums of squares (squares.cuh), reads these instead of x.
+// Memory     reads x once, 256 (bf16) or 512 contiguous bytes per warp. The 2048 threads of an SM have four vectors each in
+//            flight, 64 or 128 KiB, where the bandwidth times latency of an H100 is 20 KiB. The second launch reads
+//            4 * PARTS bytes per channel: 128 KiB for 8192 channels, a twentieth to a hundredth of x.
+//            If the linear layer before has left sums of squares (squares.cuh), these are read instead of x.
 // Counts     x once, gamma once, y once, scratch 2; 64 bytes a thread
-// Numerics   f32 sums, of a warp's pixels, then of warps, then of parts: the same order each time.
+// Numerics   accumulates in f32 per warp, then over warps, then over parts, always in the same order.
 // Needs      nothing.
 // Tunables   PARTS.
 // Reference  src/ops/grn_scale.rs
@@ -22,13 +22,13 @@ constexpr u32 PARTS = 4;
 constexpr u32 CHANNELS = 128;
 constexpr u32 THREADS = 1024;
 constexpr u32 WARPS = THREADS / 32;
-static_assert(CHANNELS == 32 * QUAD, "a quad a lane");
+static_assert(CHANNELS == 32 * QUAD, "four channels per lane");
 
 struct WarpSums {
     float of_warp[WARPS][CHANNELS];
 };
 
-// Sums of four channels from element `first` on, or of their squares, over every WARPS-th of the pixels.
+// Sums of four channels from element `first` on, or of their squares, over every WARPS-th pixel.
 template <u32 KIND, bool SQUARED> DEVICE Quad sum_of(const void* x, u32 first, u32 pixel, u32 end, u32 c) {
     Quad sums = {};
 #pragma unroll 4
@@ -78,7 +78,7 @@ KERNEL(grn_scale_parts) {
             const Quad more = load_quad(squares, part * stride + i);
             for (u32 k = 0; k < QUAD; ++k) norms[k] += more[k];
         }
-        for (u32 k = 0; k < QUAD; ++k) squares[i + k] = norms[k] = sqrtf(norms[k]); // for this thread itself
+        for (u32 k = 0; k < QUAD; ++k) squares[i + k] = norms[k] = sqrtf(norms[k]); // only this thread reads it back
         sum += norms.sum();
     }
     const float per_norm = 1.0f / (block_sum(sum, s.of_warp) / float(c) + a.number(0));

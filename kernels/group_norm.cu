@@ -4,10 +4,10 @@
 // weight, bias  [c] any type
 // out           [n, h, w, c] f32, never x
 //
-// Launch     one block for each group of each image.
-// Shared     a float a warp.
+// Launch     one block per group and image.
+// Shared     one float per warp.
 // Memory     reads x three times, writes y once.
-// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/group_norm.rs

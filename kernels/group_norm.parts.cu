@@ -1,22 +1,22 @@
-// group_norm: moments of parts of the pixels, so that any tensor fills a GPU; c is a multiple of four
+// group_norm: moments over parts of the pixels, so that any tensor fills a GPU; c is a multiple of four
 //
 // Operands as in group_norm.cu, but
-// scratch [parts + 1, n, 1, 1, c, MOMENTS] f32: each channel's mean and squares around it in every PIXELS pixels; last,
-//         mean and factor that a channel's values take
+// scratch [parts + 1, n, 1, 1, c, MOMENTS] f32: each channel's mean and squared deviations in every PIXELS pixels; in the last
+//         row, the mean to subtract from a channel's values and the factor to multiply them by
 //
-// Launch     group_norm_parts_moments: one block for every PIXELS pixels and CHANNELS channels of each image;
-//            group_norm_parts_groups: one block for each group of each image;
-//            group_norm_parts: as the first, from the last pixels on.
+// Launch     group_norm_parts_moments: one block per PIXELS pixels and CHANNELS channels of each image;
+//            group_norm_parts_groups: one block per group and image;
+//            group_norm_parts: grid as the first, in reverse order of pixels.
 // Shared     16 KiB.
-// Memory     reads x twice, the second time by the way of L2 as far as that holds it (an H100's 40 MB or so; the last pass
-//            begins with what the first read last), and writes y once, in lines of 512 bytes a warp. 64 x 64 pixels of two
-//            images and 320 channels: 10 MB from and 10 to memory, as little as can be, and 32 by L2, which takes
-//            nine tenths of that time; 384 blocks, of which 396 find room in the first pass, 264 in the last. Of a tensor
-//            far larger than L2, 12 bytes a value, as any kernel must. 2 or 3 blocks of a processor have 64 or 96 KiB
-//            under way, of which latency takes 25. Moments are a 32nd of x.
+// Memory     reads x twice and writes y once, 512 contiguous bytes per warp. The second read hits L2 as far as L2 holds x
+//            (some 40 MB on an H100); the last pass therefore starts with what the first read last. 64 x 64 pixels of two
+//            images and 320 channels: 10 MB from memory and 10 MB to it, the minimum, and 32 MB by L2, which take nine
+//            tenths of that time; 384 blocks, where 396 fit at once in the first pass and 264 in the last. A tensor far
+//            larger than L2 costs 12 bytes per value, as with any kernel. The 2 or 3 blocks of an SM have 64 or 96 KiB in
+//            flight, where 25 hide the latency. Moments are a 32nd of x.
 // Counts     x twice, weight once, bias once, y once, scratch 2; 64 bytes a thread
-// Numerics   f32; squares are around a thread's mean, then brought together around those of more and more pixels: as
-//            accurate as two passes, though the mean may be far larger than the deviation. Always in the same order.
+// Numerics   f32. Squared deviations are taken around each thread's own mean and then merged: as accurate as two passes
+//            even if the mean is far larger than the deviation. The order of additions is fixed.
 // Needs      nothing.
 // Tunables   PIXELS.
 // Reference  src/ops/group_norm.rs
@@ -27,30 +27,30 @@ constexpr u32 CHANNELS = 128;
 constexpr u32 MOMENTS = 2;
 constexpr u32 THREADS = 512;
 constexpr u32 WARPS = THREADS / 32;
-constexpr u32 ROUNDS = PIXELS / WARPS; // a thread's pixels
-static_assert(CHANNELS == 32 * QUAD, "a quad a lane");
+constexpr u32 ROUNDS = PIXELS / WARPS; // pixels per thread
+static_assert(CHANNELS == 32 * QUAD, "four channels per lane");
 
-// Of `count` values: their mean, and the sum of squares around it.
+// Mean of `count` values, and their sum of squared deviations.
 struct Moments {
     float count, mean, squares;
 
-    // Makes it those of the other's values as well. Chan, Golub, LeVeque 1979.
+        // Merges another set of values into this one. Chan, Golub, LeVeque 1979.
     DEVICE void add(const Moments& other) {
         if (other.count == 0.0f) return;
-        const float all = count + other.count, apart = other.mean - mean, share = other.count / all;
-        mean += apart * share;
-        squares += other.squares + apart * apart * count * share;
+        const float all = count + other.count, delta = other.mean - mean, share = other.count / all;
+        mean += delta * share;
+        squares += other.squares + delta * delta * count * share;
         count = all;
     }
 };
 
-// What a thread has of a part: ROUNDS pixels of four channels.
-struct Piece {
-    u32 channel, pixel, count; // pixels of these that there are
-    u32 first;                 // element
+// A thread's part of the input: ROUNDS pixels of four channels.
+struct Slice {
+    u32 channel, pixel, count; // pixels that exist
+    u32 first;                 // index of the first element
     Quad x[ROUNDS];
 
-    DEVICE Piece(const Args& a, u32 part, u32 image) {
+    DEVICE Slice(const Args& a, u32 part, u32 image) {
         const u32 c = a.out.c, tokens = a.out.tokens();
         channel = blockIdx.y * CHANNELS + lane() * QUAD;
         pixel = part * PIXELS + warp() * ROUNDS;
@@ -68,18 +68,18 @@ struct PartMoments {
 KERNEL(group_norm_parts_moments, 3) {
     SHARED(PartMoments, s);
     const u32 c = a.out.c, tokens = a.out.tokens(), part = blockIdx.x, image = blockIdx.z;
-    const Piece piece(a, part, image);
+    const Slice slice(a, part, image);
     Quad means = {}, squares = {};
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
-        for (u32 k = 0; k < QUAD; ++k) means[k] += r < piece.count ? piece.x[r][k] : 0.0f;
+        for (u32 k = 0; k < QUAD; ++k) means[k] += r < slice.count ? slice.x[r][k] : 0.0f;
     }
-    for (u32 k = 0; k < QUAD; ++k) means[k] /= fmaxf(float(piece.count), 1.0f);
+    for (u32 k = 0; k < QUAD; ++k) means[k] /= fmaxf(float(slice.count), 1.0f);
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
         for (u32 k = 0; k < QUAD; ++k) {
-            const float apart = piece.x[r][k] - means[k];
-            squares[k] += r < piece.count ? apart * apart : 0.0f;
+            const float delta = slice.x[r][k] - means[k];
+            squares[k] += r < slice.count ? delta * delta : 0.0f;
         }
     }
     s.means[warp()][lane()] = {means[0], means[1], means[2], means[3]};
@@ -128,17 +128,17 @@ KERNEL(group_norm_parts_groups) {
 
 KERNEL(group_norm_parts, 2) {
     const u32 c = a.out.c, parts = gridDim.x, part = parts - 1 - blockIdx.x, image = gridDim.z - 1 - blockIdx.z;
-    const Piece piece(a, part, image);
-    if (piece.channel >= c) return;
-    const u32 to = ((parts * a.out.n + image) * c + piece.channel) * MOMENTS;
+    const Slice slice(a, part, image);
+    if (slice.channel >= c) return;
+    const u32 to = ((parts * a.out.n + image) * c + slice.channel) * MOMENTS;
     const Quad first = load_quad(a.scratch(), to), second = load_quad(a.scratch(), to + QUAD);
-    const Quad bias = load_quad(a.tensor(2), piece.channel);
+    const Quad bias = load_quad(a.tensor(2), slice.channel);
     const float means[QUAD] = {first[0], first[2], second[0], second[2]};
     const float factors[QUAD] = {first[1], first[3], second[1], second[3]};
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
         Quad y;
-        for (u32 k = 0; k < QUAD; ++k) y[k] = apply(a.constant[2], (piece.x[r][k] - means[k]) * factors[k] + bias[k]);
-        if (r < piece.count) store_quad(a, piece.first + (piece.pixel + r) * c, y);
+        for (u32 k = 0; k < QUAD; ++k) y[k] = apply(a.constant[2], (slice.x[r][k] - means[k]) * factors[k] + bias[k]);
+        if (r < slice.count) store_quad(a, slice.first + (slice.pixel + r) * c, y);
     }
 }

@@ -5,11 +5,11 @@
 // bias     [c] any type, or absent
 // out      [n, h, w, c] f32 or bf16
 //
-// Launch     one warp a row, ROWS of them a block.
+// Launch     one warp per row, ROWS per block.
 // Shared     none.
 // Memory     reads x three times, writes y once. A row is at most a few KiB, so the second and
 //            third reads hit L1.
-// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   ROWS.
 // Reference  src/ops/layer_norm.rs
@@ -17,12 +17,12 @@
 
 constexpr u32 ROWS = 8;
 constexpr u32 THREADS = 256;
-static_assert(THREADS == 32 * ROWS, "one warp a row");
+static_assert(THREADS == 32 * ROWS, "one warp per row");
 
 KERNEL(layer_norm) {
     enum { NONE, CHANNELS, GAMMAS }; // ops::Affine
     const u32 row = blockIdx.x * ROWS + warp(), c = a.out.c;
-    if (row >= a.out.rows()) return; // a whole warp leaves, so that sums stay complete
+    if (row >= a.out.rows()) return; // the whole warp, so no shuffle misses a lane
     const float* x = a.real(0) + row * c;
 
     float sum = 0.0f;

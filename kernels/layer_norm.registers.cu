@@ -1,16 +1,16 @@
-// layer_norm: the rows stay in registers; c is a multiple of four, at most 2048
+// layer_norm: rows stay in registers; c is a multiple of four, at most 2048
 //
 // Operands as in layer_norm.cu.
 //
-// Launch     one warp a row, ROWS of them a block.
+// Launch     one warp per row, ROWS per block.
 // Shared     none.
-// Memory     reads x once, all of a row at a time, and writes y once, whole lines a warp. About seven instructions a
-//            value, where a processor of an H100 has 53 in the time that its share of memory takes for 6 bytes.
-//            4 blocks of 4 rows on a processor have 20 KiB of 320 channels under way and 128 KiB of 2048; 800 ns of
-//            latency take 20 KiB, of which reads are two thirds. Quads, not chunks of eight: 320 channels fill 80 of
-//            96 places, as 40 chunks would fill 40 of 64, and neighbouring lanes read neighbouring bytes.
+// Memory     reads x once, issuing the loads of a whole row together, and writes y once. About seven instructions per value;
+//            an SM of an H100 can issue 53 in the time that its share of memory bandwidth takes for 6 bytes. Four blocks of
+//            four rows per SM have 20 KiB in flight for 320 channels and 128 KiB for 2048; bandwidth times a latency of
+//            800 ns is 20 KiB, of which reads are two thirds. Vectors of four rather than chunks of eight: 320 channels
+//            fill 80 of 96 slots instead of 40 of 64, and neighbouring lanes read neighbouring bytes.
 // Counts     x once, weight once, bias once, y once; row a warp
-// Numerics   f32 sums, variance in a second pass: the mean may be far larger than the deviation.
+// Numerics   accumulates in f32; the variance takes a second pass, since the mean may be far larger than the deviation.
 // Needs      nothing.
 // Tunables   ROWS.
 // Reference  src/ops/layer_norm.rs
@@ -18,9 +18,9 @@
 
 constexpr u32 ROWS = 4;
 constexpr u32 THREADS = 128;
-static_assert(THREADS == 32 * ROWS, "one warp a row");
+static_assert(THREADS == 32 * ROWS, "one warp per row");
 
-// A row of at most QUADS quads a lane.
+// Normalises a row of at most QUADS vectors per lane.
 template <u32 QUADS> DEVICE void norm(const Args& a, u32 row) {
     enum { NONE, CHANNELS, GAMMAS }; // ops::Affine
     const u32 c = a.out.c, begin = row * c;
@@ -28,8 +28,9 @@ template <u32 QUADS> DEVICE void norm(const Args& a, u32 row) {
 
     Quad x[QUADS];
     float sum = 0.0f;
+    // Without a branch, all loads are issued together.
 #pragma unroll
-    for (u32 q = 0; q < QUADS; ++q) x[q] = load_quad(a.real(0), begin + min_of(channel(q), c - QUAD)); // no branch between
+    for (u32 q = 0; q < QUADS; ++q) x[q] = load_quad(a.real(0), begin + min_of(channel(q), c - QUAD));
 #pragma unroll
     for (u32 q = 0; q < QUADS; ++q) sum += channel(q) < c ? x[q].sum() : 0.0f;
     const float mean = warp_sum(sum) / float(c);
@@ -57,7 +58,7 @@ template <u32 QUADS> DEVICE void norm(const Args& a, u32 row) {
 
 KERNEL(layer_norm_registers, 4) {
     const u32 row = blockIdx.x * ROWS + warp();
-    if (row >= a.out.rows()) return; // a whole warp leaves, so that sums stay complete
+    if (row >= a.out.rows()) return; // the whole warp, so no shuffle misses a lane
     switch (div_up(a.out.c, 32 * QUAD)) {
     case 1: return norm<1>(a, row);
     case 2: return norm<2>(a, row);

@@ -1,13 +1,13 @@
 // linear: y = f((x * scale + shift) W^T + bias) + residual, then y (1 + a) + b, on Hopper's tensor cores
 //
-// Operands as in linear.cu; x and the weight are bf16, their channels and those of out multiples of eight.
+// Operands as in linear.cu; x and the weight are bf16, their channels and those of out are multiples of eight.
 //
-// Launch     one block for every TILE_M rows and TILE_N channels, THREADS threads: 3 groups of four warps that
-//            multiply, one that copies. Two blocks form a cluster and share x.
-// Shared     217 KiB: 6 stages of 64 terms, 36 KiB each; the sums at the end.
-// Memory     reads x once for every 2 TILE_N channels, the weight once for every TILE_M rows.
-// Numerics   x * scale + shift is rounded to bf16; sums and all the rest in f32.
-// Needs      sm_90a: copies of tiles, wgmma, clusters.
+// Launch     one block per TILE_M rows and TILE_N channels, THREADS threads: 3 consumer warpgroups multiply and
+//            one producer warpgroup copies. The two blocks of a cluster share x by multicast.
+// Shared     217 KiB: 6 pipeline stages of a K tile of 64, 36 KiB each; the epilogue stages accumulators in the same memory.
+// Memory     reads x once per 2 TILE_N channels and the weight once per TILE_M rows.
+// Numerics   x * scale + shift is rounded to bf16; the accumulation and the epilogue are f32.
+// Needs      sm_90a: TMA, wgmma, clusters.
 // Tunables   TILE_M, TILE_N, STAGES, CLUSTER_X, CLUSTER_Y.
 // Reference  src/ops/linear.rs
 #include "common.cuh"

@@ -10,11 +10,10 @@
 // counter   [1, 1, 1, 1] u32, with table
 // out       [n, h, w, o] f32 or bf16
 //
-// Launch     one block for every TILE_M rows and TILE_N channels, THREADS threads; neighbouring blocks
-//            share the weights.
+// Launch     one block per TILE_M rows and TILE_N channels, THREADS threads; blocks launched together share weights in L2.
 // Shared     8.5 KiB.
-// Memory     reads x once for every TILE_N channels, the weight once for every TILE_M rows.
-// Numerics   f32 products and sums.
+// Memory     reads x once per TILE_N channels and the weight once per TILE_M rows.
+// Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
 // Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
 // Reference  src/ops/linear.rs
@@ -22,20 +21,20 @@
 #include "product.cuh"
 
 KERNEL(linear) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     const u32 rows = a.out.rows(), depth = a.shape[X].c;
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N;
     const u32 my_row = row + loaded_row(), my_column = column + loaded_row();
     const Prologue prologue(a, my_row);
     const Tensor x = a.tensor(X), weight = a.tensor(WEIGHT);
 
-    float sums[SIDE][SIDE] = {};
-    product(
-        s, sums, depth, [&](u32 k) { return my_row < rows ? prologue(k, x[my_row * depth + k]) : 0.0f; },
+    float acc[SIDE][SIDE] = {};
+    gemm_tile(
+        s, acc, depth, [&](u32 k) { return my_row < rows ? prologue(k, x[my_row * depth + k]) : 0.0f; },
         [&](u32 k) { return my_column < a.out.c ? weight[my_column * depth + k] : 0.0f; });
 
     const Epilogue<false> epilogue(a);
     for (u32 i = 0; i < SIDE; ++i) {
-        for (u32 j = 0; j < SIDE; ++j) epilogue.store(row + result_row(i), column + result_column(j), sums[i][j]);
+        for (u32 j = 0; j < SIDE; ++j) epilogue.store(row + result_row(i), column + result_column(j), acc[i][j]);
     }
 }

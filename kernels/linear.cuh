@@ -1,10 +1,10 @@
-// The operands of a linear layer, and what rides on it. src/ops/linear.rs
+// Operands, fused prologue and fused epilogue of a linear layer. src/ops/linear.rs
 #pragma once
 #include "chunk.cuh"
 
 enum LinearOperand : u32 { X, WEIGHT, BIAS, RESIDUAL, SCALE, SHIFT, TABLE, COUNTER };
 
-// x * scale + shift, for rows of one image.
+// The fused prologue, x * scale + shift, for rows of one image.
 struct Prologue {
     const float* scale; // of the image, or null
     Tensor shift;
@@ -17,12 +17,12 @@ struct Prologue {
     }
 };
 
-// From a sum of products to the result: bias, function, residual, timestep table. WHOLE: channels are a multiple of a
-// chunk.
+// The fused epilogue, from accumulator to result: bias, activation function, residual, timestep modulation. WHOLE: the
+// number of channels is a multiple of CHUNK.
 template <bool WHOLE> struct Epilogue {
     const Args& a;
-    const float* table;  // the step's row, of image 0
-    u32 per_image;       // from an image's row of the table to the next one's
+    const float* table;  // the current step's row for image 0
+    u32 per_image;       // stride between images' rows; 0 if all images share one
     DEVICE explicit Epilogue(const Args& args) : a(args), table(nullptr), per_image(0) {
         if (a.has(TABLE)) {
             const Shape& t = a.shape[TABLE];
@@ -37,7 +37,7 @@ template <bool WHOLE> struct Epilogue {
     DEVICE float value(u32 row, u32 column, float sum) const {
         if (a.has(BIAS)) sum += a.tensor(BIAS)[column];
         sum = apply(a.constant[0], sum);
-        // The residual may lie where the result goes: read it first.
+        // The residual may share its memory with the result, so it is read before the store.
         if (a.has(RESIDUAL)) sum += a.real(RESIDUAL)[row * a.out.c + column];
         if (table) {
             const float* ab = table + row / a.out.tokens() * per_image;
@@ -49,8 +49,8 @@ template <bool WHOLE> struct Epilogue {
         if (inside(row, column)) a.store(row * a.out.c + column, value(row, column, sum));
     }
 
-    // For a chunk of a row, in parts: whoever has several rows reads the bias once, and the residuals of the next
-    // chunks, for which memory takes long, before the results of these.
+    // The same for a chunk of a row, split into steps so that a caller with several rows can load the bias once and
+    // prefetch the residuals of the next chunks before it stores the results of this one.
     DEVICE void load_bias(u32 column, float (&to)[CHUNK]) const {
         if (a.has(BIAS) && column < a.out.c) load_tensor(to, a.tensor(BIAS), column, count(column), true);
     }

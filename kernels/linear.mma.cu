@@ -2,11 +2,11 @@
 //
 // Operands as in linear.cu.
 //
-// Launch     one block for every TILE_M rows and TILE_N channels, THREADS threads; neighbouring blocks
-//            share the weights.
-// Shared     48 KiB: three tiles of x, three of the weight.
-// Memory     reads x once for every TILE_N channels, the weight once for every TILE_M rows.
-// Numerics   x * scale + shift and the weight are rounded to bf16, unless they are bf16 and are copied as they lie; sums and all the rest in f32.
+// Launch     one block per TILE_M rows and TILE_N channels, THREADS threads; blocks launched together share weights in L2.
+// Shared     48 KiB: three pipeline stages of x and of the weight.
+// Memory     reads x once per TILE_N channels and the weight once per TILE_M rows.
+// Numerics   x * scale + shift and the weight are rounded to bf16 (operands stored as bf16 are copied as they are); the
+//            accumulation and the epilogue are f32.
 // Needs      sm_80: cp.async, ldmatrix, mma.sync on bf16.
 // Tunables   TILE_M, TILE_N.
 // Reference  src/ops/linear.rs
@@ -17,6 +17,6 @@ constexpr u32 TILE_N = 128;
 #include "linear_tensor.cuh"
 
 KERNEL(linear_mma, 2) {
-    SHARED(Factors, s);
+    SHARED(OperandTiles, s);
     linear_on_tensor_cores(a, s);
 }

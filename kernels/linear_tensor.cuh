@@ -1,10 +1,10 @@
-// A linear layer on tensor cores. The including file says how large TILE_M and TILE_N are.
+// A linear layer on tensor cores (mma.sync). The including file defines TILE_M and TILE_N.
 #pragma once
 #include "linear.cuh"
 #include "squares.cuh"
 #include "tensor.cuh"
 
-// Rows of x, with what rides on them.
+// Rows of x with the fused prologue applied.
 struct Rows {
     static constexpr bool ASYNC = false;
     const Args& a;
@@ -14,35 +14,35 @@ struct Rows {
         const bool aligned = depth % CHUNK == 0;
         load_tensor(to, a.tensor(X), row * depth + k, count, aligned);
         if (a.has(SCALE)) {
-            float ride[CHUNK];
-            load_reals(ride, a.real(SCALE) + row / a.out.tokens() * depth + k, count, aligned);
-            for (u32 j = 0; j < CHUNK; ++j) to[j] *= ride[j];
+            float chunk[CHUNK];
+            load_reals(chunk, a.real(SCALE) + row / a.out.tokens() * depth + k, count, aligned);
+            for (u32 j = 0; j < CHUNK; ++j) to[j] *= chunk[j];
             if (a.has(SHIFT)) {
-                load_tensor(ride, a.tensor(SHIFT), k, count, aligned);
-                for (u32 j = 0; j < CHUNK; ++j) to[j] += ride[j];
+                load_tensor(chunk, a.tensor(SHIFT), k, count, aligned);
+                for (u32 j = 0; j < CHUNK; ++j) to[j] += chunk[j];
             }
         }
     }
 };
 
-constexpr bool WHOLE_PART = WARP_M == PART_ROWS && WARP_N == 32; // a warp has a part of the rows, of as many columns
+constexpr bool WHOLE_PART = WARP_M == PART_ROWS && WARP_N == 32; // a warp covers whole blocks of squares
 
-// A block's tile of the result.
-DEVICE void linear_on_tensor_cores(const Args& a, Factors& s) {
+// Computes and stores a block's tile of the result.
+DEVICE void linear_on_tensor_cores(const Args& a, OperandTiles& s) {
     const u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, depth = a.shape[X].c;
     const Tensor weight = a.tensor(WEIGHT);
-    Sums sums;
+    Accumulator acc;
     if (a.kind[X] == BF16 && weight.kind == BF16 && depth % CHUNK == 0 && !a.has(SCALE)) {
         const auto matrix = [&](const void* at, u32 first, u32 rows) {
             return Bf16Matrix{static_cast<const u16*>(at), first, rows, depth};
         };
-        product(s, sums, depth, matrix(a.operand_at[X], row, a.out.rows()), matrix(weight.at, column, a.out.c));
+        gemm_tile(s, acc, depth, matrix(a.operand_at[X], row, a.out.rows()), matrix(weight.at, column, a.out.c));
     } else {
-        product(s, sums, depth, Rows{a, row, a.out.rows(), depth}, weight, column, a.out.c);
+        gemm_tile(s, acc, depth, Rows{a, row, a.out.rows(), depth}, weight, column, a.out.c);
     }
     const Epilogue<false> epilogue(a);
     Squares squares;
-    sums.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
+    acc.each(s, [&](u32 r, u32 c, float(&v)[CHUNK]) {
         epilogue.store(row + r, column + c, v);
         if constexpr (WHOLE_PART) squares.add(v);
     });

@@ -3,10 +3,10 @@
 // x       [n, h, w, c] f32
 // out     [n, 1, 1, c] f32 or bf16
 //
-// Launch     one block for every CHANNELS channels of each image.
+// Launch     one block per CHANNELS channels of each image.
 // Shared     1 KiB.
 // Memory     reads x once.
-// Numerics   f32 sums of eight strips of pixels.
+// Numerics   accumulates in f32, in eight partial sums per channel.
 // Needs      nothing.
 // Tunables   CHANNELS, THREADS (channels.cuh).
 // Reference  src/ops/mean.rs

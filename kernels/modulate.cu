@@ -1,11 +1,11 @@
-// modulate: y = x (1 + a) + b, a and b from a table by step
+// modulate: y = x (1 + a) + b, a and b from the current step's row of a table
 //
 // x        [n, h, w, c] f32; may be out
 // table    [n or 1, 1, steps, 2c] f32: a, then b
 // counter  [1, 1, 1, 1] u32
 // out      [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads x once, writes y once; the table's rows stay in L1.
 // Numerics   f32.

@@ -1,13 +1,13 @@
-// nearest_code: each pixel becomes the nearest entry of a codebook, the first of equals
+// nearest_code: each pixel becomes the nearest entry of a codebook, the first if several are equally near
 //
 // x       [n, h, w, c] f32
 // codes   [m, c] any type
 // out     [n, h, w, c] f32 or bf16
 //
-// Launch     one warp a pixel, ROWS of them a block.
+// Launch     one warp per pixel, ROWS per block.
 // Shared     none.
-// Memory     reads the codebook once a pixel, from L1 and L2.
-// Numerics   f32, every product and sum rounded as in the definition, so that ties are the same.
+// Memory     reads the codebook once per pixel, from L1 and L2.
+// Numerics   f32, each multiplication and addition rounded as in the definition (no FMA), so that ties are the same.
 // Needs      nothing.
 // Tunables   ROWS.
 // Reference  src/ops/nearest_code.rs
@@ -15,11 +15,11 @@
 
 constexpr u32 ROWS = 8;
 constexpr u32 THREADS = 256;
-static_assert(THREADS == 32 * ROWS, "one warp a pixel");
+static_assert(THREADS == 32 * ROWS, "one warp per pixel");
 
 KERNEL(nearest_code) {
     const u32 row = blockIdx.x * ROWS + warp(), c = a.out.c;
-    if (row >= a.out.rows()) return; // a whole warp leaves
+    if (row >= a.out.rows()) return; // the whole warp, so no shuffle misses a lane
     const float* x = a.real(0) + row * c;
     const Tensor codes = a.tensor(1);
 

@@ -1,14 +1,14 @@
 // philox: standard normal noise, counter-based: Philox4x32-10, then Box-Muller
 //
-// seed     [1, 1, 1, 2] u32: low and high half of the first image's; image k has that plus k
-// counter  [1, 1, 1, 1] u32, or absent: the step; draw 1 + step, or draw 0
+// seed     [1, 1, 1, 2] u32: low and high half of the first image's seed; image k has that seed plus k
+// counter  [1, 1, 1, 1] u32: the step, whose noise is draw 1 + step; if absent, draw 0
 // out      [n, h, w, c] f32
 //
-// Launch     one thread an element; the four of a counter each compute its words.
+// Launch     one thread per element; the four threads that share a Philox counter each compute all its words.
 // Shared     none.
 // Memory     writes out once.
-// Numerics   f32: the definition's polynomials, each multiply-add fused. Its sines of an eighth of a turn at most are
-//            what the reduction in whole numbers leaves.
+// Numerics   f32: the definition's polynomials, with fused multiply-adds. The angle is reduced to at most an eighth of a
+//            turn in integer arithmetic, so sine and cosine need no further range reduction.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/philox.rs
@@ -16,7 +16,7 @@
 
 constexpr u32 THREADS = 256;
 
-// ln x for a normal x in (0, 1]; noise/polynomial.rs.
+// ln x for a normal x in (0, 1]; the polynomial of noise/polynomial.rs.
 DEVICE float natural_log(float x) {
     const u32 bits = __float_as_uint(x);
     float m = __uint_as_float((bits & 0x007fffffu) | 0x3f000000u); // [0.5, 1)
@@ -52,7 +52,7 @@ KERNEL(philox) {
         k0 += 0x9e3779b9u;
         k1 += 0xbb67ae85u;
     }
-    // Two words a pair of normals: a radius, and an angle less its nearest quarter turns.
+    // Two words give a pair of normals: one is the radius, the other the angle, reduced by its nearest quarter turns.
     const bool second = element & 2;
     const float radius = sqrtf(-2.0f * natural_log(float(((second ? x2 : x0) >> 8) + 1) * 5.9604644775390625e-8f));
     const u32 angle = (second ? x3 : x1) >> 8, quarters = (angle + (1u << 21)) >> 22;
@@ -64,7 +64,7 @@ KERNEL(philox) {
     float s = fmaf(-1.9515295891e-4f, z, 8.3321608736e-3f);
     s = fmaf(s, z, -1.6666654611e-1f) * z;
     s = fmaf(s, t, t);
-    const u32 turns = quarters + (element & 1 ? 3 : 0); // sin t = cos(t - a quarter)
+    const u32 turns = quarters + (element & 1 ? 3 : 0); // sin t = cos(t - a quarter turn)
     const float side = turns & 1 ? s : c;
     a.store(i, radius * ((turns + 1) & 2 ? -side : side));
 }

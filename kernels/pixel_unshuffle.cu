@@ -1,13 +1,13 @@
 // pixel_unshuffle: y[row, col, ch p^2 + i p + j] = x[row p + i, col p + j, ch]
 //
-// x       [n, h p, w p, c] f32 or bf16; rows and columns that do not fill a patch are left out
+// x       [n, h p, w p, c] f32 or bf16; rows and columns that do not fill a patch are ignored
 // out     [n, h, w, c p^2] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
-// Memory     reads x once, in pieces of 4 bytes c apart; writes y once.
+// Memory     reads x once, single elements with a stride of its channels; writes y once.
 // Counts     x once, y once; 2 bytes a thread
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/pixel_unshuffle.rs

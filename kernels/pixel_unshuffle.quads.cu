@@ -1,13 +1,13 @@
-// pixel_unshuffle: patches of two by two pixels; channels are multiples of four
+// pixel_unshuffle: patches of 2 x 2 pixels; channels are multiples of four
 //
 // Operands as in pixel_unshuffle.cu.
 //
-// Launch     one thread for four channels of a patch, four quads of out.
+// Launch     one thread per four channels of a patch, which are four float4 of out.
 // Shared     none.
-// Memory     reads x once, writes out once, 64 bytes a thread each, 32 of bf16: 64 KiB under way on a processor of
-//            2048 threads, where an H100's rate and latency need 20.
+// Memory     reads x once and writes out once, 64 bytes per thread each (32 for bf16): 64 KiB in flight on an SM with 2048
+//            threads, where the bandwidth times latency of an H100 is 20 KiB.
 // Counts     x once, y once; 32 bytes a thread
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/pixel_unshuffle.rs
@@ -15,9 +15,9 @@
 
 constexpr u32 THREADS = 256;
 constexpr u32 ELEMENTS = 4096;
-static_assert(ELEMENTS == THREADS * QUAD * QUAD, "four quads a thread");
+static_assert(ELEMENTS == THREADS * QUAD * QUAD, "four float4 per thread");
 
-// Four channels of a patch's pixels; `right` and `down` are the distances to its others.
+// Loads four channels of a patch's four pixels; `right` and `down` are the offsets to the neighbouring pixels.
 template <u32 KIND> DEVICE void load_patch(Quad (&to)[QUAD], const void* x, u32 i, u32 right, u32 down) {
 #pragma unroll
     for (u32 p = 0; p < QUAD; ++p) to[p] = load_quad<KIND>(x, i + p / 2 * down + p % 2 * right);

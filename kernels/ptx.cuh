@@ -1,28 +1,28 @@
-// The instructions that CUDA C++ has no words for. All PTX of the project is here; compiled for the
-// host, each function does the same to the lanes of a warp, and copies land no sooner than they must.
+// Wrappers for instructions that CUDA C++ cannot express; Hopper's are in hopper.cuh and wgmma.cuh. For the emulator each
+// has a second body that does the same to the lanes of a warp; there, asynchronous copies land as late as is allowed.
 // Part of common.cuh.
 #pragma once
 
 #ifdef __CUDACC__
 
-// The value of an IEEE half, exact.
+// An IEEE half as f32, exactly.
 DEVICE float from_f16(u16 bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
     return value;
 }
 
-// Waits until the launch before this one is over and all that it wrote can be seen. A launch may begin sooner where the host
-// says so, so this comes before anything else. Compiled for older machines, on which none does, it is nothing.
-DEVICE void wait_for_launch_before() {
+// Waits until the previous launch is complete and its writes are visible. With programmatic dependent launch a kernel may
+// start before that, so this comes before anything else. GPUs below sm_90 have no such launches; there it is a no-op.
+DEVICE void wait_for_previous_launch() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Says that this block is done: when all are, the next launch may begin, as far as its wait. Not sooner, or the first
-// processors to have room would get all of its blocks.
-DEVICE void let_next_launch_begin() {
+// Declares this block done. When all blocks are, the next launch may start and run up to its wait. An earlier trigger would
+// let all blocks of the next launch crowd onto the first SMs that have room.
+DEVICE void allow_next_launch() {
 #if __CUDA_ARCH__ >= 900
     __syncthreads();
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -31,24 +31,24 @@ DEVICE void let_next_launch_begin() {
 
 DEVICE u32 shared_address(const void* at) { return static_cast<u32>(__cvta_generic_to_shared(at)); }
 
-// Asks for 16 bytes to be copied to shared memory; zeros if not `inside`. Both ends lie at multiples of 16.
+// Copies 16 bytes to shared memory asynchronously (cp.async), or zeros if not `inside`. Both addresses are multiples of 16.
 DEVICE void copy_async(void* shared, const void* global, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(inside ? 16 : 0)
                  : "memory");
 }
 
-// Asks that L2 read the line of 128 bytes around this place; a hint.
+// A hint to load the 128-byte line at this address into L2.
 DEVICE void fetch_to_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 
-// Makes a group of the copies asked for since the last one.
+// Commits the copies issued since the last commit as one group.
 DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most the N latest groups of this thread's are under way. A barrier then shows them to others.
+// Waits until at most N of this thread's latest groups are pending. Other threads see the data only after a barrier.
 template <u32 N> DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-// Four matrices of 8 x 8 16-bit elements; lanes 8 i to 8 i + 7 give the rows of matrix i, 16 bytes each.
-// Lane l gets elements 2 (l % 4) and the next of row l / 4 of each.
+// ldmatrix: four 8 x 8 matrices of 16-bit elements. Lanes 8 i to 8 i + 7 pass the addresses of the 16-byte rows of matrix i.
+// Lane l receives elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each.
 DEVICE void load_matrices(u32 (&to)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -56,7 +56,7 @@ DEVICE void load_matrices(u32 (&to)[4], const void* row) {
                  : "memory");
 }
 
-// The same, each matrix transposed: elements 2 (l % 4) and the next of column l / 4.
+// The same, each matrix transposed: lane l receives elements 2 (l % 4) and 2 (l % 4) + 1 of column l / 4.
 DEVICE void load_matrices_transposed(u32 (&to)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -64,47 +64,49 @@ DEVICE void load_matrices_transposed(u32 (&to)[4], const void* row) {
                  : "memory");
 }
 
-// sums += a b for a warp: a 16 x 16, b 16 x 8, bf16; sums 16 x 8, f32. With g = lane / 4 and q = lane % 4 * 2:
-// a[0], a[1]: rows g and g + 8, columns q and the next; a[2], a[3]: the same 8 columns on.
-// b0, b1: rows q and the next, and 8 rows on, of column g.
-// sums: row g, columns q and the next; then row g + 8.
-DEVICE void multiply(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+// mma.sync m16n8k16: sums += a b per warp, with a 16 x 16 and b 16 x 8 in bf16 and sums 16 x 8 in f32. Fragments of a lane,
+// with g = lane / 4 and q = lane % 4 * 2:
+// a[0], a[1]: rows g and g + 8, columns q and q + 1; a[2], a[3]: the same rows, columns q + 8 and q + 9.
+// b0: rows q and q + 1 of column g; b1: rows q + 8 and q + 9.
+// sums[0], sums[1]: row g, columns q and q + 1; sums[2], sums[3]: row g + 8.
+DEVICE void mma_bf16(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Adds one to a counter that other blocks count with; what it was before. What this thread's warp wrote before, up to a
-// __syncwarp, can be seen by whoever finds it counted; and what those counted before had written, by this warp, from a __syncwarp on.
+// Increments a counter that the blocks of a launch share, and returns its previous value. The acquire-release order publishes
+// what this warp wrote before (with a __syncwarp in between) to blocks that see the increment, and makes what earlier
+// blocks published visible to this warp (after a __syncwarp).
 DEVICE u32 count_one(u32* counter) {
     u32 before;
     asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     return before;
 }
 
-// What such a counter is.
+// The value of such a counter, with acquire order.
 DEVICE u32 counted(const u32* counter) {
     u32 count;
     asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
     return count;
 }
 
-// 2^x, to about two units in the last place; 0 for minus infinity.
-DEVICE float power_of_two(float x) {
+// 2^x, to about two units in the last place; 0 for -infinity.
+DEVICE float exp2_approx(float x) {
     float value;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
     return value;
 }
 
-// 1 / x, to a unit in the last place; 0 where that is below the normal numbers.
+// 1 / x, to one unit in the last place; 0 if that is subnormal.
 DEVICE float reciprocal(float x) {
     float value;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
     return value;
 }
 
-// Two values rounded to bf16, halves to even, the first in the lower bits.
+// Two values rounded to bf16, ties to even; the first is in the lower half.
 DEVICE u32 to_bf16(float first, float second) {
     u32 bits;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
@@ -115,7 +117,7 @@ DEVICE u32 to_bf16(float first, float second) {
 
 inline float from_f16(u16 bits) {
     const u32 sign = u32(bits & 0x8000) << 16, rest = bits & 0x7fff;
-    // Below the normal numbers the exponent field is zero; above them it is full.
+    // Subnormals have exponent 0; infinities and NaN have all exponent bits set.
     if (rest < 0x0400) {
         const float small = float(rest) * 5.9604644775390625e-8f; // 2^-24
         return sign ? -small : small;
@@ -123,10 +125,10 @@ inline float from_f16(u16 bits) {
     return __uint_as_float(sign | ((rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u)));
 }
 
-inline void wait_for_launch_before() { host::wait_for_launch_before(); }
-inline void let_next_launch_begin() { __syncthreads(); }
+inline void wait_for_previous_launch() { host::wait_for_launch_before(); }
+inline void allow_next_launch() { __syncthreads(); }
 
-inline float power_of_two(float x) { return exp2f(x); }
+inline float exp2_approx(float x) { return exp2f(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
 inline void copy_async(void* shared, const void* global, bool inside) {
@@ -172,11 +174,11 @@ inline void load_matrices_transposed(u32 (&to)[4], const void* row) {
     }
 }
 
-inline void multiply(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    struct Factors {
+inline void mma_bf16(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    struct Operands {
         u32 a[4], b[2];
     };
-    const auto& all = host::exchange(Factors{{a[0], a[1], a[2], a[3]}, {b0, b1}});
+    const auto& all = host::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}});
     const auto half = [](u32 bits, u32 odd) { return from_bf16(u16(odd ? bits >> 16 : bits)); };
     const u32 g = lane() / 4, q = lane() % 4 * 2;
     for (u32 i = 0; i < 4; ++i) {

@@ -1,5 +1,5 @@
-// Quads: four neighbouring channels of a pixel, moved at once: 16 bytes of f32, 8 of 16 bits. Lanes that take
-// neighbouring quads move whole lines.
+// Vectorised access to four neighbouring channels: 16 bytes of f32, or 8 bytes of bf16 or f16, per load or store. A warp
+// whose lanes take neighbouring vectors moves whole cache lines.
 #pragma once
 #include "common.cuh"
 
@@ -17,7 +17,7 @@ DEVICE Quad load_quad(const float* x, u32 i) {
     return {{v.x, v.y, v.z, v.w}};
 }
 
-// Elements i to i + 3 of what is of this kind, i a multiple of four.
+// Loads elements i to i + 3 of a tensor of this storage type; i is a multiple of four.
 template <u32 KIND> DEVICE Quad load_quad(const void* x, u32 i) {
     if (KIND != BF16 && KIND != F16) return load_quad(static_cast<const float*>(x), i);
     const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const u16*>(x) + i);
@@ -25,14 +25,15 @@ template <u32 KIND> DEVICE Quad load_quad(const void* x, u32 i) {
     return {{value(v.x), value(v.x >> 16), value(v.y), value(v.y >> 16)}};
 }
 
-// The same of a tensor of any kind.
+// The same for a tensor whose storage type is known at run time.
 DEVICE Quad load_quad(const Tensor& x, u32 i) {
     if (x.kind == BF16) return load_quad<BF16>(x.at, i);
     if (x.kind == F16) return load_quad<F16>(x.at, i);
     return load_quad<F32>(x.at, i);
 }
 
-// Neighbouring quads from element i on. One question for all of them: none of them waits for another.
+// Loads COUNT consecutive vectors from element i on. The storage type is tested once, so that all loads are issued back to
+// back instead of each waiting behind a branch.
 template <u32 KIND, u32 COUNT> DEVICE void load_quads(Quad (&to)[COUNT], const void* x, u32 i) {
 #pragma unroll
     for (u32 q = 0; q < COUNT; ++q) to[q] = load_quad<KIND>(x, i + q * QUAD);
@@ -47,7 +48,7 @@ template <u32 COUNT> DEVICE void load_quads(Quad (&to)[COUNT], const Tensor& x, 
     }
 }
 
-// Sets elements i to i + 3 of the result, i a multiple of four.
+// Stores elements i to i + 3 of the result; i is a multiple of four.
 DEVICE void store_quad(const Args& a, u32 i, const Quad& y) {
     if (a.out_kind == BF16) {
         *reinterpret_cast<uint2*>(static_cast<u16*>(a.out_at) + i) = make_uint2(to_bf16(y[0], y[1]), to_bf16(y[2], y[3]));

@@ -3,11 +3,11 @@
 // x       [n, h, w, c] f32
 // out     [n, height, width, c] f32 or bf16
 //
-// Launch     one thread an element of out.
+// Launch     one thread per element of out.
 // Shared     none.
 // Memory     reads four neighbours for each element, mostly from L1; writes y once.
 // Counts     x once, y once; 16 bytes a thread
-// Numerics   f32, positions in the order that PyTorch computes them.
+// Numerics   f32; source positions are computed in PyTorch's order of operations.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/resample.rs
@@ -15,7 +15,7 @@
 
 constexpr u32 THREADS = 256;
 
-// Where output pixel o of m lies among n: the first neighbour, and the weight of the second.
+// For output pixel o of m along an axis of n input pixels: the two input pixels, and the weight of the second.
 struct Source {
     u32 first, second;
     float weight;

@@ -3,7 +3,7 @@
 // x       [n, h, w, c] f32; may be out
 // out     [n, h, w, c] f32 or bf16
 //
-// Launch     one thread an element.
+// Launch     one thread per element.
 // Shared     none.
 // Memory     reads x once, writes y once.
 // Counts     x once, y once; 4 bytes a thread

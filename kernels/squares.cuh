@@ -1,11 +1,11 @@
-// Sums of squares over parts of the rows, [rows / PART_ROWS, c] at Args::squares(): a linear layer leaves them as it
-// stores its result, so that the response norm that follows has a thirty-second of the bytes to read.
+// Per-channel sums of squares over blocks of PART_ROWS rows, [rows / PART_ROWS, c] at Args::squares(). A linear layer
+// writes them in its epilogue, so that the GRN after it reads a thirty-second of the bytes instead of the whole result.
 #pragma once
 #include "chunk.cuh"
 
-constexpr u32 PART_ROWS = 64; // backend/cuda/program.rs: a part is of one image
+constexpr u32 PART_ROWS = 64; // no block spans two images: backend/cuda/squares.rs sees to that
 
-// Of 32 columns, a warp's: each lane adds chunks of the columns from lane() % 4 * CHUNK on.
+// A warp's sums over 32 columns. Each lane accumulates chunks of the columns from lane() % 4 * CHUNK on.
 struct Squares {
     float sums[CHUNK] = {};
 
@@ -13,10 +13,10 @@ struct Squares {
         for (u32 i = 0; i < CHUNK; ++i) sums[i] += v[i] * v[i];
     }
 
-    // The column that is this lane's in the end.
+    // The column whose total this lane ends up with.
     DEVICE static u32 column() { return lane() % 4 * CHUNK + lane() / 16 * 4 + lane() / 8 % 2 * 2 + lane() / 4 % 2; }
 
-    // Its sum over the eight lanes that have added to it. Each step halves what a lane still holds.
+    // The total of that column over the eight lanes that accumulated it. Each step halves the number of sums per lane.
     DEVICE float total() {
 #pragma unroll
         for (u32 half = CHUNK / 2; half > 0; half /= 2) {

@@ -1,13 +1,13 @@
-// to_rgb8: y = round(255 clamp(x, 0, 1)) in bytes, cropped
+// to_rgb8: y = round(255 clamp(x, 0, 1)) as bytes, cropped
 //
 // x       [n, h, w, 3] f32
 // out     [n, height, width, 1] u32: red in the lowest byte, green, blue, 255
 //
-// Launch     one thread a pixel of out.
+// Launch     one thread per pixel of out.
 // Shared     none.
 // Memory     reads x once, writes y once.
 // Counts     x once, y once; 12 bytes a thread
-// Numerics   halves to even; NaN becomes 0, as fmaxf(NaN, 0) is 0.
+// Numerics   rounds ties to even; NaN becomes 0, because fmaxf(NaN, 0) is 0.
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/to_rgb8.rs

@@ -3,9 +3,9 @@
 // x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once, writes y once.
-// Numerics   f32; what f does to large arguments: common.wgsl.
+// Numerics   f32; `apply` in common.wgsl handles large arguments.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/activation.rs

@@ -4,7 +4,7 @@
 // b       [n or 1, h, w, c] f32, arena                      binding 3
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads a and b once, writes y once.
 // Numerics   f32.
 // Needs      nothing optional.

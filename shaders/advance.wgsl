@@ -3,7 +3,7 @@
 // counter [1] u32, arena; in `out` where in place  binding 2
 // out     [1] u32, arena                           binding 1
 //
-// Launch     one group of one lane.
+// Launch     one workgroup of one lane.
 // Memory     one word.
 // Numerics   u32, wraps around.
 // Needs      nothing optional.

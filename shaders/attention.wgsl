@@ -1,26 +1,26 @@
-// attention: softmax(Q*K^T / sqrt(d))*V for each head, keys and values in up to two parts
+// attention: softmax(Q*K^T / sqrt(d))*V for each head; keys and values of the image and of its context
 //
 // x        [n, h, w, 3c] f32, arena: Q, K and V side by side; without own keys [n, h, w, c]: Q   binding 2
-// context  [n, 1, s, 2c] f32, arena, optional: more keys and values, after the own ones          binding 3
-// key_len  [1, 1, 1, n] u32, arena, optional: how many own keys an image's tokens see            binding 4
+// context  [n, 1, s, 2c] f32, arena, optional: more keys and values, after the image's own       binding 3
+// key_len  [1, 1, 1, n] u32, arena, optional: how many of its own keys an image attends to       binding 4
 // out      [n, h, w, c] f32, arena, heads merged                                                 binding 1
 //
-// Launch     one group of 8 x 8 lanes per TILE_Q tokens (x), head (y) and image (z).
-// Memory     Q is read and y written once by a group; K and V ceil(h*w / TILE_Q) times by all. Scores exist for
-//            TILE_Q tokens x KEYS keys at a time, in workgroup memory.
-// Numerics   f32. The maximum of a row is taken as keys pass, and what was summed before is scaled when it grows.
-// Needs      nothing optional; 15.3 KiB of workgroup memory. Any d; beyond VALUES the scores are computed again for
-//            the next VALUES channels, so that sums stay in registers.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
-// Reference  src/ops/attention.rs
+// Launch     one workgroup of 8 x 8 lanes per TILE_Q tokens (x), head (y) and image (z).
+// Memory     each workgroup reads its Q and writes its y once; K and V are read ceil(h*w / TILE_Q) times overall. Scores
+//            exist for TILE_Q tokens x KEYS keys at a time, in workgroup memory.
+// Numerics   f32, online softmax: the running maximum is subtracted before exp, and accumulators are rescaled when it
+//            grows.
+// Needs      nothing optional; 15.3 KiB of workgroup memory. Any d; beyond VALUES channels the scores are recomputed for
+//            the next VALUES channels, so that accumulators stay in registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 const TILE_Q: u32 = 64u;
 const KEYS: u32 = 32u;
 const VALUES: u32 = 64u;
-const TILE_K: u32 = 16u; // channels of Q and K, and keys of V, that are staged at a time
-const STRIDE: u32 = 17u; // vec4s of 64 numbers, and one more so that neighbours lie in other banks
+const TILE_K: u32 = 16u; // channels of Q and K, or keys of V, staged in workgroup memory per iteration
+const STRIDE: u32 = 17u; // in vec4: 16 for 64 numbers, and one of padding against bank conflicts
 const STRIDE_K: u32 = 9u;
-const TILE_KEYS: u32 = 272u; // where keys are staged: behind TILE_K * STRIDE of queries
-const LOWEST: f32 = -3.0e38; // WGSL does not promise infinities
+const TILE_KEYS: u32 = 272u; // offset of the staged keys, after TILE_K * STRIDE of queries
+const LOWEST: f32 = -3.0e38; // in place of -infinity, which WGSL does not guarantee
 @id(1) override context_kind: u32;
 @id(2) override key_len_kind: u32;
 
@@ -34,11 +34,11 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> context: array<f32>;
 @group(0) @binding(4) var<storage, read_write> key_len: array<u32>;
 
-var<workgroup> tile: array<vec4<f32>, 416>;   // queries [TILE_K][STRIDE] and keys [TILE_K][STRIDE_K]; or values
-var<workgroup> scores: array<vec4<f32>, 544>; // [KEYS][STRIDE], four tokens in each
-var<workgroup> factor: array<vec4<f32>, 16>;  // by which sums are scaled, four tokens in each
+var<workgroup> tile: array<vec4<f32>, 416>;   // queries [TILE_K][STRIDE] and keys [TILE_K][STRIDE_K]; later values
+var<workgroup> scores: array<vec4<f32>, 544>; // [KEYS][STRIDE], four tokens per vec4
+var<workgroup> factor: array<vec4<f32>, 16>;  // for rescaling accumulators, four tokens per vec4
 
-// Own keys of an image; those of the context follow.
+// Number of the image's own keys; those of the context follow.
 fn own() -> u32 {
     return select(0u, p.x.h * p.x.w, p.self_part != 0u);
 }
@@ -68,28 +68,28 @@ fn main(
     let head = group.y;
     let image = group.z;
     let scale = inverseSqrt(f32(p.head_dim));
-    // When this lane looks at scores it has four tokens and a quarter of a tile's keys.
+    // In the softmax, a lane handles four tokens and a quarter of a tile's keys.
     let four = lane % 16u;
     let quarter = lane / 16u * (KEYS / 4u);
-    // The own keys that those tokens see.
+    // How many of its own keys each of those four tokens attends to.
     var seen = vec4(own());
     if key_len_kind != ABSENT { seen = min(seen, vec4(key_len[image])); }
     if p.causal != 0u { seen = min(seen, token0 + 4u * four + vec4(1u, 2u, 3u, 4u)); }
-    // Without a context no token of this group sees keys after its last.
+    // In a causal attention without context, no token of this workgroup attends to keys after its last token.
     var keys = own() + p.context.w;
     if p.causal != 0u && p.context.w == 0u { keys = min(keys, token0 + TILE_Q); }
 
     for (var column0 = 0u; column0 < p.head_dim; column0 += VALUES) {
-        // Sums of tokens 4y..4y+4 and 32+4y..: l for channels 4x..4x+4, r for 32+4x...
+        // Accumulators of tokens 4y..4y+4 and 32+4y..: l for channels 4x..4x+4, r for channels 32+4x...
         var l0 = vec4(0.0); var l1 = vec4(0.0); var l2 = vec4(0.0); var l3 = vec4(0.0);
         var l4 = vec4(0.0); var l5 = vec4(0.0); var l6 = vec4(0.0); var l7 = vec4(0.0);
         var r0 = vec4(0.0); var r1 = vec4(0.0); var r2 = vec4(0.0); var r3 = vec4(0.0);
         var r4 = vec4(0.0); var r5 = vec4(0.0); var r6 = vec4(0.0); var r7 = vec4(0.0);
-        var highest = vec4(LOWEST); // of the scores of this lane's tokens
-        var sum = vec4(0.0);        // of this lane's weights
+        var maximum = vec4(LOWEST); // running maximum of the scores of this lane's tokens
+        var sum = vec4(0.0);        // running sum of this lane's weights
 
         for (var key0 = 0u; key0 < keys; key0 += KEYS) {
-            // Scores of keys 4x.. with tokens 4y.. (a) and 32+4y.. (b).
+            // Scores of keys 4x.. and tokens 4y.. (a) or 32+4y.. (b).
             var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0);
             var b0 = vec4(0.0); var b1 = vec4(0.0); var b2 = vec4(0.0); var b3 = vec4(0.0);
             for (var d0 = 0u; d0 < p.head_dim; d0 += TILE_K) {
@@ -124,28 +124,28 @@ fn main(
             scores[first + 3u * STRIDE] = a3; scores[first + 3u * STRIDE + 8u] = b3;
             workgroupBarrier();
 
-            // Scores become weights relative to the highest so far.
-            var peak = vec4(LOWEST);
+            // The softmax: from scores to weights relative to the maximum so far.
+            var tile_maximum = vec4(LOWEST);
             for (var i = quarter; i < quarter + KEYS / 4u; i++) {
                 let key = vec4(key0 + i);
                 let sees = (key < seen) | ((key >= vec4(own())) & (key < vec4(keys)));
                 let score = select(vec4(LOWEST), scores[i * STRIDE + four] * scale, sees);
                 scores[i * STRIDE + four] = score;
-                peak = max(peak, score);
+                tile_maximum = max(tile_maximum, score);
             }
-            tile[lane] = peak;
+            tile[lane] = tile_maximum;
             workgroupBarrier();
-            let before = highest;
-            highest = max(max(highest, tile[four]), max(tile[four + 16u], max(tile[four + 32u], tile[four + 48u])));
-            let shrink = exp(before - highest);
-            sum *= shrink;
+            let before = maximum;
+            maximum = max(max(maximum, tile[four]), max(tile[four + 16u], max(tile[four + 32u], tile[four + 48u])));
+            let rescale = exp(before - maximum);
+            sum *= rescale;
             for (var i = quarter; i < quarter + KEYS / 4u; i++) {
-                // Every token sees the first key, so `highest` is a score, and what is not seen vanishes.
-                let weight = exp(scores[i * STRIDE + four] - highest);
+                // Every token attends to the first key, so `highest` is a real score and masked keys get weight 0.
+                let weight = exp(scores[i * STRIDE + four] - maximum);
                 scores[i * STRIDE + four] = weight;
                 sum += weight;
             }
-            if quarter == 0u { factor[four] = shrink; }
+            if quarter == 0u { factor[four] = rescale; }
             workgroupBarrier();
 
             let fa = factor[at.y];

@@ -1,4 +1,4 @@
-// batch_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), statistics as learned
+// batch_norm: y = f((x - mean) / sqrt(var + eps)·weight + bias), with stored statistics
 //
 // x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
 // mean    [c] learned                                       binding 3
@@ -7,7 +7,7 @@
 // bias    [c] learned, absent if weight is                  binding 6
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once and the vectors from cache, writes y once.
 // Numerics   f32.
 // Needs      nothing optional.

@@ -1,16 +1,19 @@
-// What every shader can use. The loader appends this file to each of them (after the *.shared.wgsl that its row
-// names), so that the line numbers of a message are those of the shader itself. A shader's file alone is therefore
-// not a whole module: `cascade-rt kernels --source NAME` prints that.
+// What every shader uses. The loader appends this file to each shader, after the *.shared.wgsl that its row names; appended,
+// because the line numbers of error messages are then those of the shader's own file. A shader's file alone is therefore
+// not a complete module: `cascade-rt kernels --source NAME` prints one.
+//
+// In headers, *arena* marks an activation, a range of the one buffer that holds all of them; *learned* marks a weight, stored
+// as f32, f16 or bf16; and *in place* means that the operand and the result are the same range.
 
-// Extent of a tensor: images, rows, columns, channels; channels are contiguous.
+// Shape of a tensor [n, h, w, c]: images, rows, columns, channels; channels are contiguous.
 struct Shape { n: u32, h: u32, w: u32, c: u32 }
 
-// What an operand is: the value of `<operand>_kind`, set when the pipeline is made.
+// How an operand is stored: the value of `<operand>_kind`, set when the pipeline is created.
 const ABSENT: u32 = 0u;
 const F32: u32 = 1u;
 const F16: u32 = 2u;
 const BF16: u32 = 3u;
-const IN_PLACE: u32 = 4u; // the values lie in `out`
+const IN_PLACE: u32 = 4u; // the operand shares its memory with `out`
 
 // ops::Function
 const IDENTITY: u32 = 0u;
@@ -18,12 +21,12 @@ const GELU_ERF: u32 = 1u;
 const QUICK_GELU: u32 = 2u;
 const SILU: u32 = 3u;
 
-// Index of the 32-bit word that holds element i of a learned tensor.
+// Index of the 32-bit word that holds element i of a weight.
 fn word(i: u32, kind: u32) -> u32 {
     return select(i >> 1u, i, kind == F32);
 }
 
-// Element i, out of its word, widened to f32; exact but for what f32 itself rounds.
+// Element i, extracted from its word and widened to f32, which is exact.
 fn element(bits: u32, i: u32, kind: u32) -> f32 {
     if kind == F32 { return bitcast<f32>(bits); }
     let half = (bits >> ((i & 1u) * 16u)) & 0xffffu;
@@ -31,13 +34,13 @@ fn element(bits: u32, i: u32, kind: u32) -> f32 {
     return unpack2x16float(half).x;
 }
 
-// Both elements of a word of 16-bit elements.
+// Both elements of a word of 16-bit elements, widened.
 fn elements(bits: u32, kind: u32) -> vec2<f32> {
     if kind == BF16 { return vec2(bitcast<f32>(bits << 16u), bitcast<f32>(bits & 0xffff0000u)); }
     return unpack2x16float(bits);
 }
 
-// Error function, |error| < 3.1e-7: x·P(x²)/Q(x²), clamped where it is 1 in f32.
+// Error function, |error| < 3.1e-7: x·P(x²)/Q(x²), clamped where it rounds to 1 in f32.
 // Source: Eigen, `generic_fast_erf`.
 fn erf(v: f32) -> f32 {
     let x = clamp(v, -3.925724783138660, 3.925724783138660);
@@ -57,8 +60,8 @@ fn erf(v: f32) -> f32 {
     return clamp(x * p / q, -1.0, 1.0);
 }
 
-// ops::Function of x. exp overflows to infinity, and 1/inf is 0, but WGSL does not promise
-// infinities: arguments are kept where exp is finite.
+// ops::Function of x. Where exp overflows to infinity, 1 / infinity would be 0; but WGSL guarantees no infinities, so the
+// argument is clamped to where exp is finite.
 fn apply(function: u32, x: f32) -> f32 {
     switch function {
         case GELU_ERF: { return 0.5 * x * (1.0 + erf(x * 0.70710678118654752)); }

@@ -1,12 +1,12 @@
 // concat: a, then b, along the channels, the tokens or the images
 //
-// a       [n, h, w, c] f32, arena, longer or shorter than b along the axis alone  binding 2
+// a       [n, h, w, c] f32, arena, may differ in size from b along the axis only  binding 2
 // b       [n, h, w, c] f32, arena                                                 binding 3
-// out     [n, h, w, c] f32, both of them, arena                                   binding 1
+// out     [n, h, w, c] f32, arena: a, then b                                      binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads a and b once, writes out once.
-// Numerics   copies.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/concat.rs
@@ -23,7 +23,7 @@ const TOKENS: u32 = 1u;
 @group(0) @binding(2) var<storage, read_write> a: array<f32>;
 @group(0) @binding(3) var<storage, read_write> b: array<f32>;
 
-// Elements of s that lie together in out.
+// Number of contiguous elements of s in out.
 fn run(s: Shape) -> u32 {
     switch p.axis {
         case CHANNELS: { return s.c; }
@@ -38,11 +38,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let len_a = run(p.a);
     let len_b = run(p.b);
-    let piece = i / (len_a + len_b);
+    let run_index = i / (len_a + len_b);
     let at = i % (len_a + len_b);
     if at < len_a {
-        out[i] = a[piece * len_a + at];
+        out[i] = a[run_index * len_a + at];
     } else {
-        out[i] = b[piece * len_b + at - len_a];
+        out[i] = b[run_index * len_b + at - len_a];
     }
 }

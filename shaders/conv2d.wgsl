@@ -1,22 +1,22 @@
-// conv2d: convolution with zero padding, as a matrix product: rows are output pixels, k runs over window and channels
+// conv2d: convolution with zero padding as an implicit GEMM: rows are output pixels, K runs over taps and channels
 //
 // x       [n, h, w, c] f32, arena                                   binding 2
 // weight  [o, c, kh, kw] f32, f16 or bf16                           binding 3
 // bias    [o], likewise, optional                                   binding 4
 // out     [n, (h + 2*padding - kh) / stride + 1, .., o] f32, arena  binding 1
 //
-// Launch     one group of 8 x 8 lanes per TILE_M pixels (y) and TILE_N outputs (x); a lane has 8 pixels x 8 outputs.
-// Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times, mostly from cache; y is written once. The
-//            windows are gathered a tile at a time and never lie side by side in memory.
+// Launch     one workgroup of 8 x 8 lanes per TILE_M pixels (y) and TILE_N channels (x); a lane has 8 pixels x 8 channels.
+// Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times, mostly from cache; y is written once. The im2col
+//            rows are gathered one tile at a time and never materialised in memory.
 // Numerics   f32; weights are widened exactly.
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/conv2d.rs
 
-// The input pixel that window element (ky, kx) of output pixel `row` lies on, or OUTSIDE.
+// The input pixel under tap (ky, kx) of output pixel `row`, or OUTSIDE.
 fn source(row: u32, ky: u32, kx: u32) -> u32 {
     let image = row / (p.out.h * p.out.w);
-    // What is above or left of the input wraps around to far below it.
+    // Coordinates above or left of the input wrap around to large values and fail the bounds test.
     let line = row / p.out.w % p.out.h * p.stride + ky - p.padding;
     let column = row % p.out.w * p.stride + kx - p.padding;
     let inside = image < p.out.n && line < p.x.h && column < p.x.w;
@@ -37,14 +37,14 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
-    var sums = Sums();
+    var acc = Accumulator();
 
-    // What this lane brings into the tiles: four pixels and four outputs, every fourth channel.
+    // What this lane loads into the tiles: four pixels and four output channels, every fourth input channel.
     let four = lane / 4u;
     let row = row0 + 4u * four;
     let o = o0 + 4u * four;
 
-    // Channels are the inner loop: that is how they lie in x, and the pixels are found once for all.
+    // Channels are the inner loop, because they are contiguous in x and the pixels are the same for all of them.
     for (var tap = 0u; tap < p.weight.w * p.weight.c; tap++) {
         let ky = tap / p.weight.c;
         let kx = tap % p.weight.c;
@@ -59,7 +59,7 @@ fn main(
                     load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
             }
             workgroupBarrier();
-            multiply(&sums, at);
+            multiply_tiles(&acc, at);
             workgroupBarrier();
         }
     }
@@ -69,7 +69,7 @@ fn main(
         for (var j = 0u; j < 8u; j++) {
             let o = o0 + tile_output(at, j);
             if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-                var v = sum_of(&sums, i, j);
+                var v = result_of(&acc, i, j);
                 if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
                 out[row * p.out.c + o] = v;
             }

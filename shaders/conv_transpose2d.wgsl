@@ -1,30 +1,31 @@
-// conv_transpose2d: every input pixel adds its window to the output
+// conv_transpose2d: every input pixel adds its multiple of the kernel to the output
 //
 // x       [n, h, w, c] f32, arena                                 binding 2
 // weight  [c, o, kh, kw] f32, f16 or bf16                         binding 3
 // bias    [o], likewise, optional                                 binding 4
 // out     [n, (h - 1)*stride + kh - 2*padding, .., o] f32, arena  binding 1
 //
-// Output pixels whose distance from the padded corner leaves the same rests by `stride` (a phase) are reached by
-// the same elements of the window, one in `stride` each way. So each phase is a matrix product of its own, with
-// neither zeros between the inputs nor sums in memory: rows are the phase's pixels, k runs over its part of
-// the window and over channels.
+// Output pixels whose distance from the padded corner leaves the same remainders modulo `stride` form a residue class; all of
+// them use the same taps of the kernel, one in `stride` along each axis. So each class is an implicit GEMM of its own,
+// without zeros between the inputs and without atomic additions: rows are the class's pixels, K runs over its taps and
+// the input channels.
 //
-// Launch     one group of 8 x 8 lanes per TILE_M pixels (y) and TILE_N outputs (x); a lane has 8 pixels x 8 outputs.
-//            A tile holds pixels of one phase, so there may be a few more tiles than groups: groups take turns.
-// Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times a phase, mostly from cache; y is written once.
+// Launch     one workgroup of 8 x 8 lanes per TILE_M pixels (y) and TILE_N channels (x); a lane has 8 pixels x 8 channels.
+//            A tile holds pixels of one class, so there may be a few more tiles than workgroups, which loop over them.
+// Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times per class, mostly from cache; y is written once.
 // Numerics   f32; weights are widened exactly.
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/conv_transpose2d.rs
 
-// Pixels of a phase in one image, (lines, columns); those past the output's edge are not stored.
+// Size of the largest class in one image, (rows, columns). In smaller classes the last ones lie past the output's edge and
+// are not stored.
 fn extent() -> vec2<u32> {
     return (vec2(p.out.h, p.out.w) + p.stride - 1u) / p.stride;
 }
 
-// The input pixel that reaches pixel `row` of a phase by one element of the window, or OUTSIDE. `offset`: the
-// one that reaches the phase's first pixel by it; above or left of the input is far below it.
+// The input pixel that contributes to pixel `row` of a class by one tap, or OUTSIDE. `offset` is the input pixel that does
+// so for the class's first pixel. Coordinates above or left of the input wrap around and fail the bounds test.
 fn source(row: u32, offset: vec2<u32>) -> u32 {
     let size = extent();
     let image = row / (size.x * size.y);
@@ -49,19 +50,19 @@ fn main(
 ) {
     let o0 = group.x * TILE_N;
     let size = extent();
-    let tiles = (p.out.n * size.x * size.y + TILE_M - 1u) / TILE_M; // of one phase
-    // What this lane brings into the tiles: four pixels and four outputs, every fourth channel.
+    let tiles = (p.out.n * size.x * size.y + TILE_M - 1u) / TILE_M; // per class
+    // What this lane loads into the tiles: four pixels and four output channels, every fourth input channel.
     let four = lane / 4u;
     let o = o0 + 4u * four;
 
     for (var tile = group.y; tile < tiles * p.stride * p.stride; tile += groups.y) {
-        let corner = tile / tiles / vec2(p.stride, 1u) % p.stride; // the phase's first output pixel, (line, column)
+        let corner = tile / tiles / vec2(p.stride, 1u) % p.stride; // the class's first output pixel, (row, column)
         let row0 = tile % tiles * TILE_M;
         let row = row0 + 4u * four;
-        var sums = Sums();
+        var acc = Accumulator();
 
-        // Only every stride-th element of the window reaches this phase; further into the window is further back
-        // in the input. Channels are the inner loop: that is how they lie in x.
+        // Only every stride-th tap contributes to this class; a later tap reads an earlier input pixel. Channels are the
+        // inner loop, because they are contiguous in x.
         let reach = (corner + p.padding) / p.stride;
         for (var ky = (corner.x + p.padding) % p.stride; ky < p.weight.w; ky += p.stride) {
             for (var kx = (corner.y + p.padding) % p.stride; kx < p.weight.c; kx += p.stride) {
@@ -78,7 +79,7 @@ fn main(
                             load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
                     }
                     workgroupBarrier();
-                    multiply(&sums, at);
+                    multiply_tiles(&acc, at);
                     workgroupBarrier();
                 }
             }
@@ -93,7 +94,7 @@ fn main(
             for (var j = 0u; j < 8u; j++) {
                 let o = o0 + tile_output(at, j);
                 if inside && o < p.out.c {
-                    var v = sum_of(&sums, i, j);
+                    var v = result_of(&acc, i, j);
                     if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
                     out[((image * p.out.h + line) * p.out.w + column) * p.out.c + o] = v;
                 }

@@ -3,10 +3,10 @@
 // x       [n, h, w, c] f32, arena, bound as bits  binding 2
 // out     [1] u32, arena                          binding 1
 //
-// Launch     `clear`: one group of one lane; `main`: one group of WG lanes per CHUNK elements of x.
+// Launch     `clear`: one workgroup of one lane; `main`: one workgroup of WG lanes per CHUNK elements of x.
 // Memory     reads x once.
-// Numerics   exact: integers, in any order. The bits are looked at because compilers may assume that
-//            f32 holds no NaN.
+// Numerics   exact: integer counts, in any order. The bit patterns are tested, because compilers may assume that no f32 is
+//            NaN.
 // Needs      nothing optional.
 // Tunables   WG, CHUNK.
 // Reference  src/ops/count_non_finite.rs

@@ -1,13 +1,13 @@
-// denoise: e = cond - (cond - uncond)·(1 - g), or eps as it is; x <- c0·(x - c1·e) + sigma·z
+// denoise: e = cond - (cond - uncond)·(1 - g) with guidance, else eps; x <- c0·(x - c1·e) + sigma·z
 //
 // x             [n, h, w, c] f32, arena; in `out` where in place                                           binding 2
 // eps           [n, h, w, c] f32, or guided [2n, h, w, c]: the conditional images, then the others; arena  binding 3
-// noise         [steps·n, h, w, c] f32, z of every step, or [n, h, w, c], of this one; arena                binding 4
+// noise         [steps·n, h, w, c] f32, z of every step, or [n, h, w, c] of this step; arena               binding 4
 // coefficients  [steps, 4] f32: c0, c1, sigma, g of every step; arena                                      binding 5
 // counter       [1] u32: the step; arena                                                                   binding 6
 // out           [n, h, w, c] f32, arena                                                                    binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads x, eps and one step's noise once, writes out once.
 // Numerics   f32.
 // Needs      nothing optional.

@@ -1,13 +1,13 @@
 // depthwise_conv: y[row, col, ch] = sum over i, j of x[row·stride + i - k/2, col·stride + j - k/2, ch]·w[ch, i, j],
-// w the weight, x zero outside
+// with w the weight and x zero outside the image
 //
 // x       [n, h, w, c] f32, arena                                binding 2
 // weight  [c, 1, k, k] learned, k odd                            binding 3
 // out     [n, ceil(h / stride), ceil(w / stride), c] f32, arena  binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads x k² times, all but once from cache; writes out once.
-// Numerics   f32, one sum of k² products.
+// Numerics   f32; one accumulator for the k² taps.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/depthwise_conv.rs
@@ -33,7 +33,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let k = p.weight.w;
     var sum = 0.0;
     for (var ky = 0u; ky < k; ky++) {
-        let y = row * p.stride + ky - k / 2u; // above x: wraps around to more than h
+        let y = row * p.stride + ky - k / 2u; // above the image it wraps around to a large value
         if y >= p.x.h { continue; }
         for (var kx = 0u; kx < k; kx++) {
             let q = col * p.stride + kx - k / 2u;

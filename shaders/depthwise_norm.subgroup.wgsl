@@ -1,8 +1,8 @@
-// depthwise_norm, a subgroup per pixel: no barrier, and no lane idle where there are few channels
+// depthwise_norm, one subgroup per pixel: no barrier, and no idle lanes where there are few channels
 //
 // Operands and result are those of depthwise_norm.wgsl.
 //
-// Launch     one group of WG lanes per ROWS pixels, which its subgroups take in turn: neighbours share a cache.
+// Launch     one workgroup of WG lanes per ROWS pixels, which its subgroups take in turn: neighbouring pixels share a cache.
 // Memory     as depthwise_norm.wgsl.
 // Numerics   as depthwise_norm.wgsl.
 // Needs      subgroups of any width.

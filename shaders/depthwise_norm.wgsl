@@ -1,14 +1,13 @@
 // depthwise_norm: v[row, col, ch] = bias[ch] + sum over i, j of x[row + i - k/2, col + j - k/2, ch]·weight[ch, i, j],
-// zero outside of x; y = (v - mean) / sqrt(var + eps) over the channels
+// with x zero outside the image; y = (v - mean) / sqrt(var + eps) over the channels
 //
 // x       [n, h, w, c] f32, arena                      binding 2
 // weight  [c, 1, k, k] learned, k odd                  binding 3
 // bias    [c] learned                                  binding 4
-// out     [n, h, w, c] f32, arena; holds v in between  binding 1
+// out     [n, h, w, c] f32, arena; stores v meanwhile  binding 1
 //
-// Launch     one group of WG lanes per pixel, which stride over the channels.
-// Memory     reads x k² times, all but once from cache; writes out twice, and each lane reads back its own v,
-//            from cache.
+// Launch     one workgroup of WG lanes per pixel, striding over the channels.
+// Memory     reads x k² times, all but once from cache; writes out twice, and each lane reads its own v back, from cache.
 // Numerics   f32, one partial sum per lane, the mean before the variance.
 // Needs      nothing optional. WG is a power of two.
 // Tunables   WG.

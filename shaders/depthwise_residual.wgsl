@@ -1,5 +1,5 @@
 // depthwise_residual: y = x + gammas[2]·(bias[ch] + sum over i, j of t[row + i - k/2, col + j - k/2, ch]·w[ch, i, j]),
-// w the weight, t extended by repeating its edge
+// with w the weight and t extended by repeating its edge
 //
 // x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
 // t       [n, h, w, c] f32, arena                           binding 3
@@ -8,9 +8,9 @@
 // gammas  [6] learned                                       binding 6
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads t k² times, all but once from cache; reads x and writes y once.
-// Numerics   f32, one sum of k² products.
+// Numerics   f32; one accumulator for the k² taps.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/depthwise_residual.rs
@@ -30,7 +30,7 @@ struct Params { out: Shape, x: Shape, t: Shape, weight: Shape, bias: Shape, gamm
 @group(0) @binding(5) var<storage, read> bias: array<u32>;
 @group(0) @binding(6) var<storage, read> gammas: array<u32>;
 
-// `at` moved by `offset` of a window that is 2·half + 1 wide, kept in 0..size.
+// Coordinate `at`, moved by tap `offset` of a kernel that is 2·half + 1 wide, and clamped to 0..size.
 fn inside(at: u32, offset: u32, half: u32, size: u32) -> u32 {
     return min(max(at + offset, half) - half, size - 1u);
 }

@@ -1,12 +1,12 @@
 // embed: y = tokens[ids] + positions
 //
-// ids        [n, 1, t, 1] u32, arena; beyond the last row it means the last  binding 2
-// tokens     [v, c] learned                                                  binding 3
-// positions  [p, c] learned, p >= t, or absent                               binding 4
-// out        [n, 1, t, c] f32, arena                                         binding 1
+// ids        [n, 1, t, 1] u32, arena; clamped to the last row  binding 2
+// tokens     [v, c] learned                                    binding 3
+// positions  [p, c] learned, p >= t, or absent                 binding 4
+// out        [n, 1, t, c] f32, arena                           binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
-// Memory     reads the rows asked for once, writes out once.
+// Launch     one lane per element of out, WG lanes per workgroup.
+// Memory     reads the indexed rows once, writes out once.
 // Numerics   f32.
 // Needs      nothing optional.
 // Tunables   WG.

@@ -1,4 +1,4 @@
-// What the variants of feed_forward share.
+// Shared by the variants of feed_forward.
 
 @id(0) override x_kind: u32;
 @id(1) override gammas_kind: u32;

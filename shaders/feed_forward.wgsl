@@ -8,13 +8,13 @@
 // b2      [c] likewise                        binding 7
 // out     [n, h, w, c] f32, arena             binding 1
 //
-// Launch     one group of WG lanes per ROWS pixels. Of a chunk of CHUNK hidden channels a lane computes four rows
-//            of four; then, of its share of the outputs, all rows of COLUMNS, WG apart.
-// Memory     x is read three times, the last two from cache; W0 and W2 once a group; y is written once. The
-//            hidden channels exist a chunk at a time, in workgroup memory.
+// Launch     one workgroup of WG lanes per ROWS pixels. For each CHUNK hidden channels a lane first computes 4 channels x
+//            4 rows, then adds their contribution to its COLUMNS output channels (WG apart) of all rows.
+// Memory     x is read three times, the last two from cache; W0 and W2 once per workgroup; y is written once. The hidden
+//            activations exist one chunk at a time, in workgroup memory.
 // Numerics   f32; mean and variance in two passes; weights are widened exactly.
 // Needs      c at most C_MAX; 16 KiB of workgroup memory.
-// Tunables   none: what a lane holds is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/feed_forward.rs
 const WG: u32 = 64u;
 const ROWS: u32 = 8u;
@@ -23,17 +23,17 @@ const COLUMNS: u32 = 6u;
 const C_MAX: u32 = 384u; // WG * COLUMNS
 
 var<workgroup> normed: array<vec4<f32>, 768>; // [C_MAX][2], rows 0..4 and 4..8
-var<workgroup> hidden: array<vec4<f32>, 256>; // [CHUNK][2], likewise; before that, partial sums of the norm
+var<workgroup> hidden: array<vec4<f32>, 256>; // [CHUNK][2], likewise; first used for the norm's partial sums
 
-// Rows past the last are the last again, and not stored.
+// A row past the last is clamped to the last; its results are not stored.
 fn load_x(row: u32, k: u32) -> f32 {
     let i = min(row, p.out.n * p.out.h * p.out.w - 1u) * p.out.c + k;
     if x_kind == IN_PLACE { return out[i]; }
     return x[i];
 }
 
-// W0[o, k] and W0[o, k + 1], out of one word where they share it; zero past the end of a row. Rows
-// past the last are the last again, and what is computed from them is not used.
+// W0[o, k] and W0[o, k + 1], from one word if they share it; zero past the end of a row. An output past the last is clamped
+// to the last; its results are not used.
 fn load_w0(o: u32, k: u32) -> vec2<f32> {
     let i = min(o, p.w0.w - 1u) * p.w0.c + k;
     if w0_kind != F32 && p.w0.c % 2u == 0u { return elements(w0[i / 2u], w0_kind); }
@@ -42,7 +42,7 @@ fn load_w0(o: u32, k: u32) -> vec2<f32> {
     return vec2(first, element(w0[word(i + 1u, w0_kind)], i + 1u, w0_kind));
 }
 
-// The same of W2.
+// The same for W2.
 fn load_w2(o: u32, k: u32) -> vec2<f32> {
     let i = min(o, p.w2.w - 1u) * p.w2.c + k;
     if w2_kind != F32 && p.w2.c % 2u == 0u { return elements(w2[i / 2u], w2_kind); }
@@ -60,7 +60,7 @@ fn gelu(v: vec4<f32>) -> vec4<f32> {
     return vec4(apply(GELU_ERF, v.x), apply(GELU_ERF, v.y), apply(GELU_ERF, v.z), apply(GELU_ERF, v.w));
 }
 
-// Sum over the lanes that share rows, the same in each.
+// Sum over the lanes that share rows, returned in each of them.
 fn row_sum(lane: u32, v: vec4<f32>) -> vec4<f32> {
     workgroupBarrier();
     hidden[lane] = v;
@@ -81,7 +81,7 @@ fn main(
     if row0 >= rows { return; }
     let c = p.out.c;
 
-    // The norm: half the lanes have rows 0..4, the others 4..8.
+    // The norm: even lanes handle rows 0..4, odd lanes rows 4..8.
     let half = lane % 2u;
     let row = row0 + 4u * half;
     var v = vec4(0.0);
@@ -98,18 +98,18 @@ fn main(
     }
     workgroupBarrier();
 
-    // Sums of outputs lane + WG*i: a for rows 0..4, d for 4..8.
+    // Accumulators of output channels lane + WG*i: a for rows 0..4, d for rows 4..8.
     var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0);
     var a3 = vec4(0.0); var a4 = vec4(0.0); var a5 = vec4(0.0);
     var d0 = vec4(0.0); var d1 = vec4(0.0); var d2 = vec4(0.0);
     var d3 = vec4(0.0); var d4 = vec4(0.0); var d5 = vec4(0.0);
     for (var j0 = 0u; j0 < p.w0.w; j0 += CHUNK) {
-        // Hidden channels j, j + 32, j + 64, j + 96 of the rows that this lane has in the norm.
+        // Hidden channels j, j + 32, j + 64 and j + 96 of the four rows that this lane normalised.
         let j = j0 + lane / 2u;
         var s0 = vec4(0.0); var s1 = vec4(0.0); var s2 = vec4(0.0); var s3 = vec4(0.0);
         for (var k = 0u; k < c; k += 2u) {
             let t = normed[2u * k + half];
-            let u = normed[2u * min(k + 1u, c - 1u) + half]; // its weight is zero where there is none
+            let u = normed[2u * min(k + 1u, c - 1u) + half]; // its weight is zero if k + 1 does not exist
             let w0 = load_w0(j, k);
             let w1 = load_w0(j + 32u, k);
             let w2 = load_w0(j + 64u, k);

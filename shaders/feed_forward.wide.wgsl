@@ -1,10 +1,10 @@
-// feed_forward, of any width: the hidden channels go through memory
+// feed_forward, for any number of channels: the hidden activations go through memory
 //
 // Operands and result are those of feed_forward.wgsl.
-// scratch  [n*h*w, m] f32: the hidden channels    binding 12
+// scratch  [n*h*w, m] f32: the hidden activations  binding 12
 //
-// Launch     hidden: one group of WG lanes per pixel; main: one lane per output.
-// Memory     W0 and W2 once a row of pixels: slow, and there for widths that no published model has.
+// Launch     hidden: one workgroup of WG lanes per pixel; main: one lane per output.
+// Memory     W0 and W2 are read once per pixel: slow, and only for widths that no published model has.
 // Numerics   as feed_forward.wgsl.
 // Needs      nothing optional.
 // Tunables   WG.

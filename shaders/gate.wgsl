@@ -1,12 +1,12 @@
-// gate: y = x·sigmoid(s), s the same for all pixels of an image
+// gate: y = x·sigmoid(s), s one value per channel and image
 //
 // x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
 // s       [n, 1, 1, c] f32, arena                           binding 3
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once and s from cache, writes y once.
-// Numerics   f32. WGSL promises no infinity, so the argument is kept where exp is finite.
+// Numerics   f32. WGSL guarantees no infinities, so the argument is clamped to where exp is finite.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/gate.rs
@@ -26,7 +26,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let image = p.out.h * p.out.w * p.out.c;
     if i >= p.out.n * image { return; }
     let logit = s[i / image * p.out.c + i % p.out.c];
-    let inverse = 1.0 + exp(min(-logit, 80.0)); // of the sigmoid
+    let inverse = 1.0 + exp(min(-logit, 80.0)); // 1 / sigmoid(logit)
     if x_kind == IN_PLACE {
         out[i] = out[i] / inverse;
     } else {

@@ -1,12 +1,12 @@
 // gather: y[i] = x[index[i]], whole rows
 //
-// x       [n, h, w, c] f32, arena                                binding 2
-// index   [m] u32, arena; beyond the last row it means the last  binding 3
-// out     [m, 1, 1, c] f32, arena                                binding 1
+// x       [n, h, w, c] f32, arena                  binding 2
+// index   [m] u32, arena; clamped to the last row  binding 3
+// out     [m, 1, 1, c] f32, arena                  binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
-// Memory     reads the rows asked for once, writes out once.
-// Numerics   copies.
+// Launch     one lane per element of out, WG lanes per workgroup.
+// Memory     reads the indexed rows once, writes out once.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/gather.rs

@@ -1,14 +1,14 @@
 // grn_scale: G[ch] = sqrt(sum of x[row, col, ch]² over an image), s[ch] = 1 + gamma[ch]·G[ch] / (mean(G) + eps)
 //
-// x        [n, h, w, c] f32, arena                                                            binding 2
-// gamma    [c] learned                                                                        binding 3
-// out      [n, 1, 1, c] f32, arena                                                            binding 1
-// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks; then G in the first block's place  binding 12
+// x        [n, h, w, c] f32, arena                                                       binding 2
+// gamma    [c] learned                                                                   binding 3
+// out      [n, 1, 1, c] f32, arena                                                       binding 1
+// scratch  [n, ceil(h·w / PIXELS), c] f32, partial sums; later G, in place of the first  binding 12
 //
-// Launch     `squares`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
-//            `norms` and `main`: one lane per channel and image, WG channels a group.
-// Memory     reads x once; each group of `main` reads G of its whole image, from cache.
-// Numerics   f32; sums of blocks, then their sum; the mean of G from one partial sum per lane.
+// Launch     `squares`: one lane per channel, block of PIXELS pixels and image, WG channels per workgroup;
+//            `norms` and `main`: one lane per channel and image, WG channels per workgroup.
+// Memory     reads x once; each workgroup of `main` reads G of its whole image, from cache.
+// Numerics   f32; sums over blocks of pixels, then over blocks; the mean of G from one partial sum per lane.
 // Needs      nothing optional. WG is a power of two.
 // Tunables   WG, PIXELS.
 // Reference  src/ops/grn_scale.rs

@@ -4,15 +4,15 @@
 // weight   [c] learned                                                                           binding 3
 // bias     [c] learned                                                                           binding 4
 // out      [n, h, w, c] f32, arena                                                               binding 1
-// scratch  [n, groups, ceil(h·w / PIXELS), 2] f32: a block's mean, and sum of squares about it;  binding 12
-//          then a group's mean and 1 / sqrt(var + eps) in its first block's place
+// scratch  [n, groups, ceil(h·w / PIXELS), 2] f32: a block's mean and squared deviations;        binding 12
+//          later a group's mean and 1 / sqrt(var + eps), in place of its first block
 //
-// Launch     `blocks`: one group of WG lanes per block of PIXELS pixels, group and image;
-//            `merge`: one group of WG lanes per group and image;
-//            `main`: one lane per element, WG lanes a group.
+// Launch     `blocks`: one workgroup of WG lanes per block of PIXELS pixels, channel group and image;
+//            `merge`: one workgroup of WG lanes per channel group and image;
+//            `main`: one lane per element, WG lanes per workgroup.
 // Memory     reads x three times, the second from cache; writes y once.
-// Numerics   f32. Each block takes its mean first, then squares about it; blocks are merged by Chan's
-//            formula, their means again about the whole mean.
+// Numerics   f32. Each block computes its mean, then the squared deviations from it; blocks are merged by Chan's formula,
+//            where the deviations of their means are taken about the overall mean.
 // Needs      nothing optional. WG is a power of two.
 // Tunables   WG, PIXELS.
 // Reference  src/ops/group_norm.rs
@@ -30,12 +30,12 @@ struct Params { out: Shape, x: Shape, weight: Shape, bias: Shape, groups: u32, e
 @group(0) @binding(4) var<storage, read> bias: array<u32>;
 @group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
 
-// Place in scratch of a group's first block.
+// Index in scratch of a channel group's first block.
 fn first_block(image: u32, group: u32) -> u32 {
     return (image * p.groups + group) * ((p.x.h * p.x.w + PIXELS - 1u) / PIXELS);
 }
 
-// Pixels of a block; the last one may be short.
+// Number of pixels of a block; the last one may be short.
 fn block_pixels(block: u32) -> u32 {
     return min(PIXELS, p.x.h * p.x.w - block * PIXELS);
 }
@@ -80,7 +80,7 @@ fn merge(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) 
         let d = scratch[2u * (begin + i)] - mean;
         sum += scratch[2u * (begin + i) + 1u] + f32(block_pixels(i)) * channels * d * d;
     }
-    let variance = group_sum(lane, sum) / count; // its barriers are past all reads of scratch
+    let variance = group_sum(lane, sum) / count; // its barriers come after all reads of scratch, which is overwritten below
 
     if lane == 0u {
         scratch[2u * begin] = mean;

@@ -1,4 +1,4 @@
-// What the variants of layer_norm share.
+// Shared by the variants of layer_norm.
 
 @id(0) override x_kind: u32;
 @id(1) override first_kind: u32;

@@ -1,8 +1,8 @@
-// layer_norm, a subgroup per row: no barrier, and no lane idle where rows are short
+// layer_norm, one subgroup per row: no barrier, and no idle lanes where rows are short
 //
 // Operands and result are those of layer_norm.wgsl.
 //
-// Launch     one group of WG lanes per ROWS rows, which its subgroups take in turn.
+// Launch     one workgroup of WG lanes per ROWS rows, which its subgroups take in turn.
 // Memory     as layer_norm.wgsl.
 // Numerics   as layer_norm.wgsl.
 // Needs      subgroups of any width.

@@ -6,10 +6,10 @@
 // bias    [c] learned, read where the affine map is per channel  binding 4
 // out     [n, h, w, c] f32, arena                                binding 1
 //
-// Launch     one group of WG lanes per row, which stride over the channels.
+// Launch     one workgroup of WG lanes per row, striding over the channels.
 // Memory     reads x three times, the last two from cache; writes y once.
-// Numerics   f32, one partial sum per lane. The mean comes first: E[x²] - E[x]² would lose the
-//            variance where the mean is large.
+// Numerics   f32, one partial sum per lane. The variance takes a second pass: E[x²] - E[x]² would cancel where the mean is
+//            large.
 // Needs      nothing optional. WG is a power of two.
 // Tunables   WG.
 // Reference  src/ops/layer_norm.rs

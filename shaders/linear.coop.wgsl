@@ -1,35 +1,34 @@
 enable f16;
 enable wgpu_cooperative_matrix;
-// linear, on cooperative matrices
+// linear, with cooperative matrices (tensor cores)
 //
 // Operands and result are those of linear.wgsl.
 //
-// scratch   [n*h*w] f32                                 binding 12; of each row, the power of two that x is scaled by
+// scratch   [n*h*w] f32                                 binding 12; for each row, the power of two that x is multiplied by
 //
-// Launch     `ranges`: one group per row. `main`: one group of 4 subgroups per TILE_M rows (y) and TILE_N
-//            outputs (x); a subgroup has 2 x 2 matrices of 16 x 16 sums.
+// Launch     `ranges`: one workgroup per row. `main`: one workgroup of 4 subgroups per TILE_M rows (y) and TILE_N channels
+//            (x); a subgroup has 2 x 2 accumulator matrices of 16 x 16.
 // Memory     x is read once by `ranges`, then ceil(o / TILE_N) times; W ceil(rows / TILE_M) times; y is written once.
-// Numerics   Factors are rounded to f16, sums are f32. f16 ends at 65504, which activations exceed: each row of x is
-//            first scaled by a power of two that brings its largest element to 2^14..2^15, and the sums are scaled
-//            back. Exact, so a row loses no more than the rounding to 11 bits; an infinity stays one and is found
-//            by the check at the end of the stage. Weights are far smaller than 65504 and are cut off there.
-// Needs      f16; cooperative matrices 16 x 16 x 16 of f16 with f32 sums; subgroups of exactly 32 lanes;
+// Numerics   operands are rounded to f16; accumulates in f32. f16 ends at 65504, which activations exceed, so each row of x
+//            is first multiplied by a power of two that brings its largest element to 2^14..2^15, and the result is divided
+//            by it. Both are exact, so a row loses only the rounding to 11 bits. An infinity stays one and is found by the
+//            check at the end of the stage. Weights are far below 65504; larger ones are clamped.
+// Needs      f16; cooperative matrices of 16 x 16 x 16, f16 with f32 accumulators; subgroups of exactly 32 lanes;
 //            14.8 KiB of workgroup memory. Compiled by naga in the tests; not run so far.
-// Tunables   none.
 // Reference  src/ops/linear.rs
 const WG: u32 = 128u;
 const TILE_M: u32 = 64u;
 const TILE_N: u32 = 64u;
 const TILE_K: u32 = 32u;
-const STRIDE: u32 = 40u; // elements of a tile's row: TILE_K, and 16 bytes so that neighbours lie in other banks
+const STRIDE: u32 = 40u; // elements per row of a tile: TILE_K, and 16 bytes of padding against bank conflicts
 
 @group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
 
 var<workgroup> tile_x: array<f16, 2560>; // [TILE_M][STRIDE]
 var<workgroup> tile_w: array<f16, 2560>; // [TILE_N][STRIDE]
-var<workgroup> sums: array<f32, 1024>;   // [4][16][16], one matrix of each subgroup
-var<workgroup> powers: array<f32, 64>;   // [TILE_M], of `scratch`
-var<workgroup> scales: array<u32, 64>;   // [TILE_M], where the row's image has its scales
+var<workgroup> sums: array<f32, 1024>;   // [4][16][16], one matrix per subgroup
+var<workgroup> powers: array<f32, 64>;   // [TILE_M], from `scratch`
+var<workgroup> scales: array<u32, 64>;   // [TILE_M], offset of the scales of the row's image
 
 @compute @workgroup_size(WG)
 fn ranges(
@@ -40,7 +39,7 @@ fn ranges(
     let row = group.x + group.y * groups.x;
     if row >= p.out.n * p.out.h * p.out.w { return; }
     let scales = row / (p.x.h * p.x.w) * p.x.c;
-    // Magnitudes order as their bits do, NaN and infinity above all.
+    // The bit patterns of magnitudes sort like the magnitudes, with infinity and NaN above all.
     var largest = 0u;
     for (var k = lane; k < p.x.c; k += WG) { largest = max(largest, bitcast<u32>(abs(load_x(row, scales, k)))); }
     sums[lane] = bitcast<f32>(largest);
@@ -48,18 +47,18 @@ fn ranges(
         workgroupBarrier();
         if lane < width { sums[lane] = max(sums[lane], sums[lane + width]); }
     }
-    // 2^(14 - exponent), kept where it and its inverse are normal numbers.
+    // 2^(14 - exponent), clamped to where it and its inverse are normal numbers.
     if lane == 0u { scratch[row] = bitcast<f32>(clamp(268u - (bitcast<u32>(sums[0]) >> 23u), 1u, 253u) << 23u); }
 }
 
-// Stores one matrix per subgroup that lies in `sums`.
+// Stores one matrix per subgroup from `sums`, with the fused epilogue.
 fn store(subgroup: u32, here: u32, row0: u32, o0: u32, tile_row: u32) {
     workgroupBarrier();
     for (var i = here; i < 256u; i += 32u) {
         let row = row0 + tile_row + i / 16u;
         let o = o0 + i % 16u;
         if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-            out[row * p.out.c + o] = finish(row, o, sums[subgroup * 256u + i] / powers[tile_row + i / 16u]);
+            out[row * p.out.c + o] = epilogue(row, o, sums[subgroup * 256u + i] / powers[tile_row + i / 16u]);
         }
     }
     workgroupBarrier();
@@ -74,7 +73,7 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
-    // The subgroup's rows and outputs within the tile.
+    // The subgroup's rows and channels within the tile.
     let m = subgroup / 2u * 32u;
     let n = subgroup % 2u * 32u;
     if lane < TILE_M {
@@ -105,7 +104,7 @@ fn main(
         for (var k = 0u; k < TILE_K; k += 16u) {
             let x0 = coopLoadT<coop_mat16x16<f16, A>>(&tile_x[m * STRIDE + k], STRIDE);
             let x1 = coopLoadT<coop_mat16x16<f16, A>>(&tile_x[(m + 16u) * STRIDE + k], STRIDE);
-            // W lies by outputs, so its transpose lies by columns.
+            // W is stored by output channels, so its transpose is column-major.
             let w0 = coopLoad<coop_mat16x16<f16, B>>(&tile_w[n * STRIDE + k], STRIDE);
             let w1 = coopLoad<coop_mat16x16<f16, B>>(&tile_w[(n + 16u) * STRIDE + k], STRIDE);
             c00 = coopMultiplyAdd(x0, w0, c00);

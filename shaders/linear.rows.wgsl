@@ -2,18 +2,18 @@
 //
 // Operands and result are those of linear.wgsl.
 //
-// Launch     one group of 8 x 8 lanes per TILE_N outputs: 8 lanes (x) share the sums over k of one output (y), for
-//            ROWS rows at a time.
-// Memory     W is read ceil(rows / ROWS) times, by neighbouring lanes side by side; x ceil(o / TILE_N) times, from
-//            cache; y is written once. With few rows the time is that of reading W.
-// Numerics   f32; weights are widened exactly; a sum over k is 8 partial sums.
-// Needs      nothing optional. Right for any number of rows, meant for few.
-// Tunables   none: the sums of a lane are spelled out.
+// Launch     one workgroup of 8 x 8 lanes per TILE_N channels: 8 lanes (x) split K of one channel (y), for ROWS rows at a
+//            time.
+// Memory     W is read ceil(rows / ROWS) times, coalesced; x ceil(o / TILE_N) times, from cache; y is written once. With few
+//            rows the time is that of reading W.
+// Numerics   f32; weights are widened exactly; each sum over K is 8 partial sums.
+// Needs      nothing optional. Correct for any number of rows, intended for few.
+// Tunables   none: the accumulators are written out as scalars.
 // Reference  src/ops/linear.rs
 const TILE_N: u32 = 8u;
 const ROWS: u32 = 4u;
 
-var<workgroup> partial: array<vec4<f32>, 64>; // [TILE_N][8], ROWS rows in each
+var<workgroup> partial: array<vec4<f32>, 64>; // [TILE_N][8], ROWS rows per vec4
 
 @compute @workgroup_size(8, 8)
 fn main(
@@ -23,7 +23,7 @@ fn main(
 ) {
     let rows = p.out.n * p.out.h * p.out.w;
     let o = group.x * TILE_N + at.y;
-    let column = min(o, p.out.c - 1u); // every lane stays, for the barriers
+    let column = min(o, p.out.c - 1u); // no lane exits, because all must reach the barriers
     for (var row0 = 0u; row0 < rows; row0 += ROWS) {
         let row = row0 + vec4(0u, 1u, 2u, 3u);
         let scales = row / (p.x.h * p.x.w) * p.x.c;
@@ -40,11 +40,11 @@ fn main(
         }
         partial[lane] = sum;
         workgroupBarrier();
-        // The first ROWS of the lanes that share an output finish a row each.
+        // Of the eight lanes that share a channel, the first ROWS each finish a row.
         if at.x < ROWS && row0 + at.x < rows && o < p.out.c {
             var dot = 0.0;
             for (var i = 0u; i < 8u; i++) { dot += partial[8u * at.y + i][at.x]; }
-            out[(row0 + at.x) * p.out.c + o] = finish(row0 + at.x, o, dot);
+            out[(row0 + at.x) * p.out.c + o] = epilogue(row0 + at.x, o, dot);
         }
         workgroupBarrier();
     }

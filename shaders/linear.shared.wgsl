@@ -1,4 +1,4 @@
-// What the variants of linear share: operands, how they are loaded, and what rides on the product.
+// Shared by the variants of linear: operands, their loads with the fused prologue, and the fused epilogue.
 
 @id(1) override weight_kind: u32;
 @id(2) override bias_kind: u32;
@@ -23,8 +23,8 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> table: array<f32>;
 @group(0) @binding(9) var<storage, read_write> counter: array<u32>;
 
-// x*scale + shift; zero past the end of a row. Rows past the last are the last again, and not stored.
-// `scales`: where the row's image has its scales.
+// x*scale + shift; zero past the end of a row. A row past the last is clamped to the last; its results are not stored.
+// `scales` is the offset of the scales of the row's image.
 fn load_x(row: u32, scales: u32, k: u32) -> f32 {
     if k >= p.x.c { return 0.0; }
     var v = x[min(row, p.out.n * p.out.h * p.out.w - 1u) * p.x.c + k];
@@ -33,8 +33,8 @@ fn load_x(row: u32, scales: u32, k: u32) -> f32 {
     return v;
 }
 
-// Weights of one output for k and k + 1, out of one word where they share it; zero past the end of a row.
-// Outputs past the last are the last again, and not stored.
+// Weights of output channel o at k and k + 1, from one word if they share it; zero past the end of a row. A channel past the
+// last is clamped to the last; its results are not stored.
 fn load_w(o: u32, k: u32) -> vec2<f32> {
     if k >= p.x.c { return vec2(0.0); }
     let i = min(o, p.out.c - 1u) * p.x.c + k;
@@ -44,8 +44,8 @@ fn load_w(o: u32, k: u32) -> vec2<f32> {
     return vec2(first, element(weight[word(i + 1u, weight_kind)], i + 1u, weight_kind));
 }
 
-// What rides on the product.
-fn finish(row: u32, o: u32, dot: f32) -> f32 {
+// The fused epilogue: bias, activation function, residual, timestep modulation.
+fn epilogue(row: u32, o: u32, dot: f32) -> f32 {
     var v = dot;
     if bias_kind != ABSENT { v += element(bias[word(o, bias_kind)], o, bias_kind); }
     v = apply(p.function, v);

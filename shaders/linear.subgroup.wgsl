@@ -1,14 +1,14 @@
-// linear, a subgroup at a time
+// linear, with operands exchanged within a subgroup
 //
 // Operands and result are those of linear.wgsl.
 //
-// Launch     one group of TILE_N lanes per TILE_M rows (y) and TILE_N outputs (x); a lane has 8 rows of one output.
-// Memory     x is read ceil(o / TILE_N) times; W ceil(rows / TILE_M) times, each lane a row of it, from cache;
-//            y is written once.
+// Launch     one workgroup of TILE_N lanes per TILE_M rows (y) and TILE_N channels (x); a lane has 8 rows of one channel.
+// Memory     x is read ceil(o / TILE_N) times; W ceil(rows / TILE_M) times, each lane one row of it, from cache; y is
+//            written once.
 // Numerics   f32; weights are widened exactly.
-// Needs      subgroups, of any width. A lane holds one x of each row, and the others ask it for that: no
-//            barrier and no tile. Meant for processors whose lanes are a vector register, where asking is free.
-// Tunables   TILE_N, a multiple of the subgroup's width or a divisor of it.
+// Needs      subgroups of any width. Each lane holds one x of each row, which the others read by subgroupShuffle: no
+//            barrier and no tile. Meant for CPUs, where the lanes are a vector register and a shuffle is free.
+// Tunables   TILE_N, a multiple or a divisor of the subgroup's width.
 // Reference  src/ops/linear.rs
 const TILE_M: u32 = 8u;
 override TILE_N: u32 = 64u;
@@ -22,7 +22,7 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o = group.x * TILE_N + lane;
-    let column = min(o, p.out.c - 1u); // every lane stays, for the others ask it
+    let column = min(o, p.out.c - 1u); // no lane exits, because the others read from it
     let width = min(subgroup, TILE_N);
     let scales0 = (row0 + vec4(0u, 1u, 2u, 3u)) / (p.x.h * p.x.w) * p.x.c;
     let scales4 = (row0 + vec4(4u, 5u, 6u, 7u)) / (p.x.h * p.x.w) * p.x.c;
@@ -51,7 +51,7 @@ fn main(
         }
     }
 
-    // One row at a time, so that `finish` is there once and not 8 times.
+    // One row at a time in a loop, so that `finish` is compiled once and not 8 times.
     for (var i = 0u; i < TILE_M; i++) {
         var s = s0;
         switch i {
@@ -65,6 +65,6 @@ fn main(
             default: {}
         }
         let row = row0 + i;
-        if row < p.out.n * p.out.h * p.out.w && o < p.out.c { out[row * p.out.c + o] = finish(row, o, s); }
+        if row < p.out.n * p.out.h * p.out.w && o < p.out.c { out[row * p.out.c + o] = epilogue(row, o, s); }
     }
 }

@@ -6,15 +6,15 @@
 // residual  [n, h, w, o] f32, arena, optional           binding 5; in `out` where in place
 // scale     [n, 1, 1, k] f32, arena, optional           binding 6
 // shift     [k] as weight, only with scale, optional    binding 7
-// table     [n or 1, 1, steps, 2o] f32, arena, optional binding 8; a and b side by side
+// table     [n or 1, 1, steps, 2o] f32, arena, optional binding 8; a, then b
 // counter   [1, 1, 1, 1] u32, arena, with table         binding 9; the step
 // out       [n, h, w, o] f32, arena                     binding 1
 //
-// Launch     one group of 8 x 8 lanes per TILE_M rows (y) and TILE_N outputs (x); a lane has 8 rows x 8 outputs.
+// Launch     one workgroup of 8 x 8 lanes per TILE_M rows (y) and TILE_N channels (x); a lane has 8 rows x 8 channels.
 // Memory     x is read ceil(o / TILE_N) times, W ceil(rows / TILE_M) times; y is written once.
 // Numerics   f32; weights are widened exactly.
 // Needs      nothing optional; 8.5 KiB of workgroup memory.
-// Tunables   none: the tile of a lane is spelled out, because arrays indexed at run time leave the registers.
+// Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/linear.rs
 
 @compute @workgroup_size(8, 8)
@@ -25,9 +25,9 @@ fn main(
 ) {
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
-    var sums = Sums();
+    var acc = Accumulator();
 
-    // What this lane brings into the tiles: four rows and four outputs, every fourth k.
+    // What this lane loads into the tiles: four rows and four output channels, every fourth k.
     let four = lane / 4u;
     let row = row0 + 4u * four + vec4(0u, 1u, 2u, 3u);
     let scales = row / (p.x.h * p.x.w) * p.x.c;
@@ -49,7 +49,7 @@ fn main(
             tile_w[(i + 1u) * STRIDE + four] = vec4(w0.y, w1.y, w2.y, w3.y);
         }
         workgroupBarrier();
-        multiply(&sums, at);
+        multiply_tiles(&acc, at);
         workgroupBarrier();
     }
 
@@ -58,7 +58,7 @@ fn main(
         for (var j = 0u; j < 8u; j++) {
             let o = o0 + tile_output(at, j);
             if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
-                out[row * p.out.c + o] = finish(row, o, sum_of(&sums, i, j));
+                out[row * p.out.c + o] = epilogue(row, o, result_of(&acc, i, j));
             }
         }
     }

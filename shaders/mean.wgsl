@@ -1,13 +1,13 @@
 // mean: y[ch] = sum of x[row, col, ch] over an image / (h·w)
 //
-// x        [n, h, w, c] f32, arena                         binding 2
-// out      [n, 1, 1, c] f32, arena                         binding 1
-// scratch  [n, ceil(h·w / PIXELS), c] f32, sums of blocks  binding 12
+// x        [n, h, w, c] f32, arena                       binding 2
+// out      [n, 1, 1, c] f32, arena                       binding 1
+// scratch  [n, ceil(h·w / PIXELS), c] f32, partial sums  binding 12
 //
-// Launch     `sums`: one lane per channel, block of PIXELS pixels, and image, WG channels a group;
-//            `main`: one lane per element of out, WG lanes a group.
+// Launch     `sums`: one lane per channel, block of PIXELS pixels and image, WG channels per workgroup;
+//            `main`: one lane per element of out, WG lanes per workgroup.
 // Memory     reads x once.
-// Numerics   f32; sums of blocks, then their sum.
+// Numerics   f32; sums over blocks of pixels, then over blocks.
 // Needs      nothing optional.
 // Tunables   WG, PIXELS.
 // Reference  src/ops/mean.rs

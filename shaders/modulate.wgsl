@@ -1,12 +1,12 @@
-// modulate: y = x·(1 + a) + b, a and b from one step's row of a table
+// modulate: y = x·(1 + a) + b, a and b from the current step's row of a table
 //
 // x        [n, h, w, c] f32, arena; in `out` where in place                                      binding 2
 // table    [n or 1, 1, steps, 2c] f32: a, then b; the same for every image if its n is 1; arena  binding 3
 // counter  [1] u32: the step; arena                                                              binding 4
 // out      [n, h, w, c] f32, arena                                                               binding 1
 //
-// Launch     one lane per element, WG lanes a group.
-// Memory     reads x once and a row from cache, writes y once.
+// Launch     one lane per element, WG lanes per workgroup.
+// Memory     reads x once and the table's row from cache, writes y once.
 // Numerics   f32.
 // Needs      nothing optional.
 // Tunables   WG.

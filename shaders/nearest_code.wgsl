@@ -1,12 +1,12 @@
-// nearest_code: each pixel becomes the nearest row of a codebook, the first of equals
+// nearest_code: each pixel becomes the nearest row of a codebook, the first if several are equally near
 //
 // x       [n, h, w, c] f32, arena  binding 2
 // codes   [m, c] learned           binding 3
 // out     [n, h, w, c] f32, arena  binding 1
 //
-// Launch     one lane per pixel, WG lanes a group.
+// Launch     one lane per pixel, WG lanes per workgroup.
 // Memory     reads x once from memory and m times from cache; all lanes read the same code at a time.
-// Numerics   f32, squares of differences: |a|² - 2ab + |b|² would cancel where it matters.
+// Numerics   f32, squared differences: |a|² - 2ab + |b|² would cancel for near codes.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/nearest_code.rs

@@ -1,12 +1,13 @@
 // philox: standard normal noise, counter-based: Philox4x32-10, then Box-Muller
 //
-// seed     [2] u32: low and high half of the first image's; image k has that plus k; arena  binding 2
-// counter  [1] u32, or absent: the step; draw 1 + step, or draw 0; arena                    binding 3
-// out      [n, h, w, c] f32, arena                                                          binding 1
+// seed     [2] u32: low and high half of the first image's seed; image k has it plus k; arena  binding 2
+// counter  [1] u32: the step, whose noise is draw 1 + step; if absent, draw 0; arena           binding 3
+// out      [n, h, w, c] f32, arena                                                             binding 1
 //
-// Launch     one lane per element of out, WG lanes a group; the four of a counter each compute its words.
+// Launch     one lane per element of out, WG lanes per workgroup; the four lanes that share a Philox counter each
+//            compute all its words.
 // Memory     writes out once.
-// Numerics   f32: the definition's polynomials, because WGSL promises little of its own log, sin and cos.
+// Numerics   f32: the definition's polynomials, because WGSL guarantees little accuracy for its log, sin and cos.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/philox.rs
@@ -20,7 +21,7 @@ struct Params { out: Shape, seed: Shape, counter: Shape, stream: u32 }
 @group(0) @binding(2) var<storage, read_write> seed: array<u32>;
 @group(0) @binding(3) var<storage, read_write> counter: array<u32>;
 
-// Upper half of a product of 64 bits.
+// Upper half of the 64-bit product.
 fn multiply_high(a: u32, b: u32) -> u32 {
     let low = (a & 0xffffu) * (b & 0xffffu);
     let left = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
@@ -28,7 +29,7 @@ fn multiply_high(a: u32, b: u32) -> u32 {
     return (a >> 16u) * (b >> 16u) + (left >> 16u) + (right >> 16u);
 }
 
-// ln x for a normal x in (0, 1]; noise/polynomial.rs.
+// ln x for a normal x in (0, 1]; the polynomial of noise/polynomial.rs.
 fn natural_log(x: f32) -> f32 {
     let bits = bitcast<u32>(x);
     var m = bitcast<f32>((bits & 0x007fffffu) | 0x3f000000u); // [0.5, 1)
@@ -66,7 +67,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         k0 += 0x9e3779b9u;
         k1 += 0xbb67ae85u;
     }
-    // Two words a pair of normals: a radius, and an angle less its nearest quarter turns.
+    // Two words give a pair of normals: one is the radius, the other the angle, reduced by its nearest quarter turns.
     let second = (element & 2u) != 0u;
     let radius = sqrt(-2.0 * natural_log(f32((select(x.x, x.z, second) >> 8u) + 1u) * 5.9604644775390625e-8));
     let angle = select(x.y, x.w, second) >> 8u;
@@ -79,7 +80,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     var s = fma(-1.9515295891e-4, z, 8.3321608736e-3);
     s = fma(s, z, -1.6666654611e-1) * z;
     s = fma(s, t, t);
-    let turns = quarters + (element & 1u) * 3u; // sin t = cos(t - a quarter)
+    let turns = quarters + (element & 1u) * 3u; // sin t = cos(t - a quarter turn)
     let side = select(c, s, (turns & 1u) != 0u);
     out[i] = radius * select(side, -side, ((turns + 1u) & 2u) != 0u);
 }

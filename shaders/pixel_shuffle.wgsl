@@ -3,9 +3,9 @@
 // x       [n, h, w, c·k²] f32, arena   binding 2
 // out     [n, h·k, w·k, c] f32, arena  binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
-// Memory     reads x once, k² apart; writes out once.
-// Numerics   copies.
+// Launch     one lane per element of out, WG lanes per workgroup.
+// Memory     reads x once, with stride k²; writes out once.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/pixel_shuffle.rs
@@ -23,7 +23,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let ch = i % p.out.c;
     let col = i / p.out.c % p.out.w;
-    let row = i / p.out.c / p.out.w; // counts over all images, of which each has whole patches
+    let row = i / p.out.c / p.out.w; // a row index over all images, each of which is a whole number of patches
     let k = p.side;
     let pixel = row / k * p.x.w + col / k;
     out[i] = x[pixel * p.x.c + (ch * k + row % k) * k + col % k];

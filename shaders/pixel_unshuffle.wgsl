@@ -1,11 +1,11 @@
 // pixel_unshuffle: y[row, col, ch·k² + i·k + j] = x[row·k + i, col·k + j, ch]
 //
-// x       [n, h·k, w·k, c] f32, arena  binding 2; rows and columns that do not fill a patch are left out
+// x       [n, h·k, w·k, c] f32, arena  binding 2; rows and columns that do not fill a patch are ignored
 // out     [n, h, w, c·k²] f32, arena   binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
-// Memory     reads x once, in pieces; writes out once.
-// Numerics   copies.
+// Launch     one lane per element of out, WG lanes per workgroup.
+// Memory     reads x once, with a stride of its channels; writes out once.
+// Numerics   exact: values are copied.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/pixel_unshuffle.rs

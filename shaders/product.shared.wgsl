@@ -1,23 +1,23 @@
-// A tile of a matrix product, TILE_M rows of x by TILE_N outputs: what linear and the convolutions share. A group of
-// 8 x 8 lanes fills tile_x and tile_w for TILE_K terms, waits, multiplies, and waits again before it fills them anew. A lane
-// has 8 rows x 8 outputs, spelled out, because arrays indexed at run time leave the registers.
+// An f32 GEMM tile, TILE_M rows of x by TILE_N output channels, shared by linear and the convolutions. A workgroup of 8 x 8
+// lanes fills tile_x and tile_w for TILE_K of K, waits at a barrier, multiplies, and waits again before the next fill. A
+// lane has 8 rows x 8 channels, written out as scalars, because an array indexed at run time would go to memory.
 
 const TILE_M: u32 = 64u;
 const TILE_N: u32 = 64u;
 const TILE_K: u32 = 16u;
-const STRIDE: u32 = 17u; // vec4s of one k in a tile, and one more so that neighbouring k lie in other banks
+const STRIDE: u32 = 17u; // vec4 per k of a tile: 16, and one of padding against bank conflicts
 
-var<workgroup> tile_x: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four rows in each
-var<workgroup> tile_w: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four outputs in each
+var<workgroup> tile_x: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four rows per vec4
+var<workgroup> tile_w: array<vec4<f32>, 272>; // [TILE_K][STRIDE], four output channels per vec4
 
-// Sums of the lane at (x, y): rows 4y..4y+4 and 32+4y.., `l` for outputs 4x..4x+4, `r` for 32+4x...
-struct Sums {
+// Accumulators of the lane at (x, y): rows 4y..4y+4 and 32+4y..; `l` for channels 4x..4x+4, `r` for channels 32+4x...
+struct Accumulator {
     l0: vec4<f32>, l1: vec4<f32>, l2: vec4<f32>, l3: vec4<f32>, l4: vec4<f32>, l5: vec4<f32>, l6: vec4<f32>, l7: vec4<f32>,
     r0: vec4<f32>, r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32>, r4: vec4<f32>, r5: vec4<f32>, r6: vec4<f32>, r7: vec4<f32>,
 }
 
-// Adds the product of what the tiles hold.
-fn multiply(s: ptr<function, Sums>, at: vec3<u32>) {
+// Adds the product of the two tiles to the accumulators.
+fn multiply_tiles(s: ptr<function, Accumulator>, at: vec3<u32>) {
     for (var k = 0u; k < TILE_K; k++) {
         let a = tile_x[k * STRIDE + at.y];
         let b = tile_x[k * STRIDE + 8u + at.y];
@@ -34,12 +34,12 @@ fn multiply(s: ptr<function, Sums>, at: vec3<u32>) {
     }
 }
 
-// Of a lane's results, row i and output j within the tile; i and j below 8.
+// Row i and output channel j of a lane's results within the tile; i and j below 8.
 fn tile_row(at: vec3<u32>, i: u32) -> u32 { return i / 4u * 32u + 4u * at.y + i % 4u; }
 fn tile_output(at: vec3<u32>, j: u32) -> u32 { return j / 4u * 32u + 4u * at.x + j % 4u; }
 
-// Result (i, j) of a lane. Asked in loops, so that what is done with a result is there once and not 64 times.
-fn sum_of(s: ptr<function, Sums>, i: u32, j: u32) -> f32 {
+// Result (i, j) of a lane. Called in loops, so that the epilogue is compiled once and not 64 times.
+fn result_of(s: ptr<function, Accumulator>, i: u32, j: u32) -> f32 {
     var l = (*s).l0;
     var r = (*s).r0;
     switch i {

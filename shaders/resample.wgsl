@@ -1,11 +1,11 @@
-// resample: bilinear, corners aligned: output pixel o of m looks at o·(n - 1)/(m - 1) of n
+// resample: bilinear, aligned corners: output pixel o of m samples input position o·(n - 1)/(m - 1) of n
 //
 // x       [n, h, w, c] f32, arena           binding 2
 // out     [n, height, width, c] f32, arena  binding 1
 //
-// Launch     one lane per element of out, WG lanes a group.
+// Launch     one lane per element of out, WG lanes per workgroup.
 // Memory     reads four values per lane, mostly from cache; writes out once.
-// Numerics   f32. Places are computed in f32 as PyTorch does.
+// Numerics   f32. Source positions are computed in f32 and in PyTorch's order of operations.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/resample.rs
@@ -19,7 +19,7 @@ struct Params { out: Shape, x: Shape }
 
 struct Source { first: u32, second: u32, fraction: f32 }
 
-// What output pixel o of m looks at among n.
+// The input pixels that output pixel o of m interpolates along an axis of n, and the weight of the second.
 fn source(o: u32, m: u32, n: u32) -> Source {
     var at = 0.0;
     if m > 1u { at = f32(n - 1u) / f32(m - 1u) * f32(o); }
@@ -27,7 +27,7 @@ fn source(o: u32, m: u32, n: u32) -> Source {
     return Source(first, min(first + 1u, n - 1u), at - f32(first));
 }
 
-// Between two columns of a line of x that begins at `line`, at channel ch.
+// Interpolates between two columns of the image row that begins at pixel `line`, at channel ch.
 fn across(line: u32, columns: Source, ch: u32) -> f32 {
     let left = x[(line + columns.first) * p.x.c + ch];
     let right = x[(line + columns.second) * p.x.c + ch];

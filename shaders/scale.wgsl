@@ -3,7 +3,7 @@
 // x       [n, h, w, c] f32, arena; in `out` where in place  binding 2
 // out     [n, h, w, c] f32, arena                           binding 1
 //
-// Launch     one lane per element, WG lanes a group.
+// Launch     one lane per element, WG lanes per workgroup.
 // Memory     reads x once, writes y once.
 // Numerics   f32.
 // Needs      nothing optional.

@@ -1,13 +1,13 @@
-// to_rgb8: pixels as bytes, round(255·clamp(x, 0, 1)), NaN as 0, cropped to out's size
+// to_rgb8: y = round(255·clamp(x, 0, 1)) as bytes, NaN as 0, cropped to out's size
 //
 // x       [n, h, w, 3] f32, arena, bound as bits                                                             binding 2
 // out     [n, height, width, 1] u32, arena; red in the lowest byte, then green and blue; the highest is 255  binding 1
 //
-// Launch     one lane per pixel of out, WG lanes a group.
-// Memory     reads what is kept of x once, writes out once.
-// Numerics   f32; halves to even, written out because not every driver's round does so (Mesa's software one
-//            with vectors wider than the processor's). NaN is told by its bits, because compilers may
-//            assume that f32 holds none.
+// Launch     one lane per pixel of out, WG lanes per workgroup.
+// Memory     reads the part of x that is kept once, writes out once.
+// Numerics   f32; rounds ties to even, written out because not every driver's round does so (Mesa's software one does not
+//            with vectors wider than the CPU's). NaN is detected by its bits, because compilers may assume that no f32 is
+//            NaN.
 // Needs      nothing optional.
 // Tunables   WG.
 // Reference  src/ops/to_rgb8.rs
@@ -32,7 +32,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let i = id.x + id.y * groups.x * WG;
     if i >= p.out.n * p.out.h * p.out.w { return; }
     let line = i / p.out.w;
-    let row = line / p.out.h * p.x.h + line % p.out.h; // counts over all images
+    let row = line / p.out.h * p.x.h + line % p.out.h; // a row index over all images
     let at = (row * p.x.w + i % p.out.w) * 3u;
     out[i] = byte(x[at]) | (byte(x[at + 1u]) << 8u) | (byte(x[at + 2u]) << 16u) | 0xff000000u;
 }

@@ -62,7 +62,7 @@ impl Device {
     }
 
     /// Whether [GEMM inputs](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and
-    /// memory is what most ops wait for.
+    /// most ops are bound by memory.
     pub fn stores_bf16(&self) -> bool {
         self.rounds() && self.lang == Lang::Cuda
     }
@@ -73,9 +73,9 @@ impl Device {
 pub enum Residency {
     /// Read where the file is mapped.
     Mapped,
-    /// All of them stay in the device's memory.
+    /// All of them stay in the device's memory, unless a program compiled later has to make them give way.
     All,
-    /// A stage's weights replace those of the stage before.
+    /// They are uploaded for the segments that are about to run, and other weights give way where there is no room.
     Turns,
 }
 
@@ -94,13 +94,16 @@ impl Peak {
     }
 }
 
-/// Software that runs plans on a device.
-pub trait Backend {
+/// Software that runs plans on a device. Several programs may be compiled at the same time; they share weights.
+///
+/// One thread owns a device, but it need not be the one that opened it: a backend and its programs may be moved to
+/// another thread.
+pub trait Backend: Send {
     /// The device.
     fn device(&self) -> &Device;
 
-    /// Memory that can be had now, in bytes, what weights that are kept take included. Others use the
-    /// device too: it need not be what it was when the device was opened.
+    /// Memory that can be had now, in bytes: what is free, and what weights take, since they make room. Activations of
+    /// compiled programs are not included, and other users of the device take from it too.
     ///
     /// # Errors
     /// If the device is lost.
@@ -127,7 +130,7 @@ pub trait Backend {
 }
 
 /// A compiled plan with its memory.
-pub trait Program {
+pub trait Program: Send {
     /// Where its weights are while it runs. Nothing has moved before the first run.
     fn residency(&self) -> Residency;
 
@@ -144,4 +147,52 @@ pub trait Program {
 
     /// Copies a slot to the host, 4 bytes an element.
     fn read(&mut self, slot: Slot, bytes: &mut [u8]) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Element, Function, Linear};
+    use crate::plan::{Recorder, Source};
+    use crate::shape::Shape;
+    use crate::tensor::Weight;
+
+    /// Writes noise to `input`, runs everything and reads `out`.
+    fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Vec<f32> {
+        let values: Vec<f32> = (0..input.shape.elements()).map(|j| (j % 13) as f32 / 13.0).collect();
+        program.write(input, bytemuck::cast_slice(&values)).unwrap();
+        program.run(0..plan.nodes.len()).unwrap();
+        let mut result = vec![0f32; out.shape.elements()];
+        program.read(out, bytemuck::cast_slice_mut(&mut result)).unwrap();
+        result
+    }
+
+    #[test]
+    fn a_device_and_its_programs_may_go_to_another_thread() {
+        let mut rec = Recorder::new();
+        let input = rec.input(Shape::matrix(4, 64), Element::F32);
+        let weight = (0..64 * 64).map(|j| (j % 97) as f32 / 400.0 - 0.1).collect();
+        let mut inputs = vec![Some(Source::Slot(input)), Some(rec.weight(Weight::from_f32("w", &[64, 64], weight)))];
+        inputs.resize(8, None);
+        let out = rec.node("layer", Linear { function: Function::Silu }, &inputs).unwrap();
+        rec.keep(out);
+        let plan = Arc::new(rec.finish());
+        let open = |(choice, _)| devices::open(choice, devices::wanted(false, Caps::NONE), None).unwrap();
+        for device in devices::all().into_iter().map(open).chain(cuda::emulated(Caps::NONE, false)) {
+            let name = device.device().name.clone();
+            let mut program = device.compile(plan.clone()).unwrap();
+            let want = run(program.as_mut(), &plan, input, out);
+            let there = plan.clone();
+            let moved = std::thread::spawn(move || {
+                let got = run(program.as_mut(), &there, input, out);
+                let another = run(device.compile(there.clone()).unwrap().as_mut(), &there, input, out);
+                (got, another, program, device)
+            });
+            let (got, another, mut program, device) = moved.join().unwrap();
+            assert_eq!((&got, &another), (&want, &want), "{name}");
+            // And back, the device first to go.
+            drop(device);
+            assert_eq!(run(program.as_mut(), &plan, input, out), want, "{name}");
+        }
+    }
 }

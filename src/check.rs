@@ -1,5 +1,5 @@
-//! `--check-nodes`: every node is run on the device and by its definition, and
-//! the first that differs is named.
+//! `--check-nodes`: runs every node on the device and with the op's reference implementation,
+//! and reports the first whose results differ.
 
 use std::ops::Range;
 
@@ -9,17 +9,17 @@ use crate::ops::Element;
 use crate::plan::{Node, Plan, Source};
 use crate::tensor::{Data, Tensor};
 
-/// Largest relative L2 difference of an exact kernel's result that passes.
+/// Largest allowed relative L2 error of a kernel that computes in f32.
 const EXACT: f64 = 1e-3;
-/// The same where factors are rounded to bf16: large attention scores amplify
-/// it. A wrong kernel is at about one.
+/// The same if GEMM inputs are rounded to bf16. It is large because large attention scores amplify
+/// the rounding; the error of a wrong kernel is about 1.
 const ROUNDED: f64 = 0.25;
 
-/// Runs `nodes` one by one; reads back operands and result of each, and compares.
-/// `rounds` says that the device may round factors to bf16.
+/// Runs `nodes` one by one, reads back the operands and the result of each, and compares.
+/// `rounds` says whether the device may round GEMM inputs to bf16.
 ///
 /// # Errors
-/// [`Error::Check`] for the first node that differs: its layer, op and worst element.
+/// [`Error::Check`] for the first node that differs, with its layer, op and worst element.
 pub fn run(plan: &Plan, program: &mut dyn Program, nodes: Range<usize>, rounds: bool) -> Result<()> {
     let limit = if rounds { ROUNDED } else { EXACT };
     for i in nodes {
@@ -33,7 +33,7 @@ pub fn run(plan: &Plan, program: &mut dyn Program, nodes: Range<usize>, rounds: 
     Ok(())
 }
 
-/// Values of a node's slots, as bits; empty for weights and absent operands.
+/// The contents of a node's operand slots; empty for weights and absent operands.
 fn operands(program: &mut dyn Program, node: &Node) -> Result<Vec<Vec<f32>>> {
     let read = |source: &Option<Source>| {
         let Some(Source::Slot(slot)) = source else { return Ok(Vec::new()) };
@@ -64,13 +64,14 @@ fn compare(plan: &Plan, node: &Node, before: &[Vec<f32>], got: &[f32], limit: f6
     let mut want = vec![0f32; got.len()];
     node.op.reference(&inputs, &mut want, node.output.shape);
     if node.op.element() == Element::U32 {
-        // Packed pixels may differ by rounding; counters and counts are compared by the networks' results.
+        // These are not compared. Packed pixels may differ by rounding, and a wrong counter or count shows in the
+        // results of other nodes.
         return Ok(());
     }
     let square = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>().sqrt();
     let difference = |i: usize| f64::from(got[i]) - f64::from(want[i]);
     let error = square(&difference) / square(&|i| f64::from(want[i])).max(f64::MIN_POSITIVE);
-    // Equal values differ by nothing, also where all are zero or overflow alike; NaN fails.
+    // The second condition accepts equal results that contain infinities. NaN always fails.
     if error <= limit || got == want {
         return Ok(());
     }
@@ -79,8 +80,9 @@ fn compare(plan: &Plan, node: &Node, before: &[Vec<f32>], got: &[f32], limit: f6
     let s = node.output.shape;
     let (c, w, h, n) = (at % s.c, at / s.c % s.w, at / s.c / s.w % s.h, at / s.c / s.w / s.h);
     Err(Error::Check(format!(
-        "{}: {} differs from its definition: element [{n}, {h}, {w}, {c}] of {s} is {}, should be {}; the whole is off by {error:.1e}, allowed {limit:.0e}; \
-         `cascade-rt kernels` names the kernel",
+        "{}: {} differs from its definition: element [{n}, {h}, {w}, {c}] of {s} is {}, expected {}; \
+         the relative error of the result is {error:.1e}, allowed {limit:.0e}; \
+         `cascade-rt kernels` lists the kernel that was used",
         node.at,
         node.op.name(),
         got[at],
@@ -98,7 +100,7 @@ mod tests {
     use crate::plan::{Recorder, Slot};
     use crate::shape::Shape;
 
-    /// Answers every read with the same value.
+    /// A program whose results are all the same value.
     struct Constant(f32);
 
     impl Program for Constant {

@@ -1,16 +1,16 @@
-//! CPU kernels: one file per op, with `call` and `launch` between them and a plan. All share three ideas.
+//! CPU kernels, one file per op, with `call` and `launch` between them and a plan. They share three principles.
 //!
 //! - **One body, several instruction sets.** Element-wise loops are plain Rust,
 //!   compiled once per [`Isa`] by `per_isa!` and vectorised by the compiler.
-//!   Only the matrix tiles (`tile`) and the transposition that feeds them
-//!   (`pack`) are written in intrinsics.
-//! - **No allocation.** Every kernel takes its scratch memory, and has a
-//!   companion `*_scratch` that says how many f32 it needs.
-//! - **Any thread count, the same bits.** Work is cut so that each output
-//!   element is computed by one task, in an order that depends on shapes alone.
+//!   Only the GEMM micro-kernels (`tile`) and the transposition that packs their
+//!   operands (`pack`) are written with intrinsics.
+//! - **No allocation.** Every kernel receives its scratch memory from the caller.
+//!   A companion function `*_scratch` returns how many f32 it needs.
+//! - **The same bits for any number of threads.** Each output element is computed
+//!   by one task, in an order of summation that depends only on the shapes.
 //!
-//! Activations are `[n, h, w, c]` f32 with contiguous channels, weights are
-//! [`Weight`](crate::tensor::Weight)s, read where they lie.
+//! Activations are `[n, h, w, c]` f32 with contiguous channels. Weights are
+//! [`Weight`](crate::tensor::Weight)s and are read directly from the mapped file.
 #![allow(unsafe_code, reason = "instruction sets are chosen at run time")]
 
 pub mod attention;
@@ -36,7 +36,7 @@ mod tile;
 /// An instruction set the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    /// What the build's target guarantees: SSE2 on x86-64, NEON on aarch64.
+    /// The baseline of the build target: SSE2 on x86-64, NEON on aarch64.
     Portable,
     /// AVX2 with FMA, and F16C.
     Avx2,
@@ -51,7 +51,7 @@ impl Isa {
     /// Every instruction set, slowest first.
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
-    /// Whether this CPU has it.
+    /// Whether this CPU supports the instruction set.
     #[cfg(target_arch = "x86_64")]
     pub fn available(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
@@ -66,29 +66,29 @@ impl Isa {
         }
     }
 
-    /// Whether this CPU has it.
+    /// Whether this CPU supports the instruction set.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn available(self) -> bool {
         self == Isa::Portable
     }
 
-    /// The fastest one of this CPU that computes in f32 throughout.
+    /// The fastest instruction set of this CPU that computes in f32 throughout.
     pub fn detect() -> Isa {
         [Isa::Avx512, Isa::Avx2].into_iter().find(|isa| isa.available()).unwrap_or(Isa::Portable)
     }
 
-    /// The proof that this CPU has it.
+    /// Proof that this CPU supports the instruction set, which calls of `unsafe` kernels require.
     ///
     /// # Panics
-    /// If it does not; whoever chose it has not asked [`Isa::available`].
+    /// If the CPU does not support it. Callers must check [`Isa::available`] first.
     pub(crate) fn verify(self) -> Verified {
         assert!(self.available(), "{self:?} was chosen on a CPU that lacks it");
         Verified(self)
     }
 }
 
-/// An [`Isa`] this CPU has. Only [`Isa::verify`] makes one, which is what calls
-/// of functions with target features rely on.
+/// An [`Isa`] that this CPU supports. Only [`Isa::verify`] creates one, so it is safe
+/// to call functions with the corresponding target features.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verified(Isa);
 
@@ -99,19 +99,19 @@ impl Verified {
     }
 }
 
-/// Compiles a function once per instruction set; its first parameter, `cpu`,
-/// is the [`Verified`] that says which one runs.
+/// Compiles a function once per instruction set. Its first parameter, a
+/// [`Verified`], selects the version that runs.
 ///
-/// Inside, `FMA` is a constant that says whether fused multiply-add is an
-/// instruction; see [`math::fma`].
+/// In the body, the constant `FMA` says whether the instruction set has fused
+/// multiply-add; see [`math::fma`].
 macro_rules! per_isa {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($generic:ident: $bound:path),*])?
         ($cpu:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments, reason = "kernels take what they compute on")]
+        #[allow(clippy::too_many_arguments, reason = "a kernel's operands are its arguments")]
         $vis fn $name$(<$($generic: $bound),*>)?($cpu: $crate::cpu::Verified $(, $arg: $ty)*) $(-> $ret)? {
-            #[allow(clippy::too_many_arguments, unused_variables, reason = "not every body asks for `cpu`")]
-            #[allow(clippy::extra_unused_type_parameters, reason = "not every body multiplies and adds")]
+            #[allow(clippy::too_many_arguments, unused_variables, reason = "not every body uses `cpu`")]
+            #[allow(clippy::extra_unused_type_parameters, reason = "not every body uses `FMA`")]
             #[inline(always)]
             fn body<const FMA: bool $($(, $generic: $bound)*)?>($cpu: $crate::cpu::Verified $(, $arg: $ty)*) $(-> $ret)?
                 $body
@@ -131,7 +131,7 @@ macro_rules! per_isa {
             }
 
             match $cpu.isa() {
-                // SAFETY: a `Verified` exists only for an instruction set of this CPU.
+                // SAFETY: a `Verified` exists only for an instruction set that this CPU supports.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 => unsafe { avx512($cpu $(, $arg)*) },
                 // SAFETY: as above.

@@ -1,7 +1,7 @@
-//! The demo model: a small Stable Cascade that is part of the program.
+//! The demo model: a small Stable Cascade that is embedded in the program.
 //!
-//! This is the one place that names it. What runs it gets a
-//! [`Location`](crate::files::Location) like that of any other model.
+//! Only this file knows that it exists. Everything else opens it through a
+//! [`Location`](crate::files::Location), like any other model.
 
 use crate::files::BuiltIn;
 
@@ -15,7 +15,7 @@ const fn embedded() -> Option<&'static BuiltIn> {
 
 #[cfg(feature = "demo")]
 const fn embedded() -> Option<&'static BuiltIn> {
-    /// Weights are read where they lie, in whole elements.
+    /// Weights are read in place, so files must be aligned.
     #[repr(align(16))]
     struct Aligned<T: ?Sized>(T);
 

@@ -76,7 +76,7 @@ pub enum Error {
     #[error("{stage} produced {count} values that are not finite{after}; {remedy}")]
     NotFinite {
         /// "Stage C", "Stage B", …
-        stage: &'static str,
+        stage: String,
         /// How many elements.
         count: u32,
         /// " after 20 steps", or empty.

@@ -1,6 +1,6 @@
-//! Where a model's files are: on disk, or built into the program.
+//! A model's files, on disk or embedded in the program.
 //!
-//! Everything that opens a model asks a [`Location`] and does not know which.
+//! Code that opens a model reads from a [`Location`], which hides the difference.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -13,13 +13,13 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// A folder that is part of the program.
+/// A folder of files that are embedded in the program.
 #[derive(PartialEq, Eq)]
 pub struct BuiltIn {
-    /// What it is called; every path into it begins so.
+    /// The folder's name, with which every path into it begins.
     pub name: &'static str,
-    /// Path of each file below the folder, and what the file holds. Weights
-    /// must be aligned for 16 bytes, as mapped files are.
+    /// The files: path relative to the folder, and contents. Weights
+    /// must be aligned to 16 bytes, because they are read in place.
     pub files: &'static [(&'static str, &'static [u8])],
 }
 
@@ -29,41 +29,41 @@ impl fmt::Debug for BuiltIn {
     }
 }
 
-/// A file or a folder, on disk or built in. Whether it is there is a question to ask.
+/// The path of a file or folder, on disk or built in. It need not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     path: PathBuf,
-    /// The folder that `path` leads into, unless it is one on disk.
+    /// The built-in folder that `path` leads into; `None` for a path on disk.
     built_in: Option<&'static BuiltIn>,
 }
 
 impl Location {
-    /// Its path, for messages. Opening it would find a file on disk, or nothing.
+    /// The path, for messages. Do not open it: a built-in file is not on disk.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its path, to print.
+    /// The path, to be printed.
     pub fn display(&self) -> Display<'_> {
         self.path.display()
     }
 
-    /// Something inside of this folder.
+    /// A file or folder inside of this folder.
     pub fn join(&self, name: impl AsRef<Path>) -> Self {
         Self { path: self.path.join(name), ..*self }
     }
 
-    /// Something else in the same folder.
+    /// Another file or folder in the same folder.
     pub fn with_file_name(&self, name: impl AsRef<OsStr>) -> Self {
         Self { path: self.path.with_file_name(name), ..*self }
     }
 
-    /// Whether a file is there.
+    /// Whether this is an existing file.
     pub fn is_file(&self) -> bool {
         self.built_in().map_or_else(|| self.path.is_file(), |found| found.is_ok())
     }
 
-    /// Whether a folder is there.
+    /// Whether this is an existing folder.
     pub fn is_dir(&self) -> bool {
         match self.built_in {
             Some(folder) => paths(folder).any(|path| path != self.path && path.starts_with(&self.path)),
@@ -71,7 +71,7 @@ impl Location {
         }
     }
 
-    /// What a built-in file holds, or that there is no such file; `None` for a
+    /// The contents of a built-in file, or `NotFound` if there is no such file. `None` for a
     /// location on disk.
     pub fn built_in(&self) -> Option<io::Result<&'static [u8]>> {
         let folder = self.built_in?;
@@ -79,10 +79,10 @@ impl Location {
         Some(found.map(|i| folder.files[i].1).ok_or_else(|| ErrorKind::NotFound.into()))
     }
 
-    /// What a file of text holds, up to 64 MiB. Weights are mapped instead.
+    /// The contents of a text file, up to 64 MiB. Weights are not read but mapped.
     ///
     /// # Errors
-    /// The system's word.
+    /// The error of the operating system.
     pub fn read(&self) -> io::Result<Cow<'static, [u8]>> {
         const LIMIT: u64 = 64 << 20;
         if let Some(found) = self.built_in() {
@@ -97,23 +97,23 @@ impl Location {
     ///
     /// # Errors
     /// [`Error::ModelMissing`], [`Error::Disk`], or [`Error::Model`] with the line
-    /// and column of the mistake.
+    /// and column of the syntax error.
     pub fn read_json<T: DeserializeOwned>(&self) -> Result<T> {
         let text = self.read().map_err(|e| unreadable(&self.path, "file", e))?;
         serde_json::from_slice(&text).map_err(|e| Error::Model {
             path: self.path.clone(),
-            expected: "JSON of the known form".to_owned(),
-            found: format!("a mistake: {e}; download it again"),
+            expected: "JSON with the fields of this kind of file".to_owned(),
+            found: format!("an error: {e}; download it again"),
         })
     }
 }
 
-/// Paths of a built-in folder's files, its name included.
+/// Paths of a built-in folder's files, beginning with the folder's name.
 fn paths(folder: &'static BuiltIn) -> impl Iterator<Item = PathBuf> {
     folder.files.iter().map(|(below, _)| Path::new(folder.name).join(below))
 }
 
-/// The error for a file of a model, called `what`, that cannot be read.
+/// The error for a model file that cannot be read; `what` is how messages call the file.
 pub fn unreadable(path: &Path, what: &str, source: io::Error) -> Error {
     match source.kind() {
         ErrorKind::NotFound => Error::ModelMissing {
@@ -179,7 +179,7 @@ mod tests {
             assert!(error.to_string().starts_with(&expected), "{error}");
             let error = file.read_json::<String>().unwrap_err().to_string();
             assert!(
-                error.contains("c.json: expected JSON of the known form, found a mistake: invalid type"),
+                error.contains("c.json: expected JSON with the fields of this kind of file, found an error: invalid"),
                 "{error}"
             );
         }

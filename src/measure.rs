@@ -1,5 +1,5 @@
-//! Measuring: what a kernel, a node or a whole run costs on a device, and how far that is from
-//! what the device can do.
+//! Measures how long kernels, nodes and whole runs take on a device, and compares that with the
+//! device's limits.
 
 pub mod memory;
 pub mod profile;
@@ -9,19 +9,19 @@ pub mod trace;
 
 use serde::Serialize;
 
-/// How measured values spread.
+/// Median and range of measured values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The value in the middle; of an even number, the mean of the two.
+    /// The median; for an even number of values, the mean of the middle two.
     pub median: f64,
-    /// The least.
+    /// The smallest value.
     pub min: f64,
-    /// The most.
+    /// The largest value.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// The spread of at least one value.
     ///
     /// # Panics
     /// If there is none.
@@ -33,7 +33,7 @@ impl Spread {
     }
 }
 
-/// Seconds in the unit that suits them, in three digits or more.
+/// Formats seconds as s, ms or µs, with at least three significant digits.
 pub fn human_seconds(seconds: f64) -> String {
     let (value, unit) = match seconds {
         s if s >= 1.0 => (s, "s"),

@@ -1,7 +1,7 @@
-//! The networks, each recorded as nodes of a plan.
+//! The networks. Each function records the nodes of a network, or part of one, in a plan.
 //!
-//! Field names are the checkpoints' keys, so that a search finds both sides.
-//! Nothing here names a device.
+//! Names are those of the checkpoints' tensors and configurations, so that a text search finds both.
+//! Nothing here depends on a device.
 
 pub mod blocks;
 pub mod clip;
@@ -22,7 +22,8 @@ use crate::tensor::{Weight, shape_of_dims};
 use crate::weights::Checkpoint;
 use tensors::Listing;
 
-/// A place in a network: where nodes are recorded, and where their weights come from.
+/// A scope of a network: the plan in which nodes are recorded, the checkpoint that has their weights, and a
+/// prefix for tensor names.
 #[derive(Debug)]
 pub struct Net<'a> {
     /// The plan being recorded.
@@ -41,18 +42,18 @@ enum Tensors<'a> {
     Listed(&'a RefCell<Listing>, Option<(&'a Checkpoint, &'a str)>),
 }
 
-/// What is fused into a linear layer; see [`Linear`].
+/// The prologue and epilogue that are fused into a linear layer; see [`Linear`].
 #[derive(Debug, Clone, Copy)]
 pub struct With<'a> {
-    /// Applied to the product with its bias.
+    /// Activation function, applied after the bias.
     pub function: Function,
-    /// Whether the checkpoint has a bias.
+    /// Whether the layer has a bias.
     pub bias: bool,
-    /// Added after the function.
+    /// Added after the activation function.
     pub residual: Option<Slot>,
-    /// What the input is multiplied by, and the name of the tensor that is then added to it.
+    /// Scale of the input, and the name of the weight that is then added to it.
     pub scale: Option<(Slot, &'a str)>,
-    /// Timestep conditioning of the result.
+    /// Timestep conditioning, applied last.
     pub modulation: Option<Modulation>,
 }
 
@@ -62,12 +63,12 @@ impl Default for With<'_> {
     }
 }
 
-/// A timestep block's `a` and `b` for every step, and the counter of steps.
+/// The operands of a timestep block, `x·(1 + a) + b`.
 #[derive(Debug, Clone, Copy)]
 pub struct Modulation {
-    /// `[n or 1, 1, steps, 2c]`.
+    /// `a` then `b` for every step, `[n or 1, 1, steps, 2c]`.
     pub table: Slot,
-    /// `[1, 1, 1, 1]`, u32.
+    /// The current step, `[1, 1, 1, 1]`, u32.
     pub counter: Slot,
 }
 
@@ -77,7 +78,7 @@ pub fn slot(slot: Slot) -> Option<Source> {
 }
 
 impl<'a> Net<'a> {
-    /// The root of a network.
+    /// The outermost scope of a network.
     pub fn new(rec: &'a mut Recorder, weights: &'a Checkpoint) -> Self {
         Self { rec, tensors: Tensors::Read(weights), prefix: String::new() }
     }
@@ -87,29 +88,29 @@ impl<'a> Net<'a> {
         Self { rec, tensors: Tensors::Listed(list, of), prefix: String::new() }
     }
 
-    /// A part of the network: names are looked up below `name`.
+    /// An inner scope, in which tensor names begin with `name`.
     pub fn scope(&mut self, name: impl Display) -> Net<'_> {
         let prefix = format!("{}{name}.", self.prefix);
         Net { rec: self.rec, tensors: self.tensors, prefix }
     }
 
-    /// The full name of `name` here.
+    /// The full name of `name` in this scope.
     pub fn at(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// A learned tensor of these PyTorch dimensions.
+    /// A weight with these PyTorch dimensions.
     pub fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Option<Source>> {
         self.weight_as(name, dims, dims)
     }
 
-    /// A learned tensor that files hold with the dimensions `stored`, as an operand of the dimensions `dims`.
+    /// A weight that checkpoints hold with the dimensions `stored`, as an operand with the dimensions `dims`.
     pub fn weight_as(&mut self, name: &str, stored: &[usize], dims: &[usize]) -> Result<Option<Source>> {
         self.stacked("", &[name], "", stored, dims).map(Some)
     }
 
-    /// The learned tensors `scope`, `names[..]`, `end` as one, stacked by rows. Each is stored and seen as
-    /// [`weight_as`](Self::weight_as) says.
+    /// Several weights as one, stacked by rows: those whose names are `scope`, one of `names`, and `end`. Each has the
+    /// dimensions `stored` in the checkpoint, and `dims` as a part of the operand.
     fn stacked(&mut self, scope: &str, names: &[&str], end: &str, stored: &[usize], dims: &[usize]) -> Result<Source> {
         let mut names = names.iter().map(|name| format!("{}{scope}{name}{end}", self.prefix));
         match self.tensors {
@@ -131,7 +132,7 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// Any op; `name` says where in the network.
+    /// Records any op. `name` identifies the node in messages and profiles.
     pub fn op(&mut self, name: &str, op: impl Into<Op>, inputs: &[Option<Source>]) -> Result<Slot> {
         let at = self.at(name);
         self.rec.node(at.trim_end_matches('.'), op, inputs)
@@ -142,7 +143,8 @@ impl<'a> Net<'a> {
         self.linears("", &[name], x, o, with)
     }
 
-    /// Linear layers `scope.names[..]`, each of `o` outputs, side by side → `[n, h, w, o·names]`.
+    /// Several linear layers of the same input, `scope.names[..]` with `o` outputs each, recorded as one layer whose
+    /// weights are stacked → `[n, h, w, o·names]`.
     pub fn linears(&mut self, scope: &str, names: &[&str], x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
         self.layer(scope, names, &[o, x.shape.c], x, o, with)
     }
@@ -187,12 +189,12 @@ impl<'a> Net<'a> {
         self.op(&format!("{scope}{}", names[0]), Linear { function: with.function }, &inputs)
     }
 
-    /// Layer norm without affine.
+    /// Layer norm without an affine map.
     pub fn layer_norm(&mut self, name: &str, x: Slot, eps: f32) -> Result<Slot> {
         self.op(name, LayerNorm { eps, affine: Affine::None }, &[slot(x), None, None])
     }
 
-    /// Layer norm with `name.{weight,bias}`.
+    /// Layer norm with the affine map `name.{weight,bias}`.
     pub fn layer_norm_affine(&mut self, name: &str, x: Slot, eps: f32) -> Result<Slot> {
         let weight = self.weight(&format!("{name}.weight"), &[x.shape.c])?;
         let bias = self.weight(&format!("{name}.bias"), &[x.shape.c])?;

@@ -1,9 +1,9 @@
-//! Seeded normal noise: start latents and the noise of every sampling step.
+//! Seeded normal noise: the start latents, and the noise of every sampling step.
 //!
-//! [`NoiseKind::Torch`] and [`NoiseKind::TorchBf16`] repeat what a `diffusers`
-//! pipeline draws from a CPU generator; they are sequential by nature and drawn
-//! on the host for all steps ahead. [`NoiseKind::Philox`] is drawn on the device, by the op `philox`;
-//! this is its definition.
+//! [`NoiseKind::Torch`] and [`NoiseKind::TorchBf16`] reproduce what a `diffusers`
+//! pipeline draws from a CPU generator. That generator is sequential, so the host draws
+//! the noise of all steps before the first. [`NoiseKind::Philox`] is drawn on the device by the op
+//! `philox`; this module defines it.
 
 mod mt19937;
 mod philox;
@@ -32,8 +32,8 @@ pub enum NoiseKind {
     Torch,
     /// torch's CPU generator drawing bf16, as a bf16 `diffusers` pipeline does.
     TorchBf16,
-    /// Counter-based: one stream per image, image `k` of a request having seed
-    /// `seed + k`, so that any image of a request can be made again alone.
+    /// A counter-based generator. Image `k` of a request uses seed `seed + k`,
+    /// so any image of a request can be generated again on its own.
     Philox,
 }
 
@@ -62,8 +62,9 @@ impl fmt::Display for NoiseKind {
     }
 }
 
-/// Which sampler the noise is for. Keeps the two Philox streams of a seed apart;
-/// torch knows no streams, and equal seeds give both samplers equal numbers.
+/// Which sampler the noise is for. It selects the Philox stream, so that the two samplers
+/// draw different numbers. torch's generator has no streams: there, equal seeds give both
+/// samplers equal numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoiseStream {
     /// Stage C.
@@ -72,10 +73,10 @@ pub enum NoiseStream {
     StageB = 1,
 }
 
-/// A generator in mid-stream.
+/// The state of a generator.
 ///
-/// `diffusers` examples hand each of the two pipelines a fresh generator; to
-/// repeat one that is shared, hand the one that drew Stage C's noise to Stage B.
+/// `diffusers` examples pass a new generator to each of the two pipelines. To reproduce
+/// code that shares one, pass the generator that drew Stage C's noise to Stage B.
 #[derive(Debug, Clone)]
 pub enum NoiseGenerator {
     /// See [`NoiseKind::Torch`].
@@ -84,17 +85,17 @@ pub enum NoiseGenerator {
     TorchBf16(TorchGenerator),
     /// See [`NoiseKind::Philox`].
     Philox {
-        /// Seed of the first image; image `k` has this plus `k`, wrapping.
+        /// Seed of the first image; image `k` uses this plus `k`, wrapping.
         seed: u64,
         /// Third word of the counter.
         stream: u32,
-        /// Second word of the counter: draws made so far.
+        /// Second word of the counter: the number of draws so far.
         draw: u32,
     },
 }
 
 impl NoiseGenerator {
-    /// A fresh generator.
+    /// A new generator.
     pub fn new(kind: NoiseKind, seed: u64, stream: NoiseStream) -> Self {
         match kind {
             NoiseKind::Torch => NoiseGenerator::Torch(TorchGenerator::new(seed)),
@@ -103,11 +104,11 @@ impl NoiseGenerator {
         }
     }
 
-    /// Appends one draw for the images `[n, h, w, c]` to `out`.
+    /// Appends one draw of standard normal values for the images `[n, h, w, c]` to `out`.
     ///
-    /// torch fills one `[n, c, h, w]` tensor over the whole batch, as `diffusers`
-    /// does, so an image's noise depends on the batch; Philox counts in `[h, w, c]`.
-    /// Values are standard normal.
+    /// torch fills one tensor `[n, c, h, w]` for the whole batch, as `diffusers`
+    /// does, so an image's noise depends on the batch. Philox numbers the elements of each
+    /// image in the order `[h, w, c]`.
     pub fn draw(&mut self, shape: Shape, out: &mut Vec<f32>) {
         let mut z = vec![0.0; shape.elements()];
         match self {
@@ -125,20 +126,20 @@ impl NoiseGenerator {
     }
 }
 
-/// Everything random in one sampler's run over a batch, channels last.
+/// All noise of one sampler for a batch, in channels-last layout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentNoise {
     /// Extent `[n, h, w, c]` of one draw.
     pub shape: Shape,
     /// Start latents `[n, h, w, c]`.
     pub start: Vec<f32>,
-    /// Noise added after each step, `[steps][n, h, w, c]`. The last step's is drawn,
-    /// because `diffusers` draws it, and then multiplied by a sigma of zero.
+    /// Noise added after each step, `[steps][n, h, w, c]`. The last step's noise has no
+    /// effect (its sigma is zero), but is drawn because `diffusers` draws it.
     pub steps: Vec<f32>,
 }
 
 impl LatentNoise {
-    /// Draws start latents, then one table for each of `steps` steps.
+    /// Draws the start latents, then the noise of each of `steps` steps.
     pub fn draw(generator: &mut NoiseGenerator, shape: Shape, steps: usize) -> Self {
         let mut noise = Self { shape, start: Vec::new(), steps: Vec::with_capacity(steps * shape.elements()) };
         generator.draw(shape, &mut noise.start);
@@ -148,7 +149,26 @@ impl LatentNoise {
         noise
     }
 
-    /// The noise of some images of the batch, for a run in parts.
+    /// The same for some `images` of the batch. All of its noise has to be drawn, because torch draws for the
+    /// whole batch at once, but only theirs is kept.
+    ///
+    /// # Panics
+    /// If the range is not within the batch.
+    pub fn draw_images(generator: &mut NoiseGenerator, shape: Shape, steps: usize, images: Range<usize>) -> Self {
+        let image = shape.tokens() * shape.c;
+        let mut all = Vec::with_capacity(shape.elements());
+        let mut draw = |kept: &mut Vec<f32>| {
+            all.clear();
+            generator.draw(shape, &mut all);
+            kept.extend_from_slice(&all[images.start * image..images.end * image]);
+        };
+        let (mut start, mut later) = (Vec::new(), Vec::with_capacity(steps * images.len() * image));
+        draw(&mut start);
+        (0..steps).for_each(|_| draw(&mut later));
+        Self { shape: Shape { n: images.len(), ..shape }, start, steps: later }
+    }
+
+    /// The noise of a range of images, for a batch that is processed in parts.
     ///
     /// # Panics
     /// If the range is not within the batch.
@@ -213,6 +233,16 @@ mod tests {
         assert_eq!(draw(3, u64::MAX).images(2..3), draw(1, 1));
         let noise = draw(1, 5);
         assert_eq!(noise.steps[27 + 4..27 + 8], Philox::new(5).normals([1, 2, 1, 0]));
+    }
+
+    #[test]
+    fn images_are_drawn_as_in_the_whole_batch() {
+        let shape = Shape::new(5, 3, 2, 4);
+        for (_, kind) in NoiseKind::NAMES {
+            let generator = || NoiseGenerator::new(kind, 3, NoiseStream::StageB);
+            let all = LatentNoise::draw(&mut generator(), shape, 4);
+            assert_eq!(LatentNoise::draw_images(&mut generator(), shape, 4, 1..3), all.images(1..3), "{kind}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The ops: everything a network can ask a device to do.
 //!
-//! An op's file holds its definition (documentation, shape rule and a plain
-//! loop, [`Define::reference`]) and the [cases](Case) that every kernel of the
-//! op is tested on. Kernels live elsewhere and are found through
-//! [`registry`](crate::registry).
+//! An op's file holds its definition (documentation, shape rule, and a plain
+//! loop that computes it, [`Define::reference`]) and the [test cases](Case) that
+//! every kernel of the op must pass. Kernels live elsewhere and are looked up in
+//! the [`registry`](crate::registry).
 
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -15,95 +15,96 @@ pub type Shapes<'a> = &'a [Option<Shape>];
 /// Values of an op's operands, in the same order.
 pub type Operands<'a> = &'a [Option<Tensor<'a>>];
 
-/// What a slot's elements are. The host sees 4 bytes each.
+/// The element type of a slot. The host always reads and writes 4 bytes per element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     /// A real number.
     F32,
-    /// A real number that is read only as a factor of products. A device that rounds factors to
-    /// bf16 may store it so.
+    /// A real number that only GEMMs read. A device whose GEMMs take bf16 inputs may store it as bf16,
+    /// because the GEMM would round it anyway.
     GemmInput,
     /// An index, a counter or a packed pixel.
     U32,
 }
 
-/// Work that an op does, to be compared with what a device can do.
+/// The work an op does, for a roofline comparison with the device's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Cost {
-    /// Floating-point operations, a multiply-add counted as two.
+    /// Floating-point operations; a multiply-add counts as two.
     pub flops: u64,
-    /// Bytes that must be read and written at least once: activations as the device holds them, weights as stored.
+    /// Compulsory traffic: every byte read or written, counted once. Activations count as the device stores them,
+    /// weights as the file stores them.
     pub bytes: u64,
 }
 
 /// The definition of an op.
 pub trait Define: std::fmt::Debug {
-    /// The field's name for it; also the stem of its kernels' file names.
+    /// The op's usual name, which is also the stem of its kernels' file names.
     fn name(&self) -> &'static str;
 
-    /// Shape of the result, or what the op takes instead of `inputs`.
+    /// Shape of the result, or a description of the operands the op accepts if `inputs` do not fit.
     fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String>;
 
-    /// The op's own numbers in the order of its fields, f32 as bits: what a GPU kernel is told
-    /// besides the shapes.
+    /// The op's constants in the order of its fields, f32 as bits. A GPU kernel receives them beside the shapes.
     fn constants(&self) -> Vec<u32> {
         Vec::new()
     }
 
-    /// What the result's elements are; that they are factors is for the plan to find out.
+    /// Element type of the result: f32 or u32. Whether it can be stored as a GEMM input is decided by the plan,
+    /// which knows the readers.
     fn element(&self) -> Element {
         Element::F32
     }
 
-    /// The operand whose storage the result may take over: each of its elements
-    /// is read before, and never after, the result's element at that place is written.
+    /// The operand that the result may overwrite. Kernels must read each of its elements before they write
+    /// the result's element at the same index, and never after.
     fn in_place(&self) -> Option<usize> {
         None
     }
 
-    /// Whether operand `i`, learned or not, is read only as a factor of products, or as a part of a result of
-    /// which that `feeds_gemm`.
+    /// Whether operand `i` (an activation or a weight) is read only as a GEMM input. Ops that merely move data,
+    /// such as a concat, answer `feeds_gemm`, which says whether their own result is read only by GEMMs.
     fn feeds_gemm(&self, _i: usize, _feeds_gemm: bool) -> bool {
         false
     }
 
-    /// Floating-point operations; zero where moving data is all there is to do.
+    /// Floating-point operations; zero for an op that only moves data.
     fn flops(&self, _inputs: Shapes<'_>, _out: Shape) -> u64 {
         0
     }
 
-    /// Elements of operand `i`, of this shape, that are read at least once: of tables, few.
+    /// How many elements of operand `i`, which has this shape, are read at all: of a lookup table, only a few.
     fn reads(&self, _i: usize, shape: Shape, _out: Shape) -> usize {
         shape.elements()
     }
 
-    /// The op, as a plain loop. U32 results are written as bits.
+    /// Computes the op with a plain loop. A u32 result is written as bits.
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape);
 }
 
-/// One configuration that every kernel of an op is tested and benched on.
+/// One configuration on which every kernel of an op is tested and benchmarked.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// The op with its constants.
     pub op: Op,
     /// Its operands.
     pub inputs: Vec<Option<Operand>>,
-    /// Largest allowed `|got − want| / (1 + |want|)` of an exact (f32) kernel.
+    /// Largest allowed `|got − want| / (1 + |want|)` for a kernel that computes in f32.
     pub tolerance: f32,
-    /// The same for kernels that round factors to bf16.
+    /// The same for kernels that round GEMM inputs to bf16.
     pub tolerance_bf16: f32,
 }
 
-/// What a test case puts into an operand.
+/// What a test case fills an operand with.
 #[derive(Debug, Clone)]
 pub enum Operand {
-    /// Random activations, mean away from zero.
+    /// Random activations whose mean is not zero.
     Slot(Shape),
-    /// Random learned values of these PyTorch dimensions, in f32, f16 and bf16 in turn.
+    /// Random weights with these PyTorch dimensions. Successive weights are f32, f16 and bf16.
     Weight(Vec<usize>),
     /// Indices.
     Index(Shape, Vec<u32>),
-    /// Activations of which the values matter.
+    /// Activations with exactly these values.
     Values(Shape, Vec<f32>),
 }
 
@@ -139,7 +140,7 @@ fn index(values: &[u32]) -> Option<Operand> {
     Some(Operand::Index(Shape::vector(values.len()), values.to_vec()))
 }
 
-/// `pattern` over and over.
+/// Activations that repeat `pattern`.
 fn values(n: usize, h: usize, w: usize, c: usize, pattern: &[f32]) -> Option<Operand> {
     let shape = Shape::new(n, h, w, c);
     Some(Operand::Values(shape, pattern.iter().copied().cycle().take(shape.elements()).collect()))
@@ -168,7 +169,7 @@ macro_rules! ops {
     ($($module:ident::$Op:ident),* $(,)?) => {
         $(mod $module; pub use $module::$Op;)*
 
-        /// An op with its constants: plain data, recorded in a plan.
+        /// An op with its constants: plain data, as a plan records it.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Op {
             $(#[doc = concat!("[`", stringify!($Op), "`]")] $Op($Op),)*
@@ -183,7 +184,7 @@ macro_rules! ops {
             }
         }
 
-        /// Every op's test cases; the first of an op is the one that matters most.
+        /// Every op's test cases; the first case of an op is its most important use.
         pub fn cases() -> Vec<Case> {
             [$($module::cases(),)*].concat()
         }
@@ -228,14 +229,14 @@ ops! {
 
 pub use layer_norm::Affine;
 
-/// Pointwise function of a linear layer's or a norm's result.
+/// An element-wise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
-    /// The value itself.
+    /// `x`.
     Identity,
-    /// `x/2 · (1 + erf(x/√2))`, exact.
+    /// `x/2 · (1 + erf(x/√2))`, the exact GELU.
     GeluErf,
-    /// `x · sigmoid(1.702 x)`.
+    /// `x · sigmoid(1.702 x)`, as CLIP uses it.
     QuickGelu,
     /// `x · sigmoid(x)`.
     Silu,
@@ -255,7 +256,7 @@ impl Function {
     }
 }
 
-/// Mean and `1 / sqrt(variance + eps)` of `xs`, population variance, two passes.
+/// Mean and `1 / sqrt(variance + eps)` of `xs`, with the population variance, in two passes.
 fn mean_rstd(xs: impl Iterator<Item = f32> + Clone, count: usize, eps: f32) -> (f64, f64) {
     let mean = xs.clone().map(f64::from).sum::<f64>() / count as f64;
     let variance = xs.map(|x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count as f64;

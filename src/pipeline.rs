@@ -1,94 +1,57 @@
-//! From a request to pictures: the one road through all stages.
+//! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
-mod batch;
-pub mod record;
+mod conditions;
+mod inputs;
+mod key;
+mod observer;
+mod plans;
 mod run;
+mod sampling;
+mod stage_a;
+mod stage_b;
+mod stage_c;
+mod stages;
+mod text;
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::backend::{Backend, Program, Residency};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
+use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
-use batch::Job;
-use record::{Extent, Recorded};
-use run::Run;
+pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
+use key::{PlanKey, Until};
+pub use observer::{Footprint, Observer, StageName, Step, Times};
+use plans::{Compiled, Plans, usable};
+use run::{Job, Results, Run};
+use stages::Recorded;
 
-/// A model on a device, ready for requests.
+/// A model on a device, ready for requests. Plans are compiled when they are first needed and kept for
+/// requests of the same kind.
 pub struct Pipeline {
     model: Model,
     tokenizer: Tokenizer,
     backend: Box<dyn Backend>,
-    compiled: Option<(Extent, Compiled)>,
+    plans: Plans,
 }
 
-/// A recorded plan and the program made of it.
-struct Compiled {
-    recorded: Recorded,
-    program: Box<dyn Program>,
-}
-
-/// Start latents given by the user instead of seeded noise, `[n, h, w, c]`.
-#[derive(Debug, Default, Clone)]
-pub struct StartLatents {
-    /// For Stage C.
-    pub stage_c: Option<Vec<f32>>,
-    /// For Stage B.
-    pub stage_b: Option<Vec<f32>>,
-}
-
-/// The memory that a plan takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Footprint {
-    /// Images made at once.
-    pub images: usize,
-    /// Bytes of activations.
-    pub activations: u64,
-    /// Bytes of weights.
-    pub weights: u64,
-    /// Bytes that could be had; the largest number where that is not known.
-    pub free: u64,
-    /// Where the weights are.
-    pub residency: Residency,
-}
-
-/// What is going on, for a progress display.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Progress {
-    /// A plan was made, and no weight has moved yet.
-    Planned(Footprint),
-    /// A stage begins; it takes this many steps.
-    Begin(&'static str, usize),
-    /// One step of it is done.
-    Step,
-}
-
-/// Time spent per stage, over all images.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Times {
-    /// Recording and compiling plans.
-    pub plan: Duration,
-    /// The text encoder.
-    pub text: Duration,
-    /// Stage C, its conditions included.
-    pub stage_c: Duration,
-    /// Stage B, its conditions included.
-    pub stage_b: Duration,
-    /// Stage A and conversion to bytes.
-    pub stage_a: Duration,
-}
-
-/// Intermediate results of one batch, as real numbers.
-#[derive(Debug)]
-pub struct Intermediates {
-    /// Token ids `[n, 1, t, 1]` of each image's prompt.
-    pub tokens: (Shape, Vec<u32>),
-    /// By name, `[n, h, w, c]`: `text_states`, `text_pooled`, `stage_c`, `stage_b`, `image`.
-    pub tensors: Vec<(&'static str, Shape, Vec<f32>)>,
+/// What the caller wants besides pictures.
+#[derive(Default)]
+pub struct Options<'a> {
+    /// What is given in place of what would otherwise be computed or drawn.
+    pub inputs: Inputs<'a>,
+    /// Whether the observer gets intermediate results.
+    pub keep: bool,
+    /// Compare every node with the reference as it runs.
+    pub check_nodes: bool,
+    /// Is told what happens, and may stop the run.
+    pub observer: Option<&'a mut dyn Observer>,
 }
 
 /// One batch of finished pictures.
@@ -98,22 +61,15 @@ pub struct Batch {
     pub first: usize,
     /// The pictures.
     pub images: Vec<Image>,
-    /// Present if asked for.
-    pub intermediates: Option<Intermediates>,
 }
 
-/// What the caller wants besides pictures, and whom to tell.
-pub struct Options<'a> {
-    /// Instead of seeded noise.
-    pub latents: &'a StartLatents,
-    /// Keep intermediate results.
-    pub keep: bool,
-    /// Compare every node with the reference as it runs.
-    pub check_nodes: bool,
-    /// Called as work proceeds.
-    pub progress: &'a mut dyn FnMut(Progress),
-    /// Called with the words that a prompt lost because it was too long.
-    pub truncated: &'a mut dyn FnMut(&str, &str),
+/// The plan of a whole picture for all images of a request at once, to measure its parts.
+///
+/// # Errors
+/// If the model's networks do not fit together.
+pub fn plan(model: &Model, request: &Request) -> Result<Arc<Plan>> {
+    let key = PlanKey::of(request, 0..request.images(), &Inputs::default(), false, Until::Pictures);
+    stages::record(model, &key).map(|recorded| recorded.plan)
 }
 
 impl Pipeline {
@@ -124,7 +80,12 @@ impl Pipeline {
     pub fn new(model: Model, backend: Box<dyn Backend>) -> Result<Self> {
         let config = &model.text.1;
         let tokenizer = Tokenizer::open(&model.tokenizer, config.max_position_embeddings, config.vocab_size)?;
-        Ok(Self { model, tokenizer, backend, compiled: None })
+        Ok(Self { model, tokenizer, backend, plans: Plans::default() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// The device.
@@ -132,139 +93,278 @@ impl Pipeline {
         self.backend.as_ref()
     }
 
-    /// Makes the program for the request's first images, which [`generate`](Self::generate) would
-    /// otherwise do first.
+    /// Lets plans be kept as long as their activations together take at most `bytes` of the device's memory.
+    /// Without this, together they take no more than the largest of them.
+    pub fn keep_plans(&mut self, bytes: u64) {
+        self.plans.budget = bytes;
+    }
+
+    /// Makes every picture of the request: `count` of the first prompt, then of the second.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// # #[cfg(feature = "demo")] {
+    /// # use cascade_rt::backend::cpu::Cpu;
+    /// # use cascade_rt::pipeline::Pipeline;
+    /// # use cascade_rt::request::Request;
+    /// # use cascade_rt::weights::{Model, ModelPaths, Overrides};
+    /// # let paths = ModelPaths::find(Some(&cascade_rt::demo::MODEL.unwrap().into()), None, &Overrides::default())?;
+    /// let mut pipeline = Pipeline::new(Model::open(&paths)?, Box::new(Cpu::new(false)))?;
+    /// let request = Request { prompts: vec!["a fox".into()], width: 64, height: 64, steps: (2, 1), ..Request::default() };
+    /// let images = pipeline.generate(&request)?;
+    /// assert_eq!(images[0].rgb.len(), 64 * 64 * 3);
+    /// # }
+    /// # Ok::<(), cascade_rt::error::Error>(())
+    /// ```
+    pub fn generate(&mut self, request: &Request) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        self.run(request, Options::default(), |batch| {
+            images.extend(batch.images);
+            Ok(())
+        })?;
+        Ok(images)
+    }
+
+    /// Makes every picture of the request in batches of what memory allows, and passes each batch to `done` as
+    /// soon as it is finished. Returns the time that each stage took.
+    ///
+    /// # Errors
+    /// Requests and inputs that are out of range or do not fit into memory, a device that is lost, numbers that
+    /// are not finite, [`Error::Interrupted`] if the observer stops the run, and what `done` returns.
+    pub fn run(
+        &mut self,
+        request: &Request,
+        options: Options<'_>,
+        mut done: impl FnMut(Batch) -> Result<()>,
+    ) -> Result<Times> {
+        self.batches(request, options, Until::Pictures, |images, results| {
+            done(Batch { first: images.start, images: results.images })
+        })
+    }
+
+    /// Samples Stage C alone, for a decoder that runs later or elsewhere. With [`Prior::inputs`], a run of the
+    /// same request makes the same pictures as one run of everything.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn prior(&mut self, request: &Request, mut options: Options<'_>) -> Result<(Prior, Times)> {
+        let mut nobody = ();
+        let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
+        let mut times = Times::default();
+        let text = match options.inputs.text {
+            Some(text) => text.clone(),
+            None => {
+                let (text, spent) =
+                    self.encode_text(request, Options { observer: Some(&mut *observer), ..Options::default() })?;
+                times = spent;
+                text
+            }
+        };
+        let mut stage_c: Option<HostTensor> = None;
+        let inputs = Inputs { text: Some(&text), ..options.inputs };
+        let spent = self.batches(
+            request,
+            Options { inputs, observer: Some(observer), ..options },
+            Until::StageC,
+            |_, results| {
+                let batch = results.stage_c.expect("Stage C is the plan's result");
+                match &mut stage_c {
+                    Some(all) => all.append(batch),
+                    none => *none = Some(batch),
+                }
+                Ok(())
+            },
+        )?;
+        times.plan += spent.plan;
+        times.stage_c += spent.stage_c;
+        Ok((Prior { stage_c: stage_c.expect("a request has an image"), text }, times))
+    }
+
+    /// Encodes every prompt of the request, then its negative prompt.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn encode_text(&mut self, request: &Request, options: Options<'_>) -> Result<(TextEmbeddings, Times)> {
+        let prompts = request.prompts.len();
+        let (mut states, mut pooled): (Option<HostTensor>, Option<HostTensor>) = (None, None);
+        // A batch of texts is what a batch of as many images has: all prompts of some images, then the negative.
+        let request = Request { count: 1, ..request.clone() };
+        let times = self.batches(&request, options, Until::Text, |images, results| {
+            let batch = results.text.expect("text is the plan's result");
+            for (all, batch) in [&mut states, &mut pooled].into_iter().zip(batch) {
+                let rows: Vec<usize> = match images.end == prompts {
+                    true => (0..batch.shape.n).collect(),
+                    false => (0..batch.shape.n - 1).collect(),
+                };
+                let part = HostTensor { shape: Shape { n: rows.len(), ..batch.shape }, values: batch.images(&rows) };
+                match all {
+                    Some(all) => all.append(part),
+                    none => *none = Some(part),
+                }
+            }
+            Ok(())
+        })?;
+        let pooled = pooled.expect("a request has a prompt");
+        Ok((TextEmbeddings { states, pooled }, times))
+    }
+
+    /// Compiles the plan for the request's first batch, which [`run`](Self::run) would otherwise do first.
     ///
     /// # Errors
     /// Requests that are out of range or do not fit into memory.
     pub fn prepare(&mut self, request: &Request, mut options: Options<'_>) -> Result<()> {
+        let mut nobody = ();
+        let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
         request.check()?;
-        self.compile(request, 0, &mut options).map(drop)
+        options.inputs.check(request, &self.model)?;
+        self.compile(request, 0..request.images(), &options, observer, Until::Pictures).map(drop)
     }
 
-    /// Makes every picture of the request, as batches of what memory allows, and
-    /// hands each batch over as soon as it is done.
-    ///
-    /// Images are numbered prompt by prompt: `count` of the first, then of the second.
-    ///
-    /// # Errors
-    /// Requests that are out of range or do not fit into memory, and what
-    /// `done` returns.
-    pub fn generate(
+    fn batches(
         &mut self,
         request: &Request,
         mut options: Options<'_>,
-        mut done: impl FnMut(Batch) -> Result<()>,
+        until: Until,
+        mut done: impl FnMut(Range<usize>, Results) -> Result<()>,
     ) -> Result<Times> {
+        let mut nobody = ();
+        let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
         request.check()?;
+        options.inputs.check(request, &self.model)?;
+        let tokens = match options.inputs.text {
+            Some(_) => Vec::new(),
+            None => self.tokenize(request, observer)?,
+        };
         let mut times = Times::default();
-        let texts = self.encode(request, &mut options)?;
         let total = request.images();
-        let mut first = 0;
+        let (mut first, mut most) = (0, total);
         while first < total {
             let start = Instant::now();
-            let images = self.compile(request, first, &mut options)?;
+            let images = first..(first + most).min(total);
+            most = self.compile(request, images.clone(), &options, observer, until)?;
             times.plan += start.elapsed();
-            done(self.run(request, &texts, first..first + images, &mut options, &mut times)?)?;
-            first += images;
+            let images = first..first + most.min(images.len());
+            let results = self.run_batch(request, &tokens, images.clone(), &options, observer, &mut times)?;
+            first = images.end;
+            done(images, results)?;
         }
         Ok(times)
     }
 
     /// Token ids of every prompt, then of the negative prompt.
-    fn encode(&self, request: &Request, options: &mut Options<'_>) -> Result<Vec<Encoding>> {
+    fn tokenize(&self, request: &Request, observer: &mut dyn Observer) -> Result<Vec<Encoding>> {
         let prompts = request.prompts.iter().chain([&request.negative]);
-        let encode = |prompt: &String| {
+        let mut encode = |prompt: &String| {
             let encoding = self.tokenizer.encode(prompt)?;
             if let Some(cut) = &encoding.cut {
-                (options.truncated)(prompt, cut);
+                observer.truncated(prompt, cut);
             }
             Ok(encoding)
         };
-        prompts.map(encode).collect()
+        prompts.map(&mut encode).collect()
     }
 
-    /// Makes the program for as many images from `first` on as memory allows; returns how many.
-    fn compile(&mut self, request: &Request, first: usize, options: &mut Options<'_>) -> Result<usize> {
-        let total = request.images();
-        let mut images = total - first;
-        if let Some((extent, _)) = &self.compiled {
-            images = images.min(extent.images);
-        }
+    /// Makes the latest plan one for the first of `images`, as many as memory allows; returns how many.
+    fn compile(
+        &mut self,
+        request: &Request,
+        images: Range<usize>,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+        until: Until,
+    ) -> Result<usize> {
+        let (total, mut most) = (request.images(), images.len());
         loop {
-            let extent = Extent::of(request, first..first + images, options.keep);
-            if self.compiled.as_ref().is_some_and(|(known, _)| *known == extent) {
-                return Ok(images);
+            let key = PlanKey::of(request, images.start..images.start + most, &options.inputs, options.keep, until);
+            if self.plans.touch(&key) {
+                return Ok(most);
             }
-            self.compiled = None;
-            let recorded = record::record(&self.model, &extent)?;
+            let recorded = stages::record(&self.model, &key)?;
             let device = self.backend.device();
-            // Asked for anew: others may have taken memory since the device was opened.
-            let (need, free) = (recorded.least_bytes(total, device), self.backend.free_bytes()?);
-            if need <= free / 10 * 9 {
-                let activations = recorded.activation_bytes(total, device);
+            let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
+            if let Some(free) = self.plans.make_room(need, activations, self.backend.as_ref())? {
                 let program = self.backend.compile(recorded.plan.clone())?;
-                let (weights, residency) = (recorded.plan.weight_bytes(device.stores_bf16()), program.residency());
-                let footprint = Footprint { images, activations, weights, free, residency };
-                (options.progress)(Progress::Planned(footprint));
-                self.compiled = Some((extent, Compiled { recorded, program }));
-                return Ok(images);
+                let weights = recorded.plan.weight_bytes(device.stores_bf16());
+                let residency = program.residency();
+                observer.planned(&Footprint { images: most, activations, weights, free, residency });
+                self.plans.push(Compiled { key, recorded, program, activations });
+                return Ok(most);
             }
-            if images == 1 {
-                return Err(self.does_not_fit(&extent, &recorded, total, free));
+            if most == 1 {
+                return Err(self.does_not_fit(&key, &recorded, total)?);
             }
-            images = images.div_ceil(2);
+            most = most.div_ceil(2);
         }
     }
 
-    fn does_not_fit(&self, extent: &Extent, recorded: &Recorded, total: usize, free: u64) -> Error {
-        let device = self.backend.device();
-        let mut smaller = *extent;
+    /// Says how much is missing, and which size would fit.
+    fn does_not_fit(&self, key: &PlanKey, recorded: &Recorded, total: usize) -> Result<Error> {
+        let (device, free) = (self.backend.device(), usable(self.backend.free_bytes()?));
+        let mut smaller = *key;
         let fits = loop {
             smaller.width = (smaller.width / 2).next_multiple_of(8);
             smaller.height = (smaller.height / 2).next_multiple_of(8);
             if smaller.width < 64 || smaller.height < 64 {
                 break None;
             }
-            if record::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free / 10 * 9) {
+            if stages::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free) {
                 break Some(smaller);
             }
         };
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
-        Error::DoesNotFit {
+        Ok(Error::DoesNotFit {
             device: device.name.clone(),
-            free_mib: mib(free / 10 * 9),
+            free_mib: mib(free),
             need_mib: mib(need),
             detail: format!(
                 "one image of {}×{} px, {} and {} steps: activations {} MiB, weights at once {} MiB",
-                extent.width,
-                extent.height,
-                extent.steps[0],
-                extent.steps[1],
+                key.width,
+                key.height,
+                key.steps[0],
+                key.steps[1],
                 mib(activations),
                 mib(need - activations)
             ),
             remedy: match fits {
-                Some(s) => format!("--width {} --height {} would fit", s.width, s.height),
+                Some(s) => format!("{}×{} px would fit", s.width, s.height),
                 None => "no size would fit; try fewer steps, or free memory".into(),
             },
-        }
+        })
     }
 
-    fn run(
+    /// Runs the latest plan for `images`.
+    fn run_batch(
         &mut self,
         request: &Request,
-        texts: &[Encoding],
+        tokens: &[Encoding],
         images: Range<usize>,
-        options: &mut Options<'_>,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
         times: &mut Times,
-    ) -> Result<Batch> {
+    ) -> Result<Results> {
         let rounds = self.backend.device().rounds();
-        let (extent, Compiled { recorded, program }) = self.compiled.as_mut().expect("compiled before it is run");
-        let run =
-            Run { plan: &recorded.plan, program: program.as_mut(), check_nodes: options.check_nodes.then_some(rounds) };
-        Job { model: &self.model, request, texts, images, extent, recorded, run, options, tensors: Vec::new() }
-            .make(times)
+        let Compiled { key, recorded, program, .. } = self.plans.latest().expect("a plan was compiled");
+        let job = Job { model: &self.model, request, inputs: &options.inputs, tokens, images, texts: key.texts };
+        let mut run = Run {
+            plan: &recorded.plan,
+            program: program.as_mut(),
+            job: &job,
+            observer,
+            check_nodes: options.check_nodes.then_some(rounds),
+            keep: options.keep,
+            results: Results::default(),
+        };
+        for stage in &recorded.stages {
+            let start = Instant::now();
+            if stage.steps() > 0 {
+                run.observer.begin(stage.name(), stage.steps());
+            }
+            stage.run(&mut run)?;
+            times.add(stage.name(), start.elapsed());
+        }
+        Ok(run.results)
     }
 }

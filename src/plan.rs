@@ -97,14 +97,22 @@ impl Storage {
     }
 }
 
-/// A run of nodes that is executed as one.
+/// Consecutive nodes that are run with one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// E.g. `step_c`.
     pub name: &'static str,
     /// Its nodes.
     pub nodes: Range<usize>,
+    /// How often it runs for one batch of images: the steps of its loop, or 1 outside of loops.
+    pub repeats: usize,
+    /// Index of its [span](Plan::spans).
+    pub span: usize,
 }
+
+/// Refers to a segment of the plan that it was recorded in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentId(usize);
 
 /// A finished plan.
 #[derive(Debug)]
@@ -119,24 +127,24 @@ pub struct Plan {
     pub gemm_only: Vec<bool>,
     /// The segments, in the order in which they first run.
     pub segments: Vec<Segment>,
+    /// The nodes of each loop, and of each segment that is in no loop. Spans run one after the other, never
+    /// alternately; the segments of one loop run in any order, as often as the caller likes, or not at all.
+    pub spans: Vec<Range<usize>>,
     /// Size of the arena, in 4-byte elements.
     pub arena_len: usize,
 }
 
 impl Plan {
-    /// Nodes of the segment `name`.
-    ///
-    /// # Panics
-    /// If there is no such segment.
-    pub fn segment(&self, name: &str) -> Range<usize> {
-        let segment = self.segments.iter().find(|p| p.name == name);
-        segment.unwrap_or_else(|| panic!("segment {name} was recorded")).nodes.clone()
+    /// Nodes of a segment.
+    pub fn nodes_of(&self, segment: SegmentId) -> Range<usize> {
+        self.segments[segment.0].nodes.clone()
     }
 
     /// Work that a node does; on a device that `stores_bf16`, factors have two bytes.
     pub fn cost(&self, node: &Node, stores_bf16: bool) -> Cost {
         let out = node.output.shape;
-        let element = |slot: &Slot| if stores_bf16 && self.slots[slot.id].element == Element::GemmInput { 2 } else { 4 };
+        let element =
+            |slot: &Slot| if stores_bf16 && self.slots[slot.id].element == Element::GemmInput { 2 } else { 4 };
         let read = |(i, source): (usize, &Option<Source>)| match source {
             None => 0,
             Some(Source::Slot(slot)) => element(slot) * node.op.reads(i, slot.shape, out),
@@ -191,10 +199,10 @@ impl Plan {
         self.weight_bytes_of(0..self.nodes.len(), &self.weight_dtypes(stores_bf16))
     }
 
-    /// The same for the segment that reads most: what must be in memory at once at least.
-    pub fn segment_weight_bytes(&self, stores_bf16: bool) -> u64 {
+    /// The same for the span that reads most: what must be in memory at once at least.
+    pub fn span_weight_bytes(&self, stores_bf16: bool) -> u64 {
         let dtypes = self.weight_dtypes(stores_bf16);
-        self.segments.iter().map(|p| self.weight_bytes_of(p.nodes.clone(), &dtypes)).max().unwrap_or(0)
+        self.spans.iter().map(|span| self.weight_bytes_of(span.clone(), &dtypes)).max().unwrap_or(0)
     }
 
     fn weight_bytes_of(&self, nodes: Range<usize>, dtypes: &[Dtype]) -> u64 {
@@ -217,9 +225,9 @@ impl Plan {
 enum Kind {
     /// Written by a node, dead after its last reader.
     Temporary,
-    /// Written by a node, readable by the host until its segment (the last that reads it) ends.
+    /// Written by a node, readable by the host until the last span that uses it ends.
     Kept,
-    /// Written by the host, before the first segment that reads it.
+    /// Written by the host, before the first span that reads it.
     Input,
 }
 
@@ -238,6 +246,9 @@ pub struct Recorder {
     weights: Vec<Weight>,
     known: HashMap<Identity, usize>,
     segments: Vec<Segment>,
+    spans: Vec<Range<usize>>,
+    /// Steps of the loop that is being recorded.
+    steps: Option<usize>,
 }
 
 impl Recorder {
@@ -246,20 +257,47 @@ impl Recorder {
         Self::default()
     }
 
-    /// Begins a segment; nodes recorded from now on belong to it.
-    ///
-    /// A segment may run several times in a row, but segments keep their order.
-    pub fn segment(&mut self, name: &'static str) {
-        self.segments.push(Segment { name, nodes: self.nodes.len()..self.nodes.len() });
+    /// Begins a segment: nodes recorded from now on belong to it. It may run several times in a row.
+    pub fn segment(&mut self, name: &'static str) -> SegmentId {
+        let here = self.nodes.len()..self.nodes.len();
+        if self.steps.is_none() {
+            self.spans.push(here.clone());
+        }
+        let span = self.spans.len() - 1;
+        self.segments.push(Segment { name, nodes: here, repeats: self.steps.unwrap_or(1), span });
+        SegmentId(self.segments.len() - 1)
     }
 
-    /// A slot that the host writes, after the segment before its first reader has
-    /// run and before the first reader's segment does.
+    /// Records a loop of `steps` steps: every segment begun by `body` belongs to it.
+    ///
+    /// Each step may run any of these segments, in any order. So a slot that one of them writes and another
+    /// one, the host, or a later step reads keeps its memory for the whole loop, as do inputs and all that is
+    /// read there and was made before. Temporary slots of one segment still share memory with other segments.
+    ///
+    /// # Errors
+    /// Those of `body`.
+    ///
+    /// # Panics
+    /// If loops are nested, or if `body` records a node before it begins a segment.
+    pub fn repeat<T>(&mut self, steps: usize, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        assert!(self.steps.is_none(), "loops are not nested");
+        let (nodes, segments) = (self.nodes.len(), self.segments.len());
+        self.steps = Some(steps);
+        self.spans.push(nodes..nodes);
+        let result = body(self);
+        self.steps = None;
+        let first = self.segments.get(segments).map_or(self.nodes.len(), |segment| segment.nodes.start);
+        assert_eq!(first, nodes, "the nodes of a loop belong to its segments");
+        result
+    }
+
+    /// A slot that the host writes, after the span before that of its first reader has run and before that
+    /// span does. In a loop the host may write it again between steps.
     pub fn input(&mut self, shape: Shape, element: Element) -> Slot {
         self.slot(shape, element, Kind::Input)
     }
 
-    /// Lets the host read `slot` after the last segment that uses it.
+    /// Lets the host read `slot` after the last segment that uses it, until that segment's span ends.
     pub fn keep(&mut self, slot: Slot) {
         if self.slots[slot.id].kind == Kind::Temporary {
             self.slots[slot.id].kind = Kind::Kept;
@@ -287,7 +325,7 @@ impl Recorder {
         Ok(output)
     }
 
-    /// Records `op` as the one node that updates `state`, which the host or a node before has begun, in place.
+    /// Records `op` as a node that updates `state`, which the host or a node before has initialised, in place.
     ///
     /// # Panics
     /// If the op does not work in place on an operand that is `state`.
@@ -321,8 +359,9 @@ impl Recorder {
         }
         let segment = self.segments.last_mut().expect("a segment was begun");
         segment.nodes.end = self.nodes.len();
-        // A segment begun before the last node starts there.
-        segment.nodes.start = segment.nodes.start.min(self.nodes.len() - 1);
+        let span = &mut self.spans[segment.span];
+        span.end = self.nodes.len();
+        assert!(self.steps.is_some() || segment.repeats == 1, "a segment is begun after a loop");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one layout: `[n, h, w, c]`, channels contiguous.
+//! The layout of all activations: `[n, h, w, c]`, channels contiguous.
 
 use std::fmt;
 
@@ -34,27 +34,27 @@ impl Shape {
         Self::new(1, 1, rows, columns)
     }
 
-    /// All elements.
+    /// Number of elements.
     pub const fn elements(&self) -> usize {
         self.n * self.h * self.w * self.c
     }
 
-    /// Pixels or tokens of all images: `n * h * w`.
+    /// Number of pixels or tokens of all images: `n * h * w`.
     pub const fn rows(&self) -> usize {
         self.n * self.h * self.w
     }
 
-    /// Pixels or tokens of one image: `h * w`.
+    /// Number of pixels or tokens of one image: `h * w`.
     pub const fn tokens(&self) -> usize {
         self.h * self.w
     }
 
-    /// The same extent with other channels.
+    /// The same extent with another number of channels.
     pub const fn with_c(self, c: usize) -> Self {
         Self { c, ..self }
     }
 
-    /// The same images and channels at another size.
+    /// The same number of images and channels with another height and width.
     pub const fn with_hw(self, h: usize, w: usize) -> Self {
         Self { h, w, ..self }
     }

@@ -1,4 +1,4 @@
-//! Tensors as ops see them: activations in f32, weights as they lie in the file.
+//! The operands of ops: activations in f32, and weights in the element type of their file.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,11 +11,11 @@ use crate::shape::Shape;
 /// Element type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// 32-bit float.
+    /// IEEE single precision.
     F32,
-    /// 16-bit float with 8 bits of exponent.
+    /// bfloat16.
     Bf16,
-    /// 16-bit IEEE float.
+    /// IEEE half precision.
     F16,
 }
 
@@ -32,11 +32,11 @@ impl Dtype {
 /// Elements of a stored tensor, read in place.
 #[derive(Debug, Clone, Copy)]
 pub enum Elements<'a> {
-    /// 32-bit floats.
+    /// IEEE single precision.
     F32(&'a [f32]),
     /// bfloat16.
     Bf16(&'a [bf16]),
-    /// IEEE half.
+    /// IEEE half precision.
     F16(&'a [f16]),
 }
 
@@ -50,12 +50,12 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Whether there is no element.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A part of the elements.
+    /// A range of the elements.
     pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
         match *self {
             Elements::F32(x) => Elements::F32(&x[range]),
@@ -64,7 +64,7 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Element `i`, widened (exactly) to f32.
+    /// Element `i`, converted to f32, which is exact.
     pub fn get(&self, i: usize) -> f32 {
         match self {
             Elements::F32(x) => x[i],
@@ -73,7 +73,7 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Appends all elements, widened (exactly) to f32.
+    /// Appends all elements to `out`, converted to f32, which is exact.
     pub fn extend_f32(&self, out: &mut Vec<f32>) {
         match self {
             Elements::F32(x) => out.extend_from_slice(x),
@@ -83,8 +83,8 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// Bytes that a weight may point into: a mapped file, a part of the program, or
-/// memory that was aligned by copying. Pointers stay valid and contents unchanged while it lives.
+/// Memory that weights refer to: a mapped file, data embedded in the program, or an aligned copy.
+/// The bytes must neither move nor change while the value exists.
 pub trait Bytes: Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
@@ -108,7 +108,7 @@ impl Bytes for Vec<bf16> {
     }
 }
 
-/// One contiguous range of a weight.
+/// A contiguous range of stored elements. A weight consists of one or several.
 #[derive(Clone)]
 pub struct Part {
     source: Arc<dyn Bytes>,
@@ -120,8 +120,8 @@ impl Part {
     /// `range` of `source`, in bytes.
     ///
     /// # Panics
-    /// If the range is out of bounds, not a whole number of elements or not
-    /// aligned for `dtype`; the loader has checked this.
+    /// If the range is out of bounds, not a whole number of elements, or not
+    /// aligned for `dtype`. Code that loads files must check this beforehand.
     pub fn new(source: Arc<dyn Bytes>, range: Range<usize>, dtype: Dtype) -> Self {
         let part = Self { source, range, dtype };
         part.elements();
@@ -138,7 +138,7 @@ impl Part {
         }
     }
 
-    /// The elements as they are stored.
+    /// The stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.source.bytes()[self.range.clone()]
     }
@@ -148,12 +148,18 @@ impl Part {
         self.dtype
     }
 
-    /// Where it lies: equal for the same bytes, which need not be moved twice.
+    /// The bytes that it is a range of.
+    pub fn source(&self) -> &Arc<dyn Bytes> {
+        &self.source
+    }
+
+    /// Identifies the bytes: source and range. Parts with the same place have the same contents, so a backend uploads
+    /// them only once.
     pub fn place(&self) -> (usize, Range<usize>) {
         (Arc::as_ptr(&self.source) as *const u8 as usize, self.range.clone())
     }
 
-    /// The rows `rows` of this part seen as `[_, row_len]`.
+    /// Rows `rows` of this part, viewed as `[_, row_len]`.
     pub fn rows(&self, rows: Range<usize>, row_len: usize) -> Part {
         let size = row_len * self.dtype.bytes();
         let start = self.range.start;
@@ -167,11 +173,11 @@ impl std::fmt::Debug for Part {
     }
 }
 
-/// A learned tensor: one range of a file, or several stacked by rows
-/// (Q, K and V as one matrix). Cheap to clone; never copied on the CPU.
+/// A learned tensor: one range of a file, or several ranges stacked by rows
+/// (for example Q, K and V as one matrix). Cloning copies no elements.
 #[derive(Debug, Clone)]
 pub struct Weight {
-    /// Name of the (first) tensor in the `diffusers` naming scheme.
+    /// Name in the `diffusers` naming scheme; of a stacked weight, the first tensor's.
     pub name: String,
     /// Dimensions in PyTorch's order, e.g. `[out, in]` or `[out, in, kh, kw]`.
     pub dims: Vec<usize>,
@@ -182,7 +188,7 @@ impl Weight {
     /// A weight made of `parts`, stacked along the first dimension.
     ///
     /// # Panics
-    /// If the parts do not hold exactly `dims`' elements, in whole rows.
+    /// If the parts do not contain exactly the elements of `dims`, or a part is not whole rows.
     pub fn new(name: impl Into<String>, dims: Vec<usize>, parts: Vec<Part>) -> Self {
         let row: usize = dims.iter().skip(1).product();
         let total: usize = parts.iter().map(|p| p.elements().len()).sum();
@@ -191,16 +197,16 @@ impl Weight {
         Self { name: name.into(), dims, parts }
     }
 
-    /// A weight in memory, for tests and constants.
+    /// A weight with these values, for tests and constants.
     pub fn from_f32(name: impl Into<String>, dims: &[usize], values: Vec<f32>) -> Self {
         let bytes = values.len() * 4;
         Self::new(name, dims.to_vec(), vec![Part::new(Arc::new(values), 0..bytes, Dtype::F32)])
     }
 
-    /// Several weights of equal row length as one, stacked by rows.
+    /// Stacks several weights with the same row length by rows, without copying.
     ///
     /// # Panics
-    /// If the row lengths differ; the recorder has checked this.
+    /// If the row lengths differ.
     pub fn stack(weights: &[Weight]) -> Weight {
         let mut dims = weights[0].dims.clone();
         assert!(weights.iter().all(|w| w.dims[1..] == dims[1..]), "stacked weights have equal rows");
@@ -209,31 +215,30 @@ impl Weight {
         Weight::new(weights[0].name.clone(), dims, parts)
     }
 
-    /// The same elements in other dimensions.
+    /// The same elements with other dimensions.
     ///
     /// # Panics
-    /// If there are more or fewer of them.
+    /// If the number of elements differs.
     pub fn reshape(self, dims: &[usize]) -> Weight {
         Weight::new(self.name, dims.to_vec(), self.parts)
     }
 
-    /// Dimensions as a [`Shape`]: `[c]`, `[out, in]`, or four of them in
-    /// PyTorch's order. Leading ones of other ranks are dropped.
+    /// Dimensions as a [`Shape`]; see [`shape_of_dims`].
     pub fn shape(&self) -> Shape {
         shape_of_dims(&self.dims)
     }
 
-    /// What makes it this weight: equal for views of the same bytes in the same shape.
+    /// A key that is equal for weights with the same dimensions and the same bytes.
     pub fn identity(&self) -> Identity {
         Identity { dims: self.dims.clone(), parts: self.parts.iter().map(Part::place).collect() }
     }
 
-    /// Its contiguous ranges, in row order.
+    /// The contiguous ranges that it consists of, in row order.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// Row `r` of the weight seen as `[rows, row_len]`.
+    /// Row `r` of the weight, viewed as `[rows, row_len]`.
     pub fn row(&self, r: usize, row_len: usize) -> Elements<'_> {
         let mut at = r * row_len;
         for part in &self.parts {
@@ -243,10 +248,10 @@ impl Weight {
             }
             at -= elements.len();
         }
-        panic!("row {r} of weight {} {:?} asked for", self.name, self.dims)
+        panic!("weight {} {:?} has no row {r}", self.name, self.dims)
     }
 
-    /// All elements widened to f32; a copy. For small weights and references.
+    /// A copy of all elements as f32, for small weights and reference implementations.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.shape().elements());
         self.parts.iter().for_each(|p| p.elements().extend_f32(&mut out));
@@ -254,14 +259,14 @@ impl Weight {
     }
 }
 
-/// See [`Weight::identity`].
+/// The key returned by [`Weight::identity`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     dims: Vec<usize>,
     parts: Vec<(usize, Range<usize>)>,
 }
 
-/// PyTorch dimensions as a [`Shape`]: `[c]`, `[out, in]`, or the last four of them.
+/// PyTorch dimensions as a [`Shape`], padded with leading ones. Of more than four dimensions, only the last four count.
 pub fn shape_of_dims(dims: &[usize]) -> Shape {
     match *dims {
         [] => Shape::vector(1),
@@ -272,7 +277,7 @@ pub fn shape_of_dims(dims: &[usize]) -> Shape {
     }
 }
 
-/// What an operand of an op holds.
+/// The values of an operand.
 #[derive(Debug, Clone, Copy)]
 pub enum Data<'a> {
     /// Activations.
@@ -293,10 +298,10 @@ pub struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    /// Activation values.
+    /// The values of an activation.
     ///
     /// # Panics
-    /// If the operand is not an activation; the op's shape rule has checked it.
+    /// If the operand is not an activation.
     pub fn f32(&self) -> &'a [f32] {
         match self.data {
             Data::F32(x) => x,
@@ -304,10 +309,10 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// Indices.
+    /// The values of indices or a counter.
     ///
     /// # Panics
-    /// If the operand holds no indices.
+    /// If the operand is not u32.
     pub fn u32(&self) -> &'a [u32] {
         match self.data {
             Data::U32(x) => x,
@@ -318,7 +323,7 @@ impl<'a> Tensor<'a> {
     /// The learned tensor.
     ///
     /// # Panics
-    /// If the operand is not one.
+    /// If the operand is not a weight.
     pub fn weight(&self) -> &'a Weight {
         match self.data {
             Data::Weight(w) => w,
@@ -326,7 +331,7 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// Values as f32, copied only for weights.
+    /// The values as f32. Activations are borrowed, others are converted.
     pub fn values(&self) -> Cow<'a, [f32]> {
         match self.data {
             Data::F32(x) => Cow::Borrowed(x),

@@ -1,4 +1,4 @@
-//! Prompt to token ids: CLIP's byte-level BPE, read from the model's own files.
+//! Converts prompts to token ids with CLIP's byte-level BPE, read from the model's files.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::files::Location;
 
-/// What begins and ends every CLIP text, unless the model's files say otherwise.
+/// CLIP's tokens for the begin and end of a text, unless the model's files name others.
 const BOS: &str = "<|startoftext|>";
 const EOS: &str = "<|endoftext|>";
 
-/// A prompt as the text encoder takes it.
+/// A tokenised prompt, the input of the text encoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids `[positions]`: BOS, the text, EOS, then padding.
     pub ids: Vec<u32>,
-    /// How many ids count, BOS and EOS included; the rest is masked padding.
+    /// Number of ids before the padding, BOS and EOS included. The padding is masked.
     pub len: usize,
-    /// The end of the prompt, if it did not fit: from the first lost token on.
+    /// If the prompt was too long: the part of it that was cut off.
     pub cut: Option<String>,
 }
 
-/// CLIP's tokenizer with the special tokens and the length of one model.
+/// CLIP's tokenizer with the special tokens and the sequence length of one model.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     bpe: tokenizers::Tokenizer,
@@ -41,15 +41,15 @@ impl Tokenizer {
     /// Reads the tokenizer of a text encoder that has `positions` positions
     /// (77 for CLIP) and `vocabulary` token embeddings (49,408 for CLIP).
     ///
-    /// `location` is a `tokenizer.json`, or a folder that holds one, or `vocab.json`
-    /// and `merges.txt`. The special tokens come from `tokenizer_config.json`,
-    /// else `special_tokens_map.json` beside it; the padding token then from
-    /// `tokenizer.json`; else they are CLIP's, which pads with EOS. Lengths and
-    /// padding modes stored in the files are ignored.
+    /// `location` is a `tokenizer.json`, or a folder that contains either one or `vocab.json`
+    /// and `merges.txt`. The special tokens are read from `tokenizer_config.json`, or else
+    /// `special_tokens_map.json`, in the same folder; the padding token may also be in
+    /// `tokenizer.json`. The defaults are CLIP's, which pads with EOS. Sequence lengths and
+    /// padding modes in the files are ignored.
     ///
     /// # Errors
-    /// [`Error::ModelMissing`] without files, [`Error::Disk`] for unreadable and
-    /// [`Error::Model`] for broken ones, and for ids that have no embedding.
+    /// [`Error::ModelMissing`] if there are no files, [`Error::Disk`] if they are unreadable, and
+    /// [`Error::Model`] if they are invalid or contain ids without an embedding.
     pub fn open(location: impl Into<Location>, positions: usize, vocabulary: usize) -> Result<Self> {
         let location = &location.into();
         let special = SpecialTokens::read(location)?;
@@ -78,16 +78,16 @@ impl Tokenizer {
         Ok(Self { bpe, path: file, positions, bos, eos, pad })
     }
 
-    /// Token ids of a prompt; what does not fit is cut at its end.
+    /// Token ids of a prompt, truncated to the sequence length.
     ///
-    /// Text is normalised (NFC), runs of white space become one space, letters
-    /// lower case. A literal `<|endoftext|>` is that token, as in `transformers`.
+    /// The text is normalised (NFC), runs of white space become one space, and letters
+    /// lower case. A literal `<|endoftext|>` becomes that token, as in `transformers`.
     ///
     /// # Errors
-    /// [`Error::Model`] if the model's files make the text impossible to encode.
+    /// [`Error::Model`] if the text cannot be encoded with the model's files.
     pub fn encode(&self, prompt: &str) -> Result<Encoding> {
         let encode = |text: &str| {
-            self.bpe.encode(text, false).map_err(|e| bad(&self.path, "a tokenizer that takes any text", e))
+            self.bpe.encode(text, false).map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))
         };
         let room = self.positions - 2;
         let head = head(prompt);
@@ -109,24 +109,24 @@ impl Tokenizer {
         Ok(Encoding { ids, len: kept + 2, cut })
     }
 
-    /// The padding id: EOS for the published Stable Cascade files, 0 for some others.
+    /// The padding id: EOS in the published Stable Cascade files, 0 in some others.
     pub fn pad(&self) -> u32 {
         self.pad
     }
 }
 
-/// The first words of a prompt, some 64 KiB: nearly always all that can count.
-/// Words do not influence each other, so their tokens are those of the whole.
+/// The first words of a prompt, about 64 KiB, which nearly always fill the sequence. Words are
+/// tokenised independently, so these tokens are the first tokens of the whole prompt.
 fn head(prompt: &str) -> &str {
     let start = prompt.floor_char_boundary(64 << 10);
     prompt[start..].find(char::is_whitespace).map_or(prompt, |end| &prompt[..start + end])
 }
 
-/// Settings that name special tokens, the one that counts first.
+/// The JSON files that may name special tokens, in the order of precedence.
 struct SpecialTokens([Value; 2]);
 
 impl SpecialTokens {
-    /// Those in the folder `tokenizer`, or beside the file.
+    /// Reads them from the folder `tokenizer`, or if that is a file, from the folder that contains it.
     fn read(tokenizer: &Location) -> Result<Self> {
         let read = |name| {
             let file = if tokenizer.is_dir() { tokenizer.join(name) } else { tokenizer.with_file_name(name) };
@@ -161,7 +161,7 @@ fn content(entry: &Value) -> Option<&str> {
     entry.as_str().or_else(|| entry.get("content")?.as_str())
 }
 
-/// A tokenizer as `tokenizer.json` text, and the files that its parts come from.
+/// The contents of a `tokenizer.json`, and the files that vocabulary and merges come from.
 struct Files {
     vocab: PathBuf,
     merges: PathBuf,
@@ -186,7 +186,7 @@ fn read_tokenizer(location: &Location, special: &SpecialTokens) -> Result<Files>
     Ok(Files { vocab: vocab.path().to_owned(), merges: merges.path().to_owned(), json: json.into() })
 }
 
-/// The `tokenizer.json` of CLIP's fast tokenizer around a vocabulary and its merges.
+/// Builds the `tokenizer.json` of CLIP's fast tokenizer from a vocabulary and its merges.
 ///
 /// Source: `CLIPTokenizer`, tokenization_clip.py in `transformers`.
 fn clip_pipeline(vocab: Value, merges: &str, special: &SpecialTokens) -> Value {
@@ -223,7 +223,7 @@ fn clip_pipeline(vocab: Value, merges: &str, special: &SpecialTokens) -> Value {
     })
 }
 
-/// What this module looks at in a `tokenizer.json` before the library reads it.
+/// The fields of a `tokenizer.json` that are checked before the tokenizers library parses it.
 #[derive(Deserialize)]
 struct Stored<'a> {
     #[serde(borrow)]
@@ -257,7 +257,7 @@ enum Merge<'a> {
 }
 
 impl Stored<'_> {
-    /// Every id has an embedding and every merge gives a token.
+    /// Checks that every id has an embedding and that every merge of two tokens is a token.
     fn check(&self, file: &Path, merges: &Path, vocabulary: usize) -> Result<()> {
         let vocab = &self.model.vocab;
         if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id as usize >= vocabulary) {
@@ -279,7 +279,7 @@ impl Stored<'_> {
                     Merge::Pair([a, b]) => format!("`{a} {b}`"),
                     Merge::Line(line) => format!("`{line}`"),
                 };
-                return Err(bad(merges, "merges of two tokens into a third of the vocabulary", found));
+                return Err(bad(merges, "merges of two tokens whose concatenation is in the vocabulary", found));
             }
         }
         Ok(())
@@ -291,7 +291,7 @@ fn read(file: &Location) -> Result<Cow<'static, [u8]>> {
         ErrorKind::NotFound => Error::ModelMissing {
             path: file.path().to_owned(),
             missing: "the tokenizer (tokenizer.json, or vocab.json and merges.txt)".into(),
-            remedy: "download the model's tokenizer folder, or name one with --tokenizer".into(),
+            remedy: "download the model's tokenizer folder, or set one with --tokenizer".into(),
         },
         _ => Error::Disk { path: file.path().to_owned(), action: "read", source },
     })

@@ -1,4 +1,4 @@
-//! Learned tensors: mapped files, names, networks.
+//! Learned tensors: memory-mapped files, tensor names, and networks.
 //!
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint      paths
@@ -6,8 +6,8 @@
 //!                       names, kind
 //! ```
 //!
-//! A weight is a range of a mapped file: opening costs milliseconds, and bytes
-//! are read when a kernel or an upload first touches them.
+//! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
+//! its bytes are read from disk when a kernel or an upload first accesses them.
 
 pub mod checkpoint;
 pub mod file;

@@ -1,5 +1,5 @@
-//! Bad input through the binary: every mistake ends quickly, with its own exit
-//! code and a message that names the thing, and writes nothing.
+//! Invalid input to the program: every case must fail quickly, with the right exit
+//! code and a message that names the problem, and must not write anything.
 #![cfg(unix)]
 
 #[path = "bad_input/models.rs"]
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-/// What a mistake may cost, on a busy machine.
+/// The longest time in which the program must report an error, on a busy machine.
 const QUICK: Duration = Duration::from_secs(20);
 
 fn fixture(name: &str) -> PathBuf {
@@ -47,15 +47,15 @@ impl Room {
         fs::write(self.path(name), bytes).unwrap();
     }
 
-    /// The program with exactly these arguments and no environment, but for what older Vulkan drivers (Mesa 22) complain about if
-    /// it is not there.
+    /// The program with exactly these arguments. The environment is empty except for a variable without which old Vulkan
+    /// drivers (Mesa 22) print a warning.
     fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
         command.args(args).current_dir(&self.0).env_clear().env("XDG_RUNTIME_DIR", self.0.path());
         command
     }
 
-    /// `generate` with these arguments, and a small request where they leave it open.
+    /// `generate` with these arguments, and defaults that make the request small.
     fn generate(&self, args: &[&str]) -> Command {
         let tiny = fixture("tiny");
         let defaults =
@@ -70,7 +70,7 @@ impl Room {
         self.command(&all)
     }
 
-    /// Every file below this folder and what it holds.
+    /// Every file in this folder and its subfolders, with its contents.
     fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         fn walk(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
             for entry in fs::read_dir(folder).unwrap() {
@@ -79,7 +79,7 @@ impl Room {
                     files.insert(path.clone(), Vec::new());
                     walk(&path, files);
                 } else {
-                    // Links to nowhere have no contents.
+                    // Dangling links have no contents.
                     files.insert(path.clone(), fs::read(&path).unwrap_or_default());
                 }
             }
@@ -89,8 +89,8 @@ impl Room {
         files
     }
 
-    /// The command fails with `code` and a message that holds each of `words`;
-    /// nothing is printed as a result, and no file appears or changes.
+    /// Checks that the command fails with exit code `code` and a message that contains each of `words`,
+    /// that it prints nothing to stdout, and that it neither creates nor changes a file. Returns the message.
     #[track_caller]
     fn fails(&self, mut command: Command, code: i32, words: &[&str]) -> String {
         let (before, start) = (self.files(), Instant::now());
@@ -98,10 +98,10 @@ impl Room {
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{command:?}\n{stderr}");
         assert!(start.elapsed() < QUICK, "{command:?} took {:?}", start.elapsed());
-        // What was planned may be said before; the error is last.
+        // Notes may precede the error.
         assert!(stderr.starts_with("error: ") || stderr.contains("\nerror: "), "{command:?}\n{stderr}");
         for word in words {
-            assert!(stderr.contains(word), "{command:?}\n{stderr}lacks `{word}`");
+            assert!(stderr.contains(word), "{command:?}\n{stderr}does not contain `{word}`");
         }
         assert!(output.stdout.is_empty(), "{command:?} printed {}", text(&output.stdout));
         assert!(self.files() == before, "{command:?} left {:?}", self.files().keys());
@@ -163,7 +163,7 @@ fn values_out_of_range() {
 }
 
 #[test]
-fn texts_of_kernels() {
+fn kernel_sources() {
     let room = Room::new();
     let nothing = ["kernels", "--bench", "--synthetic", "mid", "--op", "liner"];
     room.fails(room.command(&nothing), 2, &["--op", "liner", "cascade-rt kernels"]);
@@ -172,12 +172,12 @@ fn texts_of_kernels() {
     let output = room.command(&["kernels", "--source", "conv2d"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for part in ["fn main(", "fn multiply(", "struct Shape", "OUTSIDE"] {
-        assert!(text.contains(part), "conv2d has no {part}");
+        assert!(text.contains(part), "conv2d does not contain {part}");
     }
 }
 
 #[test]
-fn devices_that_are_not_there() {
+fn missing_devices() {
     let room = Room::new();
     let words = ["wgpu:99", "cascade-rt devices", "--device cpu"];
     room.fails(room.generate(&["x", "--device", "wgpu:99"]), 5, &words);
@@ -189,7 +189,7 @@ fn devices_that_are_not_there() {
 }
 
 #[test]
-fn environment_twins_are_checked_like_flags() {
+fn environment_variables_are_checked_like_flags() {
     let room = Room::new();
     let base = ["generate", "x", "-m", fixture("tiny").to_str().unwrap()].map(String::from);
     for (name, value, words) in [
@@ -260,14 +260,14 @@ fn prompts_of_any_text() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_at_once() {
+fn requests_that_do_not_fit_fail_at_once() {
     let room = Room::new();
-    // 1000 steps' noise for Stage B alone takes 250 GiB.
+    // The noise of Stage B's 1000 steps alone takes 250 GiB.
     let huge = |count| ["x", "-W", "16384", "-H", "16384", "--steps", "1000,1000", "-c", count];
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     if total.is_none_or(|kib| kib.parse::<u64>().unwrap() > 200 << 20) {
-        eprintln!("SKIPPED: this machine has 200 GiB, or does not say how much it has");
+        eprintln!("SKIPPED: this machine has more than 200 GiB of memory, or its size is unknown");
         return;
     }
     for count in ["1", "64"] {
@@ -275,15 +275,15 @@ fn what_does_not_fit_is_said_at_once() {
             room.fails(room.generate(&huge(count)), 4, &["MiB free, this request needs", "one image of 16384"]);
         assert!(message.contains("would fit"), "{message}");
     }
-    // What it says would fit does: only the first step is taken.
+    // The message suggests a size that fits.
     let message = room.fails(room.generate(&huge("1")), 4, &["--width", "--height"]);
     let side: u32 = message.split("--width ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!((64..16384).contains(&side) && side.is_multiple_of(8), "{message}");
 }
 
-/// The limit of this process, not only the machine's memory.
+/// A memory limit of the process counts, not only the machine's memory.
 #[test]
-fn a_limit_of_memory() {
+fn memory_limit_of_the_process() {
     let room = Room::new();
     let mut command = Command::new("sh");
     let script = r#"ulimit -v 3000000; exec "$0" generate x -m "$1" -W 16384 -H 16384 --steps 1,1 -o out.png"#;

@@ -1,4 +1,5 @@
-//! What measures: `bench`, `profile`, `kernels --bench` on the built-in model, and the calls beneath them.
+//! The commands that measure (`bench`, `profile`, `kernels --bench`) on the built-in model, and the library calls that
+//! they use.
 #![cfg(feature = "demo")]
 
 mod common;
@@ -43,7 +44,7 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
 }
 
-/// The demo's plan for what `SMALL` asks for.
+/// The demo model's plan for a request with the flags `SMALL`.
 fn demo_plan() -> (Recorded, Extent) {
     let paths = ModelPaths::find(Some(&demo::MODEL.unwrap().into()), None, &Overrides::default()).unwrap();
     let model = Model::open(&paths).unwrap();
@@ -53,7 +54,7 @@ fn demo_plan() -> (Recorded, Extent) {
 }
 
 #[test]
-fn nodes_are_timed_one_by_one_and_run_once() {
+fn time_runs_every_node_once_and_times_it() {
     for backend in common::exact() {
         let mut rec = Recorder::new();
         let counter = rec.input(Shape::vector(1), Element::U32);
@@ -72,12 +73,12 @@ fn nodes_are_timed_one_by_one_and_run_once() {
 }
 
 #[test]
-fn memory_that_a_device_takes_is_noted() {
+fn peak_device_memory_is_recorded() {
     const BYTES: u64 = 8 << 20;
     for backend in common::exact() {
         let Device { name, copies_weights, .. } = backend.device().clone();
         let mut last = backend.peak_bytes().unwrap_or(0);
-        assert!(last < BYTES, "{name}: nothing was made yet");
+        assert!(last < BYTES, "{name}: nothing was allocated yet");
         for more in [1, 2] {
             let mut rec = Recorder::new();
             let slot = rec.input(Shape::vector((more * BYTES / 4) as usize), Element::F32);
@@ -85,7 +86,7 @@ fn memory_that_a_device_takes_is_noted() {
             let mut program = backend.compile(Arc::new(rec.finish())).unwrap();
             program.write(slot, &vec![0; (more * BYTES) as usize]).unwrap();
             drop(program);
-            // Only where it is told apart from the host's.
+            // Backends that share the host's memory do not report a peak.
             let Some(peak) = backend.peak_bytes() else { continue };
             assert!(copies_weights && peak >= more * BYTES && peak >= last, "{name}: {peak} after {last}");
             last = peak;
@@ -94,7 +95,7 @@ fn memory_that_a_device_takes_is_noted() {
 }
 
 #[test]
-fn ops_of_a_plan_can_be_run_alone() {
+fn ops_of_a_plan_run_on_their_own() {
     let (recorded, extent) = demo_plan();
     let tasks = distinct(&recorded.plan, true, |segment| extent.repeats(segment));
     let runs = |segment: &cascade_rt::plan::Segment| segment.nodes.len() * extent.repeats(segment.name);
@@ -107,7 +108,7 @@ fn ops_of_a_plan_can_be_run_alone() {
             task.load_copies(backend.as_ref(), Some(kernels[0]), 2).unwrap().time(3).unwrap();
         }
     }
-    // Work is the node's, whoever runs it.
+    // A task has the same cost as the node that it was extracted from.
     for node in &recorded.plan.nodes {
         assert_eq!(Task::of(&recorded.plan, node, true).cost(true), recorded.plan.cost(node, true), "{}", node.at);
     }
@@ -118,12 +119,12 @@ fn models_in_memory_have_the_plans_of_real_ones() {
     let model = in_memory(Preset::Mid).unwrap();
     let request = Request { prompts: vec!["a".into()], ..Request::default() };
     let plan = record(&model, &Extent::of(&request, 0..1, false)).unwrap().plan;
-    // Weights share the host's memory and yet are weights of their own: 0.4 GB of them.
+    // Synthetic weights share memory on the host, but the plan counts each of them: 0.4 GB.
     assert!((380..440).contains(&(plan.weight_bytes(false) >> 20)), "{} MiB", plan.weight_bytes(false) >> 20);
 }
 
 #[test]
-fn bench_measures_every_part() {
+fn bench_measures_every_stage() {
     let args = ["bench", "--json", "--runs", "3", "--warmup", "0", "--sizes", "64,128x64", "--counts", "1,2"];
     let value = json(&[&args[..], &SMALL].concat());
     let results = value["results"].as_array().unwrap();
@@ -141,16 +142,16 @@ fn bench_measures_every_part() {
         assert!(stages <= number(&result["seconds"]["picture"]["min"]));
         assert!(number(&result["activation_bytes"]) > 0.0 && number(&result["weight_bytes"]) > 1e7);
         assert!(!cfg!(target_os = "linux") || number(&result["peak_host_bytes"]) > 1e7);
-        assert!(result["peak_device_bytes"].is_null(), "the CPU has no memory of its own");
+        assert!(result["peak_device_bytes"].is_null(), "the CPU backend has no device memory");
     }
 }
 
 #[test]
-fn bench_prints_for_people() {
+fn bench_prints_tables() {
     let args = ["bench", "--runs", "1", "--warmup", "0", "--sizes", "64,128"];
     let text = stdout(&[&args[..], &SMALL].concat());
     for word in ["128×128 px, 1 picture", "median", "stage_c", "MiB of activations", "against the first"] {
-        assert!(text.contains(word), "{text}\nlacks {word}");
+        assert!(text.contains(word), "{text}\ndoes not contain {word}");
     }
     let table = stdout(&[&args[..], &["--markdown"], &SMALL].concat());
     assert_eq!(table.lines().filter(|line| line.starts_with("| ")).count(), 3, "{table}");
@@ -165,12 +166,12 @@ fn profiles_add_up() {
         let sum = |key: &str| rows.iter().map(|row| number(&row[key])).sum::<f64>();
         assert!((sum("share") - 1.0).abs() < 1e-9, "{by}: shares sum to {}", sum("share"));
         assert!((sum("seconds") - number(&value["device_seconds"])).abs() < 1e-9);
-        assert!(sum("seconds") <= number(&value["wall_seconds"]), "nodes take no longer than everything");
+        assert!(sum("seconds") <= number(&value["wall_seconds"]), "nodes cannot take longer than the whole run");
         let (recorded, extent) = demo_plan();
         let calls: usize = recorded.plan.segments.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
         assert_eq!(sum("calls") as usize, calls);
         let seconds: Vec<f64> = rows.iter().map(|row| number(&row["seconds"])).collect();
-        assert!(seconds.is_sorted_by(|a, b| a >= b), "the slowest first");
+        assert!(seconds.is_sorted_by(|a, b| a >= b), "the slowest must be first");
         assert!(rows.iter().all(|row| number(&row["bytes"]) > 0.0));
         if by == "op" {
             let names: BTreeSet<String> = rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect();
@@ -189,7 +190,7 @@ fn traces_are_for_viewers() {
     stdout(&[&args[..], &SMALL].concat());
     let trace: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
-    // Spans of a track follow each other, from microsecond to microsecond.
+    // The spans of a track must not overlap.
     let track = |pid: u64, tid: u64| {
         let of = |e: &&Value| e["ph"] == "X" && e["pid"] == pid && e["tid"] == tid;
         let spans: Vec<_> = events
@@ -210,7 +211,7 @@ fn traces_are_for_viewers() {
     let (recorded, extent) = demo_plan();
     let expected: usize = recorded.plan.segments.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
     assert_eq!(nodes.len(), expected);
-    // A file that is there is not replaced unasked.
+    // An existing file is not overwritten without --force.
     let again = program(&[&args[..], &SMALL].concat());
     assert_eq!(again.status.code(), Some(2), "{}", String::from_utf8_lossy(&again.stderr));
     stdout(&[&args[..], &["--force"], &SMALL].concat());

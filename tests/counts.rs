@@ -1,10 +1,10 @@
-//! Instructions that hot loops and the host's share of a run take, counted by valgrind and held against `counts.json`.
+//! Counts the instructions of hot loops and of the host's overhead with valgrind, and compares them with `counts.json`.
 //!
-//! A count is the same on a busy machine as on an idle one. So that it is also the same on another, kernels are the
-//! rows for AVX2, one thread does everything, and only what `counted` calls is counted.
+//! Unlike a time, a count does not depend on the load of the machine. To make it independent of the machine, too, the
+//! tests use the AVX2 kernels and one thread, and count only inside of `counted`.
 //!
-//! After a change that was meant, or with another compiler, `CASCADE_COUNTS=update cargo test --release --test counts`
-//! writes the file anew.
+//! After an intended change, or with another compiler, `CASCADE_COUNTS=update cargo test --release --test counts`
+//! rewrites the file.
 #![cfg(all(target_arch = "x86_64", not(debug_assertions)))]
 
 mod common;
@@ -28,20 +28,20 @@ use cascade_rt::tensor::{Dtype, Part, Weight};
 use cascade_rt::weights::{ModelPaths, Overrides};
 use half::bf16;
 
-/// How far above the file's a count may be. The same program repeats to a thousandth; the rest is
-/// what changes elsewhere do to the compiler's choices.
+/// How much a count may exceed the one in the file. Counts of one program vary by less than 0.1 %; the rest allows for
+/// changes elsewhere that influence the compiler's optimisations.
 const MARGIN: f64 = 0.05;
 
-/// Times that work is done while it is counted.
+/// How often the work is repeated while it is counted.
 const TIMES: usize = 10;
 
-/// Something that can be done over and over.
+/// Work that can be repeated.
 type Work = Box<dyn FnMut()>;
 
-/// A name, and how to get ready for the work.
+/// A name, and a function that prepares the work.
 type Case = (&'static str, fn() -> Work);
 
-/// What is counted. Kernels are named by op and shapes, bf16 weights in brackets.
+/// The work that is counted. Kernels are named by op and shapes, with bf16 weights in brackets.
 const CASES: &[Case] = &[
     ("linear 64x256 [512x256]", || {
         let op = ops::Linear { function: Function::Identity };
@@ -81,7 +81,7 @@ const CASES: &[Case] = &[
     }),
 ];
 
-/// An operand: extent of activations, or dimensions of weights.
+/// An operand: the shape of an activation, or the dimensions of a weight.
 #[derive(Clone)]
 enum Operand {
     Slot(Shape),
@@ -96,7 +96,7 @@ fn w(dims: &[usize]) -> Option<Operand> {
     Some(Operand::Weight(dims.to_vec()))
 }
 
-/// One node, of numbers between -0.5 and 0.5.
+/// A program with one node, whose operands are numbers between -0.5 and 0.5.
 fn kernel(op: impl Into<Op>, inputs: &[Option<Operand>]) -> Work {
     let number = |i: usize| i.wrapping_mul(2_654_435_761) as u32 as f32 / u32::MAX as f32 - 0.5;
     let mut rec = Recorder::new();
@@ -115,7 +115,7 @@ fn kernel(op: impl Into<Op>, inputs: &[Option<Operand>]) -> Work {
     };
     let inputs: Vec<_> = inputs.iter().map(|input| input.as_ref().map(&mut source)).collect();
     let out = rec.node("counted", op, &inputs).unwrap();
-    // Not in place: each time on the same numbers.
+    // Kept slots are not overwritten, so that every repetition has the same inputs.
     slots.iter().chain([&out]).for_each(|slot| rec.keep(*slot));
     let mut program = Cpu::with_caps(Caps::AVX2).compile(Arc::new(rec.finish())).unwrap();
     for slot in slots {
@@ -125,7 +125,7 @@ fn kernel(op: impl Into<Op>, inputs: &[Option<Operand>]) -> Work {
     Box::new(move || program.run(0..1).unwrap())
 }
 
-/// Nodes that do next to nothing: what is left is the host's work for each.
+/// A program of 1000 nodes that do almost nothing, so that the count is the host's overhead per node.
 fn nodes() -> Work {
     let mut rec = Recorder::new();
     let counter = rec.input(Shape::vector(1), Element::U32);
@@ -137,14 +137,14 @@ fn nodes() -> Work {
     Box::new(move || program.run(0..1000).unwrap())
 }
 
-/// A model of the checkout, and a request of 128×128 pixels in 3 and 2 steps.
+/// A model in the checkout, and a request for 128×128 pixels in 3 and 2 steps.
 fn model(folder: &str) -> (Model, Request) {
     let paths = ModelPaths::find(Some(&common::root().join(folder).into()), None, &Overrides::default()).unwrap();
     let prompts = vec!["a red apple".to_owned()];
     (Model::open(&paths).unwrap(), Request { prompts, width: 128, height: 128, steps: (3, 2), ..Request::default() })
 }
 
-/// Valgrind counts what this does.
+/// Valgrind counts only the instructions of this function and its callees.
 #[inline(never)]
 fn counted(work: &mut Work, times: usize) {
     for _ in 0..times {
@@ -152,21 +152,21 @@ fn counted(work: &mut Work, times: usize) {
     }
 }
 
-/// Runs one case, named by the environment; `count` calls it below valgrind.
+/// Runs the case that an environment variable names. `count` runs this test under valgrind.
 #[test]
-#[ignore = "it is run by the other tests"]
+#[ignore = "the other tests run it under valgrind"]
 fn work() {
     let Ok(name) = std::env::var("CASCADE_COUNTED") else { return };
-    // The calling thread does what threads of the pool otherwise would.
+    // The thread pool consists of the calling thread.
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
     let make = CASES.iter().find(|case| case.0 == name).unwrap().1;
     let mut work = make();
-    // What is done only the first time, such as planning.
+    // The first call, which includes one-time initialisation, is not counted.
     work();
     counted(&mut work, std::env::var("CASCADE_TIMES").unwrap().parse().unwrap());
 }
 
-/// Instructions of doing a case `times` times.
+/// The number of instructions of `times` repetitions of a case.
 fn count(name: &str, times: usize) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("counts");
@@ -175,7 +175,7 @@ fn count(name: &str, times: usize) -> u64 {
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(std::env::current_exe().unwrap())
         .args(["work", "--exact", "--ignored", "--test-threads=1"])
-        // Nothing else, for the environment lies on the stack.
+        // The size of the environment would change the alignment of the stack.
         .env_clear()
         .envs([("CASCADE_COUNTED", name), ("CASCADE_TIMES", &times.to_string())])
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -185,11 +185,11 @@ fn count(name: &str, times: usize) -> u64 {
     assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
     let text = std::fs::read_to_string(&out).unwrap();
     let total = text.lines().find_map(|line| line.strip_prefix("summary: ")).unwrap().trim().parse().unwrap();
-    assert!(total > 10_000, "{name}: only {total} instructions, so not the work was counted");
+    assert!(total > 10_000, "{name}: only {total} instructions were counted, so `counted` was not recognised");
     total
 }
 
-/// Whether a count is too much for what was known.
+/// Whether a count exceeds the known one by more than the margin.
 fn worse(count: u64, known: u64) -> bool {
     count as f64 > known as f64 * (1.0 + MARGIN)
 }
@@ -202,12 +202,12 @@ fn known(path: &Path) -> BTreeMap<String, u64> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Whether valgrind is here; a loud skip if not, which `CASCADE_REQUIRE=valgrind` makes a failure.
+/// Whether valgrind is installed. If not, prints that the test is skipped, or fails with `CASCADE_REQUIRE=valgrind`.
 fn can_count() -> bool {
     let found = Command::new("valgrind").arg("--version").output().is_ok_and(|done| done.status.success());
     if !found {
-        assert!(!common::required("valgrind"), "CASCADE_REQUIRE demands valgrind, it is not here");
-        eprintln!("SKIPPED: no valgrind to count with");
+        assert!(!common::required("valgrind"), "CASCADE_REQUIRE demands valgrind, but it is not installed");
+        eprintln!("SKIPPED: valgrind is not installed");
     }
     found
 }
@@ -222,18 +222,18 @@ fn hot_loops_take_no_more_instructions_than_before() {
         return std::fs::write(baseline(), format!("{:#}\n", serde_json::json!(counts))).unwrap();
     }
     let known = known(&baseline());
-    assert!(known.keys().eq(counts.keys()), "counts.json has these cases: {:?}", known.keys());
+    assert!(known.keys().eq(counts.keys()), "counts.json has other cases: {:?}; update it", known.keys());
     let mut failures = 0;
     for (name, &count) in &counts {
         let change = 100.0 * (count as f64 / known[name] as f64 - 1.0);
         failures += usize::from(worse(count, known[name]));
         println!("{change:+6.1} %  {count:>10} instructions, {name}");
     }
-    assert_eq!(failures, 0, "cases are more than {:.0} % above counts.json, see above", 100.0 * MARGIN);
+    assert_eq!(failures, 0, "cases that exceed counts.json by more than {:.0} % (see above)", 100.0 * MARGIN);
 }
 
 #[test]
-fn a_tenth_more_work_is_noticed_and_the_same_again_is_not() {
+fn ten_percent_more_work_is_detected() {
     if !can_count() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The built-in model: what it draws is what was asked for, at once, on every backend.
+//! The built-in model: its pictures show what the prompts describe, on every backend, and within seconds.
 #![cfg(feature = "demo")]
 
 mod common;
@@ -19,7 +19,7 @@ use cascade_rt::weights::{ModelPaths, Overrides};
 
 const APPLE: &str = "a red apple on a blue background";
 
-/// Prompts, the colour that the object then has, and the background's.
+/// Prompts, the expected colour of the object, and that of the background.
 const ASKED: [(&str, &str, &str); 11] = [
     (APPLE, "red", "blue"),
     ("a lemon on a teal background", "yellow", "teal"),
@@ -34,7 +34,7 @@ const ASKED: [(&str, &str, &str); 11] = [
     ("cheese on a purple background", "yellow", "purple"),
 ];
 
-/// The colours that the model knows by name: sRGB of the backgrounds it learnt.
+/// The colours that the model knows, with the sRGB values of the backgrounds in its training data.
 const COLOURS: [(&str, [f64; 3]); 12] = [
     ("white", [245.0, 245.0, 245.0]),
     ("grey", [140.0, 140.0, 145.0]),
@@ -50,7 +50,7 @@ const COLOURS: [(&str, [f64; 3]); 12] = [
     ("brown", [125.0, 80.0, 50.0]),
 ];
 
-/// One test at a time: all of them use every core, and one of them a clock.
+/// Prevents tests from running at the same time, because each uses all cores and one measures time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -69,14 +69,14 @@ fn median(pixels: &[[f64; 3]]) -> [f64; 3] {
     })
 }
 
-/// The nearest colour that has a name.
+/// The name of the nearest colour.
 fn name(colour: [f64; 3]) -> &'static str {
     let nearest = COLOURS.iter().min_by(|a, b| distance(a.1, colour).total_cmp(&distance(b.1, colour)));
     nearest.unwrap().0
 }
 
-/// Colours of the object and of the background: the median of what differs from
-/// the background in the middle of the picture, and the median of its border.
+/// The colours of the object and of the background. The background is the median of the border; the object is the median of
+/// those pixels in the middle that differ from the background.
 fn seen(image: &Image) -> (&'static str, &'static str) {
     let (w, h) = (image.width as usize, image.height as usize);
     let pixels = |inside: &dyn Fn(usize, usize) -> bool| -> Vec<[f64; 3]> {
@@ -88,11 +88,11 @@ fn seen(image: &Image) -> (&'static str, &'static str) {
     let mut middle = pixels(&|x, y| x.abs_diff(w / 2) < w / 5 && y.abs_diff(h / 2) < h / 5);
     let all = middle.len();
     middle.retain(|&p| distance(p, background) > 60.0);
-    assert!(middle.len() > all / 10, "there is nothing in the middle");
+    assert!(middle.len() > all / 10, "there is no object in the middle");
     (name(median(&middle)), name(background))
 }
 
-/// Pictures of the built-in model, `count` of each prompt, one after the other.
+/// Pictures of the built-in model, `count` for each prompt.
 fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Image> {
     let paths = ModelPaths::find(Some(&demo::MODEL.unwrap().into()), None, &Overrides::default()).unwrap();
     let model = Model::open(&paths).unwrap();
@@ -120,8 +120,8 @@ fn best() -> Box<dyn Backend> {
     common::exact().remove(0)
 }
 
-/// Each picture has the colours of its prompt and so, as no two prompts have the
-/// same two, none those of another.
+/// Each picture has the two colours of its prompt. No two prompts have the same two colours, so
+/// a picture of another prompt would fail.
 #[test]
 fn pictures_show_what_was_asked_for() {
     let _alone = alone();
@@ -137,7 +137,7 @@ fn pictures_show_what_was_asked_for() {
     }
 }
 
-/// The check above finds a picture that has one thing of the prompt and not the other.
+/// The test above would detect a picture with only one of the two colours.
 #[test]
 fn other_prompts_show_something_else() {
     let _alone = alone();
@@ -147,7 +147,7 @@ fn other_prompts_show_something_else() {
     assert_eq!(seen(&images[1]), ("red", "green"));
 }
 
-/// Sums in another order change a pixel here and there by a little, and nothing else.
+/// Backends sum in different orders, which may change few pixels by little.
 #[test]
 fn every_backend_draws_the_same_picture() {
     let _alone = alone();
@@ -165,7 +165,7 @@ fn every_backend_draws_the_same_picture() {
     }
 }
 
-/// The program in an empty folder, without environment.
+/// Runs the program in a folder, with an empty environment.
 fn cascade(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
     let output = command.args(args).current_dir(folder).env_clear().output().unwrap();
@@ -183,7 +183,7 @@ fn the_first_command_takes_seconds() {
     let _alone = alone();
     let room = tempfile::tempdir().unwrap();
     let mut times = Vec::new();
-    // Another program may have the machine once, not three times.
+    // Three attempts, in case another program uses the machine at the same time.
     while times.len() < 3 && times.iter().all(|time| *time > Duration::from_secs(5)) {
         let start = Instant::now();
         let output = cascade(room.path(), &["generate", APPLE, "--force"]);
@@ -206,7 +206,7 @@ fn the_first_command_takes_seconds() {
     assert_eq!(seen(&Image { width: 128, height: 128, rgb }), ("red", "blue"));
 }
 
-/// What is built in is the folder, whichever way it is named.
+/// The built-in model and the folder that it was made from give the same pictures and descriptions.
 #[test]
 fn the_built_in_model_is_like_its_folder() {
     let _alone = alone();
@@ -225,7 +225,7 @@ fn the_built_in_model_is_like_its_folder() {
     assert!(described.contains("demo/prior/diffusion_pytorch_model.safetensors: Stage C"), "{described}");
     assert_eq!(inspect(folder.to_str().unwrap()).replace(folder.to_str().unwrap(), "demo"), described);
 
-    // A file or folder of that name comes first.
+    // A file or folder with the name `demo` takes precedence.
     std::fs::create_dir(room.path().join("demo")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
     let output = command.args(["inspect", "demo"]).current_dir(room.path()).env_clear().output().unwrap();

@@ -1,4 +1,4 @@
-//! The host's side of a run, through its public interface: prompts in, files out.
+//! Parts of the library that run on the host: tokenizer, picture files, metadata, parsers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +13,8 @@ use cascade_rt::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use serde_json::json;
 
-/// The merges of CLIP's vocabulary that the texts below use, each as the id of
-/// what it makes. A merge's rank is that id less 512.
+/// The merges of CLIP's vocabulary that the prompts below need, as `id=left+right` with the id of the
+/// resulting token. A merge's rank is its id minus 512.
 const MERGES: &str = "\
     512=i+n 514=a+n 519=in+g</w> 521=o+n 525=o+n</w> 537=an+d</w> 539=o+f</w> 544=e+l 546=a+c 550=a+n</w> 552=s+h \
     558=ð+Ł 577=m+a 585=i+t</w> 588=s+p 605=s+u 613=m+e 668=ðŁ+ĺ 702=a+f 710=g+e</w> 713='+t</w> 762=n+ing</w> \
@@ -55,7 +55,7 @@ fn open(folder: &Path) -> Result<Tokenizer, Error> {
     Tokenizer::open(folder, 77, 49408)
 }
 
-/// Ids of `transformers`' CLIPTokenizerFast with the whole vocabulary.
+/// The expected ids are those of `transformers`' CLIPTokenizerFast with the whole vocabulary.
 #[test]
 fn tokens_are_clips() {
     let folder = tokenizer_folder(json!({}));
@@ -88,7 +88,7 @@ fn long_prompts_are_cut_and_quoted() {
     let got = tokenizer.encode(&"image of a ".repeat(100_000)).unwrap();
     assert_eq!((got.len, got.cut.map(|cut| cut.len())), (77, Some(11 * 100_000 - 11 * 25 - 1)));
     let got = tokenizer.encode(&format!("{}image", " ".repeat(200_000))).unwrap();
-    assert_eq!((got.len, got.ids[1]), (3, 2867), "words after a megabyte of nothing count");
+    assert_eq!((got.len, got.ids[1]), (3, 2867), "a word after much white space is a token");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn padding_is_read_from_the_files() {
     assert!(error.to_string().contains("`<pad>`") && error.exit_code() == 3, "{error}");
 }
 
-/// A `tokenizer.json` wins over the pair, and its padding and truncation are ignored.
+/// `tokenizer.json` suffices, and its padding and truncation are ignored.
 #[test]
 fn one_file_is_enough() {
     let folder = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ fn picture() -> Image {
 }
 
 #[test]
-fn a_png_says_how_it_was_made() {
+fn a_png_contains_its_request() {
     let request = Request {
         prompts: vec!["first".into(), "a fox, ink".into()],
         negative: "blurry".into(),
@@ -191,14 +191,14 @@ fn a_png_says_how_it_was_made() {
     let mut rgb = vec![0; 18];
     reader.next_frame(&mut rgb).unwrap();
     assert_eq!(rgb, picture().rgb);
-    assert_eq!(reader.info().uncompressed_latin1_text.len(), 1, "plain text where Latin-1 can say it");
+    assert_eq!(reader.info().uncompressed_latin1_text.len(), 1, "text that Latin-1 can represent is stored as such");
 
     let short = Image { rgb: vec![0; 17], ..picture() }.to_png(&record).unwrap_err();
     assert!(short.to_string().contains("17 bytes"), "{short}");
 }
 
 #[test]
-fn files_are_replaced_only_when_asked() {
+fn files_are_overwritten_only_with_force() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.png");
     write_atomically(&file, b"one", false).unwrap();
@@ -211,12 +211,12 @@ fn files_are_replaced_only_when_asked() {
     for wrong in [folder.path().join("no/such/folder.png"), folder.path().to_owned(), file.join("below")] {
         assert_eq!(write_atomically(&wrong, b"x", true).unwrap_err().exit_code(), 7, "{wrong:?}");
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file remains");
 }
 
 #[cfg(unix)]
 #[test]
-fn outputs_are_ordinary_files_and_devices_stay() {
+fn outputs_have_ordinary_permissions_and_devices_are_not_replaced() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
@@ -230,7 +230,7 @@ fn outputs_are_ordinary_files_and_devices_stay() {
 }
 
 #[test]
-fn what_is_no_png_is_said() {
+fn files_that_are_not_png() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.png");
     assert_eq!(read_metadata(&file).unwrap_err().exit_code(), 7);

@@ -1,5 +1,5 @@
-//! Prompt to PNG through the binary: the same requests that diffusers answered
-//! when the fixtures were made, compared tensor by tensor.
+//! Whole pictures from the program, compared tensor by tensor with the fixtures that diffusers
+//! computed for the same requests.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(view.data())))).collect()
 }
 
-/// The flags that make `case`'s request on `device`.
+/// The flags for the request of `case` on `device`.
 fn flags(case: &Value, device: &str, dir: &Path) -> Vec<String> {
     let text = |key: &str| case[key].as_str().unwrap_or_default().to_owned();
     let pair = |key: &str| format!("{},{}", case[key][0], case[key][1]);
@@ -57,19 +57,20 @@ fn flags(case: &Value, device: &str, dir: &Path) -> Vec<String> {
     flags
 }
 
-/// The flags that name the model `variant`, which is put together in `dir`.
+/// The flags for a variant of the tiny model, which is assembled in `dir`.
 fn model(variant: &str, dir: &Path) -> Vec<String> {
     let (fixtures, root) = (fixtures(), dir.join("model"));
     let whole = |_: &str| true;
     match variant {
-        // The bf16 files lie beside the f32 ones and are preferred; leave them out.
+        // The fixtures also contain bf16 files, which would be preferred, so they are not copied.
         "f32" => {
             for (from, to) in [("tiny", "model"), ("tiny-prior", "model-prior")] {
                 copy(&fixtures.join(from), &dir.join(to), &|name| !name.contains(".bf16."));
             }
         }
         "bf16" => return vec!["--model".into(), fixtures.join("tiny").display().to_string()],
-        // The original files' names. Heads of tiny networks cannot be inferred, so the configs stay.
+        // Tensors with the original names. The number of heads of tiny networks cannot be inferred, so the configs are
+        // copied, too.
         "original" => {
             copy(&fixtures.join("tiny"), &root, &|name| !name.starts_with("diffusion_pytorch_model"));
             copy(&fixtures.join("tiny-prior/prior"), &root.join("prior"), &|name| name == "config.json");
@@ -98,9 +99,8 @@ fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) {
     }
 }
 
-/// Relative L2 that an f32 pipeline may differ by. Latents of an untrained
-/// network grow over the steps, and rounding with them; a tanh GELU in place of
-/// the exact one would move Stage C by 2.4e-4.
+/// The allowed relative L2 error of an f32 pipeline. The latents of an untrained network grow with every step, and
+/// rounding errors with them. For comparison, a tanh GELU instead of the exact one would change Stage C by 2.4e-4.
 fn limit(tensor: &str) -> f64 {
     match tensor {
         "tokens" => 0.0,
@@ -114,7 +114,7 @@ fn check(name: &str, device: &str, got: &Path, want: &Path, prompts: usize) {
     let (mut compared, mut failures) = (0, Vec::new());
     for (tensor, (_, got)) in &got {
         let want = &want[tensor].1;
-        // Fixtures hold texts once per prompt, dumps once per image.
+        // Fixtures contain text tensors once per prompt, dumps once per image.
         let per_prompt = tensor == "tokens" || tensor.starts_with("text_");
         let want: Vec<f32> = if per_prompt {
             let count = got.len() / want.len();
@@ -130,7 +130,7 @@ fn check(name: &str, device: &str, got: &Path, want: &Path, prompts: usize) {
         compared += 1;
     }
     assert!(failures.is_empty(), "{name} differs on {device}: {}", failures.join("; "));
-    assert_eq!(compared, 6, "{name}: tokens, two texts, two latents and the picture");
+    assert_eq!(compared, 6, "{name}: expected tokens, two text tensors, two latents and the picture");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn pipelines_equal_diffusers_on_every_device() {
         let mut ran = 0;
         for (name, case) in cases["cases"].as_object().unwrap() {
             if case["generators"] == "shared" {
-                // One generator for both stages is not offered: see `the_stream_can_go_on` in src/noise.
+                // The program has no option for one generator for both stages.
                 continue;
             }
             compare(name, case, case["variant"].as_str().unwrap(), device);
@@ -152,11 +152,12 @@ fn pipelines_equal_diffusers_on_every_device() {
         compare("bf16_weights, original names", &cases["cases"]["bf16_weights"], "original", device);
     }
     for name in ["wgpu", "cuda"].into_iter().filter(|name| common::required(name)) {
-        assert!(devices.iter().any(|device| device.starts_with(name)), "CASCADE_REQUIRE demands {name}, none answers");
+        let found = devices.iter().any(|device| device.starts_with(name));
+        assert!(found, "CASCADE_REQUIRE demands {name}, but there is no such device");
     }
 }
 
-/// The same request gives the same bytes on the same device, and no node differs from its definition.
+/// On every device, the same request gives the same bytes, and no node differs from its definition.
 #[test]
 fn every_device_repeats_itself_and_stands_the_check() {
     for (device, _) in devices::all() {
@@ -171,12 +172,12 @@ fn every_device_repeats_itself_and_stands_the_check() {
             assert!(output.status.success(), "{device}: {}", String::from_utf8_lossy(&output.stderr));
             std::fs::read(file).unwrap()
         };
-        assert!(run("first", &[]) == run("second", &[]), "{device} does not repeat itself");
+        assert!(run("first", &[]) == run("second", &[]), "{device} is not deterministic");
         run("checked", &["--check-nodes"]);
     }
 }
 
-/// Runs a case on a variant of the model and compares what it dumps.
+/// Runs a case with a variant of the model and compares its tensors and files.
 fn compare(name: &str, case: &Value, variant: &str, device: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mut args = flags(case, device, dir.path());
@@ -187,7 +188,7 @@ fn compare(name: &str, case: &Value, variant: &str, device: &str) {
     let want = fixtures().join("pipeline").join(case["file"].as_str().unwrap());
     let dump = dir.path().join("dump.safetensors");
     check(name, device, &dump, &want, case["prompts"].as_array().unwrap().len());
-    // The files' pixels are the dumped pictures', rounded.
+    // The pixels of the files must be the dumped ones, rounded.
     let files = String::from_utf8(output.stdout).unwrap();
     let (dims, pictures) = &tensors(&dump)["image"];
     assert_eq!(files.lines().count(), dims[0], "{name}: {files}");
@@ -197,6 +198,6 @@ fn compare(name: &str, case: &Value, variant: &str, device: &str) {
         let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut rgb).unwrap();
         let want = |i: usize| (picture[i % 3 * pixels + i / 3] * 255.0).round_ties_even() as u8;
-        assert!(rgb.iter().enumerate().all(|(i, v)| *v == want(i)), "{name}: {file} shows something else");
+        assert!(rgb.iter().enumerate().all(|(i, v)| *v == want(i)), "{name}: {file} differs from the dumped image");
     }
 }

@@ -66,7 +66,9 @@ impl Stored {
     fn all() -> impl Iterator<Item = Stored> {
         let states = [(false, false), (true, false), (false, true)];
         let dtypes = [Dtype::F32, Dtype::Bf16, Dtype::F16];
-        dtypes.into_iter().flat_map(move |dtype| states.map(|(state, gemm_inputs)| Stored { dtype, state, gemm_inputs }))
+        dtypes
+            .into_iter()
+            .flat_map(move |dtype| states.map(|(state, gemm_inputs)| Stored { dtype, state, gemm_inputs }))
     }
 }
 

@@ -1,7 +1,11 @@
-//! The PTX that is checked in is what `tools/ptx` makes of the sources that are.
+//! The PTX in `kernels/ptx.lzma` is what `tools/ptx` makes of the sources, and does what a launch may rely on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+// The build script's own.
+#[path = "../build/fingerprint.rs"]
+mod fingerprint;
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
@@ -21,21 +25,65 @@ fn every_kernel_has_the_ptx_of_its_source() {
     assert!(sources.len() > 20, "kernels are found");
     // For every GPU, and for those on which a launch may begin before the one before it is over; Hopper's kernels are.
     let newer = sources.iter().filter(|stem| !stem.ends_with(".sm90a")).map(|stem| format!("{stem}.sm90"));
-    let mut all: Vec<_> = sources.iter().cloned().chain(newer).collect();
+    let mut all: Vec<_> = sources.iter().cloned().chain(newer).map(|stem| format!("{stem}.ptx")).collect();
     all.sort();
-    assert_eq!(stems(&kernels().join("ptx"), ".ptx"), all, "run tools/ptx");
+    let lock = fs::read_to_string(kernels().join("ptx.lock")).unwrap();
+    let lines: Vec<Vec<&str>> = lock.lines().filter(|l| !l.starts_with('#')).map(|l| l.split(' ').collect()).collect();
+    assert_eq!(lines.iter().map(|line| line[0]).collect::<Vec<_>>(), all, "run `python3 tools/ptx`");
     // A build without the emulated GPU stops where it finds what this finds.
-    assert_eq!(env!("CASCADE_STALE_PTX"), "", "sources have changed: run tools/ptx");
-    for stem in all {
-        let ptx = fs::read_to_string(kernels().join("ptx").join(format!("{stem}.ptx"))).unwrap();
+    assert_eq!(env!("CASCADE_STALE_PTX"), "", "sources have changed: run `python3 tools/ptx`");
+    for line in lines {
+        let ptx = fs::read_to_string(Path::new(env!("OUT_DIR")).join("ptx").join(line[0])).unwrap();
+        assert_eq!(fingerprint::fnv(ptx.bytes()), line[2], "{}", line[0]);
         // Newer ones would ask for a newer driver.
-        let version = match stem.rsplit_once('.') {
+        let version = match line[0].trim_end_matches(".ptx").rsplit_once('.') {
             Some((_, "sm90a")) => ".version 8.0",
             Some((_, "sm90")) => ".version 7.8",
             _ => ".version 7.0",
         };
-        assert!(ptx.lines().any(|line| line == version), "kernels/ptx/{stem}.ptx states {version}");
+        assert!(ptx.lines().any(|line| line == version), "{} states {version}", line[0]);
     }
+}
+
+#[test]
+fn comments_and_layout_change_no_fingerprint() {
+    use fingerprint::normalised;
+    let code = "#define TWICE(x) (2 * x)\nint f(int a) {\n    return TWICE(a + 1); // twice\n}\n";
+    for same in [
+        "// A comment.\n#define TWICE(x) (2 * x) // of x\nint f(int a) {\n    return TWICE(a + 1);\n}",
+        "#define  TWICE(x) \\\n    (2 * x)\n\n\nint f( int a ) /* a \" quote */ {\n  return\n    TWICE( a + 1 );\n}\n",
+    ] {
+        assert_eq!(normalised(same), normalised(code));
+    }
+    for (changed, to) in
+        [("1)", "2)"), ("int f", "intf"), ("TWICE(x)", "TWICE (x)"), ("a + 1", "a + + 1"), ("f(int a)", "f(int* a)")]
+    {
+        assert!(code.contains(changed));
+        assert_ne!(normalised(&code.replacen(changed, to, 1)), normalised(code), "{changed}");
+    }
+    // What looks like a comment in a literal is none, and its spaces count.
+    assert_eq!(normalised("asm(\"a; // b  c\");  x"), "asm(\"a; // b  c\");x");
+    assert_ne!(normalised("f(\"a b\")"), normalised("f(\"ab\")"));
+    assert_ne!(normalised("x = '\"'; // y"), normalised("x = '\"'; y"));
+    // A directive ends with its line, which joins no other.
+    assert_ne!(normalised("#define A 1\nB"), normalised("#define A 1 B"));
+    assert_ne!(normalised("a + +b"), normalised("a ++b"));
+}
+
+#[test]
+fn what_a_kernel_includes_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let of_all = || ["a", "b"].map(|stem| fingerprint::Sources::new(folder.path()).fingerprint(stem));
+    write("a.cu", "#include \"both.cuh\"\n#include \"both.cuh\"\nint a;\n");
+    write("b.cu", "int b;\n");
+    write("both.cuh", "#include \"host/none.h\"\nint c;\n");
+    let before = of_all();
+    write("both.cuh", "// Says more.\n#include \"host/none.h\"\nint   c;\n");
+    assert_eq!(of_all(), before);
+    write("both.cuh", "#include \"host/none.h\"\nlong c;\n");
+    let after = of_all();
+    assert!(after[0] != before[0] && after[1] == before[1]);
 }
 
 #[test]

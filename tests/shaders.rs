@@ -1,13 +1,13 @@
-//! The shader files themselves: every file has a row, and a header in the fixed form.
+//! Checks that every shader file is in the registry and has a header in the required form.
 
 use std::path::Path;
 
 use cascade_rt::registry::{self, Lang};
 
-/// Parts of a header, in their order.
+/// The sections of a header, in their order.
 const PARTS: [&str; 6] = ["Launch", "Memory", "Numerics", "Needs", "Tunables", "Reference"];
 
-/// Name and text of every shader file but those that are appended to others.
+/// Name and text of every shader file, except those that are appended to others.
 fn files() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
@@ -20,7 +20,7 @@ fn files() -> Vec<(String, String)> {
 fn every_file_has_a_row() {
     for (name, _) in files() {
         let rows = registry::kernels(Lang::Wgsl).filter(|k| k.name == name);
-        assert!(rows.count() > 0, "shaders/{name}.wgsl: no row of src/registry/wgsl.rs names it");
+        assert!(rows.count() > 0, "shaders/{name}.wgsl has no row in src/registry/wgsl.rs; add one");
     }
 }
 

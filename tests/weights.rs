@@ -1,4 +1,4 @@
-//! Model files: sound ones, damaged ones, hostile ones.
+//! Model files: valid, damaged and malicious ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 // ---- Files for the tests -------------------------------------------------
 
-/// A safetensors file with this header and this many bytes of data.
+/// A safetensors file with this header and `data` bytes of zeros.
 fn raw(header: &str, data: usize) -> Vec<u8> {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend_from_slice(header.as_bytes());
@@ -25,7 +25,7 @@ fn raw(header: &str, data: usize) -> Vec<u8> {
     file
 }
 
-/// Writes tensors in F32, element `i` of each being `i`.
+/// Writes F32 tensors whose element `i` has the value `i`.
 fn write(path: &Path, table: &[(String, Vec<usize>)]) {
     let data: BTreeMap<&str, Vec<u8>> = table
         .iter()
@@ -40,8 +40,7 @@ fn table(rows: &[(&str, &[usize])]) -> Table {
     rows.iter().map(|(n, d)| (n.to_string(), d.to_vec())).collect()
 }
 
-/// A Stage C of a few kilobytes; every width differs, so that mixed-up
-/// dimensions show.
+/// A Stage C of a few kilobytes. All widths differ, so that mixing two up makes a test fail.
 const TINY_C: &str = r#"{"block_out_channels":[64,128],"num_attention_heads":[1,2],"down_num_layers_per_block":[1,2],
     "up_num_layers_per_block":[2,1],"conditioning_dim":24,"clip_text_in_channels":20,
     "clip_text_pooled_in_channels":12,"clip_image_in_channels":10,"switch_level":[false]}"#;
@@ -52,7 +51,7 @@ fn tiny_c(dir: &Path) -> UNetConfig {
     UNetConfig::read(&path).unwrap()
 }
 
-/// The table with the names of the original repository.
+/// Converts a table to the names of the original repository.
 fn original(table: &Table) -> Table {
     let mut out = Table::new();
     for (name, dims) in table {
@@ -85,7 +84,7 @@ fn error_of<T>(result: Result<T, cascade_rt::error::Error>) -> String {
 // ---- Headers -------------------------------------------------------------
 
 #[test]
-fn damaged_and_hostile_files_are_named() {
+fn damaged_and_malicious_files() {
     let good = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     let one = |info: &str| raw(&format!(r#"{{"a":{info}}}"#), 8);
     let two = |a: &str, b: &str| {
@@ -102,7 +101,7 @@ fn damaged_and_hostile_files_are_named() {
 
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", vec![], "an empty file"),
-        ("one byte", vec![1], "another format"),
+        ("one byte", vec![1], "unknown format"),
         ("header past the end", long, "a header of 255 bytes in a file of"),
         ("huge header", huge, "at most 100000000 bytes"),
         ("no JSON", raw("{nonsense", 8), "JSON header"),
@@ -202,7 +201,7 @@ proptest! {
 fn types_and_alignment() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("x.safetensors");
-    // An odd header length leaves all data misaligned; integers may be present.
+    // With an odd header length, all data are misaligned. Integer tensors are allowed.
     let mut header = r#"{"h":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"i":{"dtype":"I64","shape":[1],"data_offsets":[4,12]},"e":{"dtype":"F32","shape":[0],"data_offsets":[12,12]}}"#.to_owned();
     if header.len().is_multiple_of(2) {
         header.push(' ');
@@ -238,7 +237,7 @@ fn a_one_by_one_convolution_is_a_matrix() {
 fn opening_costs_nothing() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("stage_c.safetensors");
-    // 7 GB that take no room on disk.
+    // A sparse file of 7 GB, which takes no space on disk.
     let mut header = String::from("{");
     let mut at = 0usize;
     let (text, image) = (Some(1280), Some(768));
@@ -259,12 +258,12 @@ fn opening_costs_nothing() {
     let took = start.elapsed();
     assert!(at > 7_000_000_000, "{at}");
     println!("opened {at} bytes in {took:?}");
-    // Measured: 6 ms. The limit allows for a busy machine.
+    // It took 6 ms when it was measured. The limit allows for a busy machine.
     assert!(took.as_millis() < 500, "{took:?}");
 }
 
-/// Runs itself in a child process, in which several threads meet the new end of
-/// the file at once.
+/// The test runs itself in a child process, in which several threads read past the new end of
+/// the file at the same time.
 #[cfg(unix)]
 #[test]
 fn a_shrinking_file_ends_with_a_message() {
@@ -297,7 +296,7 @@ fn a_shrinking_file_ends_with_a_message() {
             .unwrap();
         let stderr = String::from_utf8_lossy(&child.stderr);
         assert_eq!(child.status.code(), Some(3), "{stderr}");
-        assert!(stderr.contains("x.safetensors: expected a model file that stays as it is"), "{stderr}");
+        assert!(stderr.contains("x.safetensors: expected a model file that does not change"), "{stderr}");
     }
 }
 
@@ -327,7 +326,7 @@ fn original_and_comfyui_names() {
     }
     let name = "down_blocks.0.2.attention.to_v.bias";
     let split = Checkpoint::open(&original_file).unwrap().require(name, &[64]).unwrap();
-    assert_eq!(split.to_f32()[..2], [128.0, 129.0], "rows 2C… are V");
+    assert_eq!(split.to_f32()[..2], [128.0, 129.0], "the last third of the rows is V");
 
     let kinds: Vec<NetworkKind> = Checkpoint::open_all(&comfy).unwrap().iter().map(|c| c.kind()).collect();
     assert_eq!(kinds, [NetworkKind::StageC, NetworkKind::TextEncoder, NetworkKind::Previewer]);
@@ -377,8 +376,7 @@ fn shards() {
 
 // ---- Configs -------------------------------------------------------------
 
-/// The four published UNets, as their `config.json` has them, with their number
-/// of parameters and of tensors.
+/// The `config.json` of the four published U-Nets, with their numbers of parameters and tensors.
 const UNETS: [(&str, usize, usize); 4] = [
     (
         r#"{"block_out_channels":[2048,2048],"clip_image_in_channels":768,"clip_text_in_channels":1280,
@@ -437,7 +435,7 @@ fn tables_have_the_published_sizes() {
     }
 
     let a = StageAConfig::default().tensors();
-    let running: usize = 2 * 4; // mean and variance are no parameters
+    let running: usize = 2 * 4; // running mean and variance are not parameters
     assert_eq!((parameters(&a) - running, a.len() + 1), (18_406_894, 122), "with the batch norm's step counter");
 
     let text = ClipTextConfig {
@@ -465,19 +463,19 @@ fn tables_have_the_published_sizes() {
 }
 
 #[test]
-fn absurd_configs_are_refused() {
+fn invalid_configs_are_rejected() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("config.json");
     for (edit, message) in [
         (r#""block_out_channels":[]"#, "`block_out_channels` from 1 to 8, found 0"),
         (r#""down_num_layers_per_block":[0,24]"#, "`down_num_layers_per_block` from 1 to 256, found 0"),
         (r#""down_num_layers_per_block":[8,1000000000]"#, "found 1000000000"),
-        (r#""down_num_layers_per_block":[8,1e40]"#, "JSON of the known form"),
+        (r#""down_num_layers_per_block":[8,1e40]"#, "JSON with the fields"),
         (r#""up_num_layers_per_block":[24,8,1]"#, "`up_num_layers_per_block` with 2 entries, found 3 entries"),
         (r#""num_attention_heads":[32,31]"#, "`num_attention_heads` that divides the width 2048, found 31"),
         (r#""num_attention_heads":[0,32]"#, "that divides the width 2048, found 0"),
-        (r#""in_channels":18446744073709551616"#, "JSON of the known form"),
-        (r#""in_channels":-1"#, "JSON of the known form"),
+        (r#""in_channels":18446744073709551616"#, "JSON with the fields"),
+        (r#""in_channels":-1"#, "JSON with the fields"),
         (r#""kernel_size":4"#, "`kernel_size` odd, found 4"),
         (r#""patch_size":0"#, "`patch_size` from 1 to 16"),
         (r#""self_attn":[true,true,false]"#, "`self_attn` with 2 entries"),
@@ -545,7 +543,7 @@ fn stage_a_scale_depends_on_the_layout() {
 
 // ---- Whole models ----------------------------------------------------------
 
-/// A model in the folder layout, of tiny parts that fit together.
+/// Writes a model in the folder layout, whose tiny components fit together.
 fn tiny_model(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
     let part = |folder: &str, stem: &str, config: &str, table: &Table| {
@@ -577,7 +575,7 @@ fn tiny_model(dir: &Path) {
     part("decoder", "diffusion_pytorch_model", b, &config(b));
     let a_json = r#"{"embed_dim":8,"num_vq_embeddings":6,"bottleneck_blocks":3,"scale_factor":0.5}"#;
     part("vqgan", "diffusion_pytorch_model", a_json, &a.tensors());
-    // The published config has the projection wrong; the tensor counts.
+    // The published config has a wrong projection_dim, so the tensor's dimensions are used.
     let text_json = r#"{"hidden_size":20,"intermediate_size":28,"num_hidden_layers":1,"num_attention_heads":5,
         "hidden_act":"gelu","projection_dim":999,"vocab_size":9}"#;
     part("text_encoder", "model", text_json, &text.tensors());
@@ -602,7 +600,7 @@ fn a_folder_is_a_model() {
     assert_eq!(model.stage_c.1.clip_seq, 2);
     assert_eq!(model.tokenizer.path(), root.join("tokenizer"));
 
-    // The prior in a sibling, or in a folder given.
+    // The prior may be in a sibling folder, or in one given by the caller.
     let sibling = dir.path().join("cascade-prior");
     fs::create_dir(&sibling).unwrap();
     fs::rename(root.join("prior"), sibling.join("prior")).unwrap();
@@ -620,11 +618,11 @@ fn a_folder_is_a_model() {
             .starts_with(&elsewhere)
     );
 
-    // Small networks only where there are no large ones.
+    // Small networks are used only if there are no large ones.
     fs::rename(elsewhere.join("prior"), root.join("prior_lite")).unwrap();
     assert!(find(&root, &none).unwrap().stage_c.weights.path().starts_with(root.join("prior_lite")));
 
-    // bf16 before plain before fp16; an index stands for its file.
+    // The order of preference is bf16, no variant, fp16; an index counts as its file.
     let decoder = root.join("decoder");
     let chosen =
         || find(&root, &none).unwrap().stage_b.weights.path().file_name().unwrap().to_str().unwrap().to_owned();
@@ -665,7 +663,7 @@ fn single_files_are_a_model() {
     assert_eq!(paths.text_encoder.config, Some(root.join("text_encoder/config.json").into()));
     Model::open(&paths).unwrap();
 
-    // Everything by flags; and a flag that names the wrong file.
+    // All components are given individually; then one of them is the wrong file.
     let mut all = Overrides {
         stage_a: Some(files.join("stage_a.safetensors").into()),
         stage_b: Some(root.join("decoder").into()),
@@ -679,7 +677,7 @@ fn single_files_are_a_model() {
     all.stage_c = None;
     let error = ModelPaths::find(None, None, &all).unwrap_err();
     assert!(error.to_string().contains("--stage-c") && error.exit_code() == 2, "{error}");
-    assert!(error_of(find(&files.join("stage_a.safetensors"), &all)).contains("a file; give single files by"));
+    assert!(error_of(find(&files.join("stage_a.safetensors"), &all)).contains("a file; set single files with"));
     assert!(error_of(find(&files.join("none"), &all)).contains("model folder not found"));
 }
 
@@ -705,7 +703,7 @@ fn combined_files_are_a_model() {
     assert_eq!(paths.text_encoder.weights, paths.stage_c.weights);
     assert_eq!(paths.stage_a.weights, paths.stage_b.weights);
     assert_eq!(paths.tokenizer.path(), files);
-    // Text of width 20 has no heads of 64: this needs a config, and says so.
+    // The number of heads is inferred from a width of 64 per head. Here the width is 20, so a config is required.
     let error = error_of(Model::open(&paths));
     assert!(error.contains("put the model's config.json beside it"), "{error}");
     let model = Model::open(&ModelPaths {
@@ -720,7 +718,7 @@ fn combined_files_are_a_model() {
 }
 
 #[test]
-fn parts_must_fit_together() {
+fn components_must_fit_together() {
     let dir = TempDir::new().unwrap();
     tiny_model(dir.path());
     let config = dir.path().join("prior/config.json");
@@ -735,7 +733,7 @@ fn parts_must_fit_together() {
     assert!(error.contains("takes text states of 20 channels") && error.contains("takes 21"), "{error}");
 }
 
-/// Writes 0.4 GB.
+/// This test writes 0.4 GB.
 #[test]
 fn a_synthetic_model_is_a_model() {
     let dir = TempDir::new().unwrap();
@@ -756,6 +754,6 @@ fn a_synthetic_model_is_a_model() {
     let tokenizer = tokenizers::Tokenizer::from_file(model.tokenizer.join("tokenizer.json").path()).unwrap();
     assert_eq!(tokenizer.get_vocab_size(true), 49_408);
     let ids = tokenizer.encode("A  cat!", true).unwrap();
-    // `a</w>`, `c`, `a`, `t</w>`, `!</w>`; byte symbols begin at `!`.
+    // `a</w>`, `c`, `a`, `t</w>`, `!</w>`; the ids of byte symbols begin with `!`.
     assert_eq!(ids.get_ids(), [49406, 256 + 64, 66, 64, 256 + 83, 256, 49407]);
 }

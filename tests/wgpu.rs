@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use cascade_rt::backend::wgpu::{Wgpu, adapters};
-use cascade_rt::backend::{Backend, Program};
+use cascade_rt::backend::{Backend, Program, Residency};
 use cascade_rt::ops::{Element, Function, Linear};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
 use cascade_rt::shape::Shape;
@@ -24,26 +24,38 @@ fn device() -> Option<Wgpu> {
 const SIDE: usize = 64;
 /// More than the variants for few rows take.
 const ROWS: usize = 16;
+/// Bytes that a program of up to four nodes takes beside activations and weights: a placeholder, memory that passes share,
+/// and parameters.
+const SMALL: u64 = 2 * 256 + 5 * 256;
 
-/// Three linear layers, each in a segment of its own.
-fn three_segments() -> (Arc<Plan>, Slot, Slot) {
+/// A linear layer for each weight, in a segment of its own, for so many rows.
+fn layers(weights: &[Weight], rows: usize) -> (Arc<Plan>, Slot, Slot) {
     let mut rec = Recorder::new();
-    let input = rec.input(Shape::matrix(ROWS, SIDE), Element::F32);
+    let input = rec.input(Shape::matrix(rows, SIDE), Element::F32);
     let mut x = input;
-    for (seed, name) in [(1, "one"), (2, "two"), (3, "three")] {
-        rec.segment(name);
-        let values = (0..SIDE * SIDE).map(|j| common::golden(seed, j as u32) as f32 / 8.0).collect();
-        let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
-        let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
+    for weight in weights {
+        rec.segment("layer");
+        let mut inputs = vec![Some(Source::Slot(x)), Some(rec.weight(weight.clone()))];
         inputs.resize(8, None);
-        x = rec.node(name, Linear { function: Function::Silu }, &inputs).unwrap();
+        x = rec.node(&weight.name, Linear { function: Function::Silu }, &inputs).unwrap();
         rec.keep(x);
     }
     (Arc::new(rec.finish()), input, x)
 }
 
+fn three_weights() -> [Weight; 3] {
+    [(1, "one"), (2, "two"), (3, "three")].map(|(seed, name)| {
+        let values = (0..SIDE * SIDE).map(|j| common::golden(seed, j as u32) as f32 / 8.0).collect();
+        Weight::from_f32(name, &[SIDE, SIDE], values)
+    })
+}
+
+fn three_segments() -> (Arc<Plan>, Slot, Slot) {
+    layers(&three_weights(), ROWS)
+}
+
 fn run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> cascade_rt::error::Result<Vec<f32>> {
-    let values: Vec<f32> = (0..(ROWS * SIDE) as u32).map(|j| common::golden(9, j) as f32).collect();
+    let values: Vec<f32> = (0..input.shape.elements() as u32).map(|j| common::golden(9, j) as f32).collect();
     program.write(input, bytemuck::cast_slice(&values))?;
     for segment in &plan.segments {
         program.run(segment.nodes.clone())?;
@@ -60,14 +72,45 @@ fn stages_take_turns_where_they_do_not_fit_together() {
     let want = run(roomy.compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
     let layer = 4 * (SIDE * SIDE) as u64;
     // Activations and one layer fit, two layers do not.
-    let tight = Wgpu::with_memory(0, plan.arena_bytes() + layer + 1024).unwrap();
+    let tight = Wgpu::with_memory(0, plan.arena_bytes() + SMALL + layer).unwrap();
     let mut program = tight.compile(plan.clone()).unwrap();
+    assert_eq!(program.residency(), Residency::Turns);
     for _ in 0..2 {
         assert_eq!(run(program.as_mut(), &plan, input, out).unwrap(), want);
     }
     let tiny = Wgpu::with_memory(0, layer).unwrap();
     let Err(error) = tiny.compile(plan) else { panic!("it does not fit") };
     assert_eq!(error.exit_code(), 4, "{error}");
+}
+
+#[test]
+fn plans_of_other_sizes_and_shapes_share_weights() {
+    let Some(roomy) = device() else { return };
+    let [one, two, three] = three_weights();
+    let plans = [
+        layers(&[one.clone(), two.clone(), three.clone()], ROWS),
+        layers(&[one.clone(), two.clone()], 2 * ROWS),
+        layers(&[three, one.clone(), two, one], ROWS),
+    ];
+    let want = plans
+        .each_ref()
+        .map(|(plan, input, out)| run(roomy.compile(plan.clone()).unwrap().as_mut(), plan, *input, *out).unwrap());
+    let layer = 4 * (SIDE * SIDE) as u64;
+    let others = plans.iter().map(|(plan, ..)| plan.arena_bytes() + SMALL).sum::<u64>();
+    // With room for all weights once, then for one layer of one program at a time.
+    for (residency, layers) in [(Residency::All, 3), (Residency::Turns, 1)] {
+        let gpu = Wgpu::with_memory(0, others + layers * layer).unwrap();
+        let mut programs = plans.each_ref().map(|(plan, ..)| gpu.compile(plan.clone()).unwrap());
+        assert!(programs.iter().all(|program| program.residency() == residency));
+        for _ in 0..2 {
+            for ((program, (plan, input, out)), want) in programs.iter_mut().zip(&plans).zip(&want) {
+                assert_eq!(run(program.as_mut(), plan, *input, *out).unwrap(), *want);
+            }
+        }
+        assert!(gpu.free_bytes().unwrap() < (layers + 1) * layer, "what activations take is not free");
+        drop(programs);
+        assert_eq!(gpu.free_bytes().unwrap(), others + layers * layer);
+    }
 }
 
 /// Before anything runs, so that a smaller batch can be tried.

@@ -1,4 +1,4 @@
-//! What `tools/compare` times on both sides: the operations of its `torch_kernels.py`, under its names.
+//! The operations that `tools/compare` times in several programs, with the names of its `torch_kernels.py`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use cascade_rt::ops::{self, Affine, Element, Function, Op};
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::Dtype;
 
-/// Name, sizes as PyTorch's side has them, and the task.
+/// The name of each operation, its sizes as `torch_kernels.py` prints them, and the task.
 fn tasks(dtype: Dtype) -> Vec<(String, Vec<usize>, Task)> {
     let slot = |n, h, w, c| Some(Operand::Slot(Shape::new(n, h, w, c), Element::F32));
     let weight = |dims: &[usize]| Some(Operand::Weight(dims.to_vec(), vec![(dims.iter().product(), dtype)]));
@@ -39,14 +39,14 @@ fn tasks(dtype: Dtype) -> Vec<(String, Vec<usize>, Task)> {
         let norm = ops::LayerNorm { eps: 1e-6, affine: Affine::None };
         add("layer_norm", c, norm.into(), vec![slot(n, h, w, c), None, None]);
         let norm = ops::GrnScale { eps: 1e-6 };
-        add("response_norm", 4 * c, norm.into(), vec![slot(n, h, w, 4 * c), weight(&[4 * c])]);
+        add("grn", 4 * c, norm.into(), vec![slot(n, h, w, 4 * c), weight(&[4 * c])]);
     }
     all
 }
 
-/// Prints one line per operation and dtype, on the same operands over and over as the other side does.
+/// Prints one line per operation and dtype. Like the other programs, it runs every call on the same operands.
 pub fn json(filter: &str) {
-    for (name, rounded, stored) in [("f32", false, Dtype::F32), ("bf16", true, Dtype::Bf16)] {
+    for (dtype, rounded, stored) in [("f32", false, Dtype::F32), ("bf16", true, Dtype::Bf16)] {
         let backend: &dyn Backend = &cpu::Cpu::new(rounded);
         for (operation, sizes, task) in tasks(stored).into_iter().filter(|(name, ..)| name.contains(filter)) {
             let mut loaded = task.load_copies(backend, None, 1).expect("it compiles");
@@ -55,7 +55,7 @@ pub fn json(filter: &str) {
             let (min, median) = (milliseconds(times[0]), milliseconds(times[times.len() / 2]));
             let gflops = task.cost(false).flops as f64 / median / 1e6;
             println!(
-                r#"{{"name": "{operation}", "dtype": "{name}", "shape": {sizes:?}, "median_ms": {median:.4}, "min_ms": {min:.4}, "gflops": {gflops:.1}}}"#
+                r#"{{"name": "{operation}", "dtype": "{dtype}", "shape": {sizes:?}, "median_ms": {median:.4}, "min_ms": {min:.4}, "gflops": {gflops:.1}}}"#
             );
         }
     }

@@ -1,14 +1,15 @@
-//! Times every kernel row at the shapes that pictures of 1024×1024 pixels have, with and without guidance, on every device.
-//! Rows come from the registry and shapes from recorded plans: both appear by themselves. Operands take turns so that caches
-//! do not flatter, and what counts is the device's own time.
+//! Times every kernel on every device, at the shapes of pictures of 1024×1024 pixels with and without guidance.
+//!
+//! The kernels come from the registry and the shapes from recorded plans, so new ones are included automatically. Calls
+//! cycle through several copies of the operands, so that they do not find them in a cache. Times are those of the device.
 //!
 //! ```text
-//! cargo bench -- attention                           criterion, names `op/row/device/operands` that match this
-//! cargo bench -- --quick linear/linear.avx512        fewer samples; --save-baseline and --baseline compare
-//! cargo bench --bench kernels -- --json [attention]  one JSON line per operation that tools/compare knows
+//! cargo bench -- attention                           benchmarks whose name `op/kernel/device/operands` matches
+//! cargo bench -- --quick linear/linear.avx512        fewer samples; to compare runs: --save-baseline, --baseline
+//! cargo bench --bench kernels -- --json [attention]  one line of JSON per operation of tools/compare
 //!
-//! CASCADE_BENCH_DEVICES=cpu,wgpu:0   these devices; without it, all but software that behaves like a GPU
-//! CASCADE_BENCH_MODEL=lite           shapes of this preset, mid, lite or large; without it, large
+//! CASCADE_BENCH_DEVICES=cpu,wgpu:0   the devices to use; default: all except software adapters
+//! CASCADE_BENCH_MODEL=lite           the preset whose shapes are used, mid, lite or large; default: large
 //! ```
 
 mod compared;
@@ -29,7 +30,7 @@ use cascade_rt::synth::{self, Preset};
 use cascade_rt::tensor::Dtype;
 use criterion::{Criterion, SamplingMode, Throughput};
 
-/// The devices to use: those named, or all that are hardware.
+/// The devices named in the environment, or all that are not software adapters.
 fn choices() -> Vec<Choice> {
     if let Ok(names) = std::env::var("CASCADE_BENCH_DEVICES") {
         let parse = |name: &str| name.trim().parse().unwrap_or_else(|e| panic!("CASCADE_BENCH_DEVICES: `{name}`: {e}"));
@@ -38,15 +39,15 @@ fn choices() -> Vec<Choice> {
     let (software, hardware): (Vec<_>, Vec<_>) =
         devices::all().into_iter().partition(|(_, device)| device.kind == Kind::Software);
     for (choice, device) in software {
-        eprintln!("SKIPPED {choice} ({}): slow; CASCADE_BENCH_DEVICES={choice} times it", device.name);
+        eprintln!("SKIPPED {choice} ({}): slow; use CASCADE_BENCH_DEVICES={choice} to time it", device.name);
     }
     hardware.into_iter().map(|(choice, _)| choice).collect()
 }
 
-/// The different ops of a 1024×1024 picture, guided and not; and one of each op that it has not.
+/// The distinct ops of a 1024×1024 picture with and without guidance, and the first test case of every other op.
 fn tasks(stores_bf16: bool) -> Vec<Task> {
     let preset = std::env::var("CASCADE_BENCH_MODEL").map_or(Ok(Preset::Large), |name| name.parse());
-    let model = synth::in_memory(preset.expect("CASCADE_BENCH_MODEL names a preset")).expect("it is made in memory");
+    let model = synth::in_memory(preset.expect("CASCADE_BENCH_MODEL names a preset")).expect("the preset is valid");
     let mut all: Vec<Task> = Vec::new();
     for guidance in [(4.0, 4.0), (0.0, 0.0)] {
         let request = Request { prompts: vec![String::new()], guidance, ..Request::default() };
@@ -65,7 +66,7 @@ fn tasks(stores_bf16: bool) -> Vec<Task> {
     all
 }
 
-/// A test case, with weights in bf16.
+/// A test case as a task, with weights in bf16.
 fn of_case(case: &Case) -> Task {
     let operand = |operand: &ops::Operand| match operand {
         ops::Operand::Slot(shape) | ops::Operand::Values(shape, _) => Operand::Slot(*shape, Element::F32),
@@ -76,7 +77,7 @@ fn of_case(case: &Case) -> Task {
     Task { op: case.op.clone(), inputs, result: case.op.element() }
 }
 
-/// Benches every row of a device.
+/// Benchmarks every kernel of a device.
 fn device(criterion: &mut Criterion, choice: Choice) {
     let backend =
         devices::open(choice, devices::wanted(true, Caps::NONE), None).unwrap_or_else(|error| panic!("{error}"));
@@ -89,7 +90,7 @@ fn device(criterion: &mut Criterion, choice: Choice) {
         }
     }
     if left_out > 0 {
-        eprintln!("SKIPPED on {choice}: {left_out} shapes that do not fit into its memory");
+        eprintln!("SKIPPED on {choice}: {left_out} tasks that do not fit into its memory");
     }
     let ceilings = OnceCell::new();
     for kernel in registry::kernels(backend.device().lang) {
@@ -99,7 +100,7 @@ fn device(criterion: &mut Criterion, choice: Choice) {
         let mut names: HashMap<String, usize> = HashMap::new();
         for (task, _) in fitting.iter().filter(|(_, kernels)| kernels.iter().any(|k| std::ptr::eq(*k, kernel))) {
             let mut name = format!("{choice}/{task}");
-            // The same operands with other constants.
+            // Tasks may have equal operands but other constants, so names are made unique.
             let same = names.entry(name.clone()).or_default();
             *same += 1;
             if *same > 1 {

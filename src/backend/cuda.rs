@@ -1,10 +1,10 @@
 //! The CUDA backend: NVIDIA GPUs of compute capability 8.0 or above, through the driver alone.
 //!
-//! Activations lie in one piece of memory, weights in a few, as they are in the file. Every kernel
-//! takes one argument of the same form, filled in when a plan is compiled; the launches of a segment are
-//! recorded as a graph when it first runs. Kernels are PTX, which the driver compiles for its GPU.
+//! Activations lie in one allocation, weights in a few, as they are in the file. Every kernel
+//! takes one argument of the same form, filled in before its segment first runs; the launches of a segment are
+//! recorded as a graph then. Kernels are PTX, which the driver compiles for its GPU.
 //!
-//! All but the calls of the driver itself runs on the host too, with the feature `cuda-emu`: the same
+//! Everything but the calls of the driver itself runs on the host too, with the feature `cuda-emu`: the same
 //! kernels, compiled as C++, behind the same `Driver`.
 
 mod args;
@@ -14,6 +14,8 @@ mod driver;
 mod emulated;
 #[cfg(all(test, feature = "cuda-emu"))]
 mod emulated_tests;
+#[cfg(all(test, feature = "cuda-emu"))]
+mod failing;
 mod fault;
 mod program;
 mod real;
@@ -21,10 +23,9 @@ mod squares;
 mod tensor_map;
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::weights;
+use super::weights::{Store, Weights};
 use super::{Backend, Device, Program};
 use crate::error::Result;
 use crate::plan::Plan;
@@ -47,7 +48,7 @@ pub fn usable() -> Vec<(usize, Device)> {
     numbered.filter_map(|(i, device)| Some((i, device.ok()?))).collect()
 }
 
-/// Opens device `index` with everything it has; factors may be rounded to bf16 if `round_bf16` is set.
+/// Opens device `index` with everything it has; GEMM inputs may be rounded to bf16 if `round_bf16` is set.
 ///
 /// # Errors
 /// If there is no driver, no such device, or it is too old.
@@ -85,19 +86,20 @@ pub fn emulated(caps: Caps, checks: bool) -> Option<Box<dyn Backend>> {
 struct Cuda<D: Driver> {
     context: Arc<Context<D>>,
     /// The kernels of each file that has been loaded, by its row's name.
-    functions: Mutex<HashMap<&'static str, Rc<[D::Function]>>>,
-    weights: weights::Latest<Context<D>>,
+    functions: Mutex<HashMap<&'static str, Arc<[D::Function]>>>,
+    weights: Arc<Store<Context<D>>>,
 }
 
 impl<D: Driver> Cuda<D> {
     fn new(driver: D) -> Self {
-        Self { context: Arc::new(Context::new(driver)), functions: Mutex::default(), weights: Default::default() }
+        let context = Arc::new(Context::new(driver));
+        Self { weights: Store::new(context.clone()), functions: Mutex::default(), context }
     }
 }
 
 impl<D: Driver + 'static> Backend for Cuda<D> {
     fn device(&self) -> &Device {
-        self.context.driver().device()
+        self.context.device()
     }
 
     fn peak_bytes(&self) -> Option<u64> {
@@ -105,7 +107,7 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
     }
 
     fn free_bytes(&self) -> Result<u64> {
-        Ok(self.context.call(D::free_bytes)? + self.weights.resident_bytes())
+        self.weights.free_bytes()
     }
 
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
@@ -128,7 +130,7 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
             };
             loaded_kernels.push((cuda, loaded));
         }
-        let weights = self.weights.of(&self.context, &plan, self.device().stores_bf16());
+        let weights = Weights::new(&self.weights, plan.clone(), self.device().stores_bf16());
         Ok(Box::new(program::compile(self.context.clone(), weights, plan, loaded_kernels)?))
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn kinds<M: Memory>(node: &Node, plan: &Plan, weights: &Weights<M>, s
         None => Kind::Absent as u32,
         Some(Source::Slot(_)) if node.aliased == Some(i) => Kind::InPlace as u32,
         Some(Source::Slot(slot)) => self::kind(plan, slot, stores_bf16),
-        Some(Source::Weight(w, _)) => match weights.place(w).dtype {
+        Some(Source::Weight(w, _)) => match weights.dtype(w) {
             Dtype::F32 => Kind::F32 as u32,
             Dtype::F16 => Kind::F16 as u32,
             Dtype::Bf16 => Kind::Bf16 as u32,

@@ -1,256 +1,297 @@
-//! Weights in the device's memory, as [the plan says](Plan::weight_dtypes), mostly as in the file: what lies where, and which of it is there.
+//! Weights in a device's memory, as [the plan says](Plan::weight_dtypes), mostly as in the file: what a compiled plan
+//! needs of its device's [`Store`].
 //!
-//! Weights that the same segments read share buffers, which come and go together. If everything fits it
-//! stays; if not, a segment's buffers replace those of the segment before. Either way bytes are handed over
-//! when the segment that reads them is about to run, or [before](Weights::upload_ahead), in the plan's order.
+//! A device has one store, and a tensor that is there is not uploaded again, whatever plan refers to it. If all weights
+//! of a plan fit they stay; if not, those of a segment that is about to run make other weights give way. Either way
+//! they are uploaded when the segment that reads them is about to run, or [before](Weights::upload_ahead), in the
+//! plan's order.
 
 mod layout;
+mod store;
+#[cfg(test)]
+mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use rayon::prelude::*;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use super::Residency;
-use crate::error::Result;
-use crate::plan::Plan;
-use crate::tensor::{Identity, Weight};
-use layout::{Block, Group, Place, blocks, bytes, fill, group, segments_of};
+use crate::error::{Error, Result};
+use crate::plan::{Plan, Source};
+use crate::tensor::{Dtype, Weight};
+use layout::pack;
+use store::{BlockId, Chunk, ChunkId};
+pub(super) use store::{State, Store};
 
 /// A device's memory, as far as weights are concerned.
-pub(super) trait Memory {
-    /// A piece of it.
-    type Buffer: Clone;
+pub(super) trait Memory: Send + Sync {
+    /// A part of it, which is given back when the last clone is dropped.
+    type Buffer: Clone + Send;
 
-    /// Bytes that a buffer may have.
+    /// Bytes that any buffer may have.
     fn limit(&self) -> u64;
+
+    /// Bytes that are free now.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn free_bytes(&self) -> Result<u64>;
+
+    /// The error of a request for `need` bytes that cannot be met.
+    fn does_not_fit(&self, need: u64, detail: &str) -> Error;
 
     /// Most bytes of one [`upload`](Self::upload), which bounds its staging memory.
     fn window(&self) -> u64;
 
     /// A buffer for weights.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if there is no memory for it, others if the device fails.
     fn allocate(&self, bytes: u64) -> Result<Self::Buffer>;
 
-    /// Lets `fill` write `len` bytes, all of them and in any order, and hands them over, to be copied to
-    /// offset `at` of a buffer. Both are multiples of [`ALIGN`].
+    /// Lets `fill` write `len` bytes, all of them and in any order, and enqueues a copy of them to offset `at` of a
+    /// buffer. Both are multiples of [`ALIGN`](layout::ALIGN).
     fn upload(&self, buffer: &Self::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()>;
 
-    /// What is handed over from now on finds the uploads before this done.
+    /// What is enqueued from now on finds the uploads before this done.
     fn order(&self) -> Result<()>;
 
-    /// Waits until everything handed over has been done; what is dropped then is free at once.
+    /// Waits until everything enqueued has been done; what is dropped then is free at once.
     fn wait(&self) -> Result<()>;
 }
 
-/// Bytes that one thread fills at a time.
-const CHUNK: usize = 1 << 20;
-
-/// A group's buffer on the device.
-struct Resident<B> {
-    buffer: B,
-    /// Bytes handed over, from its beginning.
-    handed: u64,
-    /// Whether work finds all of them there.
-    ordered: bool,
+/// The runs of segments of which all weights are in memory together.
+fn spans(plan: &Plan) -> Vec<Range<usize>> {
+    (0..plan.segments.len()).map(|segment| segment..segment + 1).collect()
 }
 
-/// What is on the device.
-struct State<B> {
-    /// For each group.
-    groups: Vec<Option<Resident<B>>>,
-    /// Counts how often buffers were dropped: addresses noted before that are of no use.
-    epoch: u64,
-}
-
-/// The weights of the plan compiled last: another size of the same model needs the same.
-pub(super) struct Latest<M: Memory>(Mutex<Option<Arc<Weights<M>>>>);
-
-impl<M: Memory> Default for Latest<M> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<M: Memory> Latest<M> {
-    /// The weights of `plan`: those already here, if they are the same. `stores_bf16` as for the device.
-    pub(super) fn of(&self, memory: &Arc<M>, plan: &Plan, stores_bf16: bool) -> Arc<Weights<M>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.as_ref() {
-            Some(weights) if weights.key == key(plan) => weights.clone(),
-            _ => {
-                // First let go of the old.
-                *known = None;
-                known.insert(Arc::new(Weights::new(memory.clone(), plan, stores_bf16))).clone()
+/// For each weight of a plan, the spans that read it, in ascending order.
+fn readers(plan: &Plan, spans: &[Range<usize>]) -> Vec<Vec<usize>> {
+    let mut readers = vec![Vec::new(); plan.weights.len()];
+    for (s, span) in spans.iter().enumerate() {
+        let nodes = plan.segments[span.clone()].iter().flat_map(|segment| &plan.nodes[segment.nodes.clone()]);
+        for source in nodes.flat_map(|node| node.inputs.iter().flatten()) {
+            if let Source::Weight(w, _) = source
+                && readers[*w].last() != Some(&s)
+            {
+                readers[*w].push(s);
             }
         }
     }
-
-    /// Bytes of the device's memory that these weights take.
-    pub(super) fn resident_bytes(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |weights| weights.resident_bytes())
-    }
+    readers
 }
 
-/// The weights of a plan on a device.
+/// Where a weight lies.
+struct Within {
+    block: BlockId,
+    /// Bytes of the block.
+    range: Range<u64>,
+    dtype: Dtype,
+}
+
+/// The weights of a compiled plan. While this lives, the store knows that they are needed.
 pub(super) struct Weights<M: Memory> {
-    memory: Arc<M>,
-    weights: Vec<Weight>,
-    key: Vec<(Identity, u64)>,
-    places: Vec<Place>,
-    blocks: Vec<Block>,
-    groups: Vec<Group>,
-    state: Mutex<State<M::Buffer>>,
-}
-
-/// What a plan's weights are: equal for plans that can share them.
-fn key(plan: &Plan) -> Vec<(Identity, u64)> {
-    plan.weights.iter().map(Weight::identity).zip(segments_of(plan)).collect()
+    store: Arc<Store<M>>,
+    /// The program's number in the store.
+    id: usize,
+    /// Keeps the tensors that are uploaded.
+    _plan: Arc<Plan>,
+    spans: Vec<Range<usize>>,
+    /// For each weight; `None` if no node reads it.
+    within: Vec<Option<Within>>,
+    /// The blocks in the order in which they are uploaded, each with the spans that read it.
+    blocks: Vec<(Vec<usize>, BlockId)>,
+    /// Index into `blocks`.
+    index: HashMap<BlockId, usize>,
+    /// For each span that has been prepared, the epoch in which it was, and its chunks.
+    prepared: Vec<Option<(u64, Vec<ChunkId>)>>,
+    residency: Residency,
 }
 
 impl<M: Memory> Weights<M> {
-    /// Decides where each weight of `plan` will lie; uploads nothing.
-    fn new(memory: Arc<M>, plan: &Plan, stores_bf16: bool) -> Self {
-        let segments = segments_of(plan);
-        let (mut blocks, inside) = blocks(&plan.weights, &plan.weight_dtypes(stores_bf16), &segments);
-        let limit = memory.limit().min(1 << 30);
-        let groups = group(&mut blocks, limit);
-        let place = |w: usize| {
-            let (block, offset): (usize, u64) = inside[w];
-            let Block { dtype, place: (buffer, start), .. } = blocks[block];
+    /// What `plan` needs; uploads and allocates nothing. `stores_bf16` as for the device.
+    pub(super) fn new(store: &Arc<Store<M>>, plan: Arc<Plan>, stores_bf16: bool) -> Self {
+        let (spans, dtypes) = (spans(&plan), plan.weight_dtypes(stores_bf16));
+        let readers = readers(&plan, &spans);
+        let mut state = store.lock();
+        let id = state.number();
+        // First those of many shards: others may lie inside them.
+        let mut order: Vec<usize> = (0..plan.weights.len()).filter(|w| !readers[*w].is_empty()).collect();
+        order.sort_by_key(|&w| std::cmp::Reverse(plan.weights[w].parts().len()));
+        let mut within: Vec<Option<Within>> = plan.weights.iter().map(|_| None).collect();
+        let mut found: HashMap<BlockId, (Vec<usize>, usize)> = HashMap::new();
+        for w in order {
+            let (block, start) = state.require(&plan.weights[w], dtypes[w], |block| found.contains_key(&block));
             // Bindings are whole words.
-            let len = bytes(&plan.weights[w], dtype).next_multiple_of(4);
-            Place { buffer, range: start + offset..start + offset + len, dtype }
+            let end = start + bytes(&plan.weights[w], dtypes[w]).next_multiple_of(4);
+            within[w] = Some(Within { block, range: start..end, dtype: dtypes[w] });
+            let (spans, first) = found.entry(block).or_insert_with(|| (Vec::new(), w));
+            spans.extend(&readers[w]);
+            spans.sort_unstable();
+            spans.dedup();
+            *first = w.min(*first);
+        }
+        drop(state);
+        let mut blocks: Vec<_> = found.into_iter().map(|(block, (spans, first))| (spans, first, block)).collect();
+        blocks.sort_unstable();
+        let blocks: Vec<_> = blocks.into_iter().map(|(spans, _, block)| (spans, block)).collect();
+        let index = blocks.iter().enumerate().map(|(i, (_, block))| (*block, i)).collect();
+        let (store, prepared) = (store.clone(), vec![None; spans.len()]);
+        Self { store, id, _plan: plan, spans, within, blocks, index, prepared, residency: Residency::Turns }
+    }
+
+    fn within(&self, w: usize) -> &Within {
+        self.within[w].as_ref().expect("a node reads it")
+    }
+
+    /// What the elements of weight `w` are on the device.
+    pub(super) fn dtype(&self, w: usize) -> Dtype {
+        self.within(w).dtype
+    }
+
+    /// Bytes of weight `w` there, in whole words.
+    pub(super) fn bytes(&self, w: usize) -> u64 {
+        let range = &self.within(w).range;
+        range.end - range.start
+    }
+
+    /// The buffer that weight `w` lies in, and its bytes there. A segment that reads it has been
+    /// [prepared](Self::prepare), under the same lock.
+    pub(super) fn at(&self, state: &State<M::Buffer>, w: usize) -> (M::Buffer, Range<u64>) {
+        let Within { block, range, .. } = self.within(w);
+        let (chunk, at) = state.place(*block).expect("the weight's segment is prepared");
+        (state.buffer(chunk).clone(), at + range.start..at + range.end)
+    }
+
+    /// The store, whose lock everything else is done under.
+    pub(super) fn store(&self) -> Arc<Store<M>> {
+        self.store.clone()
+    }
+
+    /// Where they are while the program runs.
+    pub(super) fn residency(&self) -> Residency {
+        self.residency
+    }
+
+    fn is_read_by(&self, span: Option<usize>) -> impl Fn(BlockId) -> bool {
+        move |block| self.index.get(&block).is_some_and(|&i| span.is_none_or(|s| self.blocks[i].0.contains(&s)))
+    }
+
+    /// Decides whether they stay, beside `around` bytes of other things that the program takes, and allocates memory for
+    /// them if they do. Weights that no program needs count as free; if segments take turns, so do all others.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if this program, or another of the device, would then have no room for those of its spans
+    /// that reads most; and errors of the device.
+    pub(super) fn reserve(&mut self, around: u64) -> Result<()> {
+        let store = self.store();
+        let mut state = store.lock();
+        store.drop_unreachable(&mut state)?;
+        let free = store.memory.free_bytes()?;
+        let sum = |counts: &dyn Fn(BlockId) -> bool| -> u64 {
+            self.blocks.iter().map(|(_, block)| *block).filter(|b| counts(*b)).map(|b| state.bytes(b)).sum()
         };
-        let places = (0..plan.weights.len()).map(place).collect();
-        let state = Mutex::new(State { groups: groups.iter().map(|_| None).collect(), epoch: 0 });
-        Self { memory, weights: plan.weights.clone(), key: key(plan), places, blocks, groups, state }
-    }
-
-    /// Where weight `w` lies.
-    pub(super) fn place(&self, w: usize) -> &Place {
-        &self.places[w]
-    }
-
-    /// Bytes of all weights.
-    fn bytes(&self) -> u64 {
-        self.groups.iter().map(|g| g.bytes).sum()
-    }
-
-    /// Bytes of the weights that one segment reads, for the segment that reads most.
-    fn largest_segment_bytes(&self) -> u64 {
-        let of = |p: usize| self.groups.iter().filter(|g| g.segments >> p & 1 == 1).map(|g| g.bytes).sum();
-        (0..u64::BITS as usize).map(of).max().unwrap_or(0)
-    }
-
-    /// Bytes of the device's memory that they take now.
-    pub(super) fn resident_bytes(&self) -> u64 {
-        let state = self.state();
-        self.groups.iter().zip(&state.groups).filter(|(_, there)| there.is_some()).map(|(group, _)| group.bytes).sum()
-    }
-
-    /// What of them can stay, beside `around` bytes of other things, where `free` bytes can be had, those
-    /// that they take now included; or the bytes that must be free at least, with what for.
-    pub(super) fn residency(&self, around: u64, free: u64) -> std::result::Result<Residency, (u64, String)> {
-        let segment = self.largest_segment_bytes();
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        match () {
-            () if around + self.bytes() <= free => Ok(Residency::All),
-            () if around + segment <= free => Ok(Residency::Turns),
-            () => Err((
-                around + segment,
-                format!("{} MiB of activations and {} MiB of weights of one stage", mib(around), mib(segment)),
-            )),
+        let missing = sum(&|block| state.place(block).is_none());
+        let own = (0..self.spans.len()).map(|s| sum(&self.is_read_by(Some(s)))).max().unwrap_or(0);
+        let least = own.max(state.least.values().copied().max().unwrap_or(0));
+        if around + least > free.saturating_add(state.resident_bytes()) {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            let detail = format!("{} MiB of activations and {} MiB of weights of one stage", mib(around), mib(least));
+            return Err(store.memory.does_not_fit(around + least, &detail));
         }
-    }
-
-    /// The buffer of a place. Its segment has been [prepared](Self::prepare).
-    pub(super) fn buffer(&self, place: &Place) -> M::Buffer {
-        let state = self.state();
-        state.groups[place.buffer].as_ref().expect("the weight's segment is resident").buffer.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State<M::Buffer>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gets memory for all of them if they all stay; if stages take turns, gives back what they have, which
-    /// was counted as free.
-    pub(super) fn reserve(&self, residency: Residency) -> Result<()> {
-        let mut state = self.state();
-        match residency {
-            Residency::Turns => self.drop_all(&mut state, |_| true),
-            _ => self.allocate(&mut state, |group| group.segments != 0),
-        }
-    }
-
-    fn drop_all(
-        &self,
-        State { groups, epoch }: &mut State<M::Buffer>,
-        unwanted: impl Fn(&Group) -> bool,
-    ) -> Result<()> {
-        let mut there = self.groups.iter().zip(groups).filter(|(group, there)| unwanted(group) && there.is_some());
-        if let Some(first) = there.next() {
-            // The device may be reading them, and memory is only free once it has finished.
-            self.memory.wait()?;
-            *epoch += 1;
-            std::iter::once(first).chain(there).for_each(|(_, there)| *there = None);
+        state.least.insert(self.id, own);
+        if around + missing <= free.saturating_add(state.unneeded_bytes()) {
+            self.residency = Residency::All;
+            self.allocate(&mut state, None)?;
         }
         Ok(())
     }
 
-    fn allocate(&self, state: &mut State<M::Buffer>, wanted: impl Fn(&Group) -> bool) -> Result<()> {
-        for (group, there) in self.groups.iter().zip(&mut state.groups) {
-            if wanted(group) && there.is_none() {
-                *there = Some(Resident { buffer: self.memory.allocate(group.bytes)?, handed: 0, ordered: false });
+    /// Calls `allocate`, which takes `bytes` of the device's memory for something else, and drops weights until there is
+    /// room for it.
+    pub(super) fn make_room<T>(&self, bytes: u64, allocate: impl Fn() -> Result<T>) -> Result<T> {
+        self.store.make_room(&mut self.store.lock(), bytes, &|_| false, &allocate)
+    }
+
+    /// Allocates memory for what is not on the device of the blocks that a span reads, or of all.
+    fn allocate(&self, state: &mut State<M::Buffer>, span: Option<usize>) -> Result<()> {
+        let (memory, reads) = (&self.store.memory, self.is_read_by(span));
+        let limit = memory.limit().min(1 << 30);
+        // What is dropped to make room may hold some of them too: look again after each.
+        loop {
+            let mut missing = self.blocks.iter().filter(|(_, id)| reads(*id) && state.place(*id).is_none()).peekable();
+            // Those that the same spans read are needed, and not needed, at the same times.
+            let Some((spans, _)) = missing.peek().copied() else { return Ok(()) };
+            let together: Vec<_> = missing.take_while(|(s, _)| s == spans).map(|(_, id)| *id).collect();
+            let (offsets, bytes) = pack(together.iter().map(|id| state.bytes(*id)), limit);
+            let buffer = self.store.make_room(state, bytes, &reads, &|| memory.allocate(bytes))?;
+            // Making room may have dropped no block of these: they were not there.
+            state.add(buffer, bytes, offsets.into_iter().zip(together).collect());
+        }
+    }
+
+    /// The chunks that hold what a span reads, in the order in which they are uploaded.
+    fn chunks(&self, state: &State<M::Buffer>, span: usize) -> Vec<ChunkId> {
+        let mut chunks: Vec<ChunkId> = Vec::new();
+        for (_, block) in self.blocks.iter().filter(|(spans, _)| spans.contains(&span)) {
+            let (chunk, _) = state.place(*block).expect("what the span reads was allocated");
+            if !chunks.contains(&chunk) {
+                chunks.push(chunk);
             }
         }
-        Ok(())
+        chunks
     }
 
-    /// Hands over what segment `p` reads and is not there, so that what is handed over after it finds it. If
-    /// stages take turns, what the segment does not read makes room. Returns the epoch: whenever it is
-    /// another one, buffers are elsewhere.
-    pub(super) fn prepare(&self, p: usize, residency: Residency) -> Result<u64> {
-        let mut state = self.state();
-        let reads = |group: &Group| group.segments >> p & 1 == 1;
-        if residency == Residency::Turns {
-            self.drop_all(&mut state, |group| !reads(group))?;
+    /// Enqueues the upload of what a segment reads and is not on the device, with all that its span reads, so that what
+    /// is enqueued after it finds it. Other weights make room if they must. Returns the epoch: whenever it is another
+    /// one, weights may be elsewhere.
+    pub(super) fn prepare(&mut self, state: &mut State<M::Buffer>, segment: usize) -> Result<u64> {
+        let span = self.spans.iter().position(|span| span.contains(&segment)).expect("every segment is in a span");
+        if let Some((epoch, chunks)) = &self.prepared[span]
+            && *epoch == state.epoch
+        {
+            state.touch(chunks);
+            return Ok(state.epoch);
         }
-        self.allocate(&mut state, reads)?;
-        let mut ordered = true;
-        for (i, group) in self.groups.iter().enumerate().filter(|(_, group)| reads(group)) {
-            while self.upload_window(group, &mut state.groups[i])? {}
-            let there = state.groups[i].as_mut().expect("it was allocated");
-            ordered &= std::mem::replace(&mut there.ordered, true);
+        self.allocate(state, Some(span))?;
+        let chunks = self.chunks(state, span);
+        for chunk in &chunks {
+            while self.store.upload_window(state, *chunk)? {}
         }
-        if !ordered {
-            self.memory.order()?;
+        let unordered = |id: &ChunkId| !state.chunks[id].ordered;
+        if chunks.iter().any(unordered) {
+            self.store.memory.order()?;
         }
+        for id in &chunks {
+            state.chunks.get_mut(id).expect("it was allocated").ordered = true;
+        }
+        state.touch(&chunks);
+        self.prepared[span] = Some((state.epoch, chunks));
         Ok(state.epoch)
     }
 
-    /// Hands over one window more of what has room and is not there, in the plan's order; whether there was any.
+    /// Enqueues the upload of one window more of what has memory and is not there, in the plan's order; whether there
+    /// was any.
     pub(super) fn upload_ahead(&self) -> Result<bool> {
-        let mut state = self.state();
-        for (group, there) in self.groups.iter().zip(&mut state.groups) {
-            if self.upload_window(group, there)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Hands over the next window of a group; whether there was one.
-    fn upload_window(&self, group: &Group, there: &mut Option<Resident<M::Buffer>>) -> Result<bool> {
-        let Some(there) = there.as_mut().filter(|there| there.handed < group.bytes) else { return Ok(false) };
-        let (blocks, weights, start) = (&self.blocks, &self.weights, there.handed);
-        let len = (group.bytes - start).min(self.memory.window());
-        // One thread alone cannot read as fast as a bus takes it.
-        let fill = |window: &mut [u8]| {
-            let chunks = window.par_chunks_mut(CHUNK).enumerate();
-            chunks.for_each(|(i, chunk)| fill(weights, blocks, group, start + (i * CHUNK) as u64, chunk));
+        let mut state = self.store.lock();
+        let first_reader = |chunk: &Chunk<M::Buffer>| {
+            chunk.blocks.iter().filter_map(|(_, block)| self.index.get(block)).min().copied()
         };
-        self.memory.upload(&there.buffer, start, len as usize, &fill)?;
-        there.handed += len;
-        Ok(true)
+        let incomplete = state.chunks.iter().filter(|(_, chunk)| !chunk.is_complete());
+        let next = incomplete.filter_map(|(id, chunk)| Some((first_reader(chunk)?, *id))).min();
+        next.map_or(Ok(false), |(_, id)| self.store.upload_window(&mut state, id))
     }
+}
+
+impl<M: Memory> Drop for Weights<M> {
+    fn drop(&mut self) {
+        let mut state = self.store.lock();
+        state.least.remove(&self.id);
+        self.blocks.iter().for_each(|(_, block)| state.release(*block));
+    }
+}
+
+/// Bytes of a weight with elements of this type.
+fn bytes(weight: &Weight, dtype: Dtype) -> u64 {
+    weight.parts().iter().map(|part| (part.elements().len() * dtype.bytes()) as u64).sum()
 }

@@ -15,7 +15,7 @@ mod timer;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::weights;
+use super::weights::{Store, Weights};
 use super::{Backend, Device, Program};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -32,7 +32,7 @@ pub fn adapters() -> Vec<Device> {
 pub struct Wgpu {
     context: Arc<Context>,
     shaders: Shaders,
-    weights: weights::Latest<Context>,
+    weights: Arc<Store<Context>>,
 }
 
 impl Wgpu {
@@ -64,7 +64,7 @@ impl Wgpu {
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
         let context = Arc::new(Context::open(adapter, caps.without(missing))?);
         let shaders = Shaders::new(context.clone(), replacements);
-        Ok(Self { context, shaders, weights: Default::default() })
+        Ok(Self { weights: Store::new(context.clone()), context, shaders })
     }
 
     /// The same as [`open`](Self::open) with everything it has but memory, for tests.
@@ -75,6 +75,7 @@ impl Wgpu {
         let mut gpu = Self::open(index, false, None)?;
         let context = Arc::new(gpu.context.with_memory(free_bytes));
         gpu.shaders = Shaders::new(context.clone(), Default::default());
+        gpu.weights = Store::new(context.clone());
         gpu.context = context;
         Ok(gpu)
     }
@@ -91,6 +92,10 @@ impl Backend for Wgpu {
         self.context.info()
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        self.weights.free_bytes()
+    }
+
     fn peak_bytes(&self) -> Option<u64> {
         self.context.peak.get()
     }
@@ -101,7 +106,7 @@ impl Backend for Wgpu {
             _ => unreachable!("rows of WGSL are shaders"),
         };
         let kernels: Vec<_> = kernels.iter().map(shader).collect();
-        let weights = self.weights.of(&self.context, &plan, false);
+        let weights = Weights::new(&self.weights, plan.clone(), false);
         let program = program::compile(self.context.clone(), &self.shaders, weights, plan, &kernels)?;
         Ok(Box::new(program))
     }

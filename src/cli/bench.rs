@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::setup::{Subject, aligned, options};
+use super::setup::{Subject, aligned};
 use super::{note, say};
 use crate::error::Result;
 use crate::image::Record;
 use crate::measure::{Spread, human_seconds, memory};
-use crate::pipeline::{Pipeline, Progress};
+use crate::pipeline::{Footprint, Observer, Options, Pipeline};
 use crate::request::{Request, parse_whole};
 
 #[derive(Debug, clap::Args)]
@@ -105,12 +105,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// Runs one size and count.
 fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: bool) -> Result<Cell> {
     memory::reset_peak();
-    let (mut activations, mut weights) = (0, 0);
-    let mut show = |event| {
-        if let Progress::Planned(plan) = event {
-            (activations, weights) = (plan.activations, plan.weights);
-        }
-    };
+    let mut planned = Planned::default();
     let (mut pipeline, mut request) = (None, Request::default());
     let mut seconds: Vec<(&str, Vec<f64>)> = PARTS.iter().map(|part| (*part, Vec::new())).collect();
     seconds.push(("picture", Vec::new()));
@@ -124,7 +119,7 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
         let new = pipeline.insert(Pipeline::new(model, args.subject.setup.open_device()?)?);
         seconds[0].1.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
-        new.prepare(&request, options(&mut show, &mut |_, _| ()))?;
+        new.prepare(&request, Options { observer: Some(&mut planned), ..Options::default() })?;
         seconds[1].1.push(start.elapsed().as_secs_f64());
     }
     let mut pipeline = pipeline.expect("there is at least one run");
@@ -133,14 +128,15 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
             note(&format!("{}: run {} of {}", title(&request), i + 1, args.warmup + args.runs));
         }
         let mut encode = Duration::ZERO;
-        let times = pipeline.generate(&request, options(&mut show, &mut |_, _| ()), |batch| {
-            let start = Instant::now();
-            for (i, image) in batch.images.iter().enumerate() {
-                image.to_png(&Record::new(&request, "bench", batch.first + i))?;
-            }
-            encode += start.elapsed();
-            Ok(())
-        })?;
+        let times =
+            pipeline.run(&request, Options { observer: Some(&mut planned), ..Options::default() }, |batch| {
+                let start = Instant::now();
+                for (i, image) in batch.images.iter().enumerate() {
+                    image.to_png(&Record::new(&request, "bench", batch.first + i))?;
+                }
+                encode += start.elapsed();
+                Ok(())
+            })?;
         if i < args.warmup {
             continue;
         }
@@ -150,7 +146,21 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
     }
     let backend = pipeline.backend();
     let (device, peak) = (backend.device().name.clone(), [memory::peak_bytes(), backend.peak_bytes()]);
+    let Planned { activations, weights } = planned;
     Ok(Cell { request, device, seconds, activations, weights, peak })
+}
+
+/// Notes down the memory of the latest plan.
+#[derive(Default)]
+struct Planned {
+    activations: u64,
+    weights: u64,
+}
+
+impl Observer for Planned {
+    fn planned(&mut self, plan: &Footprint) {
+        (self.activations, self.weights) = (plan.activations, plan.weights);
+    }
 }
 
 /// `1024×1024 px, 2 pictures`.

@@ -1,6 +1,7 @@
 //! `cascade-rt generate`.
 
 use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::backend::Residency;
 use crate::error::{Error, Result};
 use crate::image::Record;
 use crate::noise::NoiseKind;
-use crate::pipeline::{Footprint, Options, Pipeline, Progress, StartLatents, Times};
+use crate::pipeline::{Footprint, HostTensor, Inputs, Observer, Options, Pipeline, StageName, Step, Times};
 use crate::request::{Request, parse_whole};
 
 /// Longest file of prompts, in bytes.
@@ -81,29 +82,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let latents = match &args.latents {
         Some(path) => read_latents(path, &request, &model)?,
-        None => StartLatents::default(),
+        None => [None, None],
     };
     let mut pipeline = Pipeline::new(model, args.setup.open_device()?)?;
     let device = pipeline.backend().device().name.clone();
     let load = begin.elapsed();
 
-    let mut bar = Bar::new(args.quiet || args.output.json);
-    let mut dump = outputs.dump.as_ref().map(|_| Dump::default());
+    let mut watch = Watch { bar: Bar::new(args.quiet || args.output.json), quiet: args.quiet, dump: Dump::default() };
     let name = args.setup.model.name()?;
     let options = Options {
-        latents: &latents,
-        keep: dump.is_some(),
+        inputs: Inputs { start_c: latents[0].as_ref(), start_b: latents[1].as_ref(), ..Inputs::default() },
+        keep: outputs.dump.is_some(),
         check_nodes: args.check_nodes,
-        progress: &mut |event| bar.show(event),
-        truncated: &mut |_, cut| {
-            if !args.quiet {
-                note(&format!("warning: the prompt is too long, cut off: \"{}\"", shorten(cut)));
-            }
-        },
+        observer: Some(&mut watch),
     };
     let mut paths = Vec::new();
     let mut encode = Duration::ZERO;
-    let times = pipeline.generate(&request, options, |batch| {
+    let times = pipeline.run(&request, options, |batch| {
         let start = Instant::now();
         for (i, image) in batch.images.iter().enumerate() {
             let index = batch.first + i;
@@ -114,13 +109,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
             paths.extend(path.map(|path| path.display().to_string()));
         }
         encode += start.elapsed();
-        if let (Some(dump), Some(intermediates)) = (&mut dump, batch.intermediates) {
-            dump.append(intermediates);
-        }
         Ok(())
     })?;
-    if let (Some(dump), Some(path)) = (dump, &outputs.dump) {
-        outputs.write_dump(path, &dump.to_bytes(path)?)?;
+    if let Some(path) = &outputs.dump {
+        outputs.write_dump(path, &watch.dump.to_bytes(path)?)?;
     }
     if args.output.json {
         let seconds = seconds(load, &times, encode);
@@ -191,6 +183,40 @@ fn memory(plan: &Footprint) -> String {
     format!("memory: {activations} MiB for batches of {images}, {} MiB of weights {weights}{free}", mib(plan.weights))
 }
 
+/// Shows how far a run has come, and collects what `--dump` asks for.
+struct Watch {
+    bar: Bar,
+    quiet: bool,
+    dump: Dump,
+}
+
+impl Observer for Watch {
+    fn planned(&mut self, plan: &Footprint) {
+        if !self.bar.quiet {
+            note(&memory(plan));
+        }
+    }
+
+    fn truncated(&mut self, _: &str, cut: &str) {
+        if !self.quiet {
+            note(&format!("warning: the prompt is too long, cut off: \"{}\"", shorten(cut)));
+        }
+    }
+
+    fn begin(&mut self, stage: StageName, steps: usize) {
+        self.bar.begin(stage, steps);
+    }
+
+    fn step(&mut self, _: &mut Step<'_>) -> ControlFlow<()> {
+        self.bar.step();
+        ControlFlow::Continue(())
+    }
+
+    fn tensor(&mut self, name: &'static str, tensor: HostTensor) {
+        self.dump.append(name, tensor);
+    }
+}
+
 /// A progress bar per stage, where standard error is a terminal.
 struct Bar {
     bar: Option<ProgressBar>,
@@ -203,28 +229,22 @@ impl Bar {
         Self { bar: None, shown: !quiet && std::io::stderr().is_terminal(), quiet }
     }
 
-    fn show(&mut self, event: Progress) {
-        match event {
-            Progress::Planned(plan) => {
-                if !self.quiet {
-                    note(&memory(&plan));
-                }
-            }
-            _ if !self.shown => {}
-            Progress::Begin(stage, steps) => {
-                let bar = ProgressBar::new(steps as u64).with_prefix(stage);
-                let style = ProgressStyle::with_template("{prefix:8} {bar:30} {pos}/{len} [{elapsed}, {eta} left]");
-                bar.set_style(style.expect("the template is well-formed"));
-                bar.tick();
-                self.bar = Some(bar);
-            }
-            Progress::Step => {
-                if let Some(bar) = &self.bar {
-                    bar.inc(1);
-                    if bar.length() == Some(bar.position()) {
-                        bar.finish();
-                    }
-                }
+    fn begin(&mut self, stage: StageName, steps: usize) {
+        if !self.shown {
+            return;
+        }
+        let bar = ProgressBar::new(steps as u64).with_prefix(stage.to_string());
+        let style = ProgressStyle::with_template("{prefix:8} {bar:30} {pos}/{len} [{elapsed}, {eta} left]");
+        bar.set_style(style.expect("the template is well-formed"));
+        bar.tick();
+        self.bar = Some(bar);
+    }
+
+    fn step(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+            if bar.length() == Some(bar.position()) {
+                bar.finish();
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::measure::human_seconds;
 use crate::measure::roofline::{Bound, Ceilings};
 use crate::measure::task::{Task, distinct};
-use crate::pipeline::record::{self, Extent};
+use crate::pipeline;
 use crate::plan::Plan;
 use crate::registry::{self, Caps, Lang, Launch, Target};
 
@@ -89,14 +89,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let model = args.subject.open_model(args.json)?;
     let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
-    let extent = Extent::of(&request, 0..request.images(), false);
-    let plan = record::record(&model, &extent)?.plan;
+    let plan = pipeline::plan(&model, &request)?;
     if let Some(sms) = args.sms {
-        let tasks = tasks(args, &plan, true, &extent)?;
-        return chosen(&tasks, sms as usize, args.json);
+        return chosen(&tasks(args, &plan, true)?, sms as usize, args.json);
     }
     let backend = args.subject.setup.open_device()?;
-    let tasks = tasks(args, &plan, backend.device().stores_bf16(), &extent)?;
+    let tasks = tasks(args, &plan, backend.device().stores_bf16())?;
     let ceilings = Ceilings::measure(backend.as_ref())?;
     let mut entries = Vec::new();
     for (task, calls) in &tasks {
@@ -127,8 +125,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 /// The different ops of the plan whose names are asked for, each with its calls.
-fn tasks(args: &Args, plan: &Plan, stores_bf16: bool, extent: &Extent) -> Result<Vec<(Task, usize)>> {
-    let mut tasks = distinct(plan, stores_bf16, |segment| extent.repeats(segment));
+fn tasks(args: &Args, plan: &Plan, stores_bf16: bool) -> Result<Vec<(Task, usize)>> {
+    let mut tasks = distinct(plan, stores_bf16);
     tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
     if tasks.is_empty() {
         return Err(Error::Request {
@@ -145,9 +143,7 @@ fn chosen(tasks: &[(Task, usize)], sms: usize, json: bool) -> Result<()> {
     let caps = Caps::SM90A.and(Caps::ROUND_BF16).and(Caps::DEPENDENT_LAUNCH);
     let kernel = |task: &Task| task.kernels(Target { lang: Lang::Cuda, caps, sms })[0].name;
     if json {
-        let entry = |(task, calls): &(Task, usize)| {
-            json!({ "op": task.op.name(), "operands": task.to_string(), "calls": calls, "kernel": kernel(task) })
-        };
+        let entry = |(task, calls): &(Task, usize)| json!({ "op": task.op.name(), "operands": task.to_string(), "calls": calls, "kernel": kernel(task) });
         return say(&json!({ "sms": sms, "shapes": tasks.iter().map(entry).collect::<Vec<_>>() }).to_string());
     }
     tasks.iter().try_for_each(|(task, calls)| say(&format!("{:32} {calls:5}×  {task}", kernel(task))))

@@ -7,10 +7,13 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pipeline::{Intermediates, StartLatents};
+use crate::pipeline::HostTensor;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
+
+/// Start latents of Stage C and Stage B.
+pub(super) type StartLatents = [Option<HostTensor>; 2];
 
 /// Reads start latents for `request`.
 ///
@@ -23,19 +26,19 @@ pub(super) fn read_latents(path: &Path, request: &Request, model: &Model) -> Res
     }
     let file = Checkpoint::open(path)?;
     let sizes = request.sizes();
-    let read = |name: &str, (h, w): (usize, usize), c: usize| -> Result<Option<Vec<f32>>> {
+    let read = |name: &str, (h, w): (usize, usize), c: usize| -> Result<Option<HostTensor>> {
         if file.dims(name).is_none() {
             return Ok(None);
         }
         let shape = Shape::new(request.images(), h, w, c);
         let weight = file.require(name, &[shape.n, c, h, w])?;
-        Ok(Some(to_nhwc(&weight.to_f32(), shape)))
+        Ok(Some(HostTensor { shape, values: to_nhwc(&weight.to_f32(), shape) }))
     };
-    let latents = StartLatents {
-        stage_c: read("stage_c", sizes.c, model.stage_c.1.in_channels)?,
-        stage_b: read("stage_b", sizes.b, model.stage_b.1.in_channels)?,
-    };
-    if latents.stage_c.is_none() && latents.stage_b.is_none() {
+    let latents = [
+        read("stage_c", sizes.c, model.stage_c.1.in_channels)?,
+        read("stage_b", sizes.b, model.stage_b.1.in_channels)?,
+    ];
+    if latents.iter().all(Option::is_none) {
         return Err(Error::Model {
             path: path.to_owned(),
             expected: "tensors `stage_c`, `stage_b` or both".into(),
@@ -52,16 +55,13 @@ pub(super) struct Dump {
 }
 
 impl Dump {
-    /// Adds a batch; images follow each other along the first axis.
-    pub(super) fn append(&mut self, batch: Intermediates) {
-        let (shape, ids) = batch.tokens;
-        self.add("tokens", vec![shape.n, shape.w], ids.iter().map(|&id| id as f32).collect());
-        for (name, shape, values) in batch.tensors {
-            match name {
-                // Token sequences keep their order: [n, tokens, c].
-                "text_states" | "text_pooled" => self.add(name, vec![shape.n, shape.tokens(), shape.c], values),
-                _ => self.add(name, vec![shape.n, shape.c, shape.h, shape.w], to_nchw(&values, shape)),
-            }
+    /// Adds a batch's tensor; images follow each other along the first axis.
+    pub(super) fn append(&mut self, name: &'static str, HostTensor { shape, values }: HostTensor) {
+        match name {
+            "tokens" => self.add(name, vec![shape.n, shape.w], values),
+            // Token sequences keep their order: [n, tokens, c].
+            "text_states" | "text_pooled" => self.add(name, vec![shape.n, shape.tokens(), shape.c], values),
+            _ => self.add(name, vec![shape.n, shape.c, shape.h, shape.w], to_nchw(&values, shape)),
         }
     }
 

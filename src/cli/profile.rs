@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::setup::{Size, Subject, aligned, options};
+use super::setup::{Size, Subject, aligned};
 use super::{note, say};
 use crate::error::Result;
 use crate::measure::human_seconds;
-use crate::measure::profile::{By, Profiled, Row};
+use crate::measure::profile::{By, Log, Profiled, Row};
 use crate::measure::roofline::Ceilings;
 use crate::measure::trace::trace;
 use crate::output::{check_writable, write_atomically};
-use crate::pipeline::{Pipeline, Progress};
+use crate::pipeline::{Observer, Options, Pipeline, StageName};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -51,17 +51,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let ceilings = Ceilings::measure(backend.as_ref())?;
     let (backend, log) = Profiled::new(backend);
     let mut pipeline = Pipeline::new(model, Box::new(backend))?;
-    pipeline.prepare(&request, options(&mut |_| (), &mut |_, _| ()))?;
+    pipeline.prepare(&request, Options::default())?;
     let mut start = Instant::now();
     for _ in 0..=args.warmup {
         log.restart();
         start = Instant::now();
-        let mut stages = |event| {
-            if let Progress::Begin(stage, _) = event {
-                log.begin(stage);
-            }
-        };
-        pipeline.generate(&request, options(&mut stages, &mut |_, _| ()), |_| Ok(()))?;
+        let options = Options { observer: Some(&mut Stages(&log)), ..Options::default() };
+        pipeline.run(&request, options, |_| Ok(()))?;
     }
     log.end();
     let wall = start.elapsed().as_secs_f64();
@@ -86,6 +82,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (calls, busy, wall) = (events.calls.len(), human_seconds(busy), human_seconds(wall));
     say(&format!("{calls} runs of nodes took {busy} on the device, {wall} in all; ceilings {ceilings}"))?;
     table(&rows, args.top)
+}
+
+/// Notes down when each stage begins.
+struct Stages<'a>(&'a Log);
+
+impl Observer for Stages<'_> {
+    fn begin(&mut self, stage: StageName, _: usize) {
+        self.0.begin(&stage.to_string());
+    }
 }
 
 fn table(rows: &[Row], top: usize) -> Result<()> {

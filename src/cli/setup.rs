@@ -7,7 +7,6 @@ use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
 use crate::model::Model;
-use crate::pipeline::{Options, Progress, StartLatents};
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 use crate::synth::{self, Preset};
@@ -123,15 +122,6 @@ impl Subject {
         };
         request.check().map(|()| request)
     }
-}
-
-/// Options of a run that is measured: nothing is kept, checked or given.
-pub(super) fn options<'a>(
-    progress: &'a mut dyn FnMut(Progress),
-    truncated: &'a mut dyn FnMut(&str, &str),
-) -> Options<'a> {
-    const NO_LATENTS: &StartLatents = &StartLatents { stage_c: None, stage_b: None };
-    Options { latents: NO_LATENTS, keep: false, check_nodes: false, progress, truncated }
 }
 
 /// A table with its first column to the left and the others to the right.

@@ -1,37 +1,38 @@
-//! `attention`: `out = softmax(q·kᵀ / √d)·v`, head by head.
+//! `attention`: `out = softmax(q·kᵀ / √d)·v` for each head, by the FlashAttention algorithm.
 //!
-//! Everything is computed transposed, so that a tile's columns are queries:
+//! Both GEMMs are computed transposed, so that the columns of a tile are queries:
 //!
 //! ```text
-//! scores [keys, queries] = k [keys, d] · qᵀ [d, queries]        k packed as left matrix
-//! out    [d, queries]    = vᵀ [d, keys] · scores [keys, queries] vᵀ packed as left matrix
+//! scores [keys, queries] = k [keys, d] · qᵀ [d, queries]         k packed as the left operand
+//! out    [d, queries]    = vᵀ [d, keys] · scores [keys, queries] vᵀ packed as the left operand
 //! ```
 //!
-//! Then maxima and sums of the softmax run down columns, lane by lane, and the
-//! scores already lie as the right matrix of the second product: nothing is
-//! repacked in between. A task is one head of one picture and a share of its
-//! queries; its packed keys and values stay in L2 (1,028 keys of 64: 0.5 MB).
-//! They pass by `KEYS` at a time, whose scores stay in L1; where a later pass
-//! finds a larger score, the sums so far are scaled.
+//! In this orientation the softmax reduces along columns, so that every SIMD lane
+//! handles its own query, and the scores are already in the layout of the second
+//! GEMM's right operand: nothing is repacked between the two. A task computes one
+//! head of one image for a range of queries. Its packed keys and values fit in L2
+//! (0.5 MB for 1,028 keys of 64 values). The task processes blocks of `KEYS` keys,
+//! whose scores fit in L1. When a block contains a larger score than all blocks
+//! before it, the accumulated sums are rescaled (online softmax).
 //!
 //! Source: Dao et al., FlashAttention, <https://arxiv.org/abs/2205.14135>.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
 use super::pack::{RowAt, Rows, pack, pack_columns, transpose};
 use super::scratch::{LINE, Scratch, Shared, lines, run_tasks};
-use super::softmax::{Softmax, scale_columns, weigh};
+use super::softmax::{Softmax, exponentiate, scale_columns};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};
 use super::{Isa, Verified};
 
-/// Keys and values of one source: row `r` of image `i` starts at
-/// `(i·rows + r)·stride` and holds all heads.
+/// Keys and values of one source (the image itself, or the context). Row `r` of image `i`
+/// starts at element `(i·rows + r)·stride` and holds all heads.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyValue<'a> {
-    /// Keys, from the first row's first.
+    /// Keys, from the first element of the first row.
     pub k: &'a [f32],
     /// Values, likewise.
     pub v: &'a [f32],
-    /// Values from row to row.
+    /// Distance between rows in elements, of both keys and values.
     pub stride: usize,
     /// Rows per image.
     pub rows: usize,
@@ -40,41 +41,41 @@ pub struct KeyValue<'a> {
 /// Operands of [`attention`].
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
-    /// Pictures or prompts.
+    /// Batch size: images, or prompts in the text encoder.
     pub images: usize,
     /// Heads.
     pub heads: usize,
-    /// Values per head, `d`.
+    /// Channels of one head, `d`.
     pub head_dim: usize,
     /// Queries, laid out as [`KeyValue::k`].
     pub q: &'a [f32],
-    /// Values from query to query.
+    /// Distance between queries in elements.
     pub q_stride: usize,
     /// Queries per image.
     pub q_rows: usize,
-    /// Keys and values of the tokens themselves, if they attend to each other.
+    /// Keys and values of the image's own tokens, for self-attention.
     pub own: Option<KeyValue<'a>>,
-    /// Further keys and values, numbered after those.
+    /// Keys and values of the context, numbered after the image's own.
     pub context: Option<KeyValue<'a>>,
-    /// Query `i` sees own keys `0..=i` only.
+    /// Query `i` attends only to own keys `0..=i`.
     pub causal: bool,
-    /// `[images]`: only this many keys are seen, at least 1.
+    /// `[images]`: how many keys the queries of each image attend to, at least 1.
     pub key_len: Option<&'a [u32]>,
 }
 
 impl Attention<'_> {
     /// Keys per image.
     fn keys(&self) -> usize {
-        [self.own, self.context].into_iter().flatten().map(|part| part.rows).sum()
+        [self.own, self.context].into_iter().flatten().map(|source| source.rows).sum()
     }
 }
 
-/// Keys per pass: their scores stay in L1 from the first product to the second. An even number, and
-/// a multiple of every tile's rows.
+/// Keys per block: few enough that their scores stay in L1 from the first GEMM to the second. An even number
+/// (bf16 values are paired), and a multiple of every tile's rows.
 const KEYS: usize = 16 * MAX_ROWS;
 
-/// Largest task's scratch: packed keys and values, and of a tile's width of queries: packed queries, scores of a
-/// pass, results as columns, results as rows.
+/// Scratch of the largest task in f32: packed keys and values; and for a tile's width of queries, the packed queries,
+/// the scores of one block of keys, the accumulators `[d, queries]`, and their transpose.
 fn task_scratch(keys: usize, d: usize) -> usize {
     let (keys_up, d_up) = (keys.next_multiple_of(MAX_ROWS), d.next_multiple_of(MAX_ROWS));
     let columns = lines(MAX_COLS * d) + lines(MAX_COLS * KEYS) + lines(MAX_COLS * d_up) + lines(MAX_COLS * d);
@@ -88,29 +89,29 @@ pub fn attention_scratch(keys: usize, head_dim: usize, threads: usize) -> usize 
 
 /// Computes `out [images·q_rows, heads·head_dim]`.
 ///
-/// Numerics: scores, softmax and sums in f32. With [`Isa::Avx512Bf16`], q/√d,
-/// k, v and the unnormalised weights `e^(s − max)` are rounded to bf16; their
-/// sum is of the unrounded ones.
+/// Numerics: scores, softmax and accumulators in f32. With [`Isa::Avx512Bf16`], q/√d,
+/// k, v and the unnormalised weights `e^(s − max)` are rounded to bf16 as GEMM inputs;
+/// the softmax denominator sums the weights before rounding.
 pub fn attention(isa: Isa, op: &Attention<'_>, out: &mut [f32], scratch: &mut [f32]) {
     let cpu = isa.verify();
     assert_eq!(out.len(), op.images * op.q_rows * op.heads * op.head_dim);
     let len = task_scratch(op.keys(), op.head_dim);
-    let (memory, threads) = Scratch::new(scratch).pieces(len);
+    let (memory, threads) = Scratch::new(scratch).per_thread(len);
 
-    // Few heads for many threads: also cut the queries.
+    // If there are too few heads to balance the load over the threads, divide the queries of a head, too.
     let blocks = op.q_rows.div_ceil(cpu.cols());
     let heads = op.images * op.heads;
     let blocks_per_task = blocks.div_ceil((4 * threads).div_ceil(heads)).max(1);
-    let cuts = blocks.div_ceil(blocks_per_task);
+    let tasks_per_head = blocks.div_ceil(blocks_per_task);
     let out = Shared::new(out);
-    run_tasks(memory, len, heads * cuts, |task, memory| {
-        let (head, cut) = (task / cuts, task % cuts);
-        let rows = cut * blocks_per_task * cpu.cols()..op.q_rows.min((cut + 1) * blocks_per_task * cpu.cols());
+    run_tasks(memory, len, heads * tasks_per_head, |task, memory| {
+        let (head, part) = (task / tasks_per_head, task % tasks_per_head);
+        let rows = part * blocks_per_task * cpu.cols()..op.q_rows.min((part + 1) * blocks_per_task * cpu.cols());
         Head { cpu, op, image: head / op.heads, at: head % op.heads * op.head_dim }.run(rows, &out, memory);
     });
 }
 
-/// One head of one image; its values start `at` of each row.
+/// One head of one image. Its channels start at index `at` of each row.
 struct Head<'a> {
     cpu: Verified,
     op: &'a Attention<'a>,
@@ -118,7 +119,7 @@ struct Head<'a> {
     at: usize,
 }
 
-/// Queries, scaled by 1/√d.
+/// The queries of a head, scaled by 1/√d.
 struct Queries<'a> {
     head: &'a Head<'a>,
     scale: f32,
@@ -133,23 +134,23 @@ impl Rows for Queries<'_> {
     }
 }
 
-/// Keys or values of all parts.
+/// The keys of a head, or its values: the image's own, then the context's.
 struct Keys<'a> {
     head: &'a Head<'a>,
     values: bool,
 }
 
 impl RowAt for Keys<'_> {
-    /// The head's `d` values of key `row`.
+    /// The head's `d` channels of key (or value) number `row`.
     #[inline(always)]
     fn row(&self, mut row: usize) -> &[f32] {
         let op = self.head.op;
-        for part in [op.own, op.context].into_iter().flatten() {
-            if row < part.rows {
-                let from = if self.values { part.v } else { part.k };
-                return &from[(self.head.image * part.rows + row) * part.stride + self.head.at..][..op.head_dim];
+        for source in [op.own, op.context].into_iter().flatten() {
+            if row < source.rows {
+                let from = if self.values { source.v } else { source.k };
+                return &from[(self.head.image * source.rows + row) * source.stride + self.head.at..][..op.head_dim];
             }
-            row -= part.rows;
+            row -= source.rows;
         }
         panic!("there is no key {row}")
     }
@@ -198,8 +199,8 @@ impl Head<'_> {
             let end = queries.end.min(first + width);
             pack(cpu, &Queries { head: self, scale }, first, end, width, 0, d, q_panel);
             let mut softmax = Softmax::new();
-            let passes = k_panels.chunks(KEYS * cpu.depth(d)).zip(v_panels.chunks(v_rows * cpu.depth(KEYS)));
-            for (key, (k_panels, v_panels)) in (0..keys).step_by(KEYS).zip(passes) {
+            let blocks = k_panels.chunks(KEYS * cpu.depth(d)).zip(v_panels.chunks(v_rows * cpu.depth(KEYS)));
+            for (key, (k_panels, v_panels)) in (0..keys).step_by(KEYS).zip(blocks) {
                 let panels = k_panels.chunks_exact(height * cpu.depth(d));
                 for (panel, scores) in panels.zip(scores.chunks_exact_mut(height * width)) {
                     tile(cpu, panel, q_panel, scores, false);
@@ -212,9 +213,9 @@ impl Head<'_> {
                         scores[..hidden].fill(f32::NEG_INFINITY);
                     }
                 }
-                let factor = weigh(cpu, scores, width, &mut softmax);
-                if let Some(factor) = factor.filter(|_| key > 0) {
-                    scale_columns(cpu, &factor[..width], sums);
+                let rescale = exponentiate(cpu, scores, width, &mut softmax);
+                if let Some(rescale) = rescale.filter(|_| key > 0) {
+                    scale_columns(cpu, &rescale[..width], sums);
                 }
                 let weights = &scores[..cpu.depth(count) * width];
                 let panels = v_panels.chunks_exact(height * cpu.depth(count));
@@ -225,7 +226,7 @@ impl Head<'_> {
             transpose(cpu, sums, width, d, rows);
             for ((query, sum), row) in (first..end).zip(softmax.sum).zip(rows.chunks_exact(d)) {
                 let at = (self.image * op.q_rows + query) * op.heads * d + self.at;
-                // SAFETY: this query's row of this head belongs to this task alone.
+                // SAFETY: no other task writes this head's channels of this query.
                 let out = unsafe { out.range(at, d) };
                 let norm = 1.0 / sum;
                 out.iter_mut().zip(row).for_each(|(out, sum)| *out = sum * norm);
@@ -285,17 +286,16 @@ mod tests {
                 attention(isa, op, &mut out, &mut scratch);
                 out
             });
-            // bf16 weights have 8 bits; scores of scale 4 lose a little in f32.
+            // bf16 weights have 8 significant bits. In f32, the rounding of the scores limits the accuracy.
             let tolerance = if isa == Isa::Avx512Bf16 { 1e-2 } else { 1e-5 };
             assert_close(&out, &expected, tolerance, &format!("{isa:?} {} {} {}", op.q_rows, op.keys(), op.head_dim));
         }
     }
 
-    /// Packed q | k | v with values up to `range`, and packed k | v of the context.
+    /// Concatenated q, k and v with values up to 4, and concatenated k and v of the context.
     fn inputs(images: usize, heads: usize, d: usize, tokens: usize, context: usize) -> (Vec<f32>, Vec<f32>) {
-        let range = 4.0;
         let mut qkv = random(images * tokens * 3 * heads * d, 1);
-        qkv.iter_mut().for_each(|x| *x *= range);
+        qkv.iter_mut().for_each(|x| *x *= 4.0);
         (qkv, random(images * context * 2 * heads * d, 2))
     }
 

@@ -1,10 +1,11 @@
-//! `conv2d` and `conv_transpose2d` as matrix products whose left matrix is read
-//! from the picture while it is packed.
+//! `conv2d` and `conv_transpose2d` as GEMMs with implicit im2col: the im2col
+//! matrix is never stored, its rows are gathered from the image as they are packed.
 //!
-//! Row = output pixel, column = output channel, inner dimension = taps ×
-//! input channels, so a row is a few runs of neighbouring channels. A transposed
-//! convolution with stride `s` is `s²` such products: output pixels of one
-//! remainder modulo `s` all see the same taps, one input pixel apart.
+//! M counts output pixels, N output channels, and K is taps × input channels, so
+//! that a row consists of a few contiguous runs of channels. A transposed
+//! convolution with stride `s` is `s²` such GEMMs (a polyphase decomposition):
+//! output pixels with the same remainder modulo `s` in each direction use the same
+//! taps, and neighbouring ones read neighbouring input pixels.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
 use std::ops::Range;
@@ -12,60 +13,62 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::elementwise::{Extent, sum};
-use super::gemm::{Store, gemm, gemm_scratch};
+use super::gemm::{Epilogue, gemm, gemm_scratch};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
 use super::{Isa, Verified};
 use crate::tensor::Weight;
 
-/// Output channels whose weights [`conv_transpose2d`] orders at a time: a cache line or more of each input channel's.
+/// Output channels whose weights [`conv_transpose2d`] reorders at a time, so that it reads at least a cache line
+/// of each input channel's weights.
 const GROUP: usize = 16;
-/// Input channels by which it fetches ahead: their weights lie pages apart.
+/// How many input channels ahead it prefetches: the weights of different input channels are on different pages,
+/// which the hardware prefetcher does not follow.
 const AHEAD: usize = 8;
 
-/// How a convolution moves over the picture, equally in both directions.
+/// Stride and padding of a convolution, the same in both directions.
 #[derive(Debug, Clone, Copy)]
-pub struct Steps {
-    /// Pixels from window to window.
+pub struct ConvParams {
+    /// Distance in pixels between neighbouring positions of the kernel.
     pub stride: usize,
-    /// Zeros around the picture; a transposed convolution leaves away as many.
+    /// Zeros added on each side of the input; a transposed convolution removes as many pixels of its output instead.
     pub padding: usize,
 }
 
-/// Height or width of [`conv2d`]'s result.
-pub fn conv_extent(x: usize, k: usize, Steps { stride, padding }: Steps) -> usize {
+/// Height or width of [`conv2d`]'s result, for an input of `x` pixels and a kernel of `k`.
+pub fn conv_extent(x: usize, k: usize, ConvParams { stride, padding }: ConvParams) -> usize {
     (x + 2 * padding - k) / stride + 1
 }
 
-/// Height or width of [`conv_transpose2d`]'s result.
-pub fn conv_transpose_extent(x: usize, k: usize, Steps { stride, padding }: Steps) -> usize {
+/// Height or width of [`conv_transpose2d`]'s result, for an input of `x` pixels and a kernel of `k`.
+pub fn conv_transpose_extent(x: usize, k: usize, ConvParams { stride, padding }: ConvParams) -> usize {
     (x - 1) * stride + k - 2 * padding
 }
 
-/// f32 of scratch that [`conv2d`] and [`conv_transpose2d`] need for weights of
-/// `dims` and `pixels` output pixels (of all pictures).
+/// f32 of scratch that [`conv2d`] and [`conv_transpose2d`] need for a weight of
+/// dimensions `dims` and `pixels` output pixels, counted over all images.
 pub fn conv_scratch(pixels: usize, dims: &[usize], transposed: bool, threads: usize) -> usize {
     let (o, i) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
     let taps = dims[2] * dims[3];
-    let product = gemm_scratch(pixels, i * taps, threads);
-    LINE + lines(o) + lines(o * i * taps) + lines(o.max(i) * taps) + product
+    let gemm = gemm_scratch(pixels, i * taps, threads);
+    LINE + lines(o) + lines(o * i * taps) + lines(o.max(i) * taps) + gemm
 }
 
 /// `out [n, oh, ow, o] = conv(x) + bias` for `x [n, h, w, c]` and `weight [o, c, kh, kw]`.
-#[allow(clippy::too_many_arguments, reason = "a kernel takes what it computes on")]
+#[allow(clippy::too_many_arguments, reason = "a kernel's operands are its arguments")]
 pub fn conv2d(
     isa: Isa,
     x: &[f32],
     extent: Extent,
     weight: &Weight,
     bias: Option<&Weight>,
-    steps: Steps,
+    params: ConvParams,
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
     let [n, h, w, c] = extent;
     let [o, i, kh, kw] = weight.dims[..] else { panic!("a convolution's weight has 4 dimensions") };
-    let out_size = [conv_extent(h, kh, steps), conv_extent(w, kw, steps)];
+    let out_size = [conv_extent(h, kh, params), conv_extent(w, kw, params)];
     assert!(i == c && x.len() == n * h * w * c && out.len() == n * out_size[0] * out_size[1] * o);
 
     let mut scratch = Scratch::new(scratch);
@@ -78,31 +81,31 @@ pub fn conv2d(
             to.iter_mut().zip(stored.iter().skip(tap).step_by(kh * kw)).for_each(|(to, from)| *to = *from);
         }
     }
-    let origin = [-(steps.padding as isize); 2];
-    let patches = Patches { x, extent, grid: out_size, stride: steps.stride, origin, step: 1, taps: [kh, kw] };
-    let store = Pixels { bias, grid: out_size, out_size, first: [0, 0], stride: 1, out: Shared::new(out) };
-    product(isa.verify(), &patches, ordered, &store, scratch.rest());
+    let origin = [-(params.padding as isize); 2];
+    let x = Im2col { x, extent, grid: out_size, stride: params.stride, origin, step: 1, taps: [kh, kw] };
+    let epilogue = ConvEpilogue { bias, grid: out_size, out_size, first: [0, 0], stride: 1, out: Shared::new(out) };
+    conv_gemm(isa.verify(), &x, ordered, &epilogue, scratch.rest());
 }
 
 /// `out [n, oh, ow, o] = convᵀ(x) + bias` for `x [n, h, w, c]` and
 /// `weight [c, o, kh, kw]`, with `kh, kw >= stride`.
-#[allow(clippy::too_many_arguments, reason = "a kernel takes what it computes on")]
+#[allow(clippy::too_many_arguments, reason = "a kernel's operands are its arguments")]
 pub fn conv_transpose2d(
     isa: Isa,
     x: &[f32],
     extent: Extent,
     weight: &Weight,
     bias: Option<&Weight>,
-    steps: Steps,
+    params: ConvParams,
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
     let [n, h, w, c] = extent;
     let [i, o, kh, kw] = weight.dims[..] else { panic!("a convolution's weight has 4 dimensions") };
-    let Steps { stride, padding } = steps;
-    let out_size = [conv_transpose_extent(h, kh, steps), conv_transpose_extent(w, kw, steps)];
+    let ConvParams { stride, padding } = params;
+    let out_size = [conv_transpose_extent(h, kh, params), conv_transpose_extent(w, kw, params)];
     assert!(i == c && x.len() == n * h * w * c && out.len() == n * out_size[0] * out_size[1] * o);
-    assert!(kh.min(kw) >= stride, "every output pixel sees a tap");
+    assert!(kh.min(kw) >= stride, "every output pixel is reached by a tap");
 
     let mut scratch = Scratch::new(scratch);
     let bias = bias_in(&mut scratch, bias, o);
@@ -111,19 +114,19 @@ pub fn conv_transpose2d(
     let memory = scratch.rest();
     for segment in 0..stride * stride {
         let first = [segment / stride, segment % stride];
-        // Output pixel `first + s·p` sees taps `tap0 + s·t` of input pixels `p + origin − t`.
+        // Output pixel `first + s·p` is the sum of taps `tap0 + s·t` applied to input pixels `p + origin − t`.
         let tap0 = first.map(|first| (first + padding) % stride);
         let origin = first.map(|first| ((first + padding) / stride) as isize);
         let taps = [(kh - tap0[0]).div_ceil(stride), (kw - tap0[1]).div_ceil(stride)];
         let grid = [0, 1].map(|d| out_size[d].saturating_sub(first[d]).div_ceil(stride));
         let row_len = taps[0] * taps[1] * c;
         let ordered = &mut ordered[..o * row_len];
-        let part = GROUP * kh * kw;
-        let ordering = ordered.par_chunks_mut(GROUP * row_len).zip(stored.par_chunks_mut(part));
+        let group_len = GROUP * kh * kw;
+        let ordering = ordered.par_chunks_mut(GROUP * row_len).zip(stored.par_chunks_mut(group_len));
         ordering.enumerate().for_each(|(group, (ordered, stored))| {
             for channel in 0..c {
-                rows.prefetch(channel + AHEAD, group * part, stored.len());
-                rows.read(channel, group * part, stored);
+                rows.prefetch(channel + AHEAD, group * group_len, stored.len());
+                rows.read(channel, group * group_len, stored);
                 for t in 0..taps[0] * taps[1] {
                     let tap = (tap0[0] + t / taps[1] * stride) * kw + tap0[1] + t % taps[1] * stride;
                     let to = ordered[t * c + channel..].iter_mut().step_by(row_len);
@@ -131,13 +134,13 @@ pub fn conv_transpose2d(
                 }
             }
         });
-        let patches = Patches { x, extent, grid, stride: 1, origin, step: -1, taps };
-        let store = Pixels { bias, grid, out_size, first, stride, out: Shared::new(out) };
-        product(isa.verify(), &patches, ordered, &store, memory);
+        let x = Im2col { x, extent, grid, stride: 1, origin, step: -1, taps };
+        let epilogue = ConvEpilogue { bias, grid, out_size, first, stride, out: Shared::new(out) };
+        conv_gemm(isa.verify(), &x, ordered, &epilogue, memory);
     }
 }
 
-/// The bias, or zeros.
+/// The bias as f32 in scratch memory, or zeros.
 fn bias_in<'a>(scratch: &mut Scratch<'a>, from: Option<&Weight>, o: usize) -> &'a [f32] {
     let bias = scratch.take(o);
     bias.fill(0.0);
@@ -147,15 +150,15 @@ fn bias_in<'a>(scratch: &mut Scratch<'a>, from: Option<&Weight>, o: usize) -> &'
     bias
 }
 
-fn product(cpu: Verified, patches: &Patches<'_>, weights: &[f32], store: &Pixels<'_>, scratch: &mut [f32]) {
-    let k = patches.taps[0] * patches.taps[1] * patches.extent[3];
-    let m = patches.extent[0] * patches.grid[0] * patches.grid[1];
-    gemm(cpu, [m, store.bias.len(), k], patches, &Strided { values: weights, stride: k }, store, scratch);
+fn conv_gemm(cpu: Verified, x: &Im2col<'_>, weights: &[f32], epilogue: &ConvEpilogue<'_>, scratch: &mut [f32]) {
+    let k = x.taps[0] * x.taps[1] * x.extent[3];
+    let m = x.extent[0] * x.grid[0] * x.grid[1];
+    gemm(cpu, [m, epilogue.bias.len(), k], x, &Strided { values: weights, stride: k }, epilogue, scratch);
 }
 
-/// The windows of a picture as rows `[taps, c]`: tap `(u, v)` of window
-/// `(y, x)` is pixel `(y·stride + origin + u·step, …)`, or zeros outside.
-struct Patches<'a> {
+/// The im2col matrix of a batch of images. There is one row `[taps, c]` for each point `(y, x)` of the output
+/// `grid`; its tap `(u, v)` is input pixel `(y·stride + origin + u·step, …)`, or zeros outside the image.
+struct Im2col<'a> {
     x: &'a [f32],
     extent: Extent,
     grid: [usize; 2],
@@ -165,7 +168,7 @@ struct Patches<'a> {
     taps: [usize; 2],
 }
 
-impl Rows for Patches<'_> {
+impl Rows for Im2col<'_> {
     fn read(&self, row: usize, k: usize, dst: &mut [f32]) {
         let [_, h, w, c] = self.extent;
         let [rows, columns] = self.grid;
@@ -187,8 +190,8 @@ impl Rows for Patches<'_> {
     }
 }
 
-/// Adds the bias and puts window `(y, x)` at pixel `first + stride·(y, x)`.
-struct Pixels<'a> {
+/// Adds the bias and stores the result of grid point `(y, x)` at output pixel `first + stride·(y, x)`.
+struct ConvEpilogue<'a> {
     bias: &'a [f32],
     grid: [usize; 2],
     out_size: [usize; 2],
@@ -197,14 +200,14 @@ struct Pixels<'a> {
     out: Shared<'a>,
 }
 
-impl Store for Pixels<'_> {
+impl Epilogue for ConvEpilogue<'_> {
     fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
         let [height, width] = self.grid;
         for (row, values) in rows.zip(values.chunks_exact(cpu.cols())) {
             let y = self.first[0] + row / width % height * self.stride;
             let x = self.first[1] + row % width * self.stride;
             let pixel = (row / width / height * self.out_size[0] + y) * self.out_size[1] + x;
-            // SAFETY: `gemm` stores each element once, and every row is another pixel.
+            // SAFETY: `gemm` stores each element once, and every row is a different pixel.
             let out = unsafe { self.out.range(pixel * self.bias.len() + cols.start, cols.len()) };
             sum(cpu, &values[..cols.len()], &self.bias[cols.clone()], out);
         }
@@ -216,24 +219,24 @@ mod tests {
     use super::*;
     use crate::cpu::testing::*;
 
-    /// Both convolutions in f64, by adding every product where it belongs.
+    /// Both convolutions in f64, by testing for every input pixel, output pixel and tap whether they belong together.
     fn reference(
         x: &[f32],
         [n, h, w, c]: Extent,
         weight: &Weight,
         bias: Option<&Weight>,
-        steps: Steps,
+        params: ConvParams,
         transposed: bool,
         round: fn(f32) -> f32,
     ) -> Vec<f64> {
         let (kh, kw, weights) = (weight.dims[2], weight.dims[3], weight.to_f32());
-        let (o, size): (usize, fn(usize, usize, Steps) -> usize) =
+        let (o, size): (usize, fn(usize, usize, ConvParams) -> usize) =
             if transposed { (weight.dims[1], conv_transpose_extent) } else { (weight.dims[0], conv_extent) };
-        let (oh, ow) = (size(h, kh, steps), size(w, kw, steps));
+        let (oh, ow) = (size(h, kh, params), size(w, kw, params));
         let bias = bias.map_or(vec![0.0; o], Weight::to_f32);
         let mut out: Vec<f64> = (0..n * oh * ow * o).map(|i| f64::from(bias[i % o])).collect();
-        // (small, large) are pixels of the two pictures that tap t connects.
-        let connected = |small: usize, large: usize, t: usize| small * steps.stride + t == large + steps.padding;
+        // Whether tap `t` connects pixel `small` of the smaller image with pixel `large` of the larger one.
+        let connected = |small: usize, large: usize, t: usize| small * params.stride + t == large + params.padding;
         for at in 0..n * h * w {
             let (image, y, i) = (at / w / h, at / w % h, at % w);
             for at_out in 0..oh * ow {
@@ -270,16 +273,16 @@ mod tests {
         ];
         for (extent @ [n, h, w, c], o, [kh, kw], stride, padding) in sizes {
             let (x, bias) = (random(n * h * w * c, 1), weight(&[o], Dtype::F16, 3));
-            let steps = Steps { stride, padding };
+            let params = ConvParams { stride, padding };
             for (transposed, dims) in [(false, [o, c, kh, kw]), (true, [c, o, kh, kw])] {
                 let (weight, bias) = (weight(&dims, Dtype::Bf16, 2), if padding == 0 { None } else { Some(&bias) });
                 let run = if transposed { conv_transpose2d } else { conv2d };
                 for isa in available() {
-                    let expected = reference(&x, extent, &weight, bias, steps, transposed, rounding(isa));
+                    let expected = reference(&x, extent, &weight, bias, params, transposed, rounding(isa));
                     let out = on_threads(|threads| {
                         let mut out = vec![f32::NAN; expected.len()];
                         let scratch = conv_scratch(expected.len() / o, &dims, transposed, threads);
-                        run(isa, &x, extent, &weight, bias, steps, &mut out, &mut vec![f32::NAN; scratch]);
+                        run(isa, &x, extent, &weight, bias, params, &mut out, &mut vec![f32::NAN; scratch]);
                         out
                     });
                     assert_close(&out, &expected, 1e-5, &format!("{isa:?} {extent:?} {dims:?} {transposed}"));

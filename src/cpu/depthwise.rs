@@ -1,9 +1,9 @@
-//! Depthwise convolutions, fused with what follows them: `depthwise_norm`
+//! Depthwise convolutions, each fused with the op after it: `depthwise_norm`
 //! (zero padding, then LayerNorm) and `depthwise_residual` (replicated edges,
 //! then `x + g·y`).
 //!
-//! Channels are innermost, so a tap is a row of channels times a row of
-//! weights; the weights are turned from `[c, taps]` to `[taps, c]` first.
+//! Channels are contiguous, so a tap is an element-wise product of a pixel's channels
+//! and the tap's weights. The weights are transposed from `[c, taps]` to `[taps, c]` first.
 
 use rayon::prelude::*;
 
@@ -15,17 +15,17 @@ use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, per_isa};
 use crate::tensor::Weight;
 
-/// Widest kernel: 7 × 7.
+/// Taps of the largest supported kernel, 7 × 7.
 const MAX_TAPS: usize = 49;
 
-/// f32 of scratch that the kernels of this file need for `c` channels and `k` × `k` taps.
+/// f32 of scratch that the functions of this file need for `c` channels and `k` × `k` taps.
 pub fn depthwise_scratch(c: usize, k: usize) -> usize {
     LINE + lines(c) + 2 * lines(k * k * c)
 }
 
-/// `out = LayerNorm(conv(x) + bias)` for `x [n, h, w, c]`, weight `[c, 1, k, k]`
-/// with odd `k`, zero padding `k / 2`, no affine.
-#[allow(clippy::too_many_arguments, reason = "a kernel takes what it computes on")]
+/// `out = LayerNorm(conv(x) + bias)` for `x [n, h, w, c]` and weight `[c, 1, k, k]`
+/// with odd `k`, zero padding `k / 2`, and no affine map.
+#[allow(clippy::too_many_arguments, reason = "a kernel's operands are its arguments")]
 pub fn depthwise_norm(
     isa: Isa,
     x: &[f32],
@@ -46,7 +46,7 @@ pub fn depthwise_norm(
             let mut inputs: [(&[f32], &[f32]); MAX_TAPS] = [(&[], &[]); MAX_TAPS];
             let mut count = 0;
             for (tap, weights) in taps.chunks_exact(c).enumerate() {
-                // Above and left of the picture, these wrap around to large numbers.
+                // Coordinates above or left of the image wrap around to large numbers, which the comparison rejects.
                 let y = (row % h + tap / k).wrapping_sub(k / 2);
                 let i = (column + tap % k).wrapping_sub(k / 2);
                 if y < h && i < w {
@@ -60,9 +60,9 @@ pub fn depthwise_norm(
     });
 }
 
-/// `x += g·(conv(t) + bias)` for `x` and `t [n, h, w, c]`, weight `[c, 1, k, k]`
-/// with odd `k`, edges replicated.
-#[allow(clippy::too_many_arguments, reason = "a kernel takes what it computes on")]
+/// `x += g·(conv(t) + bias)` for `x` and `t [n, h, w, c]` and weight `[c, 1, k, k]`
+/// with odd `k`; `t` is padded by replicating its edges.
+#[allow(clippy::too_many_arguments, reason = "a kernel's operands are its arguments")]
 pub fn depthwise_residual(
     isa: Isa,
     t: &[f32],
@@ -91,7 +91,7 @@ pub fn depthwise_residual(
     });
 }
 
-/// Weights `[taps, c]` and bias `[c]`, in scratch.
+/// Weights `[taps, c]` and bias `[c]` in scratch memory.
 struct Taps<'a> {
     taps: &'a [f32],
     bias: &'a [f32],
@@ -185,7 +185,7 @@ mod tests {
             for bias in [None, Some(&bias)] {
                 let plain = convolution(&x, extent, &weight, bias, false);
                 let narrow: Vec<f32> = plain.iter().map(|&y| y as f32).collect();
-                // With one channel's worth of variance, a rounding of the sum is not amplified.
+                // A large eps keeps the normalisation from amplifying the rounding of sums where the variance is small.
                 let normal = layer_norm(&narrow, c, 1e-2);
                 let replicated = convolution(&x, extent, &weight, bias, true);
                 let before = random(x.len(), 4);

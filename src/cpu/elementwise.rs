@@ -1,11 +1,11 @@
-//! Element-wise ops over whole activations, and the row loops other kernels share.
+//! Element-wise ops over whole activations, and loops over one row that other kernels use.
 
 use rayon::prelude::*;
 
 use super::math::fma;
 use super::{Isa, per_isa};
 
-/// Values per task: 64 KiB, so that a task's share passes through L2 once.
+/// Values per task: 64 KiB, so that a task's data fits in L2.
 const CHUNK: usize = 1 << 14;
 
 /// `out = x + y`
@@ -23,10 +23,11 @@ pub fn add_in_place(isa: Isa, x: &[f32], out: &mut [f32]) {
     out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| add_to(cpu, x, out));
 }
 
-/// Extent of an activation: `[n, h, w, c]`.
+/// Dimensions of an activation: `[n, h, w, c]`.
 pub type Extent = [usize; 4];
 
-/// `out [n, h / patch, w / patch, c·patch²]`: the patches of `x [n, h, w, c]`, of each channel's pixels row by row.
+/// Rearranges the patches of `x [n, h, w, c]` into channels, `out [n, h / patch, w / patch, c·patch²]`. A patch is
+/// stored channel by channel, and row by row within a channel.
 pub fn pixel_unshuffle(x: &[f32], [n, h, w, c]: Extent, patch: usize, out: &mut [f32]) {
     let [rows, columns] = [h / patch, w / patch];
     let area = patch * patch;
@@ -42,11 +43,11 @@ pub fn pixel_unshuffle(x: &[f32], [n, h, w, c]: Extent, patch: usize, out: &mut 
     });
 }
 
-/// Bilinear resampling of `x [n, h, w, c]` to `out [n, h2, w2, c]`, corners on corners.
+/// Bilinear resampling of `x [n, h, w, c]` to `out [n, h2, w2, c]` with aligned corners.
 pub fn resample(isa: Isa, x: &[f32], [n, h, w, c]: Extent, [h2, w2]: [usize; 2], out: &mut [f32]) {
     assert!(x.len() == n * h * w * c && out.len() == n * h2 * w2 * c);
     let cpu = isa.verify();
-    // Source coordinate of pixel `i` of `to`: the two pixels around it and the second's share.
+    // For output pixel `i` of `to`: the two neighbouring input pixels, and the weight of the second.
     let source = |i: usize, from: usize, to: usize| {
         let at = if to > 1 { (i * (from - 1)) as f32 / (to - 1) as f32 } else { 0.0 };
         let low = (at as usize).min(from - 1);
@@ -59,18 +60,20 @@ pub fn resample(isa: Isa, x: &[f32], [n, h, w, c]: Extent, [h2, w2]: [usize; 2],
             let (left, right, u) = source(x2, w, w2);
             let pixel = |y: usize, i: usize| &x[((image * h + y) * w + i) * c..][..c];
             let corners = [pixel(top, left), pixel(top, right), pixel(bottom, left), pixel(bottom, right)];
-            let shares = [(1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v];
-            blend(cpu, corners, shares, out);
+            let weights = [(1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v];
+            blend(cpu, corners, weights, out);
         }
     });
 }
 
 per_isa! {
-    /// `out = Σ shares[i]·corners[i]`
-    fn blend(cpu, corners: [&[f32]; 4], shares: [f32; 4], out: &mut [f32]) {
+    /// `out = Σ weights[i]·corners[i]`
+    fn blend(cpu, corners: [&[f32]; 4], weights: [f32; 4], out: &mut [f32]) {
         let [a, b, c, d] = corners.map(|corner| &corner[..out.len()]);
         for (i, out) in out.iter_mut().enumerate() {
-            *out = fma::<FMA>(shares[0], a[i], shares[1] * b[i]) + fma::<FMA>(shares[2], c[i], shares[3] * d[i]);
+            let top = fma::<FMA>(weights[0], a[i], weights[1] * b[i]);
+            let bottom = fma::<FMA>(weights[2], c[i], weights[3] * d[i]);
+            *out = top + bottom;
         }
     }
 }
@@ -144,7 +147,7 @@ mod tests {
             };
             for isa in available() {
                 let nan = vec![f32::NAN; n * h2 * w2 * c];
-                // The coordinates themselves are rounded to f32.
+                // The tolerance covers the rounding of the source coordinates to f32.
                 check(4e-6, |out| resample(isa, &x, [n, h, w, c], [h2, w2], out), &nan, value);
             }
         }

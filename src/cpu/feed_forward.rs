@@ -1,10 +1,10 @@
 //! `feed_forward`: Stage A's `x += g5·(W₂·GELU(W₀·(LN(x)·(1 + g3) + g4) + b₀) + b₂)`.
 //!
-//! The hidden layer is four times as wide as `x` and exists only for the few
-//! rows a task works on. As in [`attention`](super::attention), everything is
-//! computed transposed: the weights are the left matrices, packed once, and the
-//! hidden values lie as the second product's right matrix where the first
-//! product left them.
+//! The hidden layer is four times as wide as `x`. It is never stored as a whole: a
+//! task keeps it only for the rows that it is working on. As in
+//! [`attention`](super::attention), both GEMMs are computed transposed: the weights are the left
+//! operands, which are packed once, and the first GEMM leaves the hidden values in
+//! the layout of the second GEMM's right operand.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
 use rayon::prelude::*;
@@ -28,17 +28,18 @@ pub struct FeedForward<'a> {
     pub down: &'a Weight,
     /// `b₂ [c]`
     pub down_bias: &'a Weight,
-    /// `g3`, `g4`, `g5`
+    /// `[g3, g4, g5]`
     pub gammas: [f32; 3],
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// Groups of a tile's columns (rows of `x`) per task, for each of which the
-/// packed weights are read once from L3.
+/// Groups of rows of `x` per task; a group is as many rows as a tile has columns. A panel of packed weights
+/// is read from L3 once per task and used for all its groups.
 const GROUPS: usize = 2;
 
-/// A task's normalised rows, and per group: packed rows, hidden values, results.
+/// f32 of scratch that one task needs: normalised rows, a tile of results, and for each group its packed rows and
+/// hidden values.
 fn task_scratch(c: usize, hidden: usize) -> usize {
     let (c_up, hidden_up) = (c.next_multiple_of(MAX_ROWS), hidden.next_multiple_of(MAX_ROWS));
     lines(MAX_COLS * c)
@@ -59,8 +60,8 @@ pub fn feed_forward_scratch(c: usize, hidden: usize, threads: usize) -> usize {
 
 /// Updates `x [rows, c]`.
 ///
-/// Numerics: as [`linear`](super::linear::linear), with the hidden values
-/// rounded to bf16 too where products are.
+/// Numerics: as [`linear`](super::linear::linear). With [`Isa::Avx512Bf16`], the hidden values
+/// are rounded to bf16, too.
 pub fn feed_forward(isa: Isa, op: &FeedForward<'_>, x: &mut [f32], scratch: &mut [f32]) {
     let cpu = isa.verify();
     let (hidden, c) = (op.up.dims[0], op.up.dims[1]);
@@ -68,7 +69,7 @@ pub fn feed_forward(isa: Isa, op: &FeedForward<'_>, x: &mut [f32], scratch: &mut
     let mut scratch = Scratch::new(scratch);
     let up = PackedWeight::new(cpu, op.up, op.up_bias, &mut scratch);
     let down = PackedWeight::new(cpu, op.down, op.down_bias, &mut scratch);
-    let (memory, _) = scratch.pieces(task_scratch(c, hidden));
+    let (memory, _) = scratch.per_thread(task_scratch(c, hidden));
     let rows = cpu.cols() * GROUPS;
     let tasks = (x.len() / c).div_ceil(rows);
     let (len, x) = (x.len(), Shared::new(x));
@@ -80,10 +81,11 @@ pub fn feed_forward(isa: Isa, op: &FeedForward<'_>, x: &mut [f32], scratch: &mut
     });
 }
 
-/// A weight `[n, k]` as left matrix, with its bias.
+/// A weight `[n, k]`, packed as the left operand of a GEMM, with its bias.
 struct PackedWeight<'a> {
-    /// Panels `[depth(k), rows of a tile]`.
+    /// All panels, each `[depth(k), rows of a tile]`.
     panels: &'a [f32],
+    /// f32 per panel.
     panel: usize,
     bias: &'a [f32],
 }
@@ -104,13 +106,13 @@ impl<'a> PackedWeight<'a> {
         Self { panels, panel, bias }
     }
 
-    /// Its panels, each with the biases of its rows.
+    /// The panels, each with the biases of its rows.
     fn panels(&self, cpu: Verified) -> impl Iterator<Item = (&[f32], &[f32])> {
         self.panels.chunks_exact(self.panel).zip(self.bias.chunks_exact(cpu.rows()))
     }
 }
 
-/// One task: at most [`GROUPS`] tiles' width of rows.
+/// One task: updates at most [`GROUPS`] groups of rows.
 fn update(
     cpu: Verified,
     op: &FeedForward<'_>,
@@ -191,7 +193,7 @@ mod tests {
             let op = FeedForward { up: &up, up_bias: &up_bias, down: &down, down_bias: &down_bias, gammas, eps: 1e-6 };
             for isa in available() {
                 let round = rounding(isa);
-                let product = |x: &[f64], w: &Weight, b: &Weight| -> Vec<f64> {
+                let linear = |x: &[f64], w: &Weight, b: &Weight| -> Vec<f64> {
                     let (n, k) = (w.dims[0], w.dims[1]);
                     let (w, b) = (w.to_f32(), b.to_f32());
                     let dot = |row: &[f64], o: usize| -> f64 {
@@ -204,11 +206,11 @@ mod tests {
                 };
                 let normal: Vec<f64> =
                     layer_norm(&before, c, 1e-6).iter().map(|y| y * f64::from(1.0 + g3) + f64::from(g4)).collect();
-                let middle: Vec<f64> = product(&normal, &up, &up_bias)
+                let middle: Vec<f64> = linear(&normal, &up, &up_bias)
                     .iter()
                     .map(|y| 0.5 * y * (1.0 + libm::erf(y / 2f64.sqrt())))
                     .collect();
-                let result = product(&middle, &down, &down_bias);
+                let result = linear(&middle, &down, &down_bias);
                 let expected: Vec<f64> =
                     result.iter().zip(&before).map(|(y, &x)| f64::from(x) + f64::from(g5) * y).collect();
                 let out = on_threads(|threads| {
@@ -216,7 +218,7 @@ mod tests {
                     feed_forward(isa, &op, &mut x, &mut vec![f32::NAN; feed_forward_scratch(c, hidden, threads)]);
                     x
                 });
-                // A hidden value may round to the bf16 next to the reference's.
+                // In bf16, a hidden value may be rounded to a neighbour of the value that the reference rounds to.
                 let tolerance = if isa == Isa::Avx512Bf16 { 1e-2 } else { 2e-5 };
                 assert_close(&out, &expected, tolerance, &format!("{isa:?} {rows} {c} {hidden}"));
             }

@@ -1,17 +1,17 @@
-//! `y[i, j] = Σ_k a[i, k]·b[j, k]`, in blocks that fit the caches.
+//! GEMM, `y[i, j] = Σ_k a[i, k]·b[j, k]`, blocked for the caches as in BLIS.
 //!
-//! Rows of `a` go in strips. A strip is packed once, by all threads, block
-//! after block of the inner dimension, so that a pass over a block reads it from
-//! L3 in one run. Then each task takes up to [`CHUNK`] rows of `b` (output columns),
-//! packs [`BLOCK`] of the inner dimension at a time into its L2, and sweeps the
-//! strip over it. Sums that wait for the next block lie in the task's scratch,
-//! tile by tile, so `y` is only written when it is final, by a [`Store`].
+//! The rows of `a` are divided into strips. All threads together pack a strip once,
+//! block by block along K, so that a later pass over one block reads contiguous memory
+//! from L3. Then each task takes up to [`CHUNK`] rows of `b` (columns of `y`), packs
+//! [`BLOCK`] values of K at a time into its L2, and multiplies the whole strip by them.
+//! Between K blocks the accumulators are kept in the task's scratch, tile by tile, so
+//! that every element of `y` is written once, by an [`Epilogue`].
 //!
 //! ```text
-//! for strip of a:       pack it                                  (parallel)
-//!     for chunk of b:                                            (parallel)
-//!         for block of k:    pack b[chunk, block]
-//!             for rows of tiles, for columns of tiles:  tile += a·b
+//! for each strip of a:    pack it                                (parallel)
+//!     for each chunk of b:                                       (parallel)
+//!         for each block of K:    pack b[chunk, block]
+//!             for each row and column of tiles:    tile += a·b
 //! ```
 
 use std::ops::Range;
@@ -27,47 +27,47 @@ use super::tile::{MAX_COLS, MAX_ROWS, tile};
 const STRIP: usize = 96 * MAX_ROWS;
 /// Most rows of `b` per task: a multiple of every tile's columns.
 const CHUNK: usize = 4 * MAX_COLS;
-/// Values of the inner dimension per pass, an even number.
+/// Values of K per block, an even number because bf16 values are paired.
 const BLOCK: usize = 512;
-/// Tasks per thread that even out unequal progress.
+/// Tasks per thread: more than one, so that a thread that is delayed takes fewer of them.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Where results go.
-pub(super) trait Store: Sync {
-    /// Takes final results `y[rows, cols]`, a tile or part of one: rows of `values` are a tile's width apart.
-    /// Each element is stored once.
+/// What happens to results before and as they are stored.
+pub(super) trait Epilogue: Sync {
+    /// Stores the final results `y[rows, cols]`, a whole tile or one clipped at the edge of `y`. Row `i` of `values`
+    /// starts at `i` times the width of a tile. Each element of `y` is stored exactly once.
     fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]);
 }
 
-/// Scratch one task needs for `m` rows: `b` panels and waiting sums.
+/// f32 of scratch that one task needs for `m` rows: packed panels of `b`, and accumulators.
 fn task_scratch(m: usize) -> usize {
     lines(BLOCK * CHUNK) + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * CHUNK)
 }
 
-/// f32 of scratch that [`gemm`] needs to keep `threads` threads busy. It makes
-/// do with less, but not less than for one.
+/// f32 of scratch that [`gemm`] needs to keep `threads` threads busy. With less, it
+/// runs on fewer threads; the minimum is what one thread needs.
 pub(super) fn gemm_scratch(m: usize, k: usize, threads: usize) -> usize {
     LINE + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * k) + threads * task_scratch(m)
 }
 
-/// `store(i, j, Σ_k a[i, k]·b[j, k])` for `a [m, k]` and `b [n, k]`.
-pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
+/// Computes `y [m, n] = a·bᵀ` for `a [m, k]` and `b [n, k]`, and passes its tiles to `epilogue`.
+pub(super) fn gemm<A: Rows, B: Rows, E: Epilogue>(
     cpu: Verified,
     [m, n, k]: [usize; 3],
     a: &A,
     b: &B,
-    store: &S,
+    epilogue: &E,
     scratch: &mut [f32],
 ) {
     let mut scratch = Scratch::new(scratch);
     let packed = scratch.take(m.min(STRIP).next_multiple_of(cpu.rows()) * cpu.depth(k));
-    let (memory, threads) = scratch.pieces(task_scratch(m));
-    // As many for each thread, and as wide as can be: widths differ by a tile's at most.
+    let (memory, threads) = scratch.per_thread(task_scratch(m));
+    // Chunks are as wide as possible, but equally many for each thread; their widths differ by at most one tile.
     let columns = n.div_ceil(cpu.cols());
     let chunks = columns.div_ceil(CHUNK / cpu.cols()).next_multiple_of(threads).min(columns);
     let chunk = |i: usize| i * columns / chunks * cpu.cols();
-    // Too few chunks for the threads: also cut the strip's rows.
-    let cuts = (threads * TASKS_PER_THREAD).div_ceil(chunks);
+    // If there are too few chunks to balance the load, divide the strip's rows among several tasks, too.
+    let tasks_per_chunk = (threads * TASKS_PER_THREAD).div_ceil(chunks);
 
     for first in (0..m).step_by(STRIP) {
         let panels = STRIP.min(m - first).div_ceil(cpu.rows());
@@ -82,24 +82,24 @@ pub(super) fn gemm<A: Rows, B: Rows, S: Store>(
         });
 
         let packed = &*packed;
-        let panels_per_task = panels.div_ceil(cuts);
-        let cuts = panels.div_ceil(panels_per_task);
-        run_tasks(memory, task_scratch(m), chunks * cuts, |task, memory| {
-            let (i, cut) = (task / cuts, task % cuts * panels_per_task);
-            let (panels, cols) = (cut..panels.min(cut + panels_per_task), chunk(i)..n.min(chunk(i + 1)));
-            Task { cpu, first, end: m, packed, panels, cols, k }.run(b, store, memory);
+        let panels_per_task = panels.div_ceil(tasks_per_chunk);
+        let tasks_per_chunk = panels.div_ceil(panels_per_task);
+        run_tasks(memory, task_scratch(m), chunks * tasks_per_chunk, |task, memory| {
+            let (i, start) = (task / tasks_per_chunk, task % tasks_per_chunk * panels_per_task);
+            let (panels, cols) = (start..panels.min(start + panels_per_task), chunk(i)..n.min(chunk(i + 1)));
+            Task { cpu, first, end: m, packed, panels, cols, k }.run(b, epilogue, memory);
         });
     }
 }
 
-/// One task: some panels of a strip of `a`, times rows `cols` of `b`.
+/// One task: multiplies a range of panels of a strip of `a` by rows `cols` of `b`.
 struct Task<'a> {
     cpu: Verified,
-    /// The strip's first row.
+    /// Index of the strip's first row in `a`.
     first: usize,
-    /// The end of all rows.
+    /// Number of rows of `a`.
     end: usize,
-    /// The strip: blocks of the inner dimension, each of all panels.
+    /// The packed strip: for each block of K, all panels.
     packed: &'a [f32],
     panels: Range<usize>,
     cols: Range<usize>,
@@ -107,10 +107,10 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn run<B: Rows, S: Store>(&self, b: &B, store: &S, memory: &mut [f32]) {
+    fn run<B: Rows, E: Epilogue>(&self, b: &B, epilogue: &E, memory: &mut [f32]) {
         let cpu = self.cpu;
         let (width, height) = (cpu.cols(), cpu.rows());
-        let (b_panels, sums) = memory.split_at_mut(lines(BLOCK * CHUNK));
+        let (b_panels, accumulators) = memory.split_at_mut(lines(BLOCK * CHUNK));
         let columns = self.cols.clone().step_by(width);
         let mut blocks = self.packed;
         for k in (0..self.k).step_by(BLOCK) {
@@ -124,16 +124,16 @@ impl Task<'_> {
             let (a_panels, rest) = blocks.split_at(self.packed.len() / cpu.depth(self.k) * depth);
             blocks = rest;
             let a_panels = &a_panels[self.panels.start * height * depth..self.panels.end * height * depth];
-            let mut sums = sums.chunks_exact_mut(height * width);
-            // A panel of b stays in L1 while the strip passes by.
+            let mut accumulators = accumulators.chunks_exact_mut(height * width);
+            // The panel of b stays in L1 for the whole inner loop over the strip's panels.
             for (col, b) in columns.clone().zip(b_panels.chunks_exact(depth * width)) {
                 for (i, a) in self.panels.clone().zip(a_panels.chunks_exact(height * depth)) {
                     let row = self.first + i * height;
-                    let sum = sums.next().expect("task_scratch counted the tiles");
-                    tile(cpu, a, b, sum, k > 0);
+                    let c = accumulators.next().expect("task_scratch counted the tiles");
+                    tile(cpu, a, b, c, k > 0);
                     if last {
                         let (rows, cols) = (row..self.end.min(row + height), col..self.cols.end.min(col + width));
-                        store.store(cpu, rows, cols, sum);
+                        epilogue.store(cpu, rows, cols, c);
                     }
                 }
             }

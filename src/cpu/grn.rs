@@ -1,4 +1,4 @@
-//! `grn_scale`: the factor of global response normalisation.
+//! `grn_scale`: the per-channel scale of global response normalisation (GRN).
 
 use rayon::prelude::*;
 
@@ -8,8 +8,8 @@ use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, per_isa};
 use crate::tensor::Weight;
 
-/// Pixels whose squares are summed by one task. A constant, so that sums do
-/// not depend on the number of threads.
+/// Pixels whose squares one task sums. It is a constant, so that the order of summation
+/// does not depend on the number of threads.
 const PIXELS: usize = 64;
 
 /// f32 of scratch that [`grn_scale`] needs.
@@ -20,8 +20,8 @@ pub fn grn_scale_scratch(images: usize, pixels: usize, c: usize) -> usize {
 /// `scale [images, c] = 1 + gamma·N`, `N = G / (mean_c G + 1e-6)`,
 /// `G = √Σ x²` over the pixels of `x [images, pixels, c]`.
 ///
-/// `x·scale + beta` is then GRN with its residual; [`linear`](super::linear::linear)
-/// applies it while packing its input.
+/// GRN with its residual is then `x·scale + beta`, which [`linear`](super::linear::linear)
+/// applies as it packs its input.
 /// Source: ConvNeXt V2, <https://arxiv.org/abs/2301.00808>.
 pub fn grn_scale(isa: Isa, x: &[f32], gamma: &Weight, pixels: usize, scale: &mut [f32], scratch: &mut [f32]) {
     let cpu = isa.verify();
@@ -51,7 +51,7 @@ pub fn grn_scale(isa: Isa, x: &[f32], gamma: &Weight, pixels: usize, scale: &mut
 }
 
 per_isa! {
-    /// `sums [c] = Σ x²` over the rows of `x [_, c]`, a few channels at a time in registers.
+    /// `sums [c] = Σ x²` over the rows of `x [_, c]`, for as many channels at a time as fit in registers.
     fn squares(cpu, x: &[f32], sums: &mut [f32]) {
         const LANES: usize = 32;
         let c = sums.len();

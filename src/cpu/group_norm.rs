@@ -1,4 +1,4 @@
-//! `group_norm`: `y = act((x − mean) / √(var + eps)·weight + bias)`, statistics
+//! `group_norm`: `y = act((x − mean) / √(var + eps)·weight + bias)`, with statistics
 //! over all pixels and the channels of a group.
 
 use rayon::prelude::*;
@@ -10,8 +10,8 @@ use super::{Isa, per_isa};
 use crate::ops::Function;
 use crate::tensor::Weight;
 
-/// Pixels summed by one task. A constant, so that sums do not depend on the
-/// number of threads.
+/// Pixels that one task sums. It is a constant, so that the order of summation does not depend
+/// on the number of threads.
 const PIXELS: usize = 64;
 
 /// Operands of [`group_norm`].
@@ -21,7 +21,7 @@ pub struct GroupNorm<'a> {
     pub x: &'a [f32],
     /// Pixels of one image.
     pub pixels: usize,
-    /// Groups; they divide `c`.
+    /// Number of groups, a divisor of `c`.
     pub groups: usize,
     /// Added to the variance.
     pub eps: f32,
@@ -38,7 +38,9 @@ pub fn group_norm_scratch(pixels: usize, c: usize) -> usize {
     LINE + 4 * lines(c) + pixels.div_ceil(PIXELS) * c
 }
 
-/// Computes `out`, as large as `x`. Numerics: f32, mean first, then the variance about it.
+/// Computes `out`, which has the size of `x`.
+///
+/// Numerics: f32 in two passes, first the mean and then the variance about it.
 pub fn group_norm(isa: Isa, op: &GroupNorm<'_>, out: &mut [f32], scratch: &mut [f32]) {
     let cpu = isa.verify();
     let c = op.weight.shape().elements();
@@ -51,18 +53,19 @@ pub fn group_norm(isa: Isa, op: &GroupNorm<'_>, out: &mut [f32], scratch: &mut [
     let (width, count) = (c / op.groups, (op.pixels * c / op.groups) as f64);
     let image = op.pixels * c;
     for (x, out) in op.x.chunks_exact(image).zip(out.chunks_exact_mut(image)) {
-        // Sums per channel and chunk of pixels, then per group, the same in all its channels.
-        let mut of_groups = |centre: &[f32], power: bool, to: &mut [f32]| {
+        // Sums each channel over every chunk of pixels, then adds up each group and writes the group's mean to all
+        // of its channels.
+        let mut group_means = |centre: &[f32], squared: bool, to: &mut [f32]| {
             let chunks = sums.par_chunks_mut(c).zip(x.par_chunks(PIXELS * c));
-            chunks.for_each(|(sums, x)| moments(cpu, x, centre, power, sums));
+            chunks.for_each(|(sums, x)| moments(cpu, x, centre, squared, sums));
             for (group, to) in to.chunks_exact_mut(width).enumerate() {
                 let rows = sums.chunks_exact(c).flat_map(|row| &row[group * width..][..width]);
                 to.fill((rows.map(|&sum| f64::from(sum)).sum::<f64>() / count) as f32);
             }
         };
         mean.fill(0.0);
-        of_groups(&*scale, false, mean);
-        of_groups(&*mean, true, scale);
+        group_means(&*scale, false, mean);
+        group_means(&*mean, true, scale);
         scale.iter_mut().zip(&*weight).for_each(|(s, weight)| *s = weight / (*s + op.eps).sqrt());
         let (mean, scale, bias) = (&*mean, &*scale, &*bias);
         let chunks = out.par_chunks_mut(PIXELS * c).zip(x.par_chunks(PIXELS * c));
@@ -71,7 +74,7 @@ pub fn group_norm(isa: Isa, op: &GroupNorm<'_>, out: &mut [f32], scratch: &mut [
 }
 
 per_isa! {
-    /// `sums [c] = Σ x`, or with `squared` `Σ (x − centre)²`, over the rows of `x [_, c]`.
+    /// `sums [c] = Σ x` over the rows of `x [_, c]`, or with `squared` `Σ (x − centre)²`.
     fn moments(cpu, x: &[f32], centre: &[f32], squared: bool, sums: &mut [f32]) {
         sums.fill(0.0);
         for row in x.chunks_exact(sums.len()) {
@@ -121,7 +124,7 @@ mod tests {
     fn the_same_on_any_number_of_threads() {
         let (x, weight, bias) = (random(2 * 150 * 12, 1), weight(&[12], Dtype::Bf16, 2), weight(&[12], Dtype::F32, 3));
         for isa in available() {
-            // `on_threads` runs it on one and on two, and compares.
+            // `on_threads` compares the results of one thread and of two.
             on_threads(|_| {
                 let mut out = vec![f32::NAN; x.len()];
                 let mut scratch = vec![f32::NAN; group_norm_scratch(150, 12)];

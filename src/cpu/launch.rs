@@ -226,9 +226,9 @@ kernel!(
     conv2d, Conv2d,
     |op, call| {
         let (x, weight) = (call.tensor(Conv2d::X), call.tensor(Conv2d::WEIGHT).weight());
-        let steps = conv::Steps { stride: op.stride, padding: op.padding };
+        let params = conv::ConvParams { stride: op.stride, padding: op.padding };
         let bias = call.inputs[Conv2d::BIAS].map(|t| t.weight());
-        conv::conv2d(call.isa, x.f32(), extent(x.shape), weight, bias, steps, call.out, call.scratch)
+        conv::conv2d(call.isa, x.f32(), extent(x.shape), weight, bias, params, call.out, call.scratch)
     },
     |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, Conv2d::WEIGHT)), false, threads())
 );
@@ -238,9 +238,9 @@ kernel!(
     conv_transpose2d, ConvTranspose2d,
     |op, call| {
         let (x, weight) = (call.tensor(ConvTranspose2d::X), call.tensor(ConvTranspose2d::WEIGHT).weight());
-        let steps = conv::Steps { stride: op.stride, padding: op.padding };
+        let params = conv::ConvParams { stride: op.stride, padding: op.padding };
         let bias = call.inputs[ConvTranspose2d::BIAS].map(|t| t.weight());
-        conv::conv_transpose2d(call.isa, x.f32(), extent(x.shape), weight, bias, steps, call.out, call.scratch)
+        conv::conv_transpose2d(call.isa, x.f32(), extent(x.shape), weight, bias, params, call.out, call.scratch)
     },
     |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, ConvTranspose2d::WEIGHT)), true, threads())
 );

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Store, gemm, gemm_scratch};
+use super::gemm::{Epilogue, gemm, gemm_scratch};
 use super::math::{fma, gelu, swish};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
@@ -11,19 +11,19 @@ use super::{Isa, Verified, per_isa};
 use crate::ops::Function;
 use crate::tensor::Weight;
 
-/// What is added after the function.
+/// The residual that is added after the activation.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Residual<'a> {
     /// Nothing.
     #[default]
     None,
-    /// `[m, n]`, apart from the output.
+    /// `[m, n]`, in memory of its own.
     Slice(&'a [f32]),
-    /// What the output holds.
+    /// The values that the output holds before the call.
     InPlace,
 }
 
-/// Operands of [`linear`]; `m` rows of `images` pictures, `m / images` each.
+/// Operands of [`linear`]. The `m` rows belong to `images` images, `m / images` rows each.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear<'a> {
     /// `[m, k]`
@@ -32,35 +32,35 @@ pub struct Linear<'a> {
     pub weight: &'a Weight,
     /// `[n]`
     pub bias: Option<&'a Weight>,
-    /// Input scale `[images, k]`: [`grn_scale`](super::grn::grn_scale)'s result.
+    /// Scale of the input, `[images, k]`: the result of [`grn_scale`](super::grn::grn_scale).
     pub scale: Option<&'a [f32]>,
-    /// Input shift `[k]`.
+    /// Shift of the input, `[k]`.
     pub shift: Option<&'a Weight>,
-    /// Applied to the product with its bias.
+    /// Activation function, applied after the bias was added.
     pub function: Function,
-    /// Added after that.
+    /// Added after the activation.
     pub residual: Residual<'a>,
-    /// `a | b`, `[images, 2n]` or `[2n]` for all: last of all, `y·(1 + a) + b`.
+    /// `a` then `b`, `[images, 2n]` or `[2n]` for all images: the last step is `y·(1 + a) + b`.
     pub modulate: Option<&'a [f32]>,
 }
 
 impl<'a> Linear<'a> {
-    /// `x·Wᵀ`; fields add the rest.
+    /// `x·Wᵀ` alone. Set the other fields to fuse further ops.
     pub fn new(x: &'a [f32], weight: &'a Weight) -> Self {
         let (function, residual) = (Function::Identity, Residual::None);
         Self { x, weight, bias: None, scale: None, shift: None, function, residual, modulate: None }
     }
 }
 
-/// f32 of scratch that [`linear`] needs on `threads` threads.
+/// f32 of scratch that [`linear`] needs for `threads` threads.
 pub fn linear_scratch(m: usize, n: usize, k: usize, threads: usize) -> usize {
     LINE + lines(n) + lines(k) + gemm_scratch(m, k, threads)
 }
 
 /// Computes `out [m, n]`.
 ///
-/// Numerics: sums in f32, in blocks of 512 along `k`. With
-/// [`Isa::Avx512Bf16`], `x·s + t` and `W` are rounded to bf16.
+/// Numerics: f32 accumulators. With [`Isa::Avx512Bf16`], the GEMM inputs `x·s + t`
+/// and `W` are rounded to bf16.
 pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     let n = op.weight.dims[0];
     let k = op.weight.dims[1..].iter().product::<usize>();
@@ -78,7 +78,7 @@ pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     if let Some(from) = op.shift {
         widen_all(from, shift);
     }
-    let store = Finish {
+    let epilogue = LinearEpilogue {
         bias,
         function: op.function,
         residual: op.residual,
@@ -90,14 +90,14 @@ pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     let weight = WeightRows::new(op.weight, k);
     let cpu = isa.verify();
     if op.scale.is_none() && op.shift.is_none() {
-        return gemm(cpu, [m, n, k], &x, &weight, &store, scratch.rest());
+        return gemm(cpu, [m, n, k], &x, &weight, &epilogue, scratch.rest());
     }
     let image_rows = op.scale.map_or(m, |scale| m * k / scale.len());
     let x = Scaled { x, scale: op.scale, shift, image_rows };
-    gemm(cpu, [m, n, k], &x, &weight, &store, scratch.rest());
+    gemm(cpu, [m, n, k], &x, &weight, &epilogue, scratch.rest());
 }
 
-/// `x·s + t`, computed while it is packed.
+/// The fused prologue: `x·s + t`, computed as `x` is packed.
 struct Scaled<'a> {
     x: Strided<'a>,
     scale: Option<&'a [f32]>,
@@ -118,39 +118,39 @@ impl Rows for Scaled<'_> {
     }
 }
 
-/// Everything after the matrix product.
-pub(super) struct Finish<'a> {
+/// The fused epilogue: everything after the GEMM.
+struct LinearEpilogue<'a> {
     /// `[n]`
-    pub(super) bias: &'a [f32],
-    pub(super) function: Function,
-    pub(super) residual: Residual<'a>,
-    pub(super) modulate: Option<&'a [f32]>,
-    /// Rows that share a modulation.
-    pub(super) image_rows: usize,
-    pub(super) out: Shared<'a>,
+    bias: &'a [f32],
+    function: Function,
+    residual: Residual<'a>,
+    modulate: Option<&'a [f32]>,
+    /// Rows that share a row of `modulate`.
+    image_rows: usize,
+    out: Shared<'a>,
 }
 
-impl Store for Finish<'_> {
+impl Epilogue for LinearEpilogue<'_> {
     fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
-        finish(cpu, self, rows, cols, values);
+        epilogue(cpu, self, rows, cols, values);
     }
 }
 
 per_isa! {
-    /// [`Store::store`] for [`Finish`].
-    fn finish(cpu, to: &Finish<'_>, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
+    /// [`Epilogue::store`] for [`LinearEpilogue`].
+    fn epilogue(cpu, to: &LinearEpilogue<'_>, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]) {
         match cpu.cols() {
-            32 => finish_lanes::<FMA, 32>(to, rows, cols, values),
-            16 => finish_lanes::<FMA, 16>(to, rows, cols, values),
-            _ => finish_lanes::<FMA, 8>(to, rows, cols, values),
+            32 => epilogue_lanes::<FMA, 32>(to, rows, cols, values),
+            16 => epilogue_lanes::<FMA, 16>(to, rows, cols, values),
+            _ => epilogue_lanes::<FMA, 8>(to, rows, cols, values),
         }
     }
 }
 
-/// [`finish`] for a tile's width that the compiler knows.
+/// [`epilogue`] for a tile width that is known at compile time.
 #[inline(always)]
-fn finish_lanes<const FMA: bool, const LANES: usize>(
-    to: &Finish<'_>,
+fn epilogue_lanes<const FMA: bool, const LANES: usize>(
+    to: &LinearEpilogue<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
     values: &mut [f32],
@@ -159,7 +159,7 @@ fn finish_lanes<const FMA: bool, const LANES: usize>(
     let bias: [f32; LANES] = padded(&to.bias[cols.clone()]);
     for (row, y) in rows.zip(values.as_chunks_mut::<LANES>().0) {
         let at = row * n + cols.start;
-        // SAFETY: `gemm` stores each element once, so no two tasks ask for the same range.
+        // SAFETY: `gemm` stores each element once, so no two tasks request overlapping ranges.
         let out = unsafe { to.out.range(at, cols.len()) };
         y.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias);
         match to.function {
@@ -188,7 +188,7 @@ fn finish_lanes<const FMA: bool, const LANES: usize>(
     }
 }
 
-/// `values`, at most `LANES`, and zeros.
+/// At most `LANES` values, padded with zeros.
 #[inline(always)]
 fn padded<const LANES: usize>(values: &[f32]) -> [f32; LANES] {
     values.first_chunk().copied().unwrap_or_else(|| {
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::cpu::testing::*;
 
-    /// The same in f64; `round` is what the instruction set does to `x·s + t` and `W`.
+    /// The op in f64, where `round` rounds the GEMM inputs as the instruction set does.
     fn reference(op: &Linear<'_>, before: &[f32], round: impl Fn(f32) -> f32) -> Vec<f64> {
         let (n, k) = (op.weight.dims[0], op.weight.dims[1]);
         let m = op.x.len() / k;
@@ -252,7 +252,7 @@ mod tests {
                 linear(isa, op, &mut out, &mut vec![f32::NAN; linear_scratch(m, n, k, threads)]);
                 out
             });
-            // Products are about 1/12 each; sums of k of them err by about √k roundings.
+            // The error of a sum of k products of uniform values grows as √k.
             assert_close(&outs, &expected, 6e-7 * (k as f64).sqrt().max(6.0), &format!("{isa:?} {m} {n} {k}"));
         }
     }
@@ -267,17 +267,17 @@ mod tests {
     }
 
     #[test]
-    fn dtypes_and_stacked_parts() {
+    fn dtypes_and_stacked_weights() {
         let k = 35;
-        let parts =
+        let weights =
             [(Dtype::Bf16, 20), (Dtype::F16, 31), (Dtype::F32, 9)].map(|(dtype, n)| weight(&[n, k], dtype, n as u64));
         let x = random(14 * k, 1);
-        parts.iter().for_each(|part| check(&Linear::new(&x, part)));
-        check(&Linear { bias: Some(&weight(&[60], Dtype::Bf16, 3)), ..Linear::new(&x, &Weight::stack(&parts)) });
+        weights.iter().for_each(|weight| check(&Linear::new(&x, weight)));
+        check(&Linear { bias: Some(&weight(&[60], Dtype::Bf16, 3)), ..Linear::new(&x, &Weight::stack(&weights)) });
     }
 
     #[test]
-    fn everything_around_the_product() {
+    fn fused_prologue_and_epilogue() {
         let (m, n, k) = (26, 50, 33);
         let (x, residual) = (random(m * k, 1), random(m * n, 2));
         let w = weight(&[n, k], Dtype::Bf16, 3);

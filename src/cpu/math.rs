@@ -1,26 +1,27 @@
-//! Scalar functions written so that loops over them vectorise: no branches, no
-//! calls, no tables.
+//! Scalar functions without branches, calls or tables, so that the compiler
+//! vectorises loops over them.
 
-/// `a·b + c`, fused where that is an instruction (without it, `mul_add` would
-/// be a library call).
+/// `a·b + c`, fused if the instruction set has fused multiply-add. Without it,
+/// `mul_add` would be a slow library call.
 #[inline(always)]
 pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// The larger of two numbers, as the one instruction that ignores NaN rules.
+/// The larger of two numbers. It compiles to a single instruction because, unlike
+/// `f32::max`, it returns `b` if either is NaN.
 #[inline(always)]
 pub(super) fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// The smaller of two numbers, likewise.
+/// The smaller of two numbers, with the same rule for NaN as [`max`].
 #[inline(always)]
 pub(super) fn min(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
-/// `Σ c[i]·x^(n−i)`: the first coefficient belongs to the highest power.
+/// A polynomial by Horner's rule. The first coefficient belongs to the highest power.
 #[inline(always)]
 fn polynomial<const FMA: bool, const N: usize>(x: f32, c: [f32; N]) -> f32 {
     let mut sum = c[0];
@@ -30,12 +31,12 @@ fn polynomial<const FMA: bool, const N: usize>(x: f32, c: [f32; N]) -> f32 {
     sum
 }
 
-/// 1.5·2^23: added to a small number, it leaves the nearest whole number in the low bits of the sum.
+/// 1.5·2^23: adding it to a small number rounds that number to an integer, which is then in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
 /// `e^x`; 0 below −87 and about 2^127 from 88 on. Relative error below 1.3e-7.
 ///
-/// `x = n·ln 2 + r` with `|r| <= ln 2 / 2`, and `e^r` by Cephes' polynomial.
+/// Writes `x = n·ln 2 + r` with `|r| <= ln 2 / 2` and computes `e^r` with Cephes' polynomial.
 /// Source: S. Moshier, Cephes, `expf.c`.
 #[inline(always)]
 pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
@@ -51,7 +52,7 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     if small { 0.0 } else { scaled }
 }
 
-/// `2^x` for `x <= 0`; 0 below −127. Relative error below 1.3e-7 from −126 on; NaN stays.
+/// `2^x` for `x <= 0`; 0 below −127. Relative error below 1.3e-7 from −126 on. NaN stays NaN.
 ///
 /// Source: S. Moshier, Cephes, `exp2f.c`.
 #[inline(always)]
@@ -66,7 +67,7 @@ pub(super) fn exp2<const FMA: bool>(x: f32) -> f32 {
 
 /// The error function; absolute error below 4.5e-7.
 ///
-/// A rational approximation on [−4, 4], constant outside.
+/// A rational approximation on [−4, 4], constant outside of it.
 /// Source: Eigen, `generic_fast_erf_float`, as used by XLA.
 #[inline(always)]
 pub(super) fn erf<const FMA: bool>(x: f32) -> f32 {
@@ -102,7 +103,7 @@ pub(super) fn swish<const FMA: bool>(x: f32, b: f32) -> f32 {
 mod tests {
     use super::*;
 
-    /// Worst of `error(x)` over 2 million points of [−range, range].
+    /// The largest `error(x)` at 2 million points of [−range, range].
     fn worst(range: f64, error: impl Fn(f32) -> f64) -> f64 {
         (-1_000_000..=1_000_000).map(|i| error((i as f64 * range / 1e6) as f32)).fold(0.0, f64::max)
     }

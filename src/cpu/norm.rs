@@ -1,4 +1,4 @@
-//! `layer_norm`: `y = (x − mean) / √(var + eps)` over channels.
+//! `layer_norm`: `y = (x − mean) / √(var + eps)` over the channels.
 
 use rayon::prelude::*;
 
@@ -9,7 +9,7 @@ use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, Verified, per_isa};
 use crate::tensor::Weight;
 
-/// What follows the normalisation.
+/// The affine map after the normalisation.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Affine<'a> {
     /// Nothing.
@@ -27,10 +27,11 @@ pub fn layer_norm_scratch(c: usize) -> usize {
 }
 
 /// `out = (x − mean) / √(var + eps)` over each row of `x [rows, c]`, then `affine`.
-/// Without `x`, the rows are those that `out` holds.
+/// Without `x`, normalises `out` in place.
 ///
-/// Numerics: f32, mean first, then the variance about it: the one-pass formula
-/// loses the variance when the mean is large. Sums run over 32 partial sums.
+/// Numerics: f32 in two passes, first the mean and then the variance about it, because
+/// the one-pass formula loses the variance to cancellation if the mean is large. Each
+/// sum has 32 accumulators.
 pub fn layer_norm(
     isa: Isa,
     x: Option<&[f32]>,
@@ -71,11 +72,11 @@ pub fn layer_norm(
 
 /// Rows per task.
 const ROWS: usize = 16;
-/// Partial sums of a row's statistics.
+/// Accumulators per sum.
 const LANES: usize = 32;
 
 per_isa! {
-    /// `Σ f(x[i])` with `f` = `x` or `(x − mean)²`, over [`LANES`] partial sums.
+    /// `Σ x`, or with a mean `Σ (x − mean)²`, in [`LANES`] accumulators.
     fn moment(cpu, x: &[f32], mean: Option<f32>) -> f32 {
         let mut sums = [0.0; LANES];
         let (chunks, rest) = x.as_chunks::<LANES>();
@@ -179,7 +180,7 @@ pub(super) mod tests {
                         );
                         out
                     });
-                    // The mean's own rounding is 6e-8 of it, relative to a deviation of 0.58.
+                    // The mean has a relative error of 6e-8, and the result divides by a standard deviation of 0.58.
                     let tolerance = 1e-6 * f64::from(1.0 + offset);
                     assert_close(&out, &expected, tolerance, &format!("{isa:?} {rows} {c} {affine:?}"));
                 }

@@ -1,9 +1,9 @@
-//! Packs rows of a matrix into the panels that [`tile`](super::tile) reads.
+//! Packs GEMM operands into the panels that [`tile`](super::tile) reads.
 //!
-//! A panel is `width` rows (a tile's rows for the left matrix, its columns for
-//! the right one) with the inner dimension outermost: `[depth, width]`, padded
-//! with zero rows. Values are rounded to bf16 and paired on the way where the
-//! instruction set multiplies pairs.
+//! A panel holds `width` rows of an operand (as many as a tile has rows for the left
+//! operand, columns for the right one), transposed so that K is the outer dimension:
+//! `[depth, width]`. Missing rows are zeros. For an instruction set that multiplies
+//! bf16 pairs, packing also rounds the values and pairs neighbours along K.
 #![allow(unsafe_code, reason = "AVX-512 intrinsics")]
 
 use std::ops::Range;
@@ -15,24 +15,24 @@ use super::tile::{MAX_COLS, MAX_ROWS};
 use super::{Isa, Verified, per_isa};
 use crate::tensor::{Elements, Weight};
 
-/// A matrix that is read by rows, as f32: activations, weights, or the patches
-/// of a picture.
+/// A matrix that can be read by rows as f32: activations, a weight, or an implicit
+/// im2col matrix.
 pub(super) trait Rows: Sync {
     /// Writes `row[k..k + dst.len()]` to `dst`.
     fn read(&self, row: usize, k: usize, dst: &mut [f32]);
 
-    /// Writes `row[k..k + len]` to `dst` as bf16, two an element, if that is how it lies; else returns false.
+    /// If the matrix is stored as bf16, copies `row[k..k + len]` to `dst`, two values per element, and returns true.
     #[inline(always)]
     fn read_pairs(&self, _row: usize, _k: usize, _len: usize, _dst: &mut [f32]) -> bool {
         false
     }
 
-    /// Says that `row[k..k + len]`, if there is so much, is about to be read.
+    /// Prefetches `row[k..k + len]`, clipped to the end of the row.
     #[inline(always)]
     fn prefetch(&self, _row: usize, _k: usize, _len: usize) {}
 }
 
-/// A matrix whose rows lie in memory.
+/// A matrix whose rows are slices of f32 in memory.
 pub(super) trait RowAt {
     /// Row `row`.
     fn row(&self, row: usize) -> &[f32];
@@ -52,10 +52,10 @@ impl Rows for Strided<'_> {
     }
 }
 
-/// Most parts a weight may be stacked of: Q, K, V and one to spare.
+/// The most parts that a stacked weight may have: Q, K, V and one in reserve.
 const PARTS: usize = 4;
 
-/// Rows of a weight, its stacked parts looked up once.
+/// Rows of a weight. Its parts are looked up once, not for every row.
 pub(super) struct WeightRows<'a> {
     parts: [Elements<'a>; PARTS],
     row_len: usize,
@@ -81,7 +81,7 @@ impl Rows for WeightRows<'_> {
             }
             at -= part.len();
         }
-        panic!("row {row} is beyond the weight's last");
+        panic!("row {row} is past the end of the weight");
     }
 
     #[inline(always)]
@@ -100,8 +100,8 @@ impl Rows for WeightRows<'_> {
         false
     }
 
-    /// Weights come from memory, in runs too short for the hardware to foresee:
-    /// without this, half of a small product's time is spent waiting for them.
+    /// Weights are read from memory in runs that are too short for the hardware prefetcher.
+    /// Without this, a small GEMM spends half of its time waiting for them.
     #[inline(always)]
     fn prefetch(&self, row: usize, k: usize, len: usize) {
         let (start, end) = (row * self.row_len + k, row * self.row_len + self.row_len.min(k + len));
@@ -120,23 +120,23 @@ impl Rows for WeightRows<'_> {
     }
 }
 
-/// Brings `values` to L1.
+/// Prefetches `values` to L1.
 #[inline(always)]
 fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing.
+        // SAFETY: SSE is part of x86-64, and a prefetch does not access memory in a way that can fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 
-/// Writes `from` to `to` as f32.
+/// Converts `from` to f32, exactly.
 #[inline(always)]
 pub(super) fn widen(from: Elements<'_>, to: &mut [f32]) {
     match from {
         Elements::F32(from) => to.copy_from_slice(from),
-        // bf16 is the upper half of f32.
+        // A bf16 is the upper half of an f32.
         Elements::Bf16(from) => {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
         }
@@ -144,7 +144,7 @@ pub(super) fn widen(from: Elements<'_>, to: &mut [f32]) {
     }
 }
 
-/// All elements of a small weight, as f32.
+/// Converts all elements of a (small) weight to f32.
 pub(super) fn widen_all(weight: &Weight, mut to: &mut [f32]) {
     for part in weight.parts() {
         let from = part.elements();
@@ -154,10 +154,10 @@ pub(super) fn widen_all(weight: &Weight, mut to: &mut [f32]) {
     }
 }
 
-/// Inner-dimension values read of each row at a time: 16 KiB for a widest panel.
+/// Values of K that are staged at a time: 16 KiB for the widest panel, which fits in L1.
 const STEP: usize = 128;
 
-/// [`STEP`] values of each row of a panel, on the way from matrix to panel.
+/// A buffer of [`STEP`] values of each row of a panel, before they are transposed.
 #[repr(align(64))]
 struct Staging([[f32; STEP]; MAX_COLS]);
 
@@ -178,7 +178,7 @@ per_isa! {
                     continue;
                 }
                 if count == STEP {
-                    // The usual length is one that the compiler knows.
+                    // The common case has a length that is known at compile time.
                     rows.read(row, k + at, &mut to[..STEP]);
                 } else {
                     rows.read(row, k + at, &mut to[..count]);
@@ -196,9 +196,9 @@ per_isa! {
 }
 
 per_isa! {
-    /// Packs the transpose of `rows[range] [count, len]`: `panels [len / height][depth(count), height]`.
-    /// Rows go in as they are, `height` values to each panel; beyond `len` the last
-    /// panel keeps what it held, which only reaches sums that nobody reads.
+    /// Packs the transpose of the matrix `rows[range]`, which is `[count, len]`, into `panels [len / height]`, each
+    /// `[depth(count), height]`. A row of the matrix needs no transposition: `height` of its values go to each panel.
+    /// Past `len`, the last panel keeps its old contents, which only affect accumulators that are never read.
     pub(super) fn pack_columns[R: RowAt](cpu, rows: &R, range: Range<usize>, len: usize, height: usize,
         panels: &mut [f32]) {
         match height {
@@ -208,7 +208,7 @@ per_isa! {
     }
 }
 
-/// [`pack_columns`] for a height that the compiler knows.
+/// [`pack_columns`] for a height that is known at compile time.
 #[inline(always)]
 fn columns<R: RowAt, const HEIGHT: usize>(
     cpu: Verified,
@@ -239,15 +239,15 @@ fn columns<R: RowAt, const HEIGHT: usize>(
     }
 }
 
-/// Rows by which [`columns`] fetches ahead: they may lie pages apart.
+/// How many rows ahead [`columns`] prefetches: rows may be on different pages, which the hardware prefetcher does
+/// not follow.
 const AHEAD: usize = 16;
 
-/// Values of a row that [`columns`] stages: whole panels.
+/// Values of a row that [`columns`] stages at a time, a multiple of every panel's height.
 const STAGED: usize = 8 * MAX_ROWS;
 
 per_isa! {
-    /// Pairs rows `2j` and `2j + 1` of `rows [count, width]` in place, where the
-    /// instruction set multiplies pairs. Returns the `[depth(count), width]` that result.
+    /// Rounds `rows [count, width]` to bf16 in place and interleaves rows `2j` and `2j + 1` as pairs.
     fn pair_rows_in_place(cpu, rows: &mut [f32], width: usize) {
         for j in 0..(rows.len() / width).div_ceil(2) {
             let mut low = [0.0; MAX_COLS];
@@ -261,8 +261,8 @@ per_isa! {
     }
 }
 
-/// [`pair_rows_in_place`] where the instruction set multiplies pairs. Returns
-/// the `[depth(count), width]` that result.
+/// Calls [`pair_rows_in_place`] if the instruction set multiplies bf16 pairs. Returns
+/// the result, `[depth(count), width]`.
 pub(super) fn pair_rows(cpu: Verified, rows: &mut [f32], width: usize) -> &[f32] {
     let count = rows.len() / width;
     if cpu.isa() == Isa::Avx512Bf16 {
@@ -271,7 +271,7 @@ pub(super) fn pair_rows(cpu: Verified, rows: &mut [f32], width: usize) -> &[f32]
     &rows[..cpu.depth(count) * width]
 }
 
-/// Pairs of `low` and `high`, rounded to nearest even; they are finite.
+/// Rounds `low` and `high` to bf16 (nearest, ties to even) and stores them as pairs. NaN is not handled.
 #[inline(always)]
 pub(super) fn round_pairs(low: &[f32], high: &[f32], to: &mut [f32]) {
     let round = |x: f32| {
@@ -283,24 +283,24 @@ pub(super) fn round_pairs(low: &[f32], high: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Rounds 128 values to bf16; the first 64 elements then hold pairs of them.
+/// Rounds 128 values to bf16 in place; the first 64 elements then hold the pairs.
 #[inline]
 fn pair(cpu: Verified, row: &mut [f32; STEP]) {
     assert_eq!(cpu.isa(), Isa::Avx512Bf16);
-    // SAFETY: the CPU has it, as asserted.
+    // SAFETY: a `Verified` instruction set is supported by the CPU, and it has BF16, as asserted.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         x86::pair(row);
     }
 }
 
-/// `to[p, i] = from[i, p]` for all of `to [_, width]` and `from [_, stride]`, whose stride is a multiple of 16 where
-/// registers have as many lanes.
+/// `to[p, i] = from[i, p]` for all of `to [_, width]` and `from [_, stride]`. With AVX-512, `stride` must be a
+/// multiple of 16.
 #[inline]
 pub(super) fn transpose(cpu: Verified, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Isa::Avx512 | Isa::Avx512Bf16 = cpu.isa() {
-        // SAFETY: the CPU has it (`Verified`).
+        // SAFETY: the CPU supports AVX-512 (`Verified`).
         return unsafe { x86::transpose(from, stride, width, to) };
     }
     for (p, to) in to.chunks_exact_mut(width).enumerate() {
@@ -340,19 +340,19 @@ mod x86 {
             for p in (0..depth).step_by(16) {
                 let mut block = [_mm512_setzero_ps(); 16];
                 for (to, from) in block.iter_mut().zip(from[first * stride..].chunks_exact(stride)) {
-                    // SAFETY: p is a multiple of 16 below the stride, which is one, so 16 values follow.
+                    // SAFETY: p < stride, and both are multiples of 16, so 16 values follow.
                     *to = unsafe { _mm512_loadu_ps(&from[p]) };
                 }
                 let block = transposed(block);
                 for (row, to) in block.iter().zip(to[p * width..].chunks_exact_mut(width)) {
-                    // SAFETY: the mask keeps the store within columns `first..first + count` of `to`.
+                    // SAFETY: the mask limits the store to columns `first..first + count` of `to`.
                     unsafe { _mm512_mask_storeu_ps(to[first..].as_mut_ptr(), lanes, *row) };
                 }
             }
         }
     }
 
-    /// A 16 × 16 transposition in registers: pairs, quadruples, then 128-bit quarters.
+    /// Transposes 16 × 16 values in registers: by single values, by pairs, then by 128-bit lanes.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn transposed(r: [__m512; 16]) -> [__m512; 16] {
@@ -362,7 +362,7 @@ mod x86 {
             s[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
             s[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
         }
-        // t[4i + j]: column j (of each 128-bit quarter) of rows 4i..4i + 4.
+        // t[4i + j] now holds column j (of each 128-bit lane) of rows 4i..4i + 4.
         for i in 0..4 {
             for j in 0..2 {
                 let (a, b) = (_mm512_castps_pd(s[4 * i + j]), _mm512_castps_pd(s[4 * i + j + 2]));

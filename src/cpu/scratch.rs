@@ -1,4 +1,4 @@
-//! Hands out a kernel's scratch memory, and a shared output, piece by piece.
+//! Divides a kernel's scratch memory into buffers, and lets several tasks write one output.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
 use std::marker::PhantomData;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-/// f32 per cache line. Pieces are whole lines, so that vector loads do not straddle two.
+/// f32 per cache line. Buffers start at a cache line, so that aligned vector loads do not straddle two lines.
 pub(super) const LINE: usize = 16;
 
 /// `len` rounded up to whole cache lines.
@@ -14,71 +14,71 @@ pub(super) const fn lines(len: usize) -> usize {
     len.next_multiple_of(LINE)
 }
 
-/// Cuts aligned pieces off the front of a slice.
+/// Scratch memory from whose front aligned buffers are taken.
 pub(super) struct Scratch<'a>(&'a mut [f32]);
 
 impl<'a> Scratch<'a> {
-    /// Uses `memory`; up to a line of it is lost to alignment.
+    /// Uses `memory`, of which up to one cache line is lost to alignment.
     pub(super) fn new(memory: &'a mut [f32]) -> Self {
         let skip = memory.as_ptr().align_offset(64).min(memory.len());
         Self(&mut memory[skip..])
     }
 
-    /// The next `len` values, at the start of a line. Their contents are left over.
+    /// The next `len` values, starting at a cache line. They are not initialised: they hold whatever was written last.
     ///
     /// # Panics
-    /// If the caller's scratch is smaller than the kernel's `*_scratch` said.
+    /// If the caller's scratch is smaller than the kernel's `*_scratch` function requires.
     pub(super) fn take(&mut self, len: usize) -> &'a mut [f32] {
         let memory = std::mem::take(&mut self.0);
         assert!(memory.len() >= len, "scratch is {} f32 short", len - memory.len());
-        let (piece, rest) = memory.split_at_mut(lines(len).min(memory.len()));
+        let (buffer, rest) = memory.split_at_mut(lines(len).min(memory.len()));
         self.0 = rest;
-        &mut piece[..len]
+        &mut buffer[..len]
     }
 
-    /// Pieces of `len` values for [`run_tasks`], as many as there is memory for
-    /// and threads to use them, and their number.
+    /// One buffer of `len` values per thread, for [`run_tasks`], and their number. If the memory does not suffice for
+    /// all threads, there are fewer buffers.
     ///
     /// # Panics
-    /// If there is not memory for one; see [`Scratch::take`].
-    pub(super) fn pieces(self, len: usize) -> (&'a mut [f32], usize) {
+    /// If there is not enough memory for one buffer; see [`Scratch::take`].
+    pub(super) fn per_thread(self, len: usize) -> (&'a mut [f32], usize) {
         let count = (self.0.len() / lines(len)).min(rayon::current_num_threads());
         assert!(count > 0, "scratch is {} f32 short", lines(len) - self.0.len());
         (&mut self.0[..count * lines(len)], count)
     }
 
-    /// All that is left.
+    /// All memory that has not been taken.
     pub(super) fn rest(self) -> &'a mut [f32] {
         self.0
     }
 }
 
-/// Runs `task(i, piece)` for `i` in `0..tasks`, on as many threads as `memory`
-/// has pieces of `len`. Which thread and piece a task gets is left to chance,
-/// so a task must not care what its piece holds.
+/// Runs `task(i, buffer)` for `i` in `0..tasks`, on as many threads as `memory`
+/// has buffers of `len` values. Threads take the next task from a counter, so a task cannot
+/// know which buffer it gets and must not depend on the buffer's contents.
 pub(super) fn run_tasks(memory: &mut [f32], len: usize, tasks: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     let next = AtomicUsize::new(0);
-    memory.par_chunks_mut(lines(len)).for_each(|piece| {
+    memory.par_chunks_mut(lines(len)).for_each(|buffer| {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= tasks {
                 break;
             }
-            task(i, piece);
+            task(i, buffer);
         }
     });
 }
 
-/// An output that several tasks write at once, each its own ranges.
+/// An output that several tasks write concurrently, each in its own ranges.
 pub(super) struct Shared<'a> {
     start: *mut f32,
     len: usize,
     owner: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a `Shared` only hands out ranges, and `Shared::range` requires them to be disjoint.
+// SAFETY: a `Shared` only gives access to ranges, and `Shared::range` requires them to be disjoint.
 unsafe impl Sync for Shared<'_> {}
-// SAFETY: as above; f32 has no tie to a thread.
+// SAFETY: as above, and f32 may be sent between threads.
 unsafe impl Send for Shared<'_> {}
 
 impl<'a> Shared<'a> {
@@ -90,11 +90,11 @@ impl<'a> Shared<'a> {
     /// Values `at..at + len`.
     ///
     /// # Safety
-    /// While the result lives, no other range that overlaps it is asked for.
-    #[allow(clippy::mut_from_ref, reason = "ranges are disjoint, which the caller vouches for")]
+    /// While the returned slice is in use, no overlapping range may be requested.
+    #[allow(clippy::mut_from_ref, reason = "the caller guarantees that ranges are disjoint")]
     pub(super) unsafe fn range(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(at + len <= self.len, "range is within the output");
-        // SAFETY: within the memory borrowed by `new`, and not aliased, by this function's contract.
+        // SAFETY: the range lies within the memory that `new` borrowed, and by this function's contract it is not aliased.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }

@@ -1,35 +1,40 @@
-//! The softmax of [`attention`](super::attention), pass by pass: maxima and sums
-//! run down columns, which are queries, lane by lane.
+//! The online softmax of [`attention`](super::attention), one block of keys at a time. A column of
+//! scores belongs to one query, so maxima and sums are computed column by column, one query per SIMD lane.
 
 use super::math::{exp2, fma, max};
 use super::pack::round_pairs;
 use super::tile::MAX_COLS;
 use super::{Isa, per_isa};
 
-/// Of a tile's width of queries and the keys so far.
+/// The running state for a tile's width of queries, over the keys processed so far.
 pub(super) struct Softmax {
-    /// The largest score.
+    /// The largest score of each query.
     largest: [f32; MAX_COLS],
-    /// `Σ e^(s − largest)`
+    /// The denominator of each query, `Σ e^(s − largest)`.
     pub(super) sum: [f32; MAX_COLS],
 }
 
 impl Softmax {
-    /// Of no keys.
+    /// The state before the first key.
     pub(super) fn new() -> Self {
         Self { largest: [f32::NEG_INFINITY; MAX_COLS], sum: [0.0; MAX_COLS] }
     }
 }
 
 per_isa! {
-    /// Turns `scores [keys, width]` of further keys into weights `e^(s − largest)`, as right matrix of a product.
-    /// Where a score is larger than all before: what sums over the keys so far are to be multiplied with.
-    pub(super) fn weigh(cpu, scores: &mut [f32], width: usize, softmax: &mut Softmax) -> Option<[f32; MAX_COLS]> {
+    /// Replaces the `scores [keys, width]` of the next block by `e^(s − largest)`, in the layout of a GEMM's right
+    /// operand. If any query's maximum grew, returns what each query's accumulators must be multiplied by.
+    pub(super) fn exponentiate(
+        cpu,
+        scores: &mut [f32],
+        width: usize,
+        softmax: &mut Softmax,
+    ) -> Option<[f32; MAX_COLS]> {
         let pairs = cpu.isa() == Isa::Avx512Bf16;
         match width {
-            32 => weigh_lanes::<FMA, 32>(pairs, scores, softmax),
-            16 => weigh_lanes::<FMA, 16>(pairs, scores, softmax),
-            _ => weigh_lanes::<FMA, 8>(pairs, scores, softmax),
+            32 => exponentiate_lanes::<FMA, 32>(pairs, scores, softmax),
+            16 => exponentiate_lanes::<FMA, 16>(pairs, scores, softmax),
+            _ => exponentiate_lanes::<FMA, 8>(pairs, scores, softmax),
         }
     }
 }
@@ -43,9 +48,9 @@ per_isa! {
     }
 }
 
-/// [`weigh`] for a width that the compiler knows.
+/// [`exponentiate`] for a width that is known at compile time.
 #[inline(always)]
-fn weigh_lanes<const FMA: bool, const LANES: usize>(
+fn exponentiate_lanes<const FMA: bool, const LANES: usize>(
     pairs: bool,
     scores: &mut [f32],
     softmax: &mut Softmax,
@@ -71,7 +76,7 @@ fn weigh_lanes<const FMA: bool, const LANES: usize>(
     *largest = now;
     let shift = now.map(|largest| -largest * LOG2_E);
     let mut total = *sum;
-    let mut weigh = |row: &mut [f32; LANES]| {
+    let mut exponentiate = |row: &mut [f32; LANES]| {
         for i in 0..LANES {
             row[i] = exp2::<FMA>(fma::<FMA>(row[i], LOG2_E, shift[i]));
             total[i] += row[i];
@@ -80,15 +85,15 @@ fn weigh_lanes<const FMA: bool, const LANES: usize>(
     if pairs {
         for j in 0..rows.len().div_ceil(2) {
             let (mut low, mut high) = (rows[2 * j], [0.0; LANES]);
-            weigh(&mut low);
+            exponentiate(&mut low);
             if let Some(row) = rows.get(2 * j + 1) {
                 high = *row;
-                weigh(&mut high);
+                exponentiate(&mut high);
             }
             round_pairs(&low, &high, &mut rows[j]);
         }
     } else {
-        rows.iter_mut().for_each(weigh);
+        rows.iter_mut().for_each(exponentiate);
     }
     *sum = total;
     factor

@@ -1,4 +1,4 @@
-//! What the kernels' tests share.
+//! Helpers for the kernels' unit tests.
 
 use std::sync::Arc;
 
@@ -44,17 +44,17 @@ pub(super) fn weight(dims: &[usize], dtype: Dtype, seed: u64) -> Weight {
     Weight::new("test", dims.to_vec(), vec![Part::new(Arc::new(Raw(aligned)), 0..bytes.len(), dtype)])
 }
 
-/// The instruction sets of this CPU.
+/// The instruction sets that this CPU supports.
 pub(super) fn available() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.available())
 }
 
-/// What `isa` does to the operands of a matrix product.
+/// The rounding that `isa` applies to the inputs of a GEMM.
 pub(super) fn rounding(isa: Isa) -> fn(f32) -> f32 {
     if isa == Isa::Avx512Bf16 { |x| bf16::from_f32(x).to_f32() } else { |x| x }
 }
 
-/// `run(threads)` on 1 and 2 threads; they must agree in every bit.
+/// Calls `run(threads)` with 1 and with 2 threads. The results must agree in every bit.
 pub(super) fn on_threads(run: impl Fn(usize) -> Vec<f32> + Sync) -> Vec<f32> {
     let [one, two] = [1, 2].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a small pool");

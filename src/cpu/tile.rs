@@ -1,9 +1,9 @@
-//! Register tiles: the only place where matrices are multiplied.
+//! The GEMM micro-kernels: a tile of accumulators in registers.
 //!
-//! `c[i, j] += Σ_p a[p, i]·b[p, j]` with `a [depth, rows]` and `b [depth, cols]`
-//! packed ([`pack`](super::pack)), so both are read front to back, whatever the
-//! strides of the matrices were. With [`Isa::Avx512Bf16`] an element of `a` and
-//! `b` is a pair of bf16 in the bits of an f32, and `depth` counts pairs.
+//! `c[i, j] += Σ_p a[p, i]·b[p, j]` for packed panels `a [depth, rows]` and
+//! `b [depth, cols]` ([`pack`](super::pack)), which are read sequentially. With
+//! [`Isa::Avx512Bf16`], an element of `a` or `b` is a pair of bf16 in the bits of
+//! an f32, and `depth` counts pairs.
 //!
 //! | instruction set | rows × cols | accumulators |
 //! |---|---|---|
@@ -14,9 +14,9 @@
 
 use super::{Isa, Verified};
 
-/// Most rows any instruction set's tile has.
+/// Rows of the tallest tile of any instruction set.
 pub(super) const MAX_ROWS: usize = 12;
-/// Most columns any instruction set's tile has.
+/// Columns of the widest tile of any instruction set.
 pub(super) const MAX_COLS: usize = 32;
 
 impl Verified {
@@ -37,20 +37,19 @@ impl Verified {
         }
     }
 
-    /// Packed elements that hold `k` values of the inner dimension.
+    /// How many packed elements hold `k` values along K: half as many if values are paired.
     pub(super) fn depth(self, k: usize) -> usize {
         if self.isa() == Isa::Avx512Bf16 { k.div_ceil(2) } else { k }
     }
 }
 
-/// `c (+)= aᵀ·b`: `a [depth, rows]`, `b [depth, cols]`, `c [rows, cols]`.
-/// With `accumulate`, `c` is added to, else overwritten.
+/// `c = aᵀ·b`, or with `accumulate` `c += aᵀ·b`, for `a [depth, rows]`, `b [depth, cols]` and `c [rows, cols]`.
 #[inline]
 pub(super) fn tile(cpu: Verified, a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
     let depth = a.len() / cpu.rows();
     assert!(a.len() == depth * cpu.rows() && b.len() == depth * cpu.cols() && c.len() == cpu.rows() * cpu.cols());
     match cpu.isa() {
-        // SAFETY: the CPU has it (`Verified`), and the lengths were checked above.
+        // SAFETY: the CPU supports the instruction set (`Verified`), and the lengths were checked above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => unsafe { x86::avx512_bf16(depth, a, b, c, accumulate) },
         // SAFETY: as above.
@@ -84,15 +83,17 @@ fn portable(a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    /// Steps by which `a` is fetched ahead: it comes from L3, and goes on behind its end.
+    /// How many steps along K ahead `a` is prefetched, because it is read from L3. Past the end of this panel,
+    /// the prefetch reaches the next one, which follows in memory.
     const AHEAD: usize = 32;
 
-    /// Writes a tile function: `$rows` rows of `$n` vectors of `$lanes` f32.
+    /// Defines a micro-kernel for a tile of `$rows` rows of `$n` vectors of `$lanes` f32.
     macro_rules! tile {
         ($name:ident, $features:literal, $rows:literal x $n:literal x $lanes:literal,
          $zero:ident, $load:ident, $store:ident, |$a:ident, $b:ident, $sum:ident| $step:expr) => {
             /// # Safety
-            /// `a`, `b` and `c` hold `depth·rows`, `depth·cols` and `rows·cols` elements.
+            /// The CPU supports the features, and `a`, `b` and `c` hold `depth·rows`, `depth·cols` and `rows·cols`
+            /// elements.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name(depth: usize, a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
                 const COLS: usize = $n * $lanes;
@@ -108,7 +109,7 @@ mod x86 {
                 let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
                 for _ in 0..depth {
                     // SAFETY: `depth` steps of `rows` and `cols` elements lie within `a` and `b`;
-                    // a prefetch reads nothing.
+                    // a prefetch cannot fault.
                     unsafe {
                         _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(AHEAD * $rows).cast());
                         let mut bs = [$zero(); $n];
@@ -144,7 +145,7 @@ mod x86 {
     tile!(avx512_bf16, "avx512f,avx512bw,avx512bf16", 12 x 2 x 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps,
         |a, b, sum| _mm512_dpbf16_ps(*sum, pairs(_mm512_set1_ps(a)), pairs(b)));
 
-    /// The same bits as 32 bf16.
+    /// Reinterprets the bits as 32 bf16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn pairs(x: __m512) -> __m512bh {

@@ -1,14 +1,14 @@
-//! Memory of this process, where the system says.
+//! Memory use of this process, on systems that report it.
 
 use crate::backend::cpu::memory::proc_kib;
 
-/// Forgets the peak so far, so that [`peak_bytes`] is that of what comes now.
+/// Resets the peak, so that [`peak_bytes`] returns the peak from now on.
 pub fn reset_peak() {
-    // Where this is refused, the peak is that of the whole process.
+    // Where the system does not permit this, the peak since the start of the process is reported.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most memory that was resident at once, mapped weights included as far as they were touched.
+/// Peak resident memory, which includes those pages of mapped weights that were accessed.
 pub fn peak_bytes() -> Option<u64> {
     proc_kib("/proc/self/status", "VmHWM")
 }

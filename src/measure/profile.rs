@@ -1,6 +1,6 @@
-//! Profiling: a backend that notes down how long everything takes that another one does.
+//! Profiling: a backend that wraps another one and records how long each call takes.
 //!
-//! The pipeline knows nothing of it: it runs on a [`Profiled`] backend as on any other.
+//! The pipeline needs no support for this: it runs on a [`Profiled`] backend as on any other.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,32 +15,32 @@ use crate::ops::Cost;
 use crate::plan::{Plan, Slot};
 use crate::registry::{self, Kernel};
 
-/// Something that the host did.
+/// A stage or a backend call, timed on the host.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// What.
+    /// The name of the stage or call.
     pub name: String,
-    /// Begin, since profiling began.
+    /// Start time, relative to the start of profiling.
     pub start: Duration,
-    /// How long.
+    /// Duration.
     pub time: Duration,
 }
 
-/// One call of a node.
+/// One execution of a node on the device.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     /// Index into [`Events::plans`].
     pub plan: usize,
     /// Index into the plan's nodes.
     pub node: usize,
-    /// Begin, since profiling began. Where the device works on its own, as if it
-    /// began with the host and did not pause between nodes.
+    /// Start time, relative to the start of profiling. For an asynchronous device this is an estimate: it
+    /// assumes that the device starts when the host does and does not idle between nodes.
     pub start: Duration,
-    /// How long the device worked.
+    /// Time on the device.
     pub time: Duration,
 }
 
-/// Everything that happened.
+/// Everything that was recorded.
 #[derive(Debug)]
 pub struct Events {
     origin: Instant,
@@ -48,23 +48,23 @@ pub struct Events {
     pub plans: Vec<Arc<Plan>>,
     /// Stages, in order.
     pub stages: Vec<Span>,
-    /// Calls of the backend, in order.
+    /// Backend calls, in order.
     pub host: Vec<Span>,
-    /// Calls of nodes, in order.
+    /// Executions of nodes, in order.
     pub calls: Vec<Call>,
 }
 
-/// The notes, shared by the backend that takes them and whoever reads them.
+/// The recorded events, shared by the backend that writes them and the caller that reads them.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Mutex<Events>>);
 
 impl Log {
-    /// What was noted so far.
+    /// The events recorded so far.
     pub fn events(&self) -> MutexGuard<'_, Events> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything but the plans, and begins anew.
+    /// Discards everything except the plans, and restarts the clock.
     pub fn restart(&self) {
         let mut events = self.events();
         events.origin = Instant::now();
@@ -73,7 +73,7 @@ impl Log {
         events.calls.clear();
     }
 
-    /// A stage begins, and the one before it ends.
+    /// Records that a stage begins and the previous one ends.
     pub fn begin(&self, stage: &str) {
         self.end();
         let mut events = self.events();
@@ -81,7 +81,7 @@ impl Log {
         events.stages.push(Span { name: stage.into(), start, time: Duration::ZERO });
     }
 
-    /// The stage ends.
+    /// Records that the current stage ends.
     pub fn end(&self) {
         let mut events = self.events();
         let now = events.origin.elapsed();
@@ -90,7 +90,7 @@ impl Log {
         }
     }
 
-    /// Notes down that the host was busy since `start`.
+    /// Records a backend call that began at `start` and ends now.
     fn host(&self, name: String, start: Instant) {
         let mut events = self.events();
         let start = start.saturating_duration_since(events.origin);
@@ -99,14 +99,14 @@ impl Log {
     }
 }
 
-/// A backend whose programs note down what they do.
+/// A backend that records what its programs do.
 pub struct Profiled {
     inner: Box<dyn Backend>,
     log: Log,
 }
 
 impl Profiled {
-    /// Around another backend, with the notes.
+    /// Wraps another backend. Also returns the log that it will write.
     pub fn new(inner: Box<dyn Backend>) -> (Self, Log) {
         let (plans, stages, host, calls) = Default::default();
         let log = Log(Arc::new(Mutex::new(Events { origin: Instant::now(), plans, stages, host, calls })));
@@ -183,49 +183,50 @@ impl Program for ProfiledProgram {
     }
 }
 
-/// What calls are summed up by.
+/// How executions of nodes are grouped in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum By {
-    /// Segments of the plan, e.g. `step_c`.
+    /// By segment of the plan, e.g. `step_c`.
     Stage,
-    /// Kinds of op.
+    /// By op.
     Op,
-    /// Rows of the registry.
+    /// By kernel.
     Kernel,
-    /// Layers of the networks, by their names in the checkpoints.
+    /// By layer, named as in the checkpoint.
     Layer,
 }
 
-/// Some calls together.
+/// One group of a table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// What they have in common.
+    /// Name of the group.
     pub name: String,
-    /// How many they are.
+    /// Number of executions.
     pub calls: usize,
-    /// Device time, seconds.
+    /// Total time on the device in seconds.
     pub seconds: f64,
-    /// Part of all device time, 0 to 1.
+    /// Share of the device time of all groups, 0 to 1.
     pub share: f64,
     /// Floating-point operations.
     pub flops: u64,
-    /// Bytes that have to be moved.
+    /// Compulsory memory traffic in bytes.
     pub bytes: u64,
-    /// What bounds most of them.
+    /// The resource that limits the group as a whole.
     pub bound: Limit,
-    /// The least time that the device's ceilings allow, as a part of the time it took.
+    /// The shortest time that the device's ceilings allow, divided by the measured time.
     pub of_ceiling: f64,
 }
 
 impl Events {
-    /// Sums calls up, those that take longest first.
+    /// Groups the executions of nodes. The groups that take the most time come first.
     pub fn table(&self, by: By, device: &Device, ceilings: &Ceilings) -> Vec<Row> {
         let total: f64 = self.calls.iter().map(|call| call.time.as_secs_f64()).sum();
         let mut rows: Vec<Row> = Vec::new();
         let mut known = std::collections::HashMap::new();
-        // Seconds that memory and calculation take at least, and both together.
+        // For each row, the shortest possible time in seconds: for its memory traffic, for its arithmetic, and the sum
+        // over its calls of the larger of the two.
         let mut least: Vec<[f64; 3]> = Vec::new();
-        // Of each plan's nodes: their row in the table and their work.
+        // For each node of each plan: its row in the table, and its cost.
         let mut nodes: Vec<Vec<(usize, Cost)>> = Vec::new();
         for plan in &self.plans {
             let mut place = |i: usize| {

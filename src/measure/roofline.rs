@@ -1,4 +1,5 @@
-//! What a device can do at most, and how much of it a kernel reaches.
+//! A roofline model: measures a device's memory bandwidth and arithmetic throughput, and derives the shortest time
+//! that an op can take.
 
 use std::time::{Duration, Instant};
 
@@ -12,31 +13,31 @@ use crate::ops::{Add, Cost, Element, Function, Linear, Scale};
 use crate::shape::Shape;
 use crate::tensor::Dtype;
 
-/// How long each kernel that may reach a ceiling is measured.
+/// How long each candidate kernel is measured.
 const BUDGET: Duration = Duration::from_millis(500);
 
-/// What a device was measured to do at most: the best of many calls.
+/// The highest rates that a device reached in many calls.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Ceilings {
-    /// Memory read and written by copying a large tensor, or by adding two if that is faster.
+    /// Bytes read and written per second when a large tensor is copied, or when two are added if that is faster.
     pub bytes_per_second: f64,
-    /// Work of a large matrix product of f32 activations and bf16 weights, by the fastest of the kernels.
+    /// FLOP/s of a large GEMM of f32 activations and bf16 weights, with the fastest kernel.
     pub flops_per_second: f64,
 }
 
-/// What keeps a kernel from being faster.
+/// The resource that limits a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Limit {
-    /// Moving data.
+    /// Memory bandwidth.
     Memory,
-    /// Calculating.
+    /// Arithmetic throughput.
     Compute,
 }
 
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // With padding, unlike `write!`.
+        // Unlike `write!`, `pad` respects the width of the format string.
         f.pad(match self {
             Limit::Memory => "memory",
             Limit::Compute => "compute",
@@ -44,29 +45,29 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// The least time that work could take, and why.
+/// The shortest time that an op can take, and which resource limits it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bound {
-    /// What takes that time.
+    /// The limiting resource.
     pub limit: Limit,
-    /// The time, seconds.
+    /// The time in seconds.
     pub seconds: f64,
 }
 
 impl Ceilings {
-    /// Measures a device, a few seconds.
+    /// Measures a device, which takes a few seconds.
     ///
     /// # Errors
     /// If the device fails.
     pub fn measure(backend: &dyn Backend) -> Result<Self> {
         let device = backend.device();
-        // Large enough to fill the device, small enough that slow ones finish soon.
+        // Large enough to use the whole device, small enough that slow devices finish soon.
         let (side, mib) = match device.kind {
             Kind::Gpu => (4096, 64),
             Kind::Cpu => (2048, 64),
             Kind::Software => (512, 16),
         };
-        // Of the fastest row, whichever would be chosen.
+        // The time of the fastest kernel, which need not be the one that would be chosen.
         let seconds = |task: &Task| {
             task.kernels(device.target()).into_iter().try_fold(f64::INFINITY, |least, kernel| {
                 let times = task.load(backend, Some(kernel))?.times(BUDGET)?;
@@ -91,7 +92,7 @@ impl Ceilings {
         })
     }
 
-    /// The least time for this work.
+    /// The shortest time in which the device can do this work.
     pub fn bound(&self, cost: Cost) -> Bound {
         let memory = cost.bytes as f64 / self.bytes_per_second;
         let compute = cost.flops as f64 / self.flops_per_second;
@@ -109,7 +110,7 @@ impl std::fmt::Display for Ceilings {
     }
 }
 
-/// Bytes read and written a second when the host's cores copy `bytes` of memory, at best.
+/// The highest rate, in bytes read and written per second, at which the host's cores copy `bytes` of memory.
 fn host_copy(bytes: usize) -> f64 {
     const CHUNK: usize = 1 << 20;
     let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn ceilings_are_those_of_the_device() {
         let ceilings = Ceilings::measure(&crate::backend::cpu::Cpu::new(false)).unwrap();
-        // Between what anything that runs this can do and what nothing can.
+        // Any machine that can run the test reaches the lower bounds, and none reaches the upper ones.
         assert!((1e8..1e13).contains(&ceilings.bytes_per_second), "{ceilings}");
         assert!((1e8..1e15).contains(&ceilings.flops_per_second), "{ceilings}");
     }

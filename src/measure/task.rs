@@ -1,4 +1,4 @@
-//! Single ops, cut out of a plan to be timed on their own.
+//! Single ops, extracted from a plan to be timed on their own.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,10 +14,10 @@ use crate::shape::Shape;
 use crate::synth::Noise;
 use crate::tensor::{Dtype, Weight, shape_of_dims};
 
-/// Copies of the operands take turns, as many as it takes to leave any cache behind.
+/// Calls cycle through several copies of the operands, whose total size in bytes exceeds any cache.
 const BEYOND_CACHES: u64 = 256 << 20;
 
-/// Most copies; small operands are in some cache in a real run, too.
+/// Largest number of copies. Small operands are also in a cache in a real run.
 const MAX_COPIES: u64 = 64;
 
 /// An operand without its values.
@@ -25,31 +25,31 @@ const MAX_COPIES: u64 = 64;
 pub enum Operand {
     /// Activations or indices.
     Slot(Shape, Element),
-    /// A learned tensor: its dimensions, elements and type of each of its parts.
+    /// A weight: its dimensions, and the number and type of the elements of each of its parts.
     Weight(Vec<usize>, Vec<(usize, Dtype)>),
 }
 
-/// An op with the operands that it has in a plan.
+/// An op with the shapes and types that its operands have in a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// The op with its constants.
     pub op: Op,
     /// Its operands; `None` where an optional one is absent.
     pub inputs: Vec<Option<Operand>>,
-    /// What the result's elements are.
+    /// Element type of the result.
     pub result: Element,
 }
 
-/// The different ops of a plan, in its order, each with the number of calls when
-/// every segment runs `repeats` times, on a device that `stores_bf16` or not.
-pub fn distinct(plan: &Plan, stores_bf16: bool, repeats: impl Fn(&str) -> usize) -> Vec<(Task, usize)> {
+/// The different ops of a plan, in its order, each with its number of calls for one batch, on a device that
+/// `stores_bf16` or not.
+pub fn distinct(plan: &Plan, stores_bf16: bool) -> Vec<(Task, usize)> {
     let mut tasks: Vec<(Task, usize)> = Vec::new();
     for segment in &plan.segments {
         for node in &plan.nodes[segment.nodes.clone()] {
             let task = Task::of(plan, node, stores_bf16);
             match tasks.iter_mut().find(|(known, _)| *known == task) {
-                Some((_, calls)) => *calls += repeats(segment.name),
-                None => tasks.push((task, repeats(segment.name))),
+                Some((_, calls)) => *calls += segment.repeats,
+                None => tasks.push((task, segment.repeats)),
             }
         }
     }
@@ -57,7 +57,7 @@ pub fn distinct(plan: &Plan, stores_bf16: bool, repeats: impl Fn(&str) -> usize)
 }
 
 impl Task {
-    /// The op of a node; factors are numbers like others unless the device `stores_bf16`.
+    /// The op of a node. Unless the device `stores_bf16`, tensors that only GEMMs read count as f32.
     pub fn of(plan: &Plan, node: &Node, stores_bf16: bool) -> Self {
         let element = |slot: &Slot| match plan.slots[slot.id()].element {
             Element::GemmInput if !stores_bf16 => Element::F32,
@@ -76,24 +76,24 @@ impl Task {
         Self { op: node.op.clone(), inputs: node.inputs.iter().map(operand).collect(), result: element(&node.output) }
     }
 
-    /// Work of one call; `stores_bf16` as for [`Plan::cost`].
+    /// The work of one call, with `stores_bf16` as for [`Plan::cost`].
     pub fn cost(&self, stores_bf16: bool) -> Cost {
         let plan = self.plan(1);
         plan.cost(&plan.nodes[0], stores_bf16)
     }
 
-    /// The rows that could run it on such a device, the chosen one first.
+    /// The kernels that can run it on such a device. The first is the one that would be chosen.
     pub fn kernels(&self, target: Target) -> Vec<&'static Kernel> {
         let plan = self.plan(1);
         registry::admissible(&plan.nodes[0], &plan, target).collect()
     }
 
-    /// Whether a device has room for it. Small ones are not asked about.
+    /// Whether it fits in the device's memory. Small tasks are assumed to fit.
     pub fn fits(&self, backend: &dyn Backend) -> bool {
         self.bytes() < 128 << 20 || backend.compile(Arc::new(self.plan(1))).is_ok()
     }
 
-    /// Compiles it with a row, or the chosen one, and fills its operands with noise.
+    /// Compiles it with the given kernel, or the one that would be chosen, and fills its operands with random numbers.
     ///
     /// # Errors
     /// If it does not fit into the device's memory, or the device fails.
@@ -103,7 +103,7 @@ impl Task {
         self.load_copies(backend, kernel, copies.min(fits) as usize)
     }
 
-    /// The same with as many copies of the operands as wanted.
+    /// The same with a given number of copies of the operands.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
@@ -149,7 +149,7 @@ impl Task {
         self.op.shape(&self.shapes()).expect("the operands are those of a plan")
     }
 
-    /// Element `j` of operand `i`, an index: in range, and of rows that lie apart.
+    /// Element `j` of operand `i`, which holds indices: in range, and scattered over the rows.
     fn index(&self, i: usize, j: usize) -> u32 {
         let shapes = self.shapes();
         let rows = |operand: usize| shapes[operand].map_or(1, |s| s.rows());
@@ -158,14 +158,14 @@ impl Task {
             ("attention", _) => shapes[0].map_or(1, |x| x.tokens()),
             ("embed", _) => j * 7919 % rows(1),
             ("gather", _) => j * 7919 % rows(0),
-            // A step.
+            // The counter of steps.
             _ => 0,
         };
         value as u32
     }
 
-    /// As many nodes as copies, each with operands of its own. None works in place: run
-    /// over and over on its own result, it would end in zeros or infinities.
+    /// A plan with one node per copy, each with its own operands. No node works in place: if it ran
+    /// repeatedly on its own result, the values would become zeros or infinities.
     fn plan(&self, copies: usize) -> Plan {
         let (mut rec, mut results) = (Recorder::new(), Vec::new());
         let stored = |operand: &Operand| match operand {
@@ -189,14 +189,14 @@ impl Task {
             results.push(out);
         }
         let mut plan = rec.finish();
-        // What it is in the plan that the task was cut out of.
+        // The result has the element type that it has in the plan that the task was extracted from.
         results.iter().for_each(|out| plan.slots[out.id()].element = self.result);
         plan
     }
 }
 
 impl fmt::Display for Task {
-    /// The operands' extents, `-` where one is absent between others.
+    /// The operands' dimensions, with `-` for an absent operand before the last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let extent = |operand: &Option<Operand>| match operand {
             None => "-".to_owned(),
@@ -208,7 +208,7 @@ impl fmt::Display for Task {
     }
 }
 
-/// Reproducible numbers in `[-0.5, 0.5)`, as bits.
+/// Reproducible pseudo-random f32 in `[-0.5, 0.5)`, as bits.
 fn noise(len: usize) -> Vec<u32> {
     let mut state = 1u32;
     let mut next = || {
@@ -218,7 +218,7 @@ fn noise(len: usize) -> Vec<u32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A task on a device.
+/// A task compiled for a device, with its operands filled.
 pub struct Loaded {
     program: Box<dyn Program>,
     copies: usize,
@@ -233,24 +233,24 @@ impl Loaded {
     pub fn time(&mut self, calls: u64) -> Result<Duration> {
         let (mut left, mut total) = (calls, Duration::ZERO);
         while left > 0 {
-            let nodes = self.turn(left);
+            let nodes = self.next_copies(left);
             left -= nodes.len() as u64;
             total += self.program.time(nodes)?.iter().sum::<Duration>();
         }
         Ok(total)
     }
 
-    /// Times of calls, measured for about `budget`, the least first; slow calls have only one.
+    /// The times of as many calls as take about `budget`, in ascending order. There is at least one.
     ///
     /// # Errors
     /// If the device fails.
     pub fn times(&mut self, budget: Duration) -> Result<Vec<Duration>> {
         let start = Instant::now();
-        // The first touches memory for the first time.
+        // The first call is a warm-up, which is dropped below if there are others.
         let mut times = vec![self.time(1)?];
         while start.elapsed() < budget && times.len() < 1000 {
             let quick = start.elapsed() * (self.copies as u32) < budget;
-            let nodes = self.turn(if quick { u64::MAX } else { 1 });
+            let nodes = self.next_copies(if quick { u64::MAX } else { 1 });
             times.extend(self.program.time(nodes)?);
         }
         if times.len() > 1 {
@@ -260,8 +260,8 @@ impl Loaded {
         Ok(times)
     }
 
-    /// The next copies, `most` at most.
-    fn turn(&mut self, most: u64) -> Range<usize> {
+    /// The nodes of the next copies, at most `most` of them.
+    fn next_copies(&mut self, most: u64) -> Range<usize> {
         let start = self.next;
         let end = self.copies.min(start.saturating_add(most.min(MAX_COPIES) as usize));
         self.next = end % self.copies;

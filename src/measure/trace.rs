@@ -1,4 +1,4 @@
-//! Profiles as files for a trace viewer, in Chrome's format: `chrome://tracing`, Perfetto.
+//! Profiles in Chrome's trace format, for `chrome://tracing` and Perfetto.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use super::profile::{Events, Span};
 use crate::backend::Device;
 use crate::registry;
 
-/// Tracks, as thread numbers.
+/// Thread ids, which the viewer shows as tracks.
 const STAGES: u32 = 1;
 const CALLS: u32 = 2;
 const NODES: u32 = 3;
-/// The host and the device, as process numbers.
+/// Process ids of the host and the device.
 const HOST: u32 = 1;
 const DEVICE: u32 = 2;
 
-/// The trace: a track of stages and one of the backend's calls for the host, and one
-/// of nodes for the device. Times are microseconds.
+/// The trace: for the host a track of stages and a track of backend calls, and for the
+/// device a track of nodes. Times are in microseconds.
 pub fn trace(events: &Events, device: &Device) -> Value {
     let title = |what: &str, pid: u32, tid: u32, name: &str| json!({ "ph": "M", "name": what, "pid": pid, "tid": tid, "args": { "name": name } });
     let mut all = vec![
         title("process_name", HOST, STAGES, "host"),
         title("thread_name", HOST, STAGES, "stages"),
-        title("thread_name", HOST, CALLS, "calls of the backend"),
+        title("thread_name", HOST, CALLS, "backend calls"),
         title("process_name", DEVICE, NODES, &device.name),
         title("thread_name", DEVICE, NODES, "nodes"),
     ];

@@ -1,18 +1,18 @@
-//! The blocks that Stages B and C are made of.
+//! The blocks of Stages B and C.
 
 use super::{Modulation, Net, With, slot};
 use crate::error::Result;
 use crate::ops::{Attention, Concat, DepthwiseNorm, Function, GrnScale, Modulate};
 use crate::plan::Slot;
 
-/// Added to variances, and to the mean norm in global response normalisation.
+/// The epsilon of layer norms and of global response normalisation.
 pub const EPS: f32 = 1e-6;
 
-/// Residual block in the style of ConvNeXt V2, letter `C` in the published block tables.
+/// Residual block as in ConvNeXt V2; letter `C` in the published block tables.
 ///
-/// `x [n, h, w, c]`, `skip [n, h, w, c_skip]` → `[n, h, w, c]`, in 4 nodes, 5 with a
-/// skip. Weights: `depthwise`, `channelwise.{0,2,4}`. A timestep block that
-/// follows is given as `modulation` and costs nothing.
+/// `x [n, h, w, c]`, `skip [n, h, w, c_skip]` → `[n, h, w, c]`, in 4 nodes, or 5 with a
+/// skip. Weights: `depthwise`, `channelwise.{0,2,4}`. If a timestep block follows, pass it as
+/// `modulation`: it is then fused into the epilogue of the last linear layer.
 ///
 /// Source: `SDCascadeResBlock`.
 pub fn res_block(
@@ -36,17 +36,17 @@ pub fn res_block(
     net.linear("channelwise.4", y, c, With { scale, residual: Some(x), modulation, ..With::default() })
 }
 
-/// Timestep block on its own, letter `T`: `x·(1 + a) + b`.
+/// A timestep block that could not be fused into a residual block: `x·(1 + a) + b`; letter `T`.
 ///
 /// Source: `SDCascadeTimestepBlock`.
 pub fn timestep_block(net: &mut Net<'_>, x: Slot, modulation: Modulation) -> Result<Slot> {
     net.op("mapper", Modulate, &[slot(x), slot(modulation.table), slot(modulation.counter)])
 }
 
-/// A timestep block's `(a, b)` for every step: the sum of its mappers.
+/// A timestep block's `a` and `b` for every step: the sum of its mappers' outputs.
 ///
-/// `times`: embeddings of the timestep and of each extra condition, `[m, 1, steps, d]`
-/// each → `[m, 1, steps, 2c]`. Weights: `mapper`, `mapper_<condition>`.
+/// `times` are the embeddings of the timestep and of each extra condition, each `[m, 1, steps, d]`;
+/// the result is `[m, 1, steps, 2c]`. Weights: `mapper`, `mapper_<condition>`.
 pub fn timestep_table(net: &mut Net<'_>, times: &[Slot], conditions: &[String], c: usize) -> Result<Slot> {
     let mut table = net.linear("mapper", times[0], 2 * c, With::default())?;
     for (time, condition) in times[1..].iter().zip(conditions) {
@@ -56,8 +56,8 @@ pub fn timestep_table(net: &mut Net<'_>, times: &[Slot], conditions: &[String], 
     Ok(table)
 }
 
-/// Attention block, letter `A`: image tokens attend to each other (with
-/// `self_attn`) and to the context.
+/// Attention block; letter `A`. The image's tokens attend to the context, and with `self_attn`
+/// also to each other.
 ///
 /// `x [n, h, w, c]`, `context_kv [n, 1, s, 2c]` → `[n, h, w, c]`, in 4 nodes.
 /// Weights: `attention.{to_q,to_k,to_v,to_out.0}`.
@@ -73,8 +73,8 @@ pub fn attn_block(net: &mut Net<'_>, x: Slot, context_kv: Slot, heads: usize, se
     net.linear("attention.to_out.0", y, c, With { residual: Some(x), ..With::default() })
 }
 
-/// Keys and values of an attention block's context: `silu_context [n, 1, s, c_cond]`,
-/// SiLU already applied → `[n, 1, s, 2c]`. Depends on the prompt alone.
+/// Keys and values of an attention block's context: `silu_context [n, 1, s, c_cond]`, to which
+/// SiLU was already applied → `[n, 1, s, 2c]`. They depend only on the prompt, so they are computed once.
 ///
 /// Weights: `kv_mapper.1`, `attention.{to_k,to_v}`.
 pub fn context_kv(net: &mut Net<'_>, silu_context: Slot, c: usize) -> Result<Slot> {

@@ -1,4 +1,4 @@
-//! CLIP: the text tower that reads prompts, and the vision tower that reads pictures.
+//! CLIP: the text tower, which encodes prompts, and the vision tower, which encodes pictures.
 
 use super::config::{Activation, ClipTextConfig, ClipVisionConfig};
 use super::{Net, With, slot};
@@ -7,20 +7,20 @@ use crate::ops::{Add, Attention, Concat, Embed, Function, Gather};
 use crate::plan::{Slot, Source};
 use crate::shape::Shape;
 
-/// What a prompt becomes.
+/// The results of the text tower.
 #[derive(Debug, Clone, Copy)]
 pub struct TextStates {
-    /// Of every token, before the final layer norm: `[n, 1, t, c]`.
+    /// The states of all tokens before the final layer norm, `[n, 1, t, c]`.
     pub states: Slot,
-    /// Of the end token, after it and projected: `[n, 1, 1, p]`.
+    /// The state of the end token after the final layer norm and the projection, `[n, 1, 1, p]`.
     pub pooled: Slot,
 }
 
 /// The text tower.
 ///
 /// * `ids [n, 1, t, 1]` (u32), padded
-/// * `key_len [1, 1, 1, n]` (u32): tokens of each prompt that are not padding
-/// * `end [1, 1, 1, n]` (u32): row of each prompt's end token among all `n·t`
+/// * `key_len [1, 1, 1, n]` (u32): the number of tokens of each prompt without padding
+/// * `end [1, 1, 1, n]` (u32): the index of each prompt's end token among the `n·t` tokens of all prompts
 ///
 /// Source: `CLIPTextModelWithProjection`.
 pub fn text(net: &mut Net<'_>, config: &ClipTextConfig, ids: Slot, key_len: Slot, end: Slot) -> Result<TextStates> {
@@ -46,10 +46,10 @@ pub fn text(net: &mut Net<'_>, config: &ClipTextConfig, ids: Slot, key_len: Slot
     Ok(TextStates { states: x, pooled })
 }
 
-/// The vision tower: `pixels [n, s, s, 3]`, normalised → `[n, 1, 1, p]`.
+/// The vision tower: normalised `pixels [n, s, s, 3]` → `[n, 1, 1, p]`.
 ///
 /// * `class_ids [n, 1, 1, 1]` (u32): zeros
-/// * `class_rows [1, 1, 1, n]` (u32): multiples of `patches + 1`, where each image's tokens begin
+/// * `class_rows [1, 1, 1, n]` (u32): multiples of `patches + 1`, the index of each image's class token
 /// * `patch_ids [1, 1, patches, 1]` (u32): `1..=patches`
 ///
 /// Source: `CLIPVisionModelWithProjection`.
@@ -90,7 +90,7 @@ pub fn vision(
     net.linear("visual_projection", first, config.projection_dim, With { bias: false, ..With::default() })
 }
 
-/// One transformer layer, the same in both towers.
+/// A transformer layer, which is the same in both towers.
 struct Layer {
     attention: Attention,
     intermediate: usize,
@@ -99,7 +99,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// `x [n, 1, t, c]` → the same, in 7 nodes.
+    /// `x [n, 1, t, c]` → `[n, 1, t, c]`, in 7 nodes.
     fn record(&self, net: &mut Net<'_>, x: Slot, key_len: Option<Source>) -> Result<Slot> {
         let c = x.shape.c;
         let y = net.layer_norm_affine("layer_norm1", x, self.eps)?;

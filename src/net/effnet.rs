@@ -1,11 +1,11 @@
-//! EfficientNetV2-S: pictures → Stage C's latents.
+//! EfficientNetV2-S, which encodes pictures as latents of Stage C.
 
 use super::{Net, With, slot};
 use crate::error::Result;
 use crate::ops::{Add, BatchNorm, Conv2d, DepthwiseConv, Function, Gate, Mean};
 use crate::plan::Slot;
 
-/// Of the backbone's batch norms.
+/// The epsilon of the backbone's batch norms.
 const EPS: f32 = 1e-3;
 
 /// What a layer of EfficientNetV2 is.
@@ -49,10 +49,10 @@ const STAGES: [Stage; 6] = {
     ]
 };
 
-/// The encoder: `x [n, h, w, 3]` → `[n, ⌈h/32⌉, ⌈w/32⌉, 16]`, which are latents as
-/// Stage C makes them, without any further scale.
+/// The encoder: `x [n, h, w, 3]` → `[n, ⌈h/32⌉, ⌈w/32⌉, 16]`. The result has the scale of
+/// Stage C's own latents.
 ///
-/// `x` is RGB from 0 to 1, normalised by the caller: `(x − mean) / std` with mean
+/// The caller must normalise `x`: RGB from 0 to 1, then `(x − mean) / std` with mean
 /// `0.485, 0.456, 0.406` and std `0.229, 0.224, 0.225`.
 ///
 /// Source: `EfficientNetEncoder` of StableCascade; `efficientnet_v2_s` of torchvision.
@@ -78,7 +78,7 @@ pub fn encode(net: &mut Net<'_>, x: Slot) -> Result<Slot> {
 }
 
 /// `x [n, h, w, c]` → `[n, ⌈h/stride⌉, ⌈w/stride⌉, width]`: a 3×3 convolution to
-/// `expand·c` channels and a 1×1 convolution back, or just one 3×3 convolution.
+/// `expand·c` channels, then a 1×1 convolution; if `expand` is 1, only a 3×3 convolution.
 ///
 /// Source: `FusedMBConv`, without the residual.
 fn fused_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, stride: usize) -> Result<Slot> {
@@ -89,8 +89,8 @@ fn fused_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, stride: 
     conv(&mut net.scope(1), y, width, 1, 1, Function::Identity)
 }
 
-/// `x [n, h, w, c]` → `[n, ⌈h/stride⌉, ⌈w/stride⌉, width]`: widened, convolved
-/// by channel, gated by what the whole image holds, narrowed.
+/// `x [n, h, w, c]` → `[n, ⌈h/stride⌉, ⌈w/stride⌉, width]`: expansion, depthwise
+/// convolution, squeeze-and-excitation, projection.
 ///
 /// Source: `MBConv`, without the residual.
 fn inverted_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, stride: usize) -> Result<Slot> {
@@ -99,7 +99,7 @@ fn inverted_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, strid
     let weight = net.weight("1.0.weight", &[wide, 1, 3, 3])?;
     y = net.op("1.0", DepthwiseConv { stride }, &[slot(y), weight])?;
     y = net.batch_norm("1.1", y, EPS, Function::Silu)?;
-    // The bottleneck is a quarter of the block's own input, not of the widened one.
+    // The width of the squeeze is a quarter of the block's input channels, not of the expanded ones.
     let s = net.op("2", Mean, &[slot(y)])?;
     let s = net.pointwise("2.fc1", s, c / 4, With { function: Function::Silu, ..With::default() })?;
     let s = net.pointwise("2.fc2", s, wide, With::default())?;
@@ -107,13 +107,13 @@ fn inverted_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, strid
     conv(&mut net.scope(3), y, width, 1, 1, Function::Identity)
 }
 
-/// Convolution without bias, batch norm, function: `0.weight`, `1.*`.
-fn conv(net: &mut Net<'_>, x: Slot, to: usize, taps: usize, stride: usize, function: Function) -> Result<Slot> {
-    let y = if taps == 1 {
+/// A convolution without bias, batch norm, and an activation function. Weights: `0.weight`, `1.*`.
+fn conv(net: &mut Net<'_>, x: Slot, to: usize, kernel_size: usize, stride: usize, function: Function) -> Result<Slot> {
+    let y = if kernel_size == 1 {
         net.pointwise("0", x, to, With { bias: false, ..With::default() })?
     } else {
-        let weight = net.weight("0.weight", &[to, x.shape.c, taps, taps])?;
-        net.op("0", Conv2d { stride, padding: taps / 2 }, &[slot(x), weight, None])?
+        let weight = net.weight("0.weight", &[to, x.shape.c, kernel_size, kernel_size])?;
+        net.op("0", Conv2d { stride, padding: kernel_size / 2 }, &[slot(x), weight, None])?
     };
     net.batch_norm("1", y, EPS, function)
 }

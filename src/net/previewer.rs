@@ -1,4 +1,4 @@
-//! The previewer: Stage C's latents → a small picture, without Stages B and A.
+//! The previewer, which decodes latents of Stage C to a small picture without Stages B and A.
 
 use super::{Net, With, slot};
 use crate::error::Result;
@@ -32,9 +32,9 @@ const UNITS: [(Conv, usize); 8] = {
     ]
 };
 
-/// `z [n, h, w, 16]` → `[n, 8h, 8w, 3]`, nominally in `[0, 1]` and not clamped.
+/// `z [n, h, w, 16]` → `[n, 8h, 8w, 3]`, nominally in `[0, 1]` but not clamped.
 ///
-/// Each unit is a convolution, GELU, and only then the batch norm.
+/// Each unit is a convolution, a GELU and a batch norm, in this unusual order.
 ///
 /// Source: `Previewer` of StableCascade.
 pub fn preview(net: &mut Net<'_>, z: Slot) -> Result<Slot> {

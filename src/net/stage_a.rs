@@ -1,4 +1,4 @@
-//! Stage A: the convolutional autoencoder between pictures and Stage B's latents.
+//! Stage A: the convolutional autoencoder whose latents Stage B generates.
 
 use super::config::StageAConfig;
 use super::{Net, With, slot};
@@ -11,10 +11,10 @@ use crate::plan::Slot;
 
 const EPS: f32 = 1e-6;
 
-/// Latents → pictures.
+/// Decodes latents to pictures.
 ///
-/// `z [n, h, w, 4]`, already multiplied by the scale factor → `[n, 4h, 4w, 3]`, nominally in
-/// `[0, 1]` and not clamped. With `quantise`, each latent pixel is replaced by the nearest code first.
+/// `z [n, h, w, 4]`, which the caller has multiplied by the scale factor → `[n, 4h, 4w, 3]`, nominally in
+/// `[0, 1]` but not clamped. With `quantise`, each pixel of `z` is first replaced by the nearest code of the codebook.
 ///
 /// Source: `PaellaVQModel.decode`.
 pub fn decode(net: &mut Net<'_>, config: &StageAConfig, z: Slot, quantise: bool) -> Result<Slot> {
@@ -45,9 +45,9 @@ pub fn decode(net: &mut Net<'_>, config: &StageAConfig, z: Slot, quantise: bool)
     net.op("out_block.1", PixelShuffle { patch }, &[slot(x)])
 }
 
-/// Pictures → latents, not multiplied by the scale factor.
+/// Encodes pictures as latents, without dividing by the scale factor.
 ///
-/// `x [n, h, w, 3]` in `[0, 1]`, sides multiples of 4 → `[n, h/4, w/4, 4]`.
+/// `x [n, h, w, 3]` in `[0, 1]`, with height and width multiples of 4 → `[n, h/4, w/4, 4]`.
 ///
 /// Source: `PaellaVQModel.encode`, without quantisation.
 pub fn encode(net: &mut Net<'_>, config: &StageAConfig, x: Slot) -> Result<Slot> {
@@ -73,7 +73,8 @@ pub fn encode(net: &mut Net<'_>, config: &StageAConfig, x: Slot) -> Result<Slot>
     net.batch_norm("1", x, 1e-5, Function::Identity)
 }
 
-/// `x` mixed over space, then over channels, each scaled by its gammas. 3 nodes.
+/// Residual block: a depthwise convolution, then a feed-forward layer, each with a residual that is scaled
+/// by the block's gammas. 3 nodes.
 ///
 /// Source: `MixingResidualBlock`.
 fn mixing_block(net: &mut Net<'_>, x: Slot) -> Result<Slot> {

@@ -1,5 +1,5 @@
-//! Stages B and C: one U-Net with different conditions, recorded in two parts,
-//! what depends on the prompt alone and what every sampling step repeats.
+//! Stages B and C: one U-Net architecture with different conditions. It is recorded in two parts: what
+//! depends only on the prompt, and what every sampling step repeats.
 
 use std::collections::HashMap;
 
@@ -11,43 +11,44 @@ use crate::ops::{Activation, Add, Concat, ConvTranspose2d, Function, PixelShuffl
 use crate::plan::Slot;
 use crate::shape::Shape;
 
-/// What a network is told besides the latents.
+/// The inputs of a network besides the latents.
 #[derive(Debug, Clone)]
 pub struct Conditions {
     /// Embeddings of the timestep, then of each extra condition of the
-    /// configuration: `[m, 1, steps, d]`, with the same `m` for each, `n` or 1 for all images.
+    /// configuration, each `[m, 1, steps, d]`, where `m` is `n`, or 1 if all images share them.
     pub times: Vec<Slot>,
     /// Pooled text, `[n, 1, s, p]`.
     pub pooled: Slot,
-    /// Text states, `[n, 1, l, t]`; used together with `image` only.
+    /// Text states, `[n, 1, l, t]`; used only together with `image`.
     pub text: Option<Slot>,
     /// Image embeddings, `[n, 1, k, i]`.
     pub image: Option<Slot>,
     /// Stage C's latents, for Stage B, `[n, h, w, 16]`.
     pub effnet: Option<Slot>,
-    /// A picture for Stage B, `[n or 1, h, w, 3]`; black means none.
+    /// A low-resolution picture for Stage B, `[n or 1, h, w, 3]`; a black one means none.
     pub pixels: Option<Slot>,
 }
 
-/// What was computed from [`Conditions`], once for all steps.
+/// Tensors computed from [`Conditions`] once for all steps.
 #[derive(Debug)]
 pub struct Conditioned {
-    /// By timestep block: `(a, b)` of every step.
+    /// For each timestep block: `a` and `b` of every step.
     tables: HashMap<String, Slot>,
-    /// By attention block: keys and values of the context.
+    /// For each attention block: keys and values of the context.
     context_kv: HashMap<String, Slot>,
-    /// Added to the embedded latents, one after the other.
+    /// Tensors that are added to the embedded latents.
     addends: Vec<Slot>,
 }
 
-/// Where a block stands.
+/// One pass through a level of the U-Net, on the way down or up.
 struct Place {
     /// `down_blocks` or `up_blocks`.
     path: &'static str,
-    /// Index in the path, in the order of execution.
+    /// Index in `path`, in the order of execution.
     index: usize,
-    /// Level, 0 the finest.
+    /// Level; 0 has the highest resolution.
     level: usize,
+    /// How often the level's list of block types is repeated.
     layers: usize,
 }
 
@@ -59,8 +60,8 @@ pub struct UNet<'a> {
 }
 
 impl UNet<'_> {
-    /// Records what depends on the prompt (and for Stage B on Stage C's result)
-    /// alone, for latents `[n, height, width, _]`.
+    /// Records what depends only on the prompt (and in Stage B also on Stage C's result),
+    /// for latents `[n, height, width, _]`.
     pub fn condition(&self, net: &mut Net<'_>, given: &Conditions, latents: Shape) -> Result<Conditioned> {
         let context = self.context(net, given)?;
         let context = net.op("clip_norm", Activation { function: Function::Silu }, &[slot(context)])?;
@@ -136,10 +137,10 @@ impl UNet<'_> {
         Ok(x)
     }
 
-    /// The text (and image) context, normalised: `[n, 1, s, c_cond]`.
+    /// The normalised context of text, and of the image if there is one: `[n, 1, s, c_cond]`.
     fn context(&self, net: &mut Net<'_>, given: &Conditions) -> Result<Slot> {
         let (c, seq) = (self.config.conditioning_dim, self.config.clip_seq);
-        // One vector becomes `clip_seq` tokens.
+        // A linear layer turns one vector into `clip_seq` tokens.
         let tokens = |net: &mut Net<'_>, name, x: Slot| -> Result<Slot> {
             let y = net.linear(name, x, c * seq, With::default())?;
             Ok(y.reshape(Shape::new(x.shape.n, 1, x.shape.tokens() * seq, c)))
@@ -154,7 +155,7 @@ impl UNet<'_> {
         net.layer_norm("clip_norm", context, EPS)
     }
 
-    /// `LN(2(GELU(0(x))))`: what brings Stage C's latents, or pixels, to the width of level 0.
+    /// Maps Stage C's latents, or pixels, to the channels of level 0: linear, GELU, linear, layer norm.
     fn mapper(&self, net: &mut Net<'_>, x: Slot) -> Result<Slot> {
         let c = self.config.block_out_channels[0];
         let x = net.pointwise("0", x, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
@@ -162,7 +163,7 @@ impl UNet<'_> {
         net.layer_norm("3", x, EPS)
     }
 
-    /// All levels in the order of execution.
+    /// All passes through the levels in the order of execution.
     fn places(&self) -> impl Iterator<Item = Place> {
         let levels = self.config.block_out_channels.len();
         let down = self.config.down_num_layers_per_block.iter().enumerate();
@@ -172,14 +173,14 @@ impl UNet<'_> {
         down.chain(up)
     }
 
-    /// Names and types of a level's blocks.
+    /// Names and types of the blocks of one pass.
     fn blocks(&self, place: &Place) -> Vec<(String, Block)> {
         let types = &self.config.block_types_per_layer[place.level];
         let all = std::iter::repeat_n(types, place.layers).flatten().enumerate();
         all.map(|(i, block)| (format!("{}.{}.{i}", place.path, place.index), *block)).collect()
     }
 
-    /// A level's blocks, repeated with the same weights and a mapper between.
+    /// The blocks of one pass. They may be repeated with the same weights, with a linear layer in between.
     fn run_level(
         &self,
         net: &mut Net<'_>,
@@ -243,7 +244,7 @@ impl UNet<'_> {
         Ok(x)
     }
 
-    /// From level `level − 1` to `level`.
+    /// Downscales from level `level − 1` to `level`.
     fn downscale(&self, net: &mut Net<'_>, x: Slot, level: usize) -> Result<Slot> {
         let to = self.config.block_out_channels[level];
         let x = net.layer_norm("0", x, EPS)?;
@@ -257,7 +258,7 @@ impl UNet<'_> {
         net.op("1.blocks.1", Resample { height: x.shape.h / 2, width: x.shape.w / 2 }, &[slot(x)])
     }
 
-    /// From level `level` to `level − 1`.
+    /// Upscales from level `level` to `level − 1`.
     fn upscale(&self, net: &mut Net<'_>, x: Slot, level: usize) -> Result<Slot> {
         let (from, to) = (x.shape.c, self.config.block_out_channels[level - 1]);
         let mut x = net.layer_norm("0", x, EPS)?;

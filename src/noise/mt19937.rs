@@ -1,4 +1,4 @@
-//! MT19937, the 32-bit Mersenne Twister behind torch's CPU generator.
+//! MT19937, the 32-bit Mersenne Twister that torch's CPU generator uses.
 
 const N: usize = 624;
 const M: usize = 397;
@@ -19,7 +19,7 @@ pub struct Mt19937 {
 }
 
 impl Mt19937 {
-    /// An engine seeded with `seed`; the first output needs a twist first.
+    /// An engine seeded with `seed`. The first output triggers the first twist.
     pub fn new(seed: u32) -> Self {
         let mut state = [seed; N];
         for j in 1..N {
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!([(); 3].map(|()| answer.next_u32()), [1608637542, 3421126067, 4083286876]);
     }
 
-    /// The C++ standard fixes the 10,000th output for seed 5489.
+    /// The C++ standard specifies the 10,000th output for seed 5489.
     #[test]
     fn ten_thousandth_output() {
         let mut engine = Mt19937::new(5489);

@@ -1,26 +1,26 @@
-//! Philox4x32-10: noise that any device computes for any element, in any order.
+//! Philox4x32-10: a counter-based generator, so that any device can compute the noise of any element independently.
 
-use super::polynomial::{ln, sin_cos_octant, turn};
+use super::polynomial::{ln, rotate_quarters, sin_cos_octant};
 
-/// Counter-based generator; the key is the 64-bit seed of one image.
+/// Counter-based generator whose key is the 64-bit seed of one image.
 ///
-/// The counter of the normal at element `i` (row-major `[h, w, c]`) of draw
-/// `d` (0 the start latents, `1 + step` the noise of a step) of stream `s`
-/// (0 Stage C, 1 Stage B) is `[i / 4, d, s, 0]`; the four words it gives make
-/// the normals of elements `4·(i / 4) + 0, 1, 2, 3`.
+/// One evaluation produces four random words, which make the normals of four consecutive
+/// elements. The counter of element `i` (row-major `[h, w, c]`) in draw `d` (0 for the start
+/// latents, `1 + step` for the noise of a step) of stream `s` (0 for Stage C, 1 for Stage B) is
+/// `[i / 4, d, s, 0]`.
 ///
-/// Words become normals by Box-Muller in f32, words 0 and 1 one pair and words 2
-/// and 3 the other. With `k₀, k₁` the top 24 bits of a pair,
+/// The Box-Muller transform in f32 turns words 0 and 1 into the first two normals and words 2
+/// and 3 into the other two. With `k₀, k₁` the top 24 bits of the two words,
 ///
 /// ```text
 /// radius = sqrt(−2 · ln((k₀ + 1) · 2⁻²⁴))
-/// q      = (k₁ + 2²¹) >> 22                          nearest quarter turn, 0 to 4
+/// q      = (k₁ + 2²¹) >> 22                          nearest multiple of π/2, 0 to 4
 /// a      = f32(k₁ − q·2²²) · (2π / 2²⁴)              |a| ≤ π/4
 /// z      = radius · cos(a + q·π/2),  radius · sin(a + q·π/2)
 /// ```
 ///
-/// The integer range reduction keeps a GPU within 1e-6, which its own `sin` and
-/// `cos` of large angles would not. `|z| ≤ 5.77`.
+/// Because the range reduction is done in integers, `sin` and `cos` are only evaluated for small
+/// angles, where those of a GPU are within 1e-6; for large angles they are not. `|z| ≤ 5.77`.
 ///
 /// Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011.
 ///
@@ -36,7 +36,7 @@ pub struct Philox {
 }
 
 impl Philox {
-    /// The generator of `seed`: its low half is the key's first word.
+    /// The generator for `seed`, whose low half is the key's first word.
     pub fn new(seed: u64) -> Self {
         Self { key: [seed as u32, (seed >> 32) as u32] }
     }
@@ -69,7 +69,7 @@ impl Philox {
     }
 }
 
-/// Two random words to two normals.
+/// Turns two random words into two normals.
 #[inline]
 fn box_muller(radius: u32, angle: u32) -> [f32; 2] {
     const UNIT: f32 = 1.0 / 16_777_216.0;
@@ -77,7 +77,7 @@ fn box_muller(radius: u32, angle: u32) -> [f32; 2] {
     let k = angle >> 8;
     let quarters = (k + (1 << 21)) >> 22;
     let a = (k as i32 - (quarters << 22) as i32) as f32 * (std::f32::consts::TAU * UNIT);
-    let (sin, cos) = turn(sin_cos_octant(a), quarters);
+    let (sin, cos) = rotate_quarters(sin_cos_octant(a), quarters);
     [radius * cos, radius * sin]
 }
 
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// The corners: no radius, the largest radius, the angles between quarters.
+    /// Radius zero, the largest radius, and the angles at which `q` changes.
     #[test]
     fn extremes() {
         assert_eq!(box_muller(!0, 0).map(f32::abs), [0.0, 0.0]);

@@ -1,7 +1,8 @@
-//! Single-precision `ln`, `sin` and `cos`: the Cephes polynomials that torch
-//! uses on AVX2, one fused multiply-add where it has one.
+//! Single-precision `ln`, `sin` and `cos` with the Cephes polynomials that torch
+//! uses on AVX2, including its fused multiply-adds.
 //!
-//! The operations and their order are part of the result: do not "simplify".
+//! The result must equal torch's in every bit, so the operations and their order must not
+//! be changed, not even to simplify them.
 #![allow(clippy::excessive_precision, reason = "constants as published, so that a reader can compare them")]
 
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -64,12 +65,12 @@ pub(super) fn sin_cos(theta: f32) -> (f32, f32) {
     let a = q.mul_add(-0.785_156_25, theta);
     let a = q.mul_add(-2.418_756_484_985_351_562_5e-4, a);
     let a = q.mul_add(-3.774_894_977_445_941_08e-8, a);
-    turn(sin_cos_octant(a), j as u32 >> 1)
+    rotate_quarters(sin_cos_octant(a), j as u32 >> 1)
 }
 
-/// Sine and cosine after `quarters` more quarter turns.
+/// `(sin θ, cos θ)` to `(sin, cos)` of `θ + quarters·π/2`.
 #[inline(always)]
-pub(super) fn turn((s, c): (f32, f32), quarters: u32) -> (f32, f32) {
+pub(super) fn rotate_quarters((s, c): (f32, f32), quarters: u32) -> (f32, f32) {
     let (sin, cos) = if quarters & 1 == 0 { (s, c) } else { (c, s) };
     let sin_sign = (quarters & 2) << 30;
     let cos_sign = (quarters.wrapping_add(1) & 2) << 30;
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn close_to_the_functions_they_are() {
+    fn accurate() {
         for i in 1..=100_000 {
             let x = i as f32 / 100_000.0;
             assert!((f64::from(ln(x)) - f64::from(x).ln()).abs() < 1e-6, "ln {x}");

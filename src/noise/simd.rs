@@ -1,18 +1,18 @@
-//! Box-Muller over blocks of 16, compiled twice: as it is, and for AVX2 + FMA.
+//! Box-Muller over blocks of 16 values, compiled twice: for the build target, and for AVX2 with FMA.
 //!
-//! Same operations, same bits. Without the second version every fused
-//! multiply-add is a call of the C library, ten times slower.
+//! Both versions perform the same operations and give the same bits. In the first, every fused
+//! multiply-add is a call to the C library, which makes it ten times slower.
 
 use super::polynomial::{ln, sin_cos};
 use super::torch::BLOCK;
 
 /// Turns each whole block of 16 uniforms in `[0, 1)` into 16 normals: eight
-/// cosines, then eight sines. A rest of fewer than 16 stays as it is.
-#[allow(unsafe_code, reason = "calling a function compiled for more CPU features than the build")]
+/// from cosines, then eight from sines. A remainder of fewer than 16 values is left unchanged.
+#[allow(unsafe_code, reason = "calls a function compiled for CPU features that the build target lacks")]
 pub(super) fn box_muller(z: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the function is safe code; it only needs the two features just detected.
+        // SAFETY: the function only requires the two CPU features that were just detected.
         return unsafe { box_muller_avx2(z) };
     }
     blocks(z);
@@ -31,7 +31,7 @@ fn blocks(z: &mut [f32]) {
         for (a, b) in radii.iter_mut().zip(angles) {
             let radius = (-2.0 * ln(1.0 - *a)).sqrt();
             let (sin, cos) = sin_cos(std::f32::consts::TAU * *b);
-            // "+ 0": torch adds the mean, which turns -0 into 0.
+            // torch adds the mean, 0, which turns -0 into 0.
             *a = radius * cos + 0.0;
             *b = radius * sin + 0.0;
         }

@@ -1,7 +1,7 @@
-//! The CPU generator of PyTorch: the same normals, bit for bit, for a seed.
+//! The CPU generator of PyTorch, reproduced bit for bit.
 //!
-//! "The same" means torch on x86 with AVX2 or AVX-512. A torch without them
-//! takes `ln`, `sin` and `cos` from its C library and differs by up to 2e-6.
+//! The reference is torch on x86 with AVX2 or AVX-512. Without these, torch uses `ln`, `sin`
+//! and `cos` of the C library, and its normals differ by up to 2e-6.
 
 use std::f64::consts::TAU;
 
@@ -10,13 +10,13 @@ use half::bf16;
 use super::Mt19937;
 use super::simd::box_muller;
 
-/// Uniforms that one call of Box-Muller consumes: eight radii, eight angles.
+/// Uniforms per block of the Box-Muller transform: eight for radii, eight for angles.
 pub(super) const BLOCK: usize = 16;
 
 /// `torch.Generator("cpu").manual_seed(seed)`.
 ///
-/// Every fill continues the stream of the one before. An f32 and a bf16 fill
-/// of one seed are unrelated numbers, not roundings of each other.
+/// Every call continues where the one before stopped. For the same seed, f32 and bf16 draws
+/// are unrelated numbers: one is not the other rounded.
 ///
 /// Source: `normal_fill`, ATen/native/cpu/DistributionTemplates.h.
 ///
@@ -29,12 +29,12 @@ pub(super) const BLOCK: usize = 16;
 #[derive(Debug, Clone)]
 pub struct TorchGenerator {
     engine: Mt19937,
-    /// The second normal of the last scalar draw; fills of 16 leave it alone.
+    /// The second normal of the last scalar pair, if unused. Draws of 16 or more values neither use nor clear it.
     spare: Option<f64>,
 }
 
 impl TorchGenerator {
-    /// A generator seeded as torch does: with the low 32 bits of `seed`.
+    /// A generator seeded with the low 32 bits of `seed`, as torch does.
     pub fn new(seed: u64) -> Self {
         Self { engine: Mt19937::new(seed as u32), spare: None }
     }
@@ -53,9 +53,10 @@ impl TorchGenerator {
         }
     }
 
-    /// `torch.randn(z.len(), dtype=torch.bfloat16)`, widened to f32.
+    /// `torch.randn(z.len(), dtype=torch.bfloat16)`, converted to f32.
     ///
-    /// Coarse: the uniforms have 8 bits, so `|z| ≤ 3.33` and about 2,700 values occur.
+    /// The distribution is coarse: the uniforms have only 8 bits, so `|z| ≤ 3.33` and about 2,700
+    /// different values occur.
     pub fn normal_bf16(&mut self, z: &mut [f32]) {
         if z.len() < BLOCK {
             return z.fill_with(|| round(f64::from(self.scalar() as f32)));
@@ -64,7 +65,7 @@ impl TorchGenerator {
         let mut fill = |z: &mut [f32]| {
             let (blocks, rest) = z.as_chunks_mut();
             blocks.iter_mut().for_each(|block| table.fill(block, &mut self.engine));
-            rest.fill_with(|| self.engine.next_u32() as f32); // drawn only to keep the stream in step
+            rest.fill_with(|| self.engine.next_u32() as f32); // torch draws and then overwrites these
         };
         fill(z);
         if let Some(tail) = tail(z) {
@@ -72,7 +73,7 @@ impl TorchGenerator {
         }
     }
 
-    /// One normal in f64, from 53-bit uniforms; they are made in pairs.
+    /// One normal in f64, from 53-bit uniforms. Two are computed at a time; the second is kept for the next call.
     fn scalar(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -85,13 +86,13 @@ impl TorchGenerator {
     }
 }
 
-/// The last 16 values, which torch draws anew when the length is no multiple of 16.
+/// The last 16 values, which torch draws again if the length is not a multiple of 16.
 fn tail(z: &mut [f32]) -> Option<&mut [f32]> {
     let n = z.len();
     (!n.is_multiple_of(BLOCK)).then(|| &mut z[n - BLOCK..])
 }
 
-/// Box-Muller's three functions at all 256 bf16 uniforms, rounded as torch does.
+/// The three functions of the Box-Muller transform at all 256 bf16 uniforms, with torch's intermediate rounding.
 struct Bf16Table {
     radius: [f32; 256],
     cos: [f32; 256],
@@ -115,14 +116,14 @@ impl Bf16Table {
         let u = [(); BLOCK].map(|()| (engine.next_u32() & 0xff) as usize);
         for j in 0..BLOCK / 2 {
             let (radius, angle) = (self.radius[u[j]], u[j + BLOCK / 2]);
-            // "+ 0": torch adds the mean, which turns -0 into 0.
+            // torch adds the mean, 0, which turns -0 into 0.
             block[j] = round(f64::from(radius * self.cos[angle])) + 0.0;
             block[j + BLOCK / 2] = round(f64::from(radius * self.sin[angle])) + 0.0;
         }
     }
 }
 
-/// To bf16 (nearest, ties to even) and back.
+/// Rounds to bf16 (nearest, ties to even).
 fn round(x: f64) -> f32 {
     bf16::from_f64(x).to_f32()
 }
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(bf16s(42, 32)[..4], [-0.80859375, -1.53125, 0.40625, 0.171875]);
     }
 
-    /// Sums of the bit patterns of `torch.randn(100_003)`, seed 7, torch 2.11.
+    /// The sums of the bit patterns of `torch.randn(100_003)` with seed 7, from torch 2.11.
     #[test]
     fn every_bit() {
         let bits = |z: Vec<f32>| z.iter().map(|z| u64::from(z.to_bits())).sum::<u64>();
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(bits(bf16s(7, 100_003)), 211_032_288_264_192);
     }
 
-    /// 20 is no multiple of 16: the last 16 values are drawn anew.
+    /// 20 is not a multiple of 16, so the last 16 values are drawn again.
     #[test]
     fn tail() {
         let z = f32s(0, 20);
@@ -176,6 +177,6 @@ mod tests {
         let mut generator = TorchGenerator::new(0);
         let mut z = [0.0; 3];
         z.iter_mut().for_each(|z| generator.normal_f32(std::slice::from_mut(z)));
-        assert_eq!(z.to_vec(), f32s(0, 3), "the second of a pair waits for the next call");
+        assert_eq!(z.to_vec(), f32s(0, 3), "the second normal of a pair is kept for the next call");
     }
 }

@@ -3,8 +3,8 @@ use crate::shape::Shape;
 
 /// `y = f(x)`, element by element, in place where the plan allows.
 ///
-/// Operands: `x [n, h, w, c]`. Used where no neighbour can take the function
-/// into its epilogue, e.g. SiLU of the text context, shared by all blocks.
+/// Operands: `x [n, h, w, c]`. Used only where the function cannot be fused into the
+/// epilogue of the op before it, as for the SiLU of the text context, which all blocks share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Activation {
     /// The function.
@@ -41,7 +41,7 @@ impl Define for Activation {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    // Where exp and erf leave their range.
+    // Values for which exp overflows or underflows and erf saturates.
     let large = [-1e4, -200.0, -90.0, -20.0, -6.0, -4.0, -3.9, 0.0, 3.9, 4.0, 6.0, 20.0, 90.0, 200.0, 1e4];
     [Function::Silu, Function::GeluErf, Function::QuickGelu, Function::Identity]
         .into_iter()

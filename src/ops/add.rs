@@ -3,8 +3,8 @@ use crate::shape::Shape;
 
 /// `y = a + b`, in place on `a` where the plan allows.
 ///
-/// Operands: `a [n, h, w, c]`, `b [n, h, w, c]` or `[1, h, w, c]`, which is
-/// added to every image.
+/// Operands: `a [n, h, w, c]`, and `b [n, h, w, c]` or `[1, h, w, c]`, which is
+/// broadcast to every image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Add;
 

@@ -1,7 +1,7 @@
 use super::{Case, Define, Element, Operands, Shapes, index};
 use crate::shape::Shape;
 
-/// `counter += 1`: moves the sampler to its next step, on the device.
+/// `counter += 1`: advances the sampler to its next step without the host's help.
 ///
 /// Operands: `counter [1, 1, 1, 1]` (u32), updated in place.
 #[derive(Debug, Clone, Copy, PartialEq)]

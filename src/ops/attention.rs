@@ -1,25 +1,26 @@
 use super::{Case, Define, Operands, Shapes, index, slot};
 use crate::shape::Shape;
 
-/// `softmax(Q·Kᵀ / √d)·V` for each head, keys and values in up to two parts.
+/// `softmax(Q·Kᵀ / √d)·V` for each head. The keys are the image's own tokens, the context's tokens, or both.
 ///
 /// Operands:
-/// 0. `x`: with [`self_part`](Self::self_part) `[n, h, w, 3c]`, Q, K and V side by side; else Q alone, `[n, h, w, c]`.
-/// 1. `context [n, 1, s, 2c]`, optional: K and V of the context tokens, side by
-///    side. They follow the image tokens as keys, and may be computed once per prompt.
-/// 2. `key_len [1, 1, 1, n]` (u32), optional and not with a context: image `i` sees only its first `key_len[i]`
-///    keys of the self part. At least 1.
+/// 0. `x`: with [`self_part`](Self::self_part) `[n, h, w, 3c]`, Q, K and V concatenated along the channels;
+///    otherwise Q alone, `[n, h, w, c]`.
+/// 1. `context [n, 1, s, 2c]`, optional: K and V of the context tokens, concatenated along the
+///    channels. These keys come after the image's own, and may be computed once per prompt.
+/// 2. `key_len [1, 1, 1, n]` (u32), optional and not together with a context: image `i` attends only to its
+///    first `key_len[i]` own keys. At least 1.
 ///
-/// Result `[n, h, w, c]`, heads merged. Nothing is masked but what `causal` and `key_len` say.
+/// Result `[n, h, w, c]`, heads concatenated. There is no mask besides `causal` and `key_len`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {
     /// Number of heads.
     pub heads: usize,
     /// Channels of one head, `d`.
     pub head_dim: usize,
-    /// Whether the tokens attend to each other.
+    /// Whether the tokens attend to each other (self-attention), in addition to the context.
     pub self_part: bool,
-    /// Whether token `i` sees no self key after `i`.
+    /// Whether token `i` attends only to its own keys `0..=i`.
     pub causal: bool,
 }
 
@@ -122,11 +123,12 @@ pub(super) fn cases() -> Vec<Case> {
             .bf16(2e-2),
         Case::new(Attention { causal: true, ..own(2, 64) }, vec![slot(2, 1, 77, 384), None, index(&[9, 70])])
             .bf16(2e-2),
-        // More tiles of keys than are copied ahead.
+        // More tiles of keys than a software pipeline has stages.
         Case::new(own(1, 64), vec![slot(1, 5, 79, 192), slot(1, 1, 133, 128), None]).bf16(2e-2),
         Case::new(own(1, 7), vec![slot(1, 1, 1, 21), None, None]).bf16(2e-2),
         Case::new(own(2, 32), vec![slot(1, 9, 11, 192), None, None]).bf16(2e-2),
-        // As many keys in the last tile as narrower products have, and one more; few in all, so that each matters.
+        // The last tile has as many keys as the narrower MMA instructions cover, or one more. There are so few keys
+        // that a single wrong one exceeds the tolerance.
         few(8),
         few(9),
         few(32),

@@ -1,7 +1,7 @@
 use super::{Case, Define, Function, Operands, Shapes, slot, weight};
 use crate::shape::Shape;
 
-/// Batch normalisation with running statistics, as at inference:
+/// Batch normalisation with running statistics, as used for inference:
 /// `y = f((x − mean) / sqrt(var + eps) · weight + bias)`.
 ///
 /// Operands: `x [n, h, w, c]`, `mean [c]`, `var [c]`, then `weight [c]` and
@@ -10,7 +10,7 @@ use crate::shape::Shape;
 pub struct BatchNorm {
     /// Added to the variance: `1e-5`, or `1e-3` in the EfficientNet backbone.
     pub eps: f32,
-    /// Applied to the result.
+    /// Activation function applied to the result.
     pub function: Function,
 }
 

@@ -1,16 +1,17 @@
 use super::{Case, Define, Operands, Shapes, slot};
 use crate::shape::Shape;
 
-/// Joins two tensors.
+/// Concatenates two tensors along one axis.
 ///
-/// Operands: channels, `a [n, h, w, c0]` and `b [n, h, w, c1]` → `[n, h, w, c0 + c1]`;
-/// tokens, `a [n, 1, s0, c]` and `b [n, 1, s1, c]` → `[n, 1, s0 + s1, c]`;
-/// images, `a [n0, h, w, c]` and `b [n1, h, w, c]` → `[n0 + n1, h, w, c]`.
+/// Operands and result:
+/// * channels: `a [n, h, w, c0]` and `b [n, h, w, c1]` → `[n, h, w, c0 + c1]`;
+/// * tokens: `a [n, 1, s0, c]` and `b [n, 1, s1, c]` → `[n, 1, s0 + s1, c]`;
+/// * images: `a [n0, h, w, c]` and `b [n1, h, w, c]` → `[n0 + n1, h, w, c]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concat {
     /// Along the last axis.
     Channels,
-    /// Along the tokens.
+    /// Along `w`, of tensors with `h = 1`.
     Tokens,
     /// Along the first axis.
     Images,

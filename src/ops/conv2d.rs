@@ -3,15 +3,15 @@ use crate::shape::Shape;
 
 /// Convolution with zero padding.
 ///
-/// Operands: `x [n, h, w, c]`, `weight [o, c, kh, kw]`, `bias [o]` if any.
-/// Result `[n, (h + 2·padding − kh) / stride + 1, …, o]`; rows and columns that
-/// do not fill a stride are dropped. 1×1 convolutions are [`Linear`](super::Linear);
-/// so are those of windows side by side, after [`PixelUnshuffle`](super::PixelUnshuffle).
+/// Operands: `x [n, h, w, c]`, `weight [o, c, kh, kw]`, optionally `bias [o]`.
+/// Result `[n, (h + 2·padding − kh) / stride + 1, …, o]`, with the division rounded
+/// down. A 1×1 convolution is recorded as [`Linear`](super::Linear). So is one whose stride
+/// equals its kernel size (non-overlapping patches), after [`PixelUnshuffle`](super::PixelUnshuffle).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conv2d {
-    /// Distance of neighbouring windows.
+    /// Stride, in both directions.
     pub stride: usize,
-    /// Zeros around the input, on each side.
+    /// Rows and columns of zeros added on each side of the input.
     pub padding: usize,
 }
 
@@ -30,10 +30,10 @@ impl Define for Conv2d {
                     && x.h + 2 * self.padding >= kh
                     && x.w + 2 * self.padding >= kw =>
             {
-                let size = |extent, window| (extent + 2 * self.padding - window) / self.stride + 1;
+                let size = |extent, kernel| (extent + 2 * self.padding - kernel) / self.stride + 1;
                 Ok(Shape::new(x.n, size(x.h, kh), size(x.w, kw), o))
             }
-            _ => Err("x [n, h, w, c] no smaller than the window, weight [o, c, kh, kw], bias [o] if any".into()),
+            _ => Err("x [n, h, w, c] at least as large as the kernel, weight [o, c, kh, kw], bias [o] if any".into()),
         }
     }
 
@@ -59,7 +59,7 @@ impl Define for Conv2d {
             let (row, image) = (i / shape.c / shape.w % shape.h, i / shape.c / shape.w / shape.h);
             let mut sum = bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
             for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
-                // Padded coordinates; those outside the input are zero.
+                // Coordinates in the padded input; those in the padding contribute zero.
                 let (py, px) = (row * self.stride + ky, col * self.stride + kx);
                 if (self.padding..h + self.padding).contains(&py) && (self.padding..w + self.padding).contains(&px) {
                     let at = ((image * h + py - self.padding) * w + px - self.padding) * c;
@@ -83,7 +83,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 1, slot(1, 12, 10, 16), &[24, 16, 4, 4], true), // Stage A, encoding
         case(2, 1, slot(2, 9, 6, 3), &[8, 3, 3, 3], false),
         case(1, 1, slot(1, 5, 4, 6), &[5, 6, 3, 3], true),
-        case(2, 1, slot(1, 6, 7, 18), &[66, 18, 3, 2], true), // a window that is not square
+        case(2, 1, slot(1, 6, 7, 18), &[66, 18, 3, 2], true), // a kernel that is not square
         case(4, 0, slot(2, 8, 12, 3), &[10, 3, 4, 4], false), // patches
     ]
 }

@@ -1,15 +1,17 @@
 use super::{Case, Define, Operands, Shapes, slot, weight};
 use crate::shape::Shape;
 
-/// Transposed convolution: every input pixel adds its window to the output.
+/// Transposed convolution: every input pixel, multiplied by the kernel, is added to a
+/// `kh × kw` region of the output.
 ///
-/// Operands: `x [n, h, w, c]`, `weight [c, o, kh, kw]` (in before out, as PyTorch
-/// stores it) with a window no smaller than the stride, `bias [o]` if any. Result `[n, (h − 1)·stride + kh − 2·padding, …, o]`.
+/// Operands: `x [n, h, w, c]`, `weight [c, o, kh, kw]` (input channels first, as PyTorch
+/// stores it) with a kernel at least as large as the stride, optionally `bias [o]`.
+/// Result `[n, (h − 1)·stride + kh − 2·padding, …, o]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConvTranspose2d {
-    /// Distance of neighbouring windows in the output.
+    /// Output pixels between the regions of neighbouring input pixels, in both directions.
     pub stride: usize,
-    /// Rows and columns cut off on each side of the output.
+    /// Rows and columns removed on each side of the output.
     pub padding: usize,
 }
 
@@ -30,10 +32,10 @@ impl Define for ConvTranspose2d {
                     && (x.h - 1) * self.stride + kh > 2 * self.padding
                     && (x.w - 1) * self.stride + kw > 2 * self.padding =>
             {
-                let size = |extent: usize, window| (extent - 1) * self.stride + window - 2 * self.padding;
+                let size = |extent: usize, kernel| (extent - 1) * self.stride + kernel - 2 * self.padding;
                 Ok(Shape::new(x.n, size(x.h, kh), size(x.w, kw), o))
             }
-            _ => Err("x [n, h, w, c], weight [c, o, kh, kw] no smaller than the stride, bias [o] if any".into()),
+            _ => Err("x [n, h, w, c], weight [c, o, kh, kw] with kh, kw >= stride, bias [o] if any".into()),
         }
     }
 
@@ -86,7 +88,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 0, slot(1, 4, 6, 16), &[16, 12, 2, 2], true), // Stage B, between levels
         case(2, 0, slot(2, 3, 1, 9), &[9, 3, 2, 2], false),
         case(2, 1, slot(1, 1, 1, 4), &[4, 3, 4, 4], true),
-        case(3, 2, slot(2, 4, 5, 6), &[6, 7, 5, 4], true), // a window that is not square
+        case(3, 2, slot(2, 4, 5, 6), &[6, 7, 5, 4], true), // a kernel that is not square
         case(2, 0, slot(1, 5, 18, 520), &[520, 40, 2, 2], true),
         case(2, 0, slot(2, 9, 17, 456), &[456, 48, 2, 2], true), // more pixels than 256
         case(2, 1, slot(2, 5, 17, 96), &[96, 32, 4, 4], true),

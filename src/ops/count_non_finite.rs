@@ -3,8 +3,8 @@ use crate::shape::Shape;
 
 /// Number of elements that are NaN or infinite, as u32.
 ///
-/// Operands: `x [n, h, w, c]`. Result `[1, 1, 1, 1]`. Each stage ends with it, so
-/// that an overflow becomes a named error and not a black picture.
+/// Operands: `x [n, h, w, c]`. Result `[1, 1, 1, 1]`. Each stage ends with this op, so
+/// that an overflow is reported as an error that names the stage instead of producing a black picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CountNonFinite;
 
@@ -33,7 +33,7 @@ impl Define for CountNonFinite {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    // The last one counts, and is not the last of a block.
+    // The second case ends with a value that counts, in a block of threads that is not full.
     let mixed =
         [0.0, f32::NAN, f32::MAX, -f32::NAN, f32::INFINITY, 1e-45, -1.0, f32::NEG_INFINITY, -0.0, f32::MIN, 1.0];
     [slot(2, 3, 5, 7), values(2, 20, 29, 7, &mixed)].map(|x| Case::new(CountNonFinite, vec![x])).to_vec()

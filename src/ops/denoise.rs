@@ -3,21 +3,21 @@ use crate::shape::Shape;
 
 /// One sampler step with classifier-free guidance, in place on the latents:
 ///
-/// `ε = ε_cond − (ε_cond − ε_uncond)·(1 − g)`, or the network's output as it is
-/// without guidance; `x ← c₀·(x − c₁·ε) + σ·z`.
+/// `ε = ε_cond − (ε_cond − ε_uncond)·(1 − g)`, or without guidance the network's output
+/// itself; then `x ← c₀·(x − c₁·ε) + σ·z`.
 ///
 /// Operands:
 /// 0. `x [n, h, w, c]`, the latents
 /// 1. `eps [n, h, w, c]`, or with guidance `[2n, h, w, c]`: conditional images first
-/// 2. `noise [steps·n, h, w, c]`, standard normal `z` of every step; or `[n, h, w, c]`, of this one
+/// 2. `noise`: standard normal `z`, either `[steps·n, h, w, c]` for all steps or `[n, h, w, c]` for this step
 /// 3. `coefficients [1, 1, steps, 4]`: `c₀, c₁, σ, g` of every step
-/// 4. `counter [1, 1, 1, 1]` (u32): the step
+/// 4. `counter [1, 1, 1, 1]` (u32): the current step
 ///
-/// Source: `DDPMWuerstchenScheduler.step` and `torch.lerp`, in the form torch
-/// evaluates it for weights of at least one half.
+/// Source: `DDPMWuerstchenScheduler.step` and `torch.lerp`. The formula for `ε` is the one that
+/// `torch.lerp` evaluates for weights of at least 0.5.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Denoise {
-    /// Whether `eps` holds the unconditional images too.
+    /// Whether guidance is used, so that `eps` also holds the unconditional images.
     pub guided: bool,
 }
 
@@ -54,7 +54,7 @@ impl Define for Denoise {
     }
 
     fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
-        // One step's noise and coefficients.
+        // Only the current step's noise and coefficients are read.
         match i {
             Self::NOISE => out.elements(),
             Self::COEFFICIENTS => shape.c,

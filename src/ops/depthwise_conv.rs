@@ -1,13 +1,13 @@
 use super::{Case, Define, Operands, Shapes, slot, weight};
 use crate::shape::Shape;
 
-/// Depthwise convolution with zero padding, every channel with its own window.
+/// Depthwise convolution with zero padding: every channel has its own kernel.
 ///
-/// Operands: `x [n, h, w, c]`, `weight [c, 1, k, k]` with odd `k`. Padded by `k/2`:
-/// result `[n, ⌈h / stride⌉, ⌈w / stride⌉, c]`.
+/// Operands: `x [n, h, w, c]`, `weight [c, 1, k, k]` with odd `k`. The padding is `k/2`, so the
+/// result is `[n, ⌈h / stride⌉, ⌈w / stride⌉, c]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DepthwiseConv {
-    /// Distance of neighbouring windows.
+    /// Stride, in both directions.
     pub stride: usize,
 }
 
@@ -45,7 +45,7 @@ impl Define for DepthwiseConv {
             let (line, image) = (i / c / shape.w % shape.h, i / c / shape.w / shape.h);
             let mut sum = 0.0;
             for (ky, kx) in (0..k).flat_map(|ky| (0..k).map(move |kx| (ky, kx))) {
-                // Padded coordinates; those outside the input are zero.
+                // Coordinates in the padded input; those in the padding contribute zero.
                 let (py, px) = (line * self.stride + ky, col * self.stride + kx);
                 if (k / 2..h + k / 2).contains(&py) && (k / 2..w + k / 2).contains(&px) {
                     let at = ((image * h + py - k / 2) * w + px - k / 2) * c + ch;
@@ -64,7 +64,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case(1, 1, 12, 12, 256, 3), // EfficientNet
         case(2, 1, 12, 10, 64, 3),
-        case(2, 2, 7, 5, 9, 3), // odd size: the last window reaches into the padding
+        case(2, 2, 7, 5, 9, 3), // odd size: the last output reads the padding
         case(3, 1, 4, 8, 5, 5),
         case(2, 1, 1, 1, 4, 3),
     ]

@@ -2,8 +2,8 @@ use super::{Case, Define, Operands, Shapes, mean_rstd, slot, weight};
 use crate::shape::Shape;
 
 /// Depthwise convolution with zero padding, then layer norm over the channels
-/// without affine: the opening of every Stage B and C block, fused because both
-/// halves are bound by memory.
+/// without an affine map. Every Stage B and C block begins with this pair. It is fused because
+/// both ops are limited by memory bandwidth.
 ///
 /// Operands: `x [n, h, w, c]`, `weight [c, 1, k, k]` with odd `k`, `bias [c]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,11 +72,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 1, 1, 7, 3),
         case(1, 3, 2, 24, 5),
         case(1, 4, 4, 1, 3),
-        case(2, 4, 5, 6, 9), // a window that is larger than the picture, and than what kernels keep at hand
-        case(1, 256, 257, 8, 3), // more pixels than a grid is wide
+        case(2, 4, 5, 6, 9), // a kernel larger than the picture, and than the 7×7 that the CPU kernel supports
+        case(1, 256, 257, 8, 3), // more pixels than one dimension of a WebGPU grid may have
         case(2, 4, 7, 2048, 3),
-        case(1, 2, 10, 132, 3), // channels just past what a warp takes
+        case(1, 2, 10, 132, 3), // four more channels than a warp handles at once
         case(1, 3, 4, 260, 5),
-        case(2, 7, 9, 1284, 3), // tiles that reach past the edges
+        case(2, 7, 9, 1284, 3), // tiles that extend past the edges of the picture
     ]
 }

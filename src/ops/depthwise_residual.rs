@@ -1,8 +1,8 @@
 use super::{Case, Define, Operands, Shapes, slot, weight};
 use crate::shape::Shape;
 
-/// Stage A's spatial mixing: `y = x + gammas[2]·(depthwise3×3(t) + bias)`, where
-/// `t` is extended by repeating its edge.
+/// The depthwise half of Stage A's residual block: `y = x + gammas[2]·(depthwise(t) + bias)`,
+/// where `t` is padded by replicating its edges.
 ///
 /// Operands: `x [n, h, w, c]`, `t [n, h, w, c]`, `weight [c, 1, k, k]` with odd `k`,
 /// `bias [c]`, `gammas [6]`. In place on `x` where the plan allows.

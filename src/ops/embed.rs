@@ -1,10 +1,10 @@
 use super::{Case, Define, Operands, Shapes, weight};
 use crate::shape::Shape;
 
-/// `y = tokens[ids] + positions`: what a text encoder begins with. Without positions, rows of a table.
+/// `y = tokens[ids] + positions`: the embeddings of a text encoder. Without positions, a table lookup.
 ///
-/// Operands: `ids [n, 1, t, 1]` (u32, below `v`), `tokens [v, c]`, `positions [p, c]`
-/// with `p ≥ t` if any. Result `[n, 1, t, c]`. An id of `v` or more reads the last row.
+/// Operands: `ids [n, 1, t, 1]` (u32, below `v`), `tokens [v, c]`, optionally `positions [p, c]`
+/// with `p ≥ t`. Result `[n, 1, t, c]`. An id of `v` or more reads the last row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Embed;
 
@@ -27,7 +27,7 @@ impl Define for Embed {
     }
 
     fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
-        // A row for each token.
+        // One row of each table per token.
         if i == Self::IDS { shape.elements() } else { shape.elements().min(out.elements()) }
     }
 
@@ -50,6 +50,6 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(Embed, vec![ids(), weight(&[7, 10]), weight(&[4, 10])]),
         Case::new(Embed, vec![ids(), weight(&[7, 10]), None]),
-        Case::new(Embed, vec![ids(), weight(&[6, 7]), weight(&[3, 7])]), // odd rows, and an id too large
+        Case::new(Embed, vec![ids(), weight(&[6, 7]), weight(&[3, 7])]), // an odd row length, and an id out of range
     ]
 }

@@ -1,13 +1,13 @@
 use super::{Case, Define, Function, Operands, Shapes, mean_rstd, slot, weight};
 use crate::shape::Shape;
 
-/// Stage A's channel mixing, in place on `x`:
+/// The feed-forward half of Stage A's residual block, in place on `x`:
 /// `y = x + g₅·(W₂·gelu(W₀·(LN(x)·(1 + g₃) + g₄) + b₀) + b₂)` with `g = gammas`.
 ///
 /// Operands: `x [n, h, w, c]`, `gammas [6]`, `w0 [4c, c]`, `b0 [4c]`, `w2 [c, 4c]`, `b2 [c]`.
 ///
-/// One op, because the hidden `[n, h, w, 4c]` would be the largest tensor of the
-/// whole program (805 MB in f32 at 1024²); a kernel keeps a tile of it at most.
+/// It is one op so that the hidden tensor `[n, h, w, 4c]` is never stored: it would be the largest
+/// tensor of the whole program (805 MB in f32 for 1024×1024 pixels). A kernel keeps at most a tile of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FeedForward {
     /// Added to the variance: `1e-6`.
@@ -77,7 +77,7 @@ pub(super) fn cases() -> Vec<Case> {
         let inputs = [slot(n, h, w, c)].into_iter().chain(weights).collect();
         Case::new(FeedForward { eps: 1e-6 }, inputs).bf16(3e-2)
     };
-    // The fourth is wider than what a kernel may keep near its lanes, the last are as wide as Stage A's levels.
+    // The fourth has more channels than a shader keeps in workgroup memory; the last two have those of Stage A's levels.
     let small = [case(1, 16, 20, 48), case(2, 3, 5, 7), case(1, 1, 1, 16), case(1, 1, 3, 400)];
     small.into_iter().chain([case(1, 7, 19, 384), case(2, 7, 10, 192)]).collect()
 }

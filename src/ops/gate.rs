@@ -1,10 +1,10 @@
 use super::{Case, Define, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
-/// Every channel of an image let through in part: `y = x · sigmoid(s)`.
+/// Scales every channel of an image by a gate: `y = x · sigmoid(s)`.
 ///
 /// Operands: `x [n, h, w, c]`, `s [n, 1, 1, c]`. In place on `x` where the plan
-/// allows. The end of squeeze-and-excitation.
+/// allows. This is the last op of squeeze-and-excitation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gate;
 
@@ -38,7 +38,7 @@ impl Define for Gate {
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |n, h, w, c| Case::new(Gate, vec![slot(n, h, w, c), slot(n, 1, 1, c)]);
-    // Where exp leaves its range.
+    // Values for which exp overflows or underflows.
     let large = Case::new(
         Gate,
         vec![slot(1, 2, 2, 8), values(1, 1, 1, 8, &[-1e4, -200.0, -90.0, -9.0, 9.0, 90.0, 200.0, 1e4])],

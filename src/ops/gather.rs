@@ -1,11 +1,11 @@
 use super::{Case, Define, Operands, Shapes, index, slot};
 use crate::shape::Shape;
 
-/// `y[i] = x[index[i]]`, whole rows.
+/// `y[i] = x[index[i]]` for whole rows of channels.
 ///
-/// Operands: `x [n, h, w, c]`, `index [1, 1, 1, m]` (u32, below `n·h·w`; larger ones
-/// read the last row). Result `[m, 1, 1, c]`. Picks the end-of-text token of
-/// each prompt, and gives each image of a batch its prompt.
+/// Operands: `x [n, h, w, c]`, `index [1, 1, 1, m]` (u32, below `n·h·w`; larger indices
+/// read the last row). Result `[m, 1, 1, c]`. Selects the end-of-text token of
+/// each prompt, and copies a prompt's states to each image of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gather;
 

@@ -1,12 +1,12 @@
 use super::{Case, Define, Operands, Shapes, slot, weight};
 use crate::shape::Shape;
 
-/// Statistics of global response normalisation, as a factor per channel.
+/// The statistics of global response normalisation (GRN), as one scale per channel.
 ///
-/// `G[c] = sqrt(Σ x[h, w, c]²)` over one image, `N[c] = G[c] / (mean(G) + eps)`,
-/// result `s[c] = 1 + gamma[c]·N[c]`, so that the normalisation itself,
-/// `gamma·(x·N) + beta + x`, is `x·s + beta`. The linear layer that follows
-/// applies it as it loads `x`, which saves writing and reading the largest tensor of a block.
+/// `G[c] = sqrt(Σ x[h, w, c]²)` over one image, `N[c] = G[c] / (mean(G) + eps)`, and the
+/// result is `s[c] = 1 + gamma[c]·N[c]`, so that GRN itself, `gamma·(x·N) + beta + x`, is
+/// `x·s + beta`. The linear layer that follows applies this in its prologue, as it loads `x`,
+/// so that the largest tensor of a block is not written and read once more.
 ///
 /// Operands: `x [n, h, w, c]`, `gamma [c]`. Result `[n, 1, 1, c]`.
 ///
@@ -36,7 +36,8 @@ impl Define for GrnScale {
     }
 
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
-        // Its squares are summed: statistics of what the layer that follows multiplies.
+        // The linear layer that follows reads the same `x` as a GEMM input, so these are the statistics of the
+        // values that it multiplies, even if they are stored as bf16.
         i == Self::X
     }
 

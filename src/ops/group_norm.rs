@@ -1,18 +1,18 @@
 use super::{Case, Define, Function, Operands, Shapes, mean_rstd, slot, values, weight};
 use crate::shape::Shape;
 
-/// `y = f((x − mean) / sqrt(var + eps) · weight + bias)`, statistics over all
+/// `y = f((x − mean) / sqrt(var + eps) · weight + bias)`, with statistics over all
 /// pixels and the channels of one group.
 ///
 /// Operands: `x [n, h, w, c]`, `weight [c]`, `bias [c]`; `groups` divides `c`.
-/// Not used by Stable Cascade itself; part of the kernel set for networks built on it.
+/// Stable Cascade itself does not use it; networks built on Stable Cascade do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GroupNorm {
     /// Number of groups.
     pub groups: usize,
     /// Added to the variance.
     pub eps: f32,
-    /// Applied to the result, usually SiLU.
+    /// Activation function applied to the result, usually SiLU.
     pub function: Function,
 }
 
@@ -79,6 +79,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(1, Function::Silu, 1, 1, 1, 7),
         offset(6),
         offset(8),
-        case(11, Function::Silu, 2, 9, 15, 132), // channels just past what a block takes
+        case(11, Function::Silu, 2, 9, 15, 132), // four more channels than a thread block handles at once
     ]
 }

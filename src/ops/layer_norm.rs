@@ -2,7 +2,7 @@ use super::{Case, Define, Operands, Shapes, mean_rstd, slot, values, weight};
 use crate::shape::Shape;
 
 /// `y = (x − mean) / sqrt(var + eps)` over the channels, then an affine map
-/// where the checkpoint has one.
+/// if the checkpoint has one.
 ///
 /// Operands: `x [n, h, w, c]`; with [`Affine::Channels`] also `weight [c]` and
 /// `bias [c]`; with [`Affine::Gammas`] `gammas [6]`. `var` is the population variance.
@@ -42,7 +42,7 @@ impl Define for LayerNorm {
             (Affine::None, &[Some(x), None, None]) => Ok(x),
             (Affine::Channels, &[Some(x), Some(w), Some(b)]) if w == Shape::vector(x.c) && b == w => Ok(x),
             (Affine::Gammas, &[Some(x), Some(g), None]) if g == Shape::vector(6) => Ok(x),
-            _ => Err("x [n, h, w, c] and what its affine map needs: weight [c] and bias [c], or gammas [6]".into()),
+            _ => Err("x [n, h, w, c] and the weights of its affine map: weight [c] and bias [c], or gammas [6]".into()),
         }
     }
 
@@ -87,7 +87,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(stage_a, vec![slot(2, 3, 5, 192), weight(&[6]), None]),
         Case::new(plain, vec![slot(1, 1, 3, 1), None, None]),
         Case::new(plain, vec![values(1, 1, 2, 333, &[30.0, 30.25, 29.5, 31.0, 29.875]), None, None]), // mean ≫ deviation
-        Case::new(plain, vec![slot(1, 256, 257, 8), None, None]), // more rows than a grid is wide
+        Case::new(plain, vec![slot(1, 256, 257, 8), None, None]), // more rows than one dimension of a WebGPU grid may have
         Case::new(clip, vec![slot(1, 1, 5, 132), weight(&[132]), weight(&[132])]),
         Case::new(clip, vec![slot(1, 3, 5, 640), weight(&[640]), weight(&[640])]),
         Case::new(plain, vec![values(1, 1, 3, 1540, &[30.0, 30.25, 29.5, 31.0, 29.875]), None, None]),

@@ -1,21 +1,21 @@
 use super::{Case, Define, Function, Operands, Shapes, index, slot, weight};
 use crate::shape::Shape;
 
-/// A linear layer with everything that can ride on it:
+/// A linear layer with the prologue and epilogue ops that can be fused into it:
 ///
 /// `y = f((x·scale + shift)·Wᵀ + bias) + residual`, then `y·(1 + a) + b`.
 ///
-/// Operands, all after `weight` optional:
+/// Operands, of which all after `weight` are optional:
 /// 0. `x [n, h, w, k]`
-/// 1. `weight [o, k]`, or several of equal `k` stacked by rows (Q, K and V)
+/// 1. `weight [o, k]`, or several weights with the same `k` stacked by rows (Q, K and V)
 /// 2. `bias [o]`
-/// 3. `residual [n, h, w, o]`; the result may be written in its place
-/// 4. `scale [n, 1, 1, k]`: global response normalisation, see [`GrnScale`](super::GrnScale)
+/// 3. `residual [n, h, w, o]`; the result may overwrite it
+/// 4. `scale [n, 1, 1, k]` of global response normalisation, see [`GrnScale`](super::GrnScale)
 /// 5. `shift [k]`, only with `scale`
-/// 6. `table [n or 1, 1, steps, 2·o]`: `a` and `b` side by side for every step (see [`Modulate`](super::Modulate))
-/// 7. `counter [1, 1, 1, 1]` (u32), with `table`: the step
+/// 6. `table [n or 1, 1, steps, 2·o]`: `a` then `b` for every step (see [`Modulate`](super::Modulate))
+/// 7. `counter [1, 1, 1, 1]` (u32), only with `table`: the current step
 ///
-/// Also every 1×1 convolution.
+/// Every 1×1 convolution is recorded as this op too.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Linear {
     /// Applied before the residual is added.
@@ -63,7 +63,7 @@ impl Define for Linear {
     }
 
     fn reads(&self, i: usize, shape: Shape, _: Shape) -> usize {
-        // One step's row of the table.
+        // Only the current step's row of the table is read.
         if i == Self::TABLE { shape.elements() / shape.w } else { shape.elements() }
     }
 
@@ -103,7 +103,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case(Function::Identity, plain(96, 512, 256)),
         case(gelu, plain(77, 160, 320)),
-        // Everything at once, as at the end of a block; also per-image tables.
+        // Everything at once, as at the end of a block; then with a table per image.
         case(
             Function::Identity,
             vec![
@@ -159,7 +159,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(gelu, plain(300, 136, 200)),
-        // And with more terms than copies are ahead, images meeting within a tile.
+        // And with a K larger than all stages of a software pipeline hold, and two images in one tile.
         case(
             Function::Identity,
             vec![

@@ -4,15 +4,15 @@ use crate::tensor::Tensor;
 
 /// Timestep conditioning: `y = x·(1 + a) + b`.
 ///
-/// Operands: `x [n, h, w, c]`, `table [n or 1, 1, steps, 2c]` (`a` then `b`, for every
-/// step, the same for all images if its `n` is 1), `counter [1, 1, 1, 1]` (u32): the step.
-/// Usually rides on the linear layer before it.
+/// Operands: `x [n, h, w, c]`; `table [n or 1, 1, steps, 2c]`, which holds `a` then `b` for every
+/// step and is shared by all images if its `n` is 1; `counter [1, 1, 1, 1]` (u32), the current step.
+/// Usually it is fused into the epilogue of the linear layer before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Modulate;
 
 operands!(Modulate { X, TABLE, COUNTER });
 
-/// `a` and `b` side by side for the step that `counter` shows and for `image`.
+/// The table's row, `a` then `b`, for `image` and the step in `counter`.
 pub(super) fn row<'a>(table: Option<Tensor<'a>>, counter: Option<Tensor<'_>>, image: usize) -> Option<&'a [f32]> {
     let (table, step) = (table?, counter?.u32()[0] as usize);
     let image = if table.shape.n == 1 { 0 } else { image };
@@ -43,7 +43,7 @@ impl Define for Modulate {
     }
 
     fn reads(&self, i: usize, shape: Shape, _: Shape) -> usize {
-        // One step's row of the table.
+        // Only the current step's row of the table is read.
         if i == Self::TABLE { shape.elements() / shape.w } else { shape.elements() }
     }
 

@@ -1,7 +1,7 @@
 use super::{Case, Define, Operands, Shapes, slot, values, weight};
 use crate::shape::Shape;
 
-/// Replaces each pixel by the nearest entry of a codebook (Euclidean; the first of equals).
+/// Replaces each pixel by the nearest entry of a codebook (Euclidean distance; of equally near entries, the first).
 ///
 /// Operands: `x [n, h, w, c]`, `codes [m, c]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,6 +35,6 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(NearestCode, vec![slot(2, 3, 5, 4), weight(&[16, 4])]),
         Case::new(NearestCode, vec![slot(1, 5, 5, 3), weight(&[2, 3])]),
-        Case::new(NearestCode, vec![values(1, 1, 1, 3, &[1e8]), weight(&[5, 3])]), // all equally far in f32
+        Case::new(NearestCode, vec![values(1, 1, 1, 3, &[1e8]), weight(&[5, 3])]), // all distances are equal in f32
     ]
 }

@@ -2,20 +2,22 @@ use super::{Case, Define, Operands, Shapes, index};
 use crate::noise;
 use crate::shape::Shape;
 
-/// Standard normal noise, counter-based: the same on any device, in any order. The definition is
-/// [`noise::Philox`].
+/// Standard normal noise from a counter-based generator, so that any device can compute any element at any
+/// time. [`noise::Philox`] defines it.
 ///
 /// Operands:
-/// 0. `seed [1, 1, 1, 2]` (u32): low and high half of the first image's; image `k` has that plus `k`, wrapping
-/// 1. `counter [1, 1, 1, 1]` (u32), optional: the step. Its noise is draw `1 + step`; draw 0 are the start latents.
+/// 0. `seed [1, 1, 1, 2]` (u32): low and high half of the first image's seed; image `k` uses that seed plus `k`,
+///    wrapping
+/// 1. `counter [1, 1, 1, 1]` (u32), optional: the step, whose noise is draw `1 + step`. Without it the result is
+///    draw 0, the start latents.
 ///
-/// Kernels draw the same random words; their normals are within 2e-6 of the definition's, which is what `ln`, the
-/// sines and a square root in f32 differ by.
+/// Every kernel draws the same random integers. The normals made of them are within 2e-6 of the definition's,
+/// because `ln`, `sin`, `cos` and `sqrt` in f32 differ between devices.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Philox {
     /// Extent of the noise.
     pub shape: Shape,
-    /// Third word of the counter, which keeps the samplers of a seed apart.
+    /// Third word of the Philox counter. Samplers that share a seed use different streams.
     pub stream: u32,
 }
 
@@ -33,7 +35,7 @@ impl Define for Philox {
             {
                 Ok(self.shape)
             }
-            _ => Err("seed [1, 1, 1, 2] and, but for the start, counter [1, 1, 1, 1]".into()),
+            _ => Err("seed [1, 1, 1, 2] and, except for the start latents, counter [1, 1, 1, 1]".into()),
         }
     }
 
@@ -63,7 +65,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case(Shape::new(2, 64, 64, 4), 1, &[42, 0], Some(7)),
         case(Shape::new(1, 24, 24, 16), 0, &[0, 0], None),
-        // Images that are no whole fours, and a seed that carries.
+        // Images whose size is not a multiple of four, and a seed whose low half overflows into the high half.
         case(Shape::new(3, 3, 5, 3), 0, &[u32::MAX, 7], Some(0)),
         case(Shape::new(1, 1, 1, 1), 1, &[u32::MAX, u32::MAX], Some(19)),
     ]

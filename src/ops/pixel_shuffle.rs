@@ -1,12 +1,12 @@
 use super::{Case, Define, Operands, Shapes, slot};
 use crate::shape::Shape;
 
-/// Channels to pixels: `y[row·p + i, col·p + j, ch] = x[row, col, ch·p² + i·p + j]`.
+/// Rearranges channels into pixels: `y[row·p + i, col·p + j, ch] = x[row, col, ch·p² + i·p + j]`.
 ///
 /// Operands: `x [n, h, w, c·p²]`. Result `[n, h·p, w·p, c]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PixelShuffle {
-    /// Pixels a side, `p`.
+    /// Side of a patch in pixels, `p`.
     pub patch: usize,
 }
 

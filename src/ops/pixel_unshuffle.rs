@@ -1,13 +1,14 @@
 use super::{Case, Define, Operands, Shapes, slot};
 use crate::shape::Shape;
 
-/// Pixels to channels: `y[row, col, ch·p² + i·p + j] = x[row·p + i, col·p + j, ch]`.
+/// Rearranges pixels into channels: `y[row, col, ch·p² + i·p + j] = x[row·p + i, col·p + j, ch]`.
 ///
 /// Operands: `x [n, h·p, w·p, c]`. Result `[n, h, w, c·p²]`; rows and columns of `x` that do not fill a patch
-/// are dropped, as by a [`Conv2d`](super::Conv2d) of that stride. The inverse of [`PixelShuffle`](super::PixelShuffle).
+/// are dropped, as by a [`Conv2d`](super::Conv2d) of stride `p`. It is the inverse of
+/// [`PixelShuffle`](super::PixelShuffle).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PixelUnshuffle {
-    /// Pixels a side, `p`.
+    /// Side of a patch in pixels, `p`.
     pub patch: usize,
 }
 
@@ -23,7 +24,7 @@ impl Define for PixelUnshuffle {
         let p = self.patch;
         match *inputs {
             [Some(x)] if x.h.min(x.w) >= p => Ok(Shape::new(x.n, x.h / p, x.w / p, x.c * p * p)),
-            _ => Err(format!("x [n, h, w, c] with h and w of {p} or more")),
+            _ => Err(format!("x [n, h, w, c] with h, w >= {p}")),
         }
     }
 
@@ -51,6 +52,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, slot(2, 6, 12, 5)),
         case(1, slot(2, 6, 12, 5)),
         case(3, slot(2, 6, 12, 5)),
-        case(2, slot(2, 7, 5, 320)), // Stage B, between levels of odd sides
+        case(2, slot(2, 7, 5, 320)), // Stage B, between levels with odd sides
     ]
 }

@@ -1,8 +1,8 @@
 use super::{Case, Define, Operands, Shapes, slot};
 use crate::shape::Shape;
 
-/// Bilinear interpolation with aligned corners: output pixel `o` of `m` looks at
-/// `o·(n − 1)/(m − 1)` of `n`, rows and columns independently.
+/// Bilinear interpolation with aligned corners: along each axis, output pixel `o` of `m` samples the
+/// `n` input pixels at coordinate `o·(n − 1)/(m − 1)`.
 ///
 /// Operands: `x [n, h, w, c]`. Result `[n, height, width, c]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,8 +16,8 @@ pub struct Resample {
 operands!(Resample { X });
 
 impl Resample {
-    /// Neighbours and weight of the second, for output pixel `o` of `m`, from `n` input
-    /// pixels. In f32, as PyTorch computes it.
+    /// For output pixel `o` of `m` and `n` input pixels: the two neighbouring input pixels and the weight of
+    /// the second. Computed in f32, as PyTorch does.
     pub fn source(o: usize, m: usize, n: usize) -> (usize, usize, f32) {
         let step = if m > 1 { (n - 1) as f32 / (m - 1) as f32 } else { 0.0 };
         let at = step * o as f32;
@@ -34,7 +34,7 @@ impl Define for Resample {
     fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
         match *inputs {
             [Some(x)] if x.elements() > 0 && self.height * self.width > 0 => Ok(x.with_hw(self.height, self.width)),
-            _ => Err("x [n, h, w, c], neither side empty".into()),
+            _ => Err("x [n, h, w, c], with neither x nor the result empty".into()),
         }
     }
 

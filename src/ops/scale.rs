@@ -3,7 +3,7 @@ use crate::shape::Shape;
 
 /// `y = factor·x`, in place where the plan allows.
 ///
-/// Operands: `x [n, h, w, c]`. Brings Stage B's latents to the scale of Stage A's.
+/// Operands: `x [n, h, w, c]`. Converts Stage B's latents to the scale that Stage A expects.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     /// The factor.
@@ -40,7 +40,7 @@ impl Define for Scale {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    // More groups of 64 elements than a grid is wide.
+    // More workgroups of 64 elements than one dimension of a WebGPU grid may have.
     let wide = values(1, 1, 64 * 65_535 + 65, 1, &[0.5, -1.0, 3.0, 0.0, 7.0]);
     [slot(2, 3, 5, 7), wide].map(|x| Case::new(Scale { factor: 0.3764 }, vec![x])).to_vec()
 }

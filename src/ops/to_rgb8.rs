@@ -1,16 +1,16 @@
 use super::{Case, Define, Element, Operands, Shapes, slot, values};
 use crate::shape::Shape;
 
-/// Pictures as bytes: `round(255·clamp(x, 0, 1))`, halves to even, cropped to
-/// the size asked for. NaN becomes 0.
+/// Converts pictures to bytes: `round(255·clamp(x, 0, 1))`, with ties rounded to even, cropped to
+/// the requested size. NaN becomes 0.
 ///
-/// Operands: `x [n, h, w, 3]`. Result `[n, height, width, 1]` (u32), one pixel
-/// each: red in the lowest byte, then green and blue; the highest byte is 255.
+/// Operands: `x [n, h, w, 3]`. Result `[n, height, width, 1]` (u32), one element per
+/// pixel: red in the lowest byte, then green and blue; the highest byte is 255.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ToRgb8 {
-    /// Rows kept, from the top.
+    /// Rows to keep, counted from the top.
     pub height: usize,
-    /// Columns kept, from the left.
+    /// Columns to keep, counted from the left.
     pub width: usize,
 }
 

@@ -1,145 +1,172 @@
-//! What running a plan needs around it: filling slots, reading results, checking them.
+//! A program while it makes one batch, and the inputs that the host writes for it.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use super::record::Sampler;
+use super::inputs::{HostTensor, Inputs};
+use super::observer::{Observer, StageName, Step};
 use crate::backend::Program;
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::model::Model;
-use crate::noise::{LatentNoise, NoiseGenerator};
-use crate::plan::{Plan, Slot};
-use crate::sampler;
-use crate::shape::Shape;
+use crate::plan::{Plan, SegmentId, Slot};
+use crate::request::Request;
+use crate::tokenizer::Encoding;
 
-/// Position of the end token: the first of its id; with the id 2 of old configurations, the largest id.
-pub(super) fn end_of(ids: &[u32], end_id: u32) -> usize {
-    let wanted = if end_id == 2 { ids.iter().copied().max().unwrap_or(0) } else { end_id };
-    ids.iter().position(|&id| id == wanted).unwrap_or(0)
+/// One batch: `images` of all those of the request, and everything that the host knows of them.
+pub(crate) struct Job<'a> {
+    pub model: &'a Model,
+    pub request: &'a Request,
+    pub inputs: &'a Inputs<'a>,
+    /// The tokens of every prompt, then of the negative one. Empty where text states are given.
+    pub tokens: &'a [Encoding],
+    /// Which images of the request are made.
+    pub images: Range<usize>,
+    /// Different texts in the batch, the negative one included.
+    pub texts: usize,
 }
 
-/// Timestep embeddings of every step, and zeros where no condition is given.
-pub(super) fn write_times(run: &mut Run<'_>, sampler: &Sampler, schedule: &[sampler::Step]) -> Result<()> {
-    for (i, slot) in sampler.times.iter().enumerate() {
-        let r = |step: &sampler::Step| if i == 0 { step.r } else { 0.0 };
-        let rows: Vec<f32> = schedule.iter().flat_map(|s| sampler::timestep_embedding(r(s), slot.shape.c)).collect();
-        run.write(*slot, &rows)?;
+impl Job<'_> {
+    /// The prompt of an image of the request.
+    pub fn prompt_of(&self, image: usize) -> usize {
+        image / self.request.count as usize
     }
-    sampler.zeros.iter().try_for_each(|slot| run.write(*slot, &vec![0f32; slot.shape.elements()]))
-}
 
-/// The part of user-given latents that belongs to `images`.
-pub(super) fn of_batch(all: &[f32], shape: Shape, total: usize, images: Range<usize>, stage: &str) -> Result<Vec<f32>> {
-    let image = shape.elements() / shape.n;
-    if all.len() != image * total {
-        return Err(Error::Request {
-            what: format!("--latents, {stage}"),
-            expected: format!("{} values for {total} images of [{}, {}, {}]", image * total, shape.c, shape.h, shape.w),
-            found: format!("{}", all.len()),
-        });
+    /// Indices of the batch's texts among all prompts of the request, which the negative one follows.
+    pub fn text_indices(&self) -> Vec<usize> {
+        let prompts = self.prompt_of(self.images.start)..self.prompt_of(self.images.end - 1) + 1;
+        let negative = (self.texts > prompts.len()).then_some(self.request.prompts.len());
+        prompts.chain(negative).collect()
     }
-    Ok(all[images.start * image..images.end * image].to_vec())
-}
 
-/// A stage's result must be finite; if not, says whether weights are to blame:
-/// its own, or those of the stages before it.
-pub(super) fn finite(run: &mut Run<'_>, count: Slot, stage: &'static str, steps: usize, model: &Model) -> Result<()> {
-    let mut bytes = [0; 4];
-    run.program.read(count, &mut bytes)?;
-    let count = u32::from_le_bytes(bytes);
-    if count == 0 {
-        return Ok(());
+    /// For each image of the batch, which of the batch's texts it has; where `guided`, followed by the
+    /// negative text once for each image.
+    pub fn text_of_images(&self, guided: bool) -> Vec<u32> {
+        let first = self.prompt_of(self.images.start);
+        let positive = self.images.clone().map(|image| (self.prompt_of(image) - first) as u32);
+        let negative = std::iter::repeat_n(self.texts as u32 - 1, if guided { self.images.len() } else { 0 });
+        positive.chain(negative).collect()
     }
-    let after = if steps == 1 { " after 1 step".into() } else { format!(" after {steps} steps") };
-    for weights in [&model.text.0, &model.stage_c.0, &model.stage_b.0, &model.stage_a.0] {
-        if let Some((name, _)) = weights.first_non_finite() {
-            return Err(Error::Tensor {
-                path: weights.path.clone(),
-                name: name.to_owned(),
-                expected: "finite numbers".into(),
-                found: format!(
-                    "NaN or infinity, so that {stage} produced {count} values that are not finite{after}; the file is damaged, download it again"
-                ),
-            });
-        }
+}
+
+type Fill = Box<dyn Fn(&Job<'_>, &mut Run<'_>) -> Result<()> + Send>;
+
+/// What the host writes before a segment runs. Whoever declares an input slot adds here how it is filled, so
+/// that both stand in one place.
+#[derive(Default)]
+pub(crate) struct Feed(Vec<Fill>);
+
+impl Feed {
+    /// Adds a function that writes input slots for a batch.
+    pub fn add(&mut self, fill: impl Fn(&Job<'_>, &mut Run<'_>) -> Result<()> + Send + 'static) {
+        self.0.push(Box::new(fill));
     }
-    let remedy = "the weights are finite; try --dtype f32, or less guidance".into();
-    Err(Error::NotFinite { stage, count, after, remedy })
+
+    /// Writes all inputs.
+    pub fn write(&self, run: &mut Run<'_>) -> Result<()> {
+        let job = run.job;
+        self.0.iter().try_for_each(|fill| fill(job, run))
+    }
 }
 
-/// Noise of some images out of a run's `shape.n`. All of it has to be drawn,
-/// because torch draws batch by batch; only theirs is kept.
-pub(super) fn noise_of(
-    generator: &mut NoiseGenerator,
-    shape: Shape,
-    steps: usize,
-    images: Range<usize>,
-) -> LatentNoise {
-    let image = shape.tokens() * shape.c;
-    let mut all = Vec::with_capacity(shape.elements());
-    let mut draw = |kept: &mut Vec<f32>| {
-        all.clear();
-        generator.draw(shape, &mut all);
-        kept.extend_from_slice(&all[images.start * image..images.end * image]);
-    };
-    let (mut start, mut later) = (Vec::new(), Vec::with_capacity(steps * images.len() * image));
-    draw(&mut start);
-    (0..steps).for_each(|_| draw(&mut later));
-    LatentNoise { shape: Shape { n: images.len(), ..shape }, start, steps: later }
-}
-
-/// Rows and columns of `[n, h, w, 3]` pictures that belong to the size asked for.
-pub(super) fn crop(picture: &[f32], (_, w): (usize, usize), to: Shape) -> Vec<f32> {
-    let image = picture.len() / to.n;
-    let rows = picture.chunks(image).flat_map(|p| p.chunks(w * 3).take(to.h));
-    rows.flat_map(|row| &row[..to.w * 3]).map(|v| v.clamp(0.0, 1.0)).collect()
-}
-
-/// A program being run.
-pub(super) struct Run<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) program: &'a mut dyn Program,
+/// A program while it makes one batch.
+pub(crate) struct Run<'a> {
+    pub plan: &'a Plan,
+    pub program: &'a mut dyn Program,
+    pub job: &'a Job<'a>,
+    pub observer: &'a mut dyn Observer,
     /// Whether nodes are checked, and if so whether the device may round.
-    pub(super) check_nodes: Option<bool>,
+    pub check_nodes: Option<bool>,
+    /// Whether intermediate results are handed to the observer.
+    pub keep: bool,
+    /// What has been made so far.
+    pub results: Results,
+}
+
+/// What a batch yields.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// Finished pictures.
+    pub images: Vec<Image>,
+    /// Stage C's latents `[n, h, w, c]`, if they are the last result.
+    pub stage_c: Option<HostTensor>,
+    /// Text states and pooled text of the batch's texts, if they are the last result.
+    pub text: Option<[HostTensor; 2]>,
 }
 
 impl Run<'_> {
-    pub(super) fn write<T: bytemuck::NoUninit>(&mut self, slot: Slot, values: &[T]) -> Result<()> {
+    /// Fills a slot.
+    pub fn write<T: bytemuck::NoUninit>(&mut self, slot: Slot, values: &[T]) -> Result<()> {
         self.program.write(slot, bytemuck::cast_slice(values))
     }
 
-    pub(super) fn read_f32(&mut self, slot: Slot) -> Result<Vec<f32>> {
+    /// Copies a slot of real numbers to the host.
+    pub fn read(&mut self, slot: Slot) -> Result<HostTensor> {
         let mut values = vec![0f32; slot.shape.elements()];
         self.program.read(slot, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
+        Ok(HostTensor { shape: slot.shape, values })
     }
 
-    /// Waits until the device has done all that it was given, so that each stage's time is its
-    /// own. `slot` is a small one of the segment that ran last.
-    pub(super) fn settle(&mut self, slot: Slot) -> Result<()> {
-        self.read_f32(slot).map(drop)
+    /// Copies a counter to the host. This waits until the device has done everything that it was given, so
+    /// a stage that ends with it has a time of its own.
+    pub fn read_count(&mut self, slot: Slot) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.program.read(slot, &mut bytes).map(|()| u32::from_le_bytes(bytes))
     }
 
-    pub(super) fn segment(&mut self, name: &str) -> Result<()> {
-        let nodes = self.plan.segment(name);
+    /// Runs a segment of the plan.
+    pub fn segment(&mut self, segment: SegmentId) -> Result<()> {
+        let nodes = self.plan.nodes_of(segment);
         match self.check_nodes {
             Some(rounds) => crate::check::run(self.plan, self.program, nodes, rounds),
             None => self.program.run(nodes),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::noise::{NoiseKind, NoiseStream};
-
-    #[test]
-    fn parts_of_the_noise() {
-        let shape = Shape::new(5, 3, 2, 4);
-        for (_, kind) in NoiseKind::NAMES {
-            let generator = || NoiseGenerator::new(kind, 3, NoiseStream::StageB);
-            let all = LatentNoise::draw(&mut generator(), shape, 4);
-            assert_eq!(noise_of(&mut generator(), shape, 4, 1..3), all.images(1..3), "{kind}");
+    /// Tells the observer that step `index` (from 0) of `steps` is done.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the observer asks to stop.
+    pub fn step_done(
+        &mut self,
+        stage: StageName,
+        [index, steps]: [usize; 2],
+        time: f32,
+        x: Option<Slot>,
+    ) -> Result<()> {
+        let mut step = Step { stage, index, steps, time, x, program: self.program };
+        match self.observer.step(&mut step) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
         }
+    }
+
+    /// Hands an intermediate result to the observer.
+    pub fn keep(&mut self, name: &'static str, tensor: HostTensor) {
+        self.observer.tensor(name, tensor);
+    }
+
+    /// Fails if `count`, a stage's number of values that are not finite, is not 0. Says whether weights are to
+    /// blame: the stage's own, or those of the stages before it.
+    pub fn finite(&mut self, count: Slot, stage: StageName, steps: usize) -> Result<()> {
+        let count = self.read_count(count)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let after = if steps == 1 { " after 1 step".into() } else { format!(" after {steps} steps") };
+        let model = self.job.model;
+        for weights in [&model.text.0, &model.stage_c.0, &model.stage_b.0, &model.stage_a.0] {
+            if let Some((name, _)) = weights.first_non_finite() {
+                return Err(Error::Tensor {
+                    path: weights.path.clone(),
+                    name: name.to_owned(),
+                    expected: "finite numbers".into(),
+                    found: format!(
+                        "NaN or infinity, so that {stage} produced {count} values that are not finite{after}; the file is damaged, download it again"
+                    ),
+                });
+            }
+        }
+        let remedy = "the weights are finite; try dtype f32, or less guidance".into();
+        Err(Error::NotFinite { stage: stage.to_string(), count, after, remedy })
     }
 }

@@ -42,9 +42,9 @@ pub(super) fn place(mut recorder: Recorder) -> Plan {
     let offset = |slot: usize| blocks[block_of[slot]].as_ref().map_or(0, |b| b.offset);
     let slots = recorder.slots.iter().enumerate();
     let slots = slots.map(|(i, s)| Storage { element: s.element, len: s.len, offset: offset(i) }).collect();
-    let Recorder { nodes, weights, segments, .. } = recorder;
+    let Recorder { nodes, weights, segments, spans, .. } = recorder;
     let gemm_only = gemm_only_weights(&nodes, weights.len());
-    let plan = Plan { nodes, slots, weights, gemm_only, segments, arena_len };
+    let plan = Plan { nodes, slots, weights, gemm_only, segments, spans, arena_len };
     assert_disjoint(&plan);
     plan
 }
@@ -86,12 +86,13 @@ fn gemm_only_weights(nodes: &[Node], count: usize) -> Vec<bool> {
 
 /// First and last node during which each slot's contents matter.
 ///
-/// A slot that crosses segments, or that the host touches, lives for whole segments:
-/// a segment may run many times, and the host acts between segments.
+/// A slot of one segment alone lives from its first use to its last. One that crosses segments, or that the
+/// host touches, lives for whole spans: the segments of a span may run many times and in any order, and the
+/// host acts between them.
 fn lifetimes(recorder: &Recorder) -> Vec<RangeInclusive<usize>> {
     let segment_of = |node: usize| {
-        let segment = recorder.segments.iter().find(|p| p.nodes.contains(&node));
-        segment.expect("every node belongs to a segment").nodes.clone()
+        let segment = recorder.segments.iter().find(|segment| segment.nodes.contains(&node));
+        segment.expect("every node belongs to a segment")
     };
     let mut uses: Vec<Option<(usize, usize)>> = vec![None; recorder.slots.len()];
     for (i, node) in recorder.nodes.iter().enumerate() {
@@ -106,9 +107,15 @@ fn lifetimes(recorder: &Recorder) -> Vec<RangeInclusive<usize>> {
     let alive = |(slot, span): (usize, &Option<(usize, usize)>)| {
         let Some((first, last)) = *span else { return 0..=0 };
         let (first_segment, last_segment) = (segment_of(first), segment_of(last));
-        let start = if recorder.slots[slot].kind == Kind::Input { first_segment.start } else { first };
-        let to_segment_end = recorder.slots[slot].kind != Kind::Temporary || first_segment != last_segment;
-        start..=if to_segment_end { last_segment.end - 1 } else { last }
+        let kind = recorder.slots[slot].kind;
+        if kind == Kind::Temporary && first_segment == last_segment {
+            return first..=last;
+        }
+        // In a loop, nodes that stand before the first use may run after it.
+        let span = &recorder.spans[first_segment.span];
+        let in_loop = first_segment.repeats > 1 || *span != first_segment.nodes;
+        let start = if kind == Kind::Input || in_loop { span.start } else { first };
+        start..=recorder.spans[last_segment.span].end - 1
     };
     uses.iter().enumerate().map(alive).collect()
 }
@@ -241,6 +248,49 @@ mod tests {
         let [constant, y, z] = [constant, y, z].map(|s| plan.slots[s.id].range());
         assert!(constant != y && constant != z, "the constant is needed when the loop runs again");
         assert_eq!(y, z);
+    }
+
+    /// In a loop whose segments run in any order, what one segment leaves for another survives all the others.
+    #[test]
+    fn slots_of_a_loop_survive_every_segment_of_it() {
+        let mut rec = Recorder::new();
+        let source = |slot| Some(Source::Slot(slot));
+        let silu = |rec: &mut Recorder, x| rec.node("silu", SILU, &[source(x)]).unwrap();
+        rec.segment("condition");
+        let x = rec.input(Shape::vector(64), Element::F32);
+        let condition = silu(&mut rec, x);
+        let (mut cached, mut noise, mut scratch) = (None, None, Vec::new());
+        rec.repeat(5, |rec| {
+            rec.segment("preview");
+            let a = rec.node("a", Add, &[source(x), source(condition)])?;
+            scratch.push(silu(rec, a));
+            rec.segment("refresh");
+            cached = Some(silu(rec, condition));
+            rec.segment("step");
+            noise = Some(rec.input(Shape::vector(64), Element::F32));
+            let y = rec.node("y", Add, &[source(cached.unwrap()), source(noise.unwrap())])?;
+            scratch.push(silu(rec, y));
+            Ok(())
+        })
+        .unwrap();
+        rec.segment("after");
+        let last = silu(&mut rec, x);
+        let plan = rec.finish();
+        assert_eq!(plan.spans, [0..1, 1..6, 6..7]);
+        let repeats: Vec<_> = plan.segments.iter().map(|s| (s.name, s.repeats, s.span)).collect();
+        assert_eq!(
+            repeats,
+            [("condition", 1, 0), ("preview", 5, 1), ("refresh", 5, 1), ("step", 5, 1), ("after", 1, 2)]
+        );
+        let range = |slot: Slot| plan.slots[slot.id].range();
+        let disjoint = |a: Slot, b: Slot| range(a).end <= range(b).start || range(b).end <= range(a).start;
+        let kept = [condition, cached.unwrap(), noise.unwrap()];
+        for (i, a) in kept.iter().enumerate() {
+            assert!(scratch.iter().chain(&kept[..i]).all(|b| disjoint(*a, *b)), "slot {i} is overwritten in the loop");
+        }
+        // Temporary slots of different segments share memory, and so does whatever comes after the loop.
+        assert_eq!(range(scratch[0]), range(scratch[1]));
+        assert!(!disjoint(last, condition) || !disjoint(last, kept[1]) || !disjoint(last, scratch[0]));
     }
 
     #[test]

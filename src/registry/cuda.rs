@@ -1,5 +1,6 @@
-//! CUDA kernels: their rows, how one is launched, and which is the fastest on a Hopper GPU. The file of a row is `kernels/<name>.cu`; `tools/ptx` makes `kernels/ptx/<name>.ptx` of it, and
-//! `<name>.sm90.ptx` unless it is for Hopper anyway; build.rs says where the PTX lies that is embedded.
+//! CUDA kernels: their rows, how one is launched, and which is the fastest on a Hopper GPU. The file of a row is
+//! `kernels/<name>.cu`; its PTX, `<name>.ptx`, and `<name>.sm90.ptx` unless it is for Hopper anyway, lies where the build script
+//! has put it.
 
 mod fastest;
 mod grids;
@@ -36,8 +37,8 @@ macro_rules! cuda {
     ($op:literal, $name:literal, $needs:expr, $sm90:literal, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Cuda {
             source: include_str!(concat!("../../kernels/", $name, ".cu")),
-            ptx: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, ".ptx")),
-            ptx_sm90: include_str!(concat!(env!("CASCADE_PTX"), "/", $name, $sm90)),
+            ptx: include_str!(concat!(env!("OUT_DIR"), "/ptx/", $name, ".ptx")),
+            ptx_sm90: include_str!(concat!(env!("OUT_DIR"), "/ptx/", $name, $sm90)),
             passes: const { &[$($pass),+] },
             scratch: &[],
             counters: &[],

@@ -1,4 +1,4 @@
-//! The named tensors of one network, out of one file or several.
+//! The named tensors of one network, from one file or several.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Bound;
@@ -15,20 +15,20 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::tensor::{Elements, Weight};
 
-/// Tensors of one network under their names in the `diffusers` scheme, whatever
-/// the layout of the file. Opening reads headers only.
+/// The tensors of one network by their names in the `diffusers` scheme, whatever
+/// the layout of the file. Opening one reads only headers.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The file (or index of shards) it was opened from, for messages.
+    /// The file (or index of a sharded checkpoint) it was opened from, for messages.
     pub path: PathBuf,
     /// Whether the names in the file were those of the original repository or
-    /// of ComfyUI, not of `diffusers`. Stage A's scale depends on it.
+    /// of ComfyUI. Stage A's scale factor is different for these.
     pub original: bool,
     kind: NetworkKind,
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// A tensor, and the view of it made when it is first asked for.
+/// A tensor, and its view, which is created on first use.
 #[derive(Debug)]
 struct Tensor {
     stored: Stored,
@@ -37,12 +37,12 @@ struct Tensor {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or the index of a sharded one
-    /// (`*.safetensors.index.json`). Of a file that combines networks, the
-    /// first: the UNet, if there is one.
+    /// Opens a safetensors file, or the index of a sharded checkpoint
+    /// (`*.safetensors.index.json`). If a file contains several networks, opens the
+    /// first: the U-Net, if there is one.
     ///
     /// # Errors
-    /// If a file is missing, is no sound safetensors file, or holds no tensors.
+    /// If a file is missing, is not a valid safetensors file, or contains no tensors.
     pub fn open(location: impl Into<Location>) -> Result<Self> {
         let location = location.into();
         let found = Self::open_all(&location)?.into_iter().next();
@@ -53,11 +53,11 @@ impl Checkpoint {
         })
     }
 
-    /// Opens a file and picks the network of the kind wanted.
+    /// Opens a file's network of kind `wanted`.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and [`Error::Model`] that says what the file is
-    /// instead.
+    /// Those of [`open`](Self::open), and [`Error::Model`] if the file contains other networks; it
+    /// says which.
     pub fn open_as(location: impl Into<Location>, wanted: NetworkKind) -> Result<Self> {
         let location = location.into();
         let all = Self::open_all(&location)?;
@@ -73,10 +73,10 @@ impl Checkpoint {
         })
     }
 
-    /// Opens every network that a file holds, in the order of [`SECTIONS`].
+    /// Opens every network in a file, in the order of [`SECTIONS`].
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Those of [`open`](Self::open).
     pub fn open_all(location: impl Into<Location>) -> Result<Vec<Self>> {
         let location = location.into();
         let path = location.path();
@@ -84,8 +84,8 @@ impl Checkpoint {
         Self::of(path, if sharded { index::open(&location)? } else { file::open(&location)? })
     }
 
-    /// Every network that these tensors make up, in the order of [`SECTIONS`]; `path` is what
-    /// messages call the file.
+    /// Every network that these tensors form, in the order of [`SECTIONS`]. Messages name `path` as
+    /// the file.
     ///
     /// # Errors
     /// [`Error::Tensor`] if two tensors have the same name.
@@ -147,42 +147,42 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Whether any name begins so.
+    /// Whether any name begins with `prefix`.
     pub fn starts_with(&self, prefix: &str) -> bool {
         let first = self.tensors.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next();
         first.is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
-    /// Stored dimensions of a tensor of any type.
+    /// The stored dimensions of a tensor of any element type.
     pub fn dims(&self, name: &str) -> Option<&[usize]> {
         Some(&self.tensors.get(name)?.stored.dims)
     }
 
-    /// How a tensor is stored: file, type, size.
+    /// How a tensor is stored: file, element type, size.
     pub fn stored(&self, name: &str) -> Option<&Stored> {
         Some(&self.tensors.get(name)?.stored)
     }
 
-    /// A tensor of floats; `None` if there is none, or none that is readable as
-    /// a weight (integers, no elements).
+    /// A tensor of floats. `None` if there is no such tensor, or if it cannot be used as
+    /// a weight because it has no elements or another element type.
     pub fn get(&self, name: &str) -> Option<&Weight> {
         let tensor = self.tensors.get(name)?;
         tensor.weight.get_or_init(|| tensor.view(name)).as_ref()
     }
 
-    /// A tensor of floats with exactly these dimensions. Dimensions of one are
-    /// not compared, so that a 1×1 convolution `[o, i, 1, 1]` may be asked for
-    /// as the matrix `[o, i]`; the result has the dimensions asked for.
+    /// A tensor of floats with these dimensions. Dimensions of 1 are not
+    /// compared, so that a 1×1 convolution `[o, i, 1, 1]` can be requested
+    /// as the matrix `[o, i]`. The result has the dimensions `dims`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] with the file, the name, expected and found.
+    /// [`Error::Tensor`] with the file, the name, and what was expected and found.
     pub fn require(&self, name: &str, dims: &[usize]) -> Result<Weight> {
         self.expect(name, dims, "")?;
         let weight = self.get(name).expect("a tensor of floats has a view");
         Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
     }
 
-    /// What [`require`](Self::require) checks, without touching the data. `source` says what the dimensions follow from,
+    /// The checks of [`require`](Self::require), without accessing the data. `source` says what the dimensions follow from,
     /// e.g. "as decoder/config.json says".
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl Checkpoint {
             return Ok(());
         }
         let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
-        let remedy = if source.is_empty() { "" } else { "; use weights and config of one model" };
+        let remedy = if source.is_empty() { "" } else { "; use weights and config of the same model" };
         Err(Error::Tensor {
             path: stored.map_or(self.path.as_path(), Stored::path).to_owned(),
             name: name.to_owned(),
@@ -202,12 +202,14 @@ impl Checkpoint {
         })
     }
 
-    /// Checks that the network has no blocks beyond the tensors `known`. `source` as for [`expect`](Self::expect).
+    /// Checks that the network has no further blocks than those of the tensors `known`. `source` as for
+    /// [`expect`](Self::expect).
     ///
     /// # Errors
-    /// [`Error::Tensor`] for the first tensor that is too much.
+    /// [`Error::Tensor`] for the first tensor of a known module that is not known itself.
     pub fn expect_no_more<'a>(&self, known: impl Iterator<Item = &'a str>, source: &str) -> Result<()> {
-        // Tensors of foreign modules do no harm; more blocks of a known one do.
+        // Tensors of unknown modules are ignored. Unknown tensors of a known module, such as further blocks, mean
+        // that the configuration is that of another network.
         fn module(name: &str) -> &str {
             name.split_once('.').map_or(name, |(module, _)| module)
         }
@@ -220,19 +222,19 @@ impl Checkpoint {
                     path: tensor.stored.path().to_owned(),
                     name: name.to_owned(),
                     expected: format!("no such tensor{}", in_brackets(source)),
-                    found: format!("{:?}; use weights and config of one model", tensor.stored.dims),
+                    found: format!("{:?}; use weights and config of the same model", tensor.stored.dims),
                 });
             }
         }
         Ok(())
     }
 
-    /// The files that its tensors lie in.
+    /// The files that contain its tensors.
     pub fn files(&self) -> BTreeSet<&Path> {
         self.tensors.values().map(|tensor| tensor.stored.path()).collect()
     }
 
-    /// The first NaN or infinity, by name and then index. Reads everything.
+    /// The first NaN or infinity, by tensor name and then index. Reads all data.
     pub fn first_non_finite(&self) -> Option<(&str, usize)> {
         let names: Vec<&str> = self.names().collect();
         names.into_par_iter().find_map_first(|name| {
@@ -250,7 +252,7 @@ impl Checkpoint {
 }
 
 impl Tensor {
-    /// Dimensions of the view.
+    /// The dimensions of the view.
     fn dims(&self) -> Vec<usize> {
         let mut dims = self.stored.dims.clone();
         if self.transposed {
@@ -276,7 +278,7 @@ fn in_brackets(source: &str) -> String {
     if source.is_empty() { String::new() } else { format!(" ({source})") }
 }
 
-/// Whether dimensions are equal when those of one are left out.
+/// Whether dimensions are equal, ignoring dimensions of 1.
 fn same_dims(a: &[usize], b: &[usize]) -> bool {
     a.iter().filter(|&&d| d != 1).eq(b.iter().filter(|&&d| d != 1))
 }

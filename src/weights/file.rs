@@ -1,11 +1,11 @@
-//! One safetensors file: its header, checked, and where each tensor lies.
+//! One safetensors file: checks its header and lists its tensors.
 //!
-//! The format: 8 bytes header length (little endian), a JSON header, the data.
-//! `{"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, …}`,
-//! offsets counted from the end of the header, without gaps or overlaps.
+//! The format is the header's length (8 bytes, little endian), a JSON header, and the data. The header is
+//! `{"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, …}`, with
+//! offsets from the end of the header, without gaps or overlaps.
 //!
-//! Nothing in a header is believed before it is checked, and nothing is
-//! allocated by a number that stands in it.
+//! Files are untrusted input: every number in a header is checked before it is used, and
+//! none determines how much memory is allocated.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,42 +21,42 @@ use crate::error::{Error, Result};
 use crate::files::{Location, unreadable};
 use crate::tensor::{Bytes, Dtype, Part};
 
-/// Bytes of the header length in front of the header.
+/// Size in bytes of the header's length, which precedes the header.
 const PREFIX: usize = 8;
-/// Longest header accepted, as in the reference implementation.
+/// Longest accepted header in bytes, as in the reference implementation.
 const MAX_HEADER: usize = 100_000_000;
-/// Longest tensor name accepted, in bytes.
+/// Longest accepted tensor name in bytes.
 const MAX_NAME: usize = 1024;
-/// Most dimensions accepted.
+/// Largest accepted number of dimensions.
 const MAX_RANK: usize = 8;
 
-/// A tensor as it lies in a file.
+/// A tensor stored in a file.
 #[derive(Clone)]
 pub struct Stored {
     /// Name in the file.
     pub name: String,
-    /// Element type, which need not be one that networks read.
+    /// Element type, which need not be one that networks can use.
     pub dtype: safetensors::Dtype,
     /// Dimensions in PyTorch's order.
     pub dims: Vec<usize>,
-    /// Where in the file.
+    /// Byte range within `file`.
     range: Range<usize>,
     path: Arc<Path>,
     file: Arc<dyn Bytes>,
 }
 
 impl Stored {
-    /// A tensor in memory: `range` of `source`, in bytes. `path` is what messages call its file.
+    /// A bf16 tensor in memory: `range` of `source`, in bytes. Messages name `path` as its file.
     ///
     /// # Panics
-    /// If the range does not hold a tensor of these dimensions.
+    /// If the range does not have the size of a bf16 tensor of these dimensions.
     pub fn in_memory(path: &Path, name: &str, dims: &[usize], source: Arc<dyn Bytes>, range: Range<usize>) -> Self {
-        assert_eq!(range.len(), 2 * dims.iter().product::<usize>(), "{name} lies in its range, in bf16");
+        assert_eq!(range.len(), 2 * dims.iter().product::<usize>(), "the range of {name} has its size in bf16");
         let dtype = safetensors::Dtype::BF16;
         Self { name: name.into(), dtype, dims: dims.to_vec(), range, path: path.into(), file: source }
     }
 
-    /// The file it lies in.
+    /// The file that contains it.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -66,7 +66,7 @@ impl Stored {
         self.range.len()
     }
 
-    /// The element type as one that networks read; `None` for integers, 64-bit
+    /// The element type if networks can use it. `None` for integers, 64-bit
     /// floats and the like, and for tensors without elements.
     pub fn float(&self) -> Option<Dtype> {
         match self.dtype {
@@ -78,8 +78,8 @@ impl Stored {
         }
     }
 
-    /// The elements, in place. Copied only if the file has them misaligned, as
-    /// files with an odd header length do.
+    /// The elements, in place. They are copied only if they are misaligned, as in
+    /// files whose header has an odd length.
     pub fn part(&self) -> Option<Part> {
         let dtype = self.float()?;
         let bytes = &self.file.bytes()[self.range.clone()];
@@ -91,10 +91,10 @@ impl Stored {
         Some(Part::new(Arc::new(aligned), 0..bytes.len(), dtype))
     }
 
-    /// Cuts the tensor into `names.len()` equal blocks of rows, without a copy.
+    /// Splits the tensor into `names.len()` blocks with the same number of rows, without copying.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if its rows cannot be divided so.
+    /// [`Error::Tensor`] if the number of rows is not divisible.
     pub fn split_rows(&self, names: &[String]) -> Result<Vec<Stored>> {
         let n = names.len();
         let rows = self.dims.first().copied().unwrap_or(0);
@@ -124,11 +124,11 @@ impl fmt::Debug for Stored {
 }
 
 /// Lists the tensors of a safetensors file, in the order of the data. A file on
-/// disk is mapped, a built-in one is in memory already.
+/// disk is mapped; a built-in one is already in memory.
 ///
 /// # Errors
-/// [`Error::Model`] or [`Error::Tensor`] if the file is not a sound safetensors
-/// file, and what [`Map::open`] returns.
+/// [`Error::Model`] or [`Error::Tensor`] if the file is not a valid safetensors
+/// file, and the errors of [`Map::open`].
 pub fn open(location: &Location) -> Result<Vec<Stored>> {
     let path: &Path = location.path();
     let file: Arc<dyn Bytes> = match location.built_in() {
@@ -137,7 +137,7 @@ pub fn open(location: &Location) -> Result<Vec<Stored>> {
     };
     let bytes = file.bytes();
     let data = PREFIX + header_len(path, bytes)?;
-    // Parsed from a copy, which nobody else can write to meanwhile.
+    // The header is parsed from a copy, because another process could change the mapped file meanwhile.
     let header = bytes[PREFIX..data].to_vec();
     let header: Header = serde_json::from_slice(&header)
         .map_err(|e| bad(path, "a JSON header of tensor names", format!("{e}; {DAMAGED}")))?;
@@ -159,20 +159,20 @@ pub fn open(location: &Location) -> Result<Vec<Stored>> {
     Ok(tensors.into_iter().map(stored).collect())
 }
 
-/// The remedy for a file that was cut short or altered.
+/// What to say about a truncated or altered file.
 const DAMAGED: &str = "the file is damaged or was not downloaded completely";
 
 fn bad(path: &Path, expected: &str, found: impl Into<String>) -> Error {
     Error::Model { path: path.to_owned(), expected: expected.to_owned(), found: found.into() }
 }
 
-/// Length of the header in bytes, known to lie inside the file.
+/// Length of the header in bytes, checked to lie inside the file.
 fn header_len(path: &Path, bytes: &[u8]) -> Result<usize> {
-    // Every safetensors file has `{` here; of the formats below, none has.
+    // Every safetensors file has `{` at this position; none of the formats that `foreign` recognises does.
     if bytes.get(PREFIX) != Some(&b'{') {
         return Err(bad(path, "a safetensors file", foreign(bytes)));
     }
-    let len = u64::from_le_bytes(bytes[..PREFIX].try_into().expect("eight bytes are there"));
+    let len = u64::from_le_bytes(bytes[..PREFIX].try_into().expect("the file has more than eight bytes"));
     match usize::try_from(len) {
         Ok(len) if len <= MAX_HEADER && len <= bytes.len() - PREFIX => Ok(len),
         Ok(len) if len <= MAX_HEADER => Err(bad(
@@ -188,25 +188,24 @@ fn header_len(path: &Path, bytes: &[u8]) -> Result<usize> {
     }
 }
 
-/// What a file is that does not begin like safetensors, and the remedy.
+/// For a file that does not begin like a safetensors file: its actual format, and what to do.
 fn foreign(bytes: &[u8]) -> String {
     const CONVERT: &str = "convert it: python -c \"import sys, torch, safetensors.torch as s; \
         s.save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])\" IN OUT.safetensors";
     match bytes {
         [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', b'h', b't', b't', b'p', ..] => {
-            "a Git LFS pointer, which stands in for the weights; run `git lfs pull`".to_owned()
+            "a Git LFS pointer instead of the weights; run `git lfs pull`".to_owned()
         }
         [b'P', b'K', 3, 4, ..] => format!("a PyTorch checkpoint (zip); {CONVERT}"),
         [0x80, 2..=5, ..] => format!("a PyTorch checkpoint (pickle); {CONVERT}"),
         [b'G', b'G', b'U', b'F', ..] => "a GGUF file; use the model's safetensors files".to_owned(),
         [b'<', ..] => "a web page; download the file itself".to_owned(),
         [b'{' | b'[', ..] => "JSON text; give the weights file, or an index named *.index.json".to_owned(),
-        _ => format!("{} bytes of another format; {DAMAGED}", bytes.len()),
+        _ => format!("{} bytes of an unknown format; {DAMAGED}", bytes.len()),
     }
 }
 
-/// The header's entries in the file's order, duplicates included, which a map
-/// would hide.
+/// The header's entries in the order of the file. It is a list because a map would hide duplicate names.
 struct Header(Vec<(String, TensorInfo)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -216,7 +215,7 @@ impl<'de> Deserialize<'de> for Header {
             type Value = Header;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
+                f.write_str("an object with an entry for each tensor")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
@@ -236,7 +235,7 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Names are unique, printable and no paths; ranks are sensible.
+/// Checks that names are unique, printable and not paths, and that ranks are in range.
 fn check_names(path: &Path, tensors: &[(String, TensorInfo)]) -> Result<()> {
     const EXPECTED: &str = "tensor names of at most 1024 printable bytes without slashes, each once";
     let mut seen = HashSet::new();
@@ -264,8 +263,8 @@ fn wrong(path: &Path, name: &str, expected: String, found: String) -> Error {
     Error::Tensor { path: path.to_owned(), name: name.to_owned(), expected, found }
 }
 
-/// Ranges lie inside the data, hold exactly their tensor, and, taken in order,
-/// cover the data without gaps or overlaps.
+/// Checks that every range lies inside the data and has the size of its tensor, and that the ranges
+/// cover the data without gaps or overlaps. `tensors` must be sorted by offset.
 fn check_offsets(path: &Path, tensors: &[(String, TensorInfo)], data: usize) -> Result<()> {
     let mut at = 0;
     for (name, info) in tensors {

@@ -1,4 +1,4 @@
-//! Networks spread over several files.
+//! Sharded checkpoints: networks whose tensors are distributed over several files.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -9,11 +9,11 @@ use super::file::{self, Stored};
 use crate::error::{Error, Result};
 use crate::files::Location;
 
-/// The tensors that an index names, from the shards beside it.
+/// The tensors listed in an index, from the shards in the same folder.
 ///
 /// # Errors
 /// [`Error::Model`] if a shard is not a plain file name, [`Error::Tensor`] if a
-/// shard lacks a tensor, and what [`file::open`] returns.
+/// shard lacks a tensor, and the errors of [`file::open`].
 pub fn open(index: &Location) -> Result<Vec<Stored>> {
     #[derive(Deserialize)]
     struct Index {
@@ -27,7 +27,7 @@ pub fn open(index: &Location) -> Result<Vec<Stored>> {
     let Index { weight_map } = index.read_json()?;
     let mut shards: BTreeMap<&str, BTreeMap<String, Stored>> = BTreeMap::new();
     for shard in weight_map.values() {
-        // An index must not reach outside its folder.
+        // For safety, an index must not refer to files outside of its folder.
         let mut parts = Path::new(shard).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         if !plain || shard.contains(['/', '\\']) {
@@ -43,7 +43,7 @@ pub fn open(index: &Location) -> Result<Vec<Stored>> {
         stored.ok_or_else(|| Error::Tensor {
             path: index.path().with_file_name(shard),
             name: name.clone(),
-            expected: format!("the tensor here, as {} says", index.display()),
+            expected: format!("the tensor in this file, as {} says", index.display()),
             found: "nothing".to_owned(),
         })
     };

@@ -1,8 +1,8 @@
-//! Which network a set of tensors is.
+//! Recognises which network a set of tensors belongs to.
 
 use std::fmt;
 
-/// A network, recognised from its tensors.
+/// A kind of network, recognised from the names of its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NetworkKind {
     /// Image decoder and encoder (`vqgan`).
@@ -39,7 +39,7 @@ impl NetworkKind {
     pub fn of<'a>(names: impl IntoIterator<Item = &'a str> + Clone) -> Self {
         let any = |wanted: &dyn Fn(&str) -> bool| names.clone().into_iter().any(wanted);
         let has = |name: &str| any(&|n| n == name);
-        // Adapters come first: they carry names of the network that they adapt.
+        // Adapters are tested first, because their names contain those of the network that they adapt.
         if any(&|n| LORA.iter().any(|mark| n.contains(mark))) {
             Self::Lora
         } else if any(&|n| n.starts_with("projections.")) {
@@ -62,8 +62,8 @@ impl NetworkKind {
     }
 }
 
-/// What names of adapters contain: original and kohya (`lora_up`), PEFT
-/// (`lora_A`), state dicts of live modules.
+/// Substrings of the tensor names of adapters: the original and kohya's layout (`lora_up`), PEFT
+/// (`lora_A`), and state dicts of parametrised modules.
 const LORA: [&str; 6] =
     [".lora_down", ".lora_up", ".lora_A", ".lora_B", ".lora_magnitude_vector", ".parametrizations."];
 

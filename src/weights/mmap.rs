@@ -1,7 +1,4 @@
-//! Read-only memory maps, and what happens when a mapped file shrinks.
-//!
-//! The only file of the crate, besides the CUDA launch code, that may use
-//! `unsafe`.
+//! Read-only memory maps, and the handling of files that shrink while they are mapped.
 #![allow(unsafe_code, reason = "mapping a file and handling SIGBUS cannot be expressed safely")]
 
 use std::fs::{self, File};
@@ -15,15 +12,15 @@ use crate::error::{Error, Result};
 use crate::files::unreadable;
 use crate::tensor::Bytes;
 
-/// A file mapped into memory, read-only. Pages are read from disk when touched.
+/// A file mapped into memory, read-only. Its pages are read from disk when first accessed.
 pub struct Map {
-    /// Listed in [`OPEN`] as long as this lives.
+    /// Keeps the entry in [`OPEN`] valid.
     _file: Arc<Open>,
     map: Mmap,
 }
 
-/// A mapped file, kept open so that it can be asked for its length.
-#[cfg_attr(not(unix), allow(dead_code, reason = "only the SIGBUS handler asks"))]
+/// A mapped file, kept open so that its current length can be queried.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only the SIGBUS handler reads the fields"))]
 struct Open {
     path: PathBuf,
     file: File,
@@ -31,7 +28,7 @@ struct Open {
     len: u64,
 }
 
-/// All mapped files, for the message when one shrinks.
+/// All mapped files, so that the SIGBUS handler can name the one that shrank.
 static OPEN: Mutex<Vec<Weak<Open>>> = Mutex::new(Vec::new());
 
 impl Map {
@@ -48,7 +45,7 @@ impl Map {
         };
         let disk = |source: io::Error| unreadable(path, "weights file", source);
 
-        // Asked before opening: opening a named pipe would wait for a writer.
+        // The kind is checked before opening, because opening a named pipe would wait for a writer.
         let kind = fs::metadata(path).map_err(disk)?;
         if kind.is_dir() {
             return Err(wrong("a folder; give the file inside it"));
@@ -61,11 +58,11 @@ impl Map {
         }
         let file = File::open(path).map_err(disk)?;
 
-        // SAFETY: the map is private to this type, read-only, and its length was
-        // fixed here. What no check can rule out is another process writing to
-        // the file. Rewritten bytes give other numbers: every bit pattern is a
-        // valid element, and the header is parsed once, from a copy of it. A
-        // shrunken file raises SIGBUS, see `install_sigbus_handler`.
+        // SAFETY: the map is read-only, private to this type, and has a fixed length.
+        // No check can rule out that another process writes to the file. If it
+        // changes bytes, weights get other values, which is sound: every bit pattern is a
+        // valid element, and the header is parsed once, from a copy. If it truncates
+        // the file, an access raises SIGBUS; see `install_sigbus_handler`.
         let map = unsafe { Mmap::map(&file) }.map_err(disk)?;
         let file = Arc::new(Open { path: path.to_owned(), file, len: map.len() as u64 });
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,13 +78,13 @@ impl Bytes for Map {
     }
 }
 
-/// From now on, a mapped file that shrinks ends the process with a message on
+/// Installs a handler that, if a mapped file shrinks, ends the process with a message on
 /// stderr and exit code 3 instead of a bare `SIGBUS`. Call it once, in `main`.
 ///
-/// Does nothing where files under a map cannot shrink (Windows).
+/// Does nothing on Windows, where a mapped file cannot shrink.
 ///
 /// # Errors
-/// The system's word if stderr cannot be duplicated.
+/// The error of the operating system if stderr cannot be duplicated.
 pub fn install_sigbus_handler() -> io::Result<()> {
     #[cfg(unix)]
     sigbus::install()?;
@@ -108,24 +105,23 @@ mod sigbus {
 
     use super::OPEN;
 
-    /// The handler's own descriptor: `io::stderr()` takes a lock.
+    /// A file descriptor of the handler's own, because `io::stderr()` takes a lock.
     static STDERR: OnceLock<File> = OnceLock::new();
 
     unsafe extern "C" {
-        /// `signal(2)`. Crates that register handlers call the previous one
-        /// first; here that is the Rust runtime's, which for a moment restores
-        /// the default, so that a second thread's fault ends the process
-        /// without a message: about half of all runs with 8 reading threads.
+        /// `signal(2)`. It is called directly because crates that register handlers call
+        /// the previous handler first. That of the Rust runtime restores the default action,
+        /// and if a second thread faults at that moment, the process ends without a message.
+        /// With 8 reading threads, this happened in about half of all runs.
         fn signal(signal: c_int, handler: extern "C" fn(c_int)) -> usize;
     }
 
     pub fn install() -> io::Result<()> {
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         STDERR.get_or_init(|| stderr);
-        // SAFETY: `report` may run at any point of any thread, because it only
-        // loads atomics, tries a lock without waiting, and makes the system
-        // calls fstat, write, sched_yield and _exit. It neither allocates nor
-        // frees, and never returns to the faulting instruction.
+        // SAFETY: `report` is async-signal-safe: it only accesses atomics, tries a
+        // lock without waiting, and makes the system calls fstat, write, sched_yield and
+        // _exit. It neither allocates nor frees, and never returns to the faulting instruction.
         unsafe { signal(SIGBUS, report) };
         Ok(())
     }
@@ -136,13 +132,13 @@ mod sigbus {
             std::thread::yield_now(); // another thread is about to end the process
         }
         let say = |text: &OsStr| {
-            // Nothing can be done about a failed write here.
+            // If this write fails, there is nothing else to do.
             let _ = STDERR.get().map(|mut stderr| stderr.write_all(text.as_bytes()));
         };
         say(OsStr::new("error: "));
         if let Ok(open) = OPEN.try_lock() {
             let shrunk = |file: &super::Open| file.file.metadata().is_ok_and(|now| now.len() < file.len);
-            // The reference is forgotten: dropping it might free memory.
+            // The reference is never dropped, because dropping the last one would free memory.
             for file in open.iter().filter_map(|file| file.upgrade().map(std::mem::ManuallyDrop::new)) {
                 if shrunk(&file) {
                     say(file.path.as_os_str());
@@ -151,8 +147,8 @@ mod sigbus {
             }
         }
         say(OsStr::new(
-            "expected a model file that stays as it is while in use, found it cut short (or its disk failing); \
-             replace a model file by renaming a finished copy over it, then run again\n",
+            "expected a model file that does not change while in use, found it truncated (or its disk failing); \
+             to replace a model file, rename a complete copy over it; then run again\n",
         ));
         low_level::exit(3);
     }

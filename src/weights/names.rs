@@ -1,42 +1,42 @@
-//! Tensor names: every published layout brought to the one of the `diffusers`
-//! files. Names move, data stays where it lies.
+//! Tensor names: maps those of every published layout to those of the `diffusers`
+//! files, without moving any data.
 //!
-//! | Here (diffusers) | Original | Rule |
+//! | `diffusers` name | Original name | Rule |
 //! |---|---|---|
-//! | `….attention.to_{q,k,v}.{weight,bias}` | `….attention.attn.in_proj_{weight,bias}` | three blocks of rows |
+//! | `….attention.to_{q,k,v}.{weight,bias}` | `….attention.attn.in_proj_{weight,bias}` | split into three blocks of rows |
 //! | `….attention.to_out.0.*` | `….attention.attn.out_proj.*` | renamed |
 //! | `clip_txt_pooled_mapper.*` (Stage B) | `clip_mapper.*` | renamed |
 //! | `vquantizer.embedding.weight` (Stage A) | `vquantizer.codebook.weight` | renamed |
 //!
-//! ComfyUI keeps several networks in one file, each under a [prefix](SECTIONS),
-//! and in memory splits `in_proj` into `….attention.attn.to_q` and so on.
+//! ComfyUI stores several networks in one file, each with a [prefix](SECTIONS). When it
+//! saves a model it has loaded, `in_proj` is already split into `….attention.attn.to_q` and so on.
 
-/// Prefixes under which a file may keep a network; a prefix stands before any
-/// that is its beginning. Tensors under none of them are a network of their own.
+/// Name prefixes of the networks in a combined file. They are tested in this order, so a prefix
+/// precedes any shorter one that it begins with. Tensors without a prefix form a network of their own.
 pub const SECTIONS: [&str; 6] =
     ["model.diffusion_model.", "text_encoder.", "vae.encoder.", "vae.previewer.", "vae.", "clip_l_vision."];
 
-/// What becomes of a tensor.
+/// How a tensor is renamed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Rename {
-    /// It is called so.
+    /// To this name.
     To(String),
-    /// Its rows, in three equal blocks, are called so.
+    /// It is split into three blocks with the same number of rows, with these names.
     SplitRows([String; 3]),
-    /// It is called so and lies transposed.
+    /// To this name; the file stores it transposed.
     Transpose(String),
 }
 
-/// Splits a tensor's name into the section it belongs to (an index into
-/// [`SECTIONS`], or its length for none) and the rest.
+/// Splits a tensor's name into its section (an index into
+/// [`SECTIONS`], or `SECTIONS.len()` for none) and the rest of the name.
 pub fn section(name: &str) -> (usize, &str) {
     let name = name.strip_prefix("state_dict.").unwrap_or(name);
     let found = SECTIONS.iter().enumerate().find_map(|(i, prefix)| Some((i, name.strip_prefix(prefix)?)));
     found.unwrap_or((SECTIONS.len(), name))
 }
 
-/// The name of a tensor in the `diffusers` scheme, from its name in any layout,
-/// without a section's prefix.
+/// The name in the `diffusers` scheme of a tensor from any layout, given
+/// without its section's prefix.
 ///
 /// ```
 /// use cascade_rt::weights::names::{Rename, rename};

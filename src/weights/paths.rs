@@ -1,6 +1,6 @@
-//! Where the parts of a model lie.
+//! Finds the files of a model's components.
 //!
-//! | Part | Folder layout (`diffusers`) | Single files (original, ComfyUI) |
+//! | Component | Folder layout (`diffusers`) | Single files (original, ComfyUI) |
 //! |---|---|---|
 //! | Stage A | `vqgan/` | `stage_a`, or inside the Stage B file (`vae.`) |
 //! | Stage B | `decoder/`, else `decoder_lite/` | `stage_b[_lite][_bf16]`, `stable_cascade_stage_b` |
@@ -8,11 +8,11 @@
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //!
-//! The model folder is searched first, then the prior's: the one given, or the
-//! sibling `<name>-prior`. The small networks (`*_lite`) are taken only where
-//! the large ones are absent. Of several variants of a file, bf16 is taken
-//! before the plain one (f32, twice the size) before fp16. Names only say where
-//! to look; what a file is, its tensors say.
+//! The model folder is searched first, then the prior's folder: the one given, or the
+//! sibling `<name>-prior`. The small networks (`*_lite`) are used only if
+//! the large ones are absent. Of several variants of a file, the preferred one is bf16, then
+//! the one without a variant (f32, twice the size), then fp16. Names only determine where
+//! to look; which network a file contains is recognised from its tensors.
 
 use serde::Deserialize;
 
@@ -21,16 +21,16 @@ use super::kind::NetworkKind;
 use crate::error::{Error, Result};
 use crate::files::Location;
 
-/// Weights of one part and, in the folder layout, its config.
+/// The weights of one component and, in the folder layout, its config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartFiles {
-    /// A safetensors file, or the index of a sharded one.
+    /// A safetensors file, or the index of a sharded checkpoint.
     pub weights: Location,
-    /// `config.json` beside it; without one, sizes come from the tensors.
+    /// `config.json` in the same folder. Without one, the configuration is inferred from the tensors.
     pub config: Option<Location>,
 }
 
-/// Where each part of a model lies.
+/// The files of each component of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPaths {
     /// Stage A.
@@ -42,16 +42,16 @@ pub struct ModelPaths {
     /// The CLIP text tower.
     pub text_encoder: PartFiles,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
-    /// such a `tokenizer.json`.
+    /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
-    /// `model_index.json`, which says what is true of the model as a whole.
+    /// `model_index.json`, which describes the model as a whole.
     pub index: Option<Location>,
-    /// `scheduler_config.json` of the model and of the prior, where they have one.
+    /// `scheduler_config.json` of the model and of the prior, as far as they exist.
     pub schedulers: Vec<Location>,
 }
 
-/// Parts given one by one instead of by a folder: a file, or a folder in the
-/// layout of the part's own.
+/// Components given individually instead of by a model folder: each a file, or a folder that
+/// contains the component's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// `--stage-a`
@@ -66,20 +66,20 @@ pub struct Overrides {
     pub tokenizer: Option<Location>,
 }
 
-/// How a part is called and where it may lie in a model folder.
-struct Part {
+/// The name of a component, and where it may be in a model folder.
+struct Component {
     what: &'static str,
     flag: &'static str,
     kind: NetworkKind,
-    /// Folders, the preferred one first.
+    /// Folders in the order of preference.
     folders: &'static [&'static str],
-    /// Name of the weights in them, without variant and ending.
+    /// Name of the weights file in these folders, without variant and extension.
     stem: &'static str,
-    /// Single files, the preferred one first.
+    /// Single files in the order of preference.
     files: &'static [&'static str],
 }
 
-const STAGE_A: Part = Part {
+const STAGE_A: Component = Component {
     what: "Stage A weights",
     flag: "--stage-a",
     kind: NetworkKind::StageA,
@@ -87,7 +87,7 @@ const STAGE_A: Part = Part {
     stem: "diffusion_pytorch_model",
     files: &["stage_a.safetensors"],
 };
-const STAGE_B: Part = Part {
+const STAGE_B: Component = Component {
     what: "Stage B weights",
     flag: "--stage-b",
     kind: NetworkKind::StageB,
@@ -101,7 +101,7 @@ const STAGE_B: Part = Part {
         "stage_b_lite.safetensors",
     ],
 };
-const STAGE_C: Part = Part {
+const STAGE_C: Component = Component {
     what: "Stage C weights",
     flag: "--stage-c",
     kind: NetworkKind::StageC,
@@ -115,7 +115,7 @@ const STAGE_C: Part = Part {
         "stage_c_lite.safetensors",
     ],
 };
-const TEXT_ENCODER: Part = Part {
+const TEXT_ENCODER: Component = Component {
     what: "text encoder weights",
     flag: "--text-encoder",
     kind: NetworkKind::TextEncoder,
@@ -125,12 +125,12 @@ const TEXT_ENCODER: Part = Part {
 };
 
 impl ModelPaths {
-    /// Finds every part: the overrides, then the folders `model` and `prior`.
+    /// Finds every component: in the overrides, then in the folders `model` and `prior`.
     ///
     /// # Errors
-    /// [`Error::ModelMissing`] names the part that is missing, the places that
-    /// were looked at and the flag that gives it; [`Error::Request`] if no
-    /// folder was given and the overrides do not cover every part.
+    /// [`Error::ModelMissing`] names the missing component, the places that
+    /// were searched, and the flag that sets it. [`Error::Request`] if no
+    /// folder was given and the overrides do not cover every component.
     pub fn find(model: Option<&Location>, prior: Option<&Location>, overrides: &Overrides) -> Result<Self> {
         let roots = roots(model, prior)?;
         let stage_c = STAGE_C.find(overrides.stage_c.as_ref(), &roots, None)?;
@@ -150,12 +150,12 @@ impl ModelPaths {
         })
     }
 
-    /// Side of the pictures that the model was made for, pixels, if it says so:
-    /// `_native_size` in `model_index.json`. Python pipelines know no such key, and
-    /// pass over those that begin with an underscore.
+    /// The picture size in pixels (width and height) that the model was trained for, if
+    /// `model_index.json` has the key `_native_size`. Python pipelines ignore this key because it
+    /// begins with an underscore.
     ///
     /// # Errors
-    /// If the file is no JSON, or the size none that pictures may have.
+    /// If the file is not valid JSON, or pictures cannot have this size.
     pub fn native_size(&self) -> Result<Option<u32>> {
         #[derive(Deserialize)]
         struct Index {
@@ -184,7 +184,7 @@ fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Locat
                     path: root.path().to_owned(),
                     expected: format!("a {missing}"),
                     found:
-                        "a file; give single files by --stage-a, --stage-b, --stage-c, --text-encoder and --tokenizer"
+                        "a file; set single files with --stage-a, --stage-b, --stage-c, --text-encoder and --tokenizer"
                             .to_owned(),
                 });
             }
@@ -199,7 +199,7 @@ fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Locat
         }
     }
     let sibling = || {
-        // `.` has no name of its own.
+        // A path such as `.` has no file name, so it is resolved first.
         let named = model.filter(|m| m.path().file_name().is_some()).cloned();
         let named = named.or_else(|| Some(model?.path().canonicalize().ok()?.into()))?;
         let mut name = named.path().file_name()?.to_owned();
@@ -210,8 +210,8 @@ fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Locat
     Ok(model.cloned().into_iter().chain(prior).collect())
 }
 
-impl Part {
-    /// This part as given, in one of `roots`, or inside the file of another part.
+impl Component {
+    /// This component as given, in one of `roots`, or inside the file of another component.
     fn find(&self, given: Option<&Location>, roots: &[Location], inside: Option<&PartFiles>) -> Result<PartFiles> {
         if let Some(given) = given {
             if given.is_dir() {
@@ -241,12 +241,12 @@ impl Part {
                 found: "neither".to_owned(),
             });
         };
-        let mut looked: Vec<String> = self.folders.iter().map(|folder| self.variants(&format!("{folder}/"))).collect();
-        looked.extend(self.files.iter().map(|name| name.to_string()));
-        let looked = looked.join(", ");
+        let mut tried: Vec<String> = self.folders.iter().map(|folder| self.variants(&format!("{folder}/"))).collect();
+        tried.extend(self.files.iter().map(|name| name.to_string()));
+        let tried = tried.join(", ");
         Err(match roots.get(1) {
-            Some(prior) => self.missing(root, &format!("{looked}; also in {}", prior.display())),
-            None => self.missing(root, &looked),
+            Some(prior) => self.missing(root, &format!("{tried}; also in {}", prior.display())),
+            None => self.missing(root, &tried),
         })
     }
 
@@ -254,12 +254,14 @@ impl Part {
         format!("{folder}{}[.bf16|.fp16].safetensors or its .index.json", self.stem)
     }
 
-    fn missing(&self, root: &Location, looked: &str) -> Error {
+    fn missing(&self, root: &Location, tried: &str) -> Error {
         let remedy = match self.kind {
-            NetworkKind::StageC => "give the folder that holds prior/ by --prior, or the file by --stage-c".to_owned(),
-            _ => format!("download this part of the model, or give its file by {}", self.flag),
+            NetworkKind::StageC => {
+                "set the folder that contains prior/ with --prior, or the file with --stage-c".into()
+            }
+            _ => format!("download this component of the model, or set its file with {}", self.flag),
         };
-        Error::ModelMissing { path: root.path().to_owned(), missing: format!("{} ({looked})", self.what), remedy }
+        Error::ModelMissing { path: root.path().to_owned(), missing: format!("{} ({tried})", self.what), remedy }
     }
 }
 
@@ -268,9 +270,9 @@ fn beside(weights: &Location) -> Option<Location> {
     Some(weights.with_file_name("config.json")).filter(Location::is_file)
 }
 
-/// The preferred weights in a folder of the `diffusers` layout.
+/// The preferred weights file in a folder of the `diffusers` layout.
 fn in_folder(folder: &Location, stem: &str) -> Option<PartFiles> {
-    // Libraries have put the variant at three places of an index's name.
+    // Different versions of the libraries put the variant at different positions of an index's name.
     let names = ["bf16.", "", "fp16."].into_iter().flat_map(|v| {
         [
             format!("{stem}.{v}safetensors"),
@@ -284,14 +286,14 @@ fn in_folder(folder: &Location, stem: &str) -> Option<PartFiles> {
     Some(PartFiles { weights, config })
 }
 
-/// The tokenizer's folder, or its file.
+/// The tokenizer's folder or file.
 fn tokenizer(given: Option<&Location>, roots: &[Location]) -> Result<Location> {
     let usable = |folder: &Location| folder.join("tokenizer.json").is_file() || folder.join("vocab.json").is_file();
     let missing = |place: &Location| Error::ModelMissing {
         path: place.path().to_owned(),
         missing: "tokenizer (tokenizer.json, or vocab.json and merges.txt; in tokenizer/ or the folder itself)"
             .to_owned(),
-        remedy: "download this part of the model, or give it by --tokenizer".to_owned(),
+        remedy: "download this component of the model, or set it with --tokenizer".to_owned(),
     };
     if let Some(given) = given {
         return if given.is_file() || usable(given) { Ok(given.clone()) } else { Err(missing(given)) };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Room, fixture};
 
-/// A model folder `name` (and `name-prior`) of links to the fixture's files.
+/// Creates a model folder `name` and its sibling `name-prior`, with links to the fixture's files.
 pub fn model(room: &Room, name: &str) {
     fn link(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
@@ -19,14 +19,14 @@ pub fn model(room: &Room, name: &str) {
     link(&fixture("tiny-prior"), &room.path(&format!("{name}-prior")));
 }
 
-/// Replaces one file of a model of links.
+/// Replaces one file of a model created by [`model`].
 pub fn replace(room: &Room, name: &str, bytes: impl AsRef<[u8]>) {
     fs::remove_file(room.path(name)).unwrap();
     room.write(name, bytes);
 }
 
 #[test]
-fn missing_parts() {
+fn missing_components() {
     let room = Room::new();
     fs::create_dir(room.path("empty")).unwrap();
     room.fails(room.generate(&["x", "-m", "none"]), 3, &["none: model folder not found", "check the path"]);
@@ -52,7 +52,7 @@ fn missing_parts() {
     }
 }
 
-/// The model that runs where none is given. Tests of what it draws are in `demo.rs`.
+/// Invalid requests to the built-in model. Its pictures are tested in `demo.rs`.
 #[test]
 fn the_built_in_model() {
     let room = Room::new();
@@ -72,11 +72,11 @@ fn the_built_in_model() {
         );
         room.fails(room.command(&["inspect", "demo"]), 3, &["demo: ", "not found"]);
     }
-    // A folder in it, and its name where it means nothing.
+    // A folder inside the model is not a model, and the name `demo` has no meaning for --prior.
     room.fails(room.command(&["inspect", "demo/prior"]), 3, &["demo/prior: ", "not found"]);
     room.fails(room.generate(&["x", "-m", "demo/prior"]), 3, &["demo/prior: model folder not found"]);
     room.fails(room.generate(&["x", "--prior", "demo"]), 3, &["demo: folder of the prior not found"]);
-    // What has its name on disk comes first.
+    // A file or folder with the name `demo` takes precedence.
     room.write("demo", "x");
     room.fails(room.generate(&["x", "-m", "demo"]), 3, &["demo: expected a model folder, found a file"]);
     room.fails(room.command(&["inspect", "demo"]), 3, &["demo: expected a safetensors file"]);
@@ -95,7 +95,7 @@ fn a_file_where_a_folder_belongs() {
 fn tokenizers() {
     for (file, contents, words) in [
         ("vocab.json", "{", ["vocab.json", "expected JSON"]),
-        ("vocab.json", "{}", ["expected merges of two tokens", "of the vocabulary"]),
+        ("vocab.json", "{}", ["expected merges of two tokens", "in the vocabulary"]),
         ("vocab.json", r#"{"a":99999999}"#, ["vocab.json", "token ids below 49408"]),
         ("merges.txt", "#version: 0.2\nzzqq qqzz\n", ["merges.txt: expected merges of two tokens", "`zzqq qqzz`"]),
         (
@@ -170,7 +170,7 @@ fn configs() {
         let room = Room::new();
         model(&room, "m");
         let config = fs::read_to_string(room.path(file)).unwrap();
-        assert!(config.contains(from), "{file} has no {from}");
+        assert!(config.contains(from), "{file} does not contain {from}");
         replace(&room, file, config.replacen(from, to, 1));
         room.fails(room.generate(&["x", "-m", "m"]), 3, &words);
     }

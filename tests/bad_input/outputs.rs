@@ -1,5 +1,5 @@
-//! Where results go: files that cannot be written or must not be, standard
-//! output, what a picture says about itself, the same request twice.
+//! Outputs: files that cannot or must not be written, standard
+//! output, the metadata of pictures, and determinism.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -43,7 +43,7 @@ fn files_that_cannot_be_written() {
 }
 
 #[test]
-fn what_a_run_reads_is_not_replaced() {
+fn inputs_are_not_overwritten() {
     let room = Room::new();
     super::models::model(&room, "m");
     room.write("prompts", "a fox\n");
@@ -68,7 +68,7 @@ fn a_full_disk() {
     let mut command = room.generate(&["x", "-o", "-"]);
     command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
     room.fails(command, 7, &["standard output: cannot write to", "No space left"]);
-    // A message that cannot be printed is lost; the picture is not.
+    // If a message cannot be printed, the picture is still written.
     let mut command = room.generate(&["x"]);
     command.stderr(fs::File::options().write(true).open("/dev/full").unwrap());
     room.succeeds(command);
@@ -101,7 +101,7 @@ fn names_of_several_pictures() {
 }
 
 #[test]
-fn results_on_stdout_all_else_on_stderr() {
+fn results_on_stdout_messages_on_stderr() {
     let room = Room::new();
     let output = room.succeeds(room.generate(&["x"]));
     assert_eq!(text(&output.stdout), "out.png\n");
@@ -130,7 +130,7 @@ fn a_reader_that_goes_away() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("standard output: cannot write to: Broken pipe"));
-    // Names that nobody reads do no harm.
+    // A closed stdout does not matter if only file names would be printed.
     let mut child = room.generate(&["x"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert!(child.wait().unwrap().success() && room.path("out.png").is_file());
@@ -152,7 +152,7 @@ fn a_picture_tells_how_it_was_made() {
     let record: Value = serde_json::from_str(lines[4]).unwrap();
     assert_eq!((&record["request"]["prompts"][0], &record["request"]["negative"]), (&prompt.into(), &"Ωmega".into()));
 
-    // A picture cut short still says so, or is called what it is.
+    // A truncated picture is an error.
     let png = fs::read(room.path("out.png")).unwrap();
     room.write("cut.png", &png[..60]);
     room.fails(room.command(&["inspect", "cut.png"]), 3, &["cut.png: expected a PNG image"]);

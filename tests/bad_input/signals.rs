@@ -1,4 +1,4 @@
-//! Runs that are ended from outside: Ctrl-C, and a model file that shrinks.
+//! Runs that are interrupted: by Ctrl-C, and by a model file that shrinks.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::models::{model, replace};
 use super::{Room, fixture, text};
 
-/// Minutes of work, on the model `m` of this room.
+/// Starts a run that would take minutes, with the model `m`.
 fn long_run(room: &Room) -> Child {
     let args = ["x", "-m", "m", "-W", "512", "-H", "512", "--steps", "1000,1000", "--dump", "dump"];
     room.generate(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -18,7 +18,7 @@ fn long_run(room: &Room) -> Child {
 fn wait_until_mapped(child: &Child, name: &str) {
     let start = Instant::now();
     while !fs::read_to_string(format!("/proc/{}/maps", child.id())).is_ok_and(|maps| maps.contains(name)) {
-        assert!(start.elapsed() < Duration::from_secs(20), "{name} is never mapped");
+        assert!(start.elapsed() < Duration::from_secs(20), "{name} was not mapped within 20 s");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -28,7 +28,7 @@ fn send(signal: &str, child: &Child) {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
-/// What the program said when it ended, within some seconds.
+/// Waits until the program ends, which must take less than 10 s, and returns its output.
 fn end_of(mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -66,7 +66,7 @@ fn ctrl_c_ends_a_run_at_once() {
 fn a_pipe_without_a_reader() {
     let room = Room::new();
     if !Command::new("mkfifo").arg(room.path("pipe")).status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: no named pipes here");
+        eprintln!("SKIPPED: named pipes cannot be created here");
         return;
     }
     let mut inspect = room.command(&["inspect", "pipe"]);

@@ -1,4 +1,4 @@
-//! Weights files that are of another kind, damaged, hostile or not finite.
+//! Weight files that are of another kind, damaged, malicious, or contain NaN.
 
 use std::fs;
 
@@ -10,10 +10,10 @@ use super::{Room, fixture};
 
 const STAGE_A: &str = "tiny/vqgan/diffusion_pytorch_model.safetensors";
 
-/// The last tensor that Stage A uses.
+/// A tensor that Stage A uses.
 const NAME: &str = "out_block.0.bias";
 
-/// A safetensors file's header and data.
+/// Splits a safetensors file into header and data.
 fn split(bytes: &[u8]) -> (String, Vec<u8>) {
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     (String::from_utf8(bytes[8..8 + len].to_vec()).unwrap(), bytes[8 + len..].to_vec())
@@ -23,8 +23,8 @@ fn join(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
-/// A file of one tensor with this name.
-fn holding(name: &str) -> Vec<u8> {
+/// A file with one tensor of this name.
+fn one_tensor(name: &str) -> Vec<u8> {
     let view = TensorView::new(Dtype::F32, vec![2, 2], &[0; 16]).unwrap();
     safetensors::serialize([(name, view)], None).unwrap()
 }
@@ -37,20 +37,20 @@ fn the_wrong_file_for_a_stage() {
     let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n";
     let cases: Vec<(Vec<u8>, &[&str])> = vec![
         (b, &["expected Stage C (prior UNet), found Stage B"]),
-        (holding("down_blocks.0.attention.to_q.lora_down.weight"), &["found a LoRA"]),
-        (holding("projections.0.weight"), &["found a ControlNet"]),
-        (holding("encoder.weight"), &["an unknown network", "encoder.weight"]),
+        (one_tensor("down_blocks.0.attention.to_q.lora_down.weight"), &["found a LoRA"]),
+        (one_tensor("projections.0.weight"), &["found a ControlNet"]),
+        (one_tensor("encoder.weight"), &["an unknown network", "encoder.weight"]),
         (safetensors::serialize::<&str, TensorView<'_>, _>([], None).unwrap(), &["found no tensors"]),
-        (b"These are not weights.\n".to_vec(), &["expected a safetensors file", "another format"]),
+        (b"These are not weights.\n".to_vec(), &["expected a safetensors file", "unknown format"]),
         (b"{\"weight_map\": {}}".to_vec(), &["JSON text"]),
-        (png, &["expected a safetensors file", "another format"]),
+        (png, &["expected a safetensors file", "unknown format"]),
         (b"PK\x03\x04\0\0\0\0\0\0".to_vec(), &["a PyTorch checkpoint (zip); convert it"]),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j".to_vec(), &["a PyTorch checkpoint (pickle); convert it"]),
         (b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), &["a GGUF file", "safetensors"]),
         (lfs.into(), &["a Git LFS pointer", "git lfs pull"]),
         (b"<!DOCTYPE html><html>".to_vec(), &["a web page"]),
         (b"".to_vec(), &["an empty file; download it again"]),
-        (b"\0".to_vec(), &["another format"]),
+        (b"\0".to_vec(), &["unknown format"]),
     ];
     for (bytes, words) in cases {
         room.write("c.safetensors", bytes);
@@ -61,7 +61,7 @@ fn the_wrong_file_for_a_stage() {
 }
 
 #[test]
-fn damaged_and_hostile_headers() {
+fn damaged_and_malicious_headers() {
     let room = Room::new();
     let good = fs::read(fixture(STAGE_A)).unwrap();
     let (header, data) = split(&good);
@@ -87,7 +87,7 @@ fn damaged_and_hostile_headers() {
         (good[..good.len() - 1].to_vec(), &["tensor `", "bytes within the file's"]),
         (good[..good.len() / 2].to_vec(), &["tensor `", "not downloaded completely"]),
         (good[..100].to_vec(), &["a complete safetensors file"]),
-        (good[..8].to_vec(), &["another format"]),
+        (good[..8].to_vec(), &["unknown format"]),
         ([&good[..], b"!"].concat(), &["bytes of data, as the header says"]),
         (set("data_offsets", json!([0, 48])), &["tensor `", "an overlap"]),
         (set("data_offsets", json!([0, u64::MAX])), &[NAME, "bytes within"]),
@@ -141,7 +141,7 @@ fn weights_that_are_not_finite_are_named() {
         let (header, mut data) = split(&fs::read(room.path(file)).unwrap());
         let json: Value = serde_json::from_str(&header).unwrap();
         let offset = |i: usize| json[name]["data_offsets"][i].as_u64().unwrap() as usize;
-        data[offset(0)..offset(1)].fill(0xff); // NaN in every type
+        data[offset(0)..offset(1)].fill(0xff); // this is NaN in every float type
         replace(&room, file, join(&header, &data));
         let produced = format!("{stage} produced");
         let tensor = format!("{file}: tensor `{name}`: expected finite numbers");
@@ -165,7 +165,7 @@ fn start_latents() {
     room.write("text", "latents");
     for (name, code, words) in [
         ("none", 7, ["none: cannot read", "No such file"]),
-        ("text", 3, ["text: expected a safetensors file", "another format"]),
+        ("text", 3, ["text: expected a safetensors file", "unknown format"]),
         ("wrong", 3, ["wrong: tensor `stage_c`: expected [1, 16, 2, 2]", "found [1, 16, 3, 2]"]),
         ("images", 3, ["images: tensor `stage_c`: expected [1, 16, 2, 2]", "found [2, 16, 2, 2]"]),
         ("integers", 3, ["integers: tensor `stage_b`", "in I32"]),

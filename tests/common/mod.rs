@@ -1,5 +1,5 @@
-//! What several test programs need.
-#![allow(dead_code, reason = "each test program uses a part")]
+//! Helpers that several test programs use.
+#![allow(dead_code, reason = "no test program uses all of them")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ use cascade_rt::shape::Shape;
 use cascade_rt::weights::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
 
-/// Element `j` of tensor `i` of the golden models, in `[-1, 1)`: a hash, so that no file is needed.
+/// Element `j` of tensor `i` of the golden models, in `[-1, 1)`. It is a hash, so that the models need no files.
 pub fn golden(i: u32, j: u32) -> f64 {
     let mut h = 1664525u32.wrapping_mul(i.wrapping_mul(1_000_003).wrapping_add(j)).wrapping_add(1013904223);
     h ^= h >> 16;
@@ -26,12 +26,12 @@ pub fn golden(i: u32, j: u32) -> f64 {
     f64::from(h) / 2f64.powi(32) * 2.0 - 1.0
 }
 
-/// Golden input number `k`, NCHW.
+/// The `k`-th golden input, in NCHW order.
 pub fn golden_input(k: u32, len: usize) -> Vec<f32> {
     (0..len as u32).map(|j| golden(900_000 + k, j) as f32).collect()
 }
 
-/// A checkpoint of golden values, written to a file and opened again.
+/// A checkpoint with golden values, which is written to a file in `dir` and opened.
 pub fn golden_checkpoint(mut table: Table, dir: &Path) -> Checkpoint {
     table.sort();
     let fill = |(i, (name, dims)): (usize, &(String, Vec<usize>))| {
@@ -78,7 +78,7 @@ pub fn to_nchw(x: &[f32], s: Shape) -> Vec<f32> {
     y
 }
 
-/// A plan being run on some device, with what the host writes.
+/// A plan to be run on several backends, and the inputs that the host writes.
 pub struct Bench {
     pub rec: Recorder,
     writes: Vec<(Slot, Vec<u8>)>,
@@ -89,31 +89,31 @@ impl Bench {
         Self { rec: Recorder::new(), writes: Vec::new() }
     }
 
-    /// An input with values, as they lie in memory.
+    /// An input with values in NHWC order.
     pub fn input(&mut self, shape: Shape, values: &[f32]) -> Slot {
         let slot = self.rec.input(shape, cascade_rt::ops::Element::F32);
         self.writes.push((slot, bytemuck::cast_slice(values).to_vec()));
         slot
     }
 
-    /// An input given in NCHW order.
+    /// An input with values in NCHW order.
     pub fn input_nchw(&mut self, shape: Shape, values: &[f32]) -> Slot {
         self.input(shape, &to_nhwc(values, shape))
     }
 
-    /// Indices.
+    /// An input of indices.
     pub fn index(&mut self, shape: Shape, values: &[u32]) -> Slot {
         let slot = self.rec.input(shape, cascade_rt::ops::Element::U32);
         self.writes.push((slot, bytemuck::cast_slice(values).to_vec()));
         slot
     }
 
-    /// Runs everything on every backend and returns the outputs of each, by its name.
+    /// Runs the plan on every backend and returns the name and outputs of each.
     pub fn run(self, outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
         self.run_on(&backends(), outputs)
     }
 
-    /// The same on these backends.
+    /// Runs the plan on these backends.
     pub fn run_on(mut self, backends: &[Box<dyn Backend>], outputs: &[Slot]) -> Vec<(String, Vec<Vec<f32>>)> {
         outputs.iter().for_each(|slot| self.rec.keep(*slot));
         let plan = Arc::new(self.rec.finish());
@@ -173,7 +173,7 @@ pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Opti
     }
 }
 
-/// Every exact way of computing that this machine offers, and the references themselves.
+/// Every backend of this machine that computes in f32, with every instruction set, and the reference implementations.
 pub fn backends() -> Vec<Box<dyn Backend>> {
     let mut all = exact();
     all.push(Box::new(Cpu::reference()));
@@ -188,12 +188,13 @@ pub fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
     difference / sum(&|i| f64::from(want[i]).powi(2))
 }
 
-/// The checkout's folder, with fixtures and models: `CASCADE_ROOT` where the tests run elsewhere than they were built.
+/// The folder of the checkout, which has fixtures and models. `CASCADE_ROOT` overrides it for tests that run on another
+/// machine than they were built on.
 pub fn root() -> PathBuf {
     std::env::var_os("CASCADE_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
-/// The program, or `CASCADE_PROGRAM`, without any flag that the environment would set.
+/// The program under test, or `CASCADE_PROGRAM`, without environment variables that would set its flags.
 pub fn program() -> Command {
     let built = || env!("CARGO_BIN_EXE_cascade-rt").into();
     let mut command = Command::new(std::env::var_os("CASCADE_PROGRAM").unwrap_or_else(built));
@@ -204,7 +205,8 @@ pub fn program() -> Command {
     command
 }
 
-/// Whether `CASCADE_REQUIRE`, a list of what this machine is meant to have, names it.
+/// Whether `CASCADE_REQUIRE`, a list of what this machine must have, contains `name`. A test that would be skipped must then
+/// fail.
 pub fn required(name: &str) -> bool {
     std::env::var("CASCADE_REQUIRE").unwrap_or_default().split(',').any(|required| required == name)
 }

@@ -52,7 +52,7 @@ fn with_borders(extent: usize, tile: usize) -> f64 {
 
 /// Registers a thread and bytes of shared memory a block, by the assembler's table.
 fn takes(entry: &str) -> (u64, u64) {
-    let table = include_str!("../../kernels/ptx/REGISTERS.md");
+    let table = include_str!("../../kernels/REGISTERS.md");
     let row = table.lines().find(|line| line.starts_with(&format!("| `{entry}` | sm_90")));
     let cells: Vec<_> = row.unwrap_or_else(|| panic!("{entry} is assembled for sm_90")).split('|').collect();
     (cells[3].trim().parse().unwrap(), cells[5].trim().parse().unwrap())

@@ -1,11 +1,11 @@
-"""cascade-rt beside diffusers, PyTorch and candle: the same work on the same machine, taken in turns.
+"""Compares cascade-rt with diffusers, PyTorch and candle: the same work on the same machine, run alternately.
 
     python3 tools/compare pictures --model DIR [--compile] [--sizes 512,1024] [--prompts A --prompts B] [--seeds 0,1]
     python3 tools/compare kernels [--only attention]
     python3 tools/compare report RESULTS...
     python3 tools/compare plot RESULTS... --out DIR
 
-The first run makes a Python environment with pinned versions in target/compare and builds what is written in Rust.
+The first run creates a Python environment with pinned versions in target/compare and builds the Rust programs.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def words(*known: str):
     def parse(text: str) -> list[str]:
         parts = text.split(",")
         if not set(parts) <= set(known):
-            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, found {text}")
+            raise argparse.ArgumentTypeError(f"expected a list of {', '.join(known)}, found {text}")
         return parts
     return parse
 
@@ -51,50 +51,51 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
 
-    command = commands.add_parser("pictures", help="prompt to picture, beside diffusers")
+    command = commands.add_parser("pictures", help="whole pictures, against diffusers")
     command.add_argument("--model", type=Path, required=True, help="diffusers folder with decoder/ and vqgan/")
-    command.add_argument("--prior", type=Path, help="where prior/ is, if not in --model or its sibling")
-    command.add_argument("--compile", action="store_true", help="also diffusers with torch.compile")
-    command.add_argument("--no-eager", action="store_true", help="not diffusers as it comes")
-    command.add_argument("--mode", default="default", help="of torch.compile")
-    command.add_argument("--prompts", action="append", help="may be given several times")
+    command.add_argument("--prior", type=Path, help="folder with prior/, if it is not in --model or its sibling")
+    command.add_argument("--compile", action="store_true", help="also measure diffusers with torch.compile")
+    command.add_argument("--no-eager", action="store_true", help="do not measure diffusers without torch.compile")
+    command.add_argument("--mode", default="default", help="mode of torch.compile")
+    command.add_argument("--prompts", action="append", help="a prompt; may be given several times")
     command.add_argument("--seeds", type=numbers, default=[0])
     command.add_argument("--sizes", type=sizes, default=[(512, 512)], help="e.g. 512,768x512")
     command.add_argument("--dtypes", type=words("f32", "bf16"), default=["f32", "bf16"])
-    command.add_argument("--steps", type=numbers, default=[20, 10], help="of Stage C and B")
+    command.add_argument("--steps", type=numbers, default=[20, 10], help="sampling steps of Stage C and Stage B")
     command.add_argument("--guidance", type=lambda text: [float(part) for part in text.split(",")],
-                         default=[4.0, 0.0], help="of Stage C and B")
+                         default=[4.0, 0.0], help="guidance of Stage C and Stage B")
     command.add_argument("--timesteps", choices=["exact", "rounded"], default="exact",
-                         help="in bf16: f32 timesteps for diffusers, or its own rounded ones (results differ)")
-    command.add_argument("--device", default="cpu", help="cpu, or cuda for both programs")
+                         help="in bf16: give diffusers f32 timesteps, or let it round them (results then differ)")
+    command.add_argument("--device", default="cpu", help="device of both programs, cpu or cuda")
     command.add_argument("--tolerance", type=float,
-                         help=f"relative L2 between results; default {pictures.TOLERANCE}")
-    command.add_argument("--minutes", type=float, default=float("inf"), help="begin no picture after this time")
+                         help=f"largest relative L2 error between the results; default {pictures.TOLERANCE}")
+    command.add_argument("--minutes", type=float, default=float("inf"), help="start no picture after this time")
     command.set_defaults(action=pictures.run)
 
-    command = commands.add_parser("kernels", help="single operations, beside PyTorch and candle")
-    command.add_argument("--only", default="", help="operations whose name contains this")
-    command.add_argument("--seconds", type=float, default=1.0, help="for each operation")
-    command.add_argument("--without", type=words("candle", "torch"), default=[], help="leave this one out")
+    command = commands.add_parser("kernels", help="single operations, against PyTorch and candle")
+    command.add_argument("--only", default="", help="only operations whose name contains this")
+    command.add_argument("--seconds", type=float, default=1.0, help="time for each operation")
+    command.add_argument("--without", type=words("candle", "torch"), default=[], help="programs to leave out")
     command.set_defaults(action=kernels.run)
 
     for command in commands.choices.values():
         command.add_argument("--threads", type=int, default=2)
         command.add_argument("--rounds", type=int, default=3)
-        command.add_argument("--binary", help="cascade-rt (or its bench), instead of building it")
-        command.add_argument("--python", help="a Python with the packages, instead of an environment of our own")
-        command.add_argument("--out", type=Path, help="append every measurement to this file, a JSON object a line")
+        command.add_argument("--binary", help="an existing cascade-rt (or its bench), instead of building it")
+        command.add_argument("--python", help="a Python that has the packages, instead of creating an environment")
+        command.add_argument("--out", type=Path, help="append every measurement to this file as a line of JSON")
 
-    command = commands.add_parser("report", help="tables of results")
+    command = commands.add_parser("report", help="print tables of results")
     command.add_argument("results", type=Path, nargs="+")
     command.set_defaults(action=report.run)
 
-    command = commands.add_parser("plot", help="plots of results, as SVG")
-    command.add_argument("results", type=Path, nargs="+", help="of `pictures`, and of `cascade-rt bench --json`")
-    command.add_argument("--out", type=Path, required=True, help="folder")
+    command = commands.add_parser("plot", help="plot results as SVG")
+    command.add_argument("results", type=Path, nargs="+",
+                         help="files written by `pictures --out` or `cascade-rt bench --json`")
+    command.add_argument("--out", type=Path, required=True, help="folder for the plots")
     command.set_defaults(action=plots.run)
 
-    commands.add_parser("self-test", help="tests of this tool").set_defaults(action=self_test)
+    commands.add_parser("self-test", help="test this tool").set_defaults(action=self_test)
     options = parser.parse_args()
     sys.exit(options.action(options))
 

@@ -1,4 +1,4 @@
-"""Single operations: cascade-rt, PyTorch and candle in turns, each in a process of its own."""
+"""Single operations in cascade-rt, PyTorch and candle, which run alternately, each in its own process."""
 
 import json
 import shlex
@@ -10,10 +10,10 @@ from environment import HERE, cargo, machine, python, say, threads, warn_if_busy
 
 
 def lines(command: list[str], options) -> list[dict]:
-    """The JSON lines that it prints."""
+    """Runs a command and returns the JSON lines that it prints."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=threads(options.threads))
     if done.returncode:
-        sys.exit(f"{shlex.join(command)} ended with {done.returncode}")
+        sys.exit(f"{shlex.join(command)} failed with exit code {done.returncode}")
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not found and not options.only:
         sys.exit(f"{shlex.join(command)} printed no measurement")

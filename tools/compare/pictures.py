@@ -1,4 +1,4 @@
-"""Prompt to picture: diffusers and cascade-rt in turns, with the same weights, prompts, seeds, sizes, dtype and threads."""
+"""Whole pictures in diffusers and cascade-rt alternately, with the same weights, prompts, seeds, sizes, dtype and threads."""
 
 import array
 import json
@@ -19,15 +19,15 @@ PROMPTS = ["a red fox in the snow, 35mm photograph"]
 
 
 def check_size(width: int, height: int) -> None:
-    """diffusers gives other sizes than asked for, or crashes; both programs must do the same work."""
+    """Exits if diffusers would make another size or crash, because both programs must do the same work."""
     latent = [math.ceil(side / 42.67) for side in (width, height)]
     given = [4 * int(side * 10.67) for side in latent]
     if given != [width, height] or min(latent) < 2 or any(side // 4 % 2 for side in given):
-        sys.exit(f"diffusers cannot make {width}x{height}; multiples of 128 always work")
+        sys.exit(f"diffusers cannot make pictures of {width}x{height}; multiples of 128 always work")
 
 
 class Diffusers:
-    """A process that holds the model; it begins with the first picture's load, and ends with `close`."""
+    """A process that runs diffusers and keeps the model loaded until `close`."""
 
     def __init__(self, program: str, options, dtype: str, compiled: bool):
         self.started = time.perf_counter()
@@ -47,11 +47,11 @@ class Diffusers:
         if not line:
             self.process.wait()
             self.errors.seek(0)
-            sys.exit(f"{shlex.join(self.command)}\nended:\n{self.errors.read().decode()[-4000:]}")
+            sys.exit(f"{shlex.join(self.command)}\nended unexpectedly:\n{self.errors.read().decode()[-4000:]}")
         return json.loads(line)
 
     def make(self, job: dict, dump: Path) -> dict:
-        """A picture; the first one's `process` is the time since the process began."""
+        """Makes a picture. The first one's record also has `process`, the time since the process started."""
         self.process.stdin.write(json.dumps(job | {"dump": str(dump)}) + "\n")
         self.process.stdin.flush()
         answer = self.answer()
@@ -68,7 +68,7 @@ class Diffusers:
 
 
 def ours(binary: str, options, dtype: str, job: dict, dump: Path) -> dict:
-    """A picture of cascade-rt, in a process of its own."""
+    """Makes a picture with cascade-rt in a new process."""
     steps, guidance = [",".join(map(str, job[key])) for key in ("steps", "guidance")]
     model = ["-m", str(options.model), *(["--prior", str(options.prior)] if options.prior else [])]
     how = [*model, "--steps", steps, "--guidance", guidance, "--dtype", dtype, "--device", options.device]
@@ -83,11 +83,12 @@ def ours(binary: str, options, dtype: str, job: dict, dump: Path) -> dict:
     whole = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{shlex.join(command)} ended with {process.returncode}")
+        sys.exit(f"{shlex.join(command)} failed with exit code {process.returncode}")
     seconds = json.loads(output)["seconds"]
     seconds = seconds | {"load": seconds["load"] + seconds["plan"], "process": whole}
     if options.device != "cpu":
-        # There the weights travel first; diffusers has them where they are needed.
+        # A new process uploads the weights first, while diffusers has them on the GPU already. For a fair comparison
+        # the stages are measured with resident weights.
         command = [binary, "bench", *how, "--sizes", size, "--runs", "1", "--warmup", "1", "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=threads(options.threads))
         measured = json.loads(done.stdout)["results"][0]["seconds"]
@@ -125,13 +126,13 @@ def relative_l2(got: Path, want: Path) -> dict[str, float]:
 
 
 def run(options) -> int:
-    """Takes turns; 1 if results differ."""
+    """Runs both programs alternately. Returns 1 if their results differ."""
     begin, program = time.monotonic(), python(options.python)
     binary = options.binary or cargo("build", "--release", "--bin", "cascade-rt")
     variants = [] if options.no_eager else [False]
     variants += [True] if options.compile else []
     if not variants:
-        sys.exit("--no-eager without --compile leaves nothing to compare with")
+        sys.exit("--no-eager without --compile leaves nothing to compare cascade-rt with")
     warn_if_busy()
     jobs = [{"prompt": prompt, "seed": seed, "steps": options.steps, "guidance": options.guidance}
             for prompt in options.prompts or PROMPTS for seed in options.seeds]
@@ -150,7 +151,7 @@ def run(options) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for round_, dtype, (width, height), compiled in cells:
             if time.monotonic() - begin > 60 * options.minutes:
-                say("time is up; what was measured so far counts")
+                say("the time is up; reporting the measurements taken so far")
                 break
             name = "diffusers compiled" if compiled else "diffusers"
             say(f"round {round_ + 1} of {options.rounds}: {name}, {dtype}, {width}x{height}")
@@ -158,19 +159,19 @@ def run(options) -> int:
             theirs, ours_ = Path(folder) / "theirs", Path(folder) / "ours"
             process = Diffusers(program, options, dtype, compiled)
             sized = [job | {"width": width, "height": height} for job in jobs]
-            # The first picture of a process is cold: it is made, and counted, apart.
+            # The first picture of a process is cold, so it is recorded separately.
             keep(name, dtype, sized[0], process.make(sized[0], theirs))
             for i, job in enumerate(sized):
                 turns = [(name, lambda: process.make(job, theirs)),
                          ("cascade-rt", lambda: ours(binary, options, dtype, job, ours_))]
-                # The order changes, so that drift of the machine hits both.
+                # The order alternates, so that a drift of the machine's speed affects both.
                 done = {who: make() for who, make in (turns if (round_ + i) % 2 == 0 else turns[::-1])}
                 errors = relative_l2(ours_, theirs)
                 agree &= max(errors.values()) <= tolerance
                 for who, record in done.items():
                     keep(who, dtype, job, record | ({"relative_l2": errors, "beside": name} if who == "cascade-rt" else {}))
                 if max(errors.values()) > tolerance:
-                    say(f"the results differ by more than {tolerance:g}: {errors}; the two did not do the same work")
+                    say(f"the results differ by more than {tolerance:g}: {errors}; the programs did not do the same work")
             process.close()
     report.pictures(records)
     return 0 if agree else 1

@@ -1,4 +1,4 @@
-"""Plots of results as SVG: seconds by stage beside diffusers, and how cost grows with the size of a picture."""
+"""Plots results as SVG: seconds by stage compared with diffusers, and seconds by the size of a picture."""
 
 import json
 import math
@@ -10,9 +10,9 @@ import report
 from environment import spread
 
 STAGE_NAMES = {"text": "text", "stage_c": "Stage C", "stage_b": "Stage B", "stage_a": "Stage A"}
-# Okabe and Ito's colours, which everybody can tell apart, on white and on black.
+# The palette of Okabe and Ito, whose colours can be told apart by colour-blind readers, on white and on black.
 COLOURS = {"text": "#cc79a7", "stage_c": "#0072b2", "stage_b": "#e69f00", "stage_a": "#009e73"}
-# Its own background, because the page's is not known.
+# The plots have their own background, because that of the page is unknown.
 STYLE = """text { font: 13px sans-serif; fill: #1f2328 } .back { fill: #ffffff } .line { stroke: #c8ccd0 } .title { font-weight: bold }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .back { fill: #0d1117 } .line { stroke: #3d444d } }"""
 
@@ -45,7 +45,7 @@ class Svg:
 
 
 def latency(records: list[dict]) -> Svg:
-    """One bar for each program and dtype, of the medians of its stages; each model has a scale of its own."""
+    """One bar for each program and dtype, stacked from the medians of its stages. Each model has its own scale."""
     cells = report.cells(records)
     left, width, bar = 190, 760, 20
     rows = sum(len(programs) for programs in cells.values())
@@ -73,7 +73,7 @@ def latency(records: list[dict]) -> Svg:
             y += bar + 6
         y += 6
     first = records[0]
-    svg.text(16, y + 18, f"Seconds of a warm picture, medians by stage. {label(first)}")
+    svg.text(16, y + 18, f"Seconds per picture after warm-up, medians by stage. {label(first)}")
     return svg
 
 
@@ -86,7 +86,7 @@ def label(record: dict) -> str:
 
 
 def area(benches: list[dict]) -> Svg:
-    """Seconds against megapixels, both in powers, by stage and altogether."""
+    """Seconds against megapixels on logarithmic axes, for every stage and for the whole picture."""
     width, height, left, bottom, top, right = 760, 420, 64, 48, 40, 150
     bench = benches[0]
     cells = sorted((cell["width"] * cell["height"] / 1e6, cell) for cell in bench["results"] if cell["count"] == 1)
@@ -112,7 +112,7 @@ def area(benches: list[dict]) -> Svg:
         svg.line(x(size), top, x(size), height - bottom)
         svg.text(x(size), height - bottom + 18, f"{cell['width']}×{cell['height']}", "middle")
     colours = COLOURS | {"picture": "#999999"}
-    # Names beside the curves' ends, pushed apart where those meet.
+    # Labels at the ends of the curves, moved apart where they would overlap.
     ends, free = sorted((y(values[-1]), name) for name, values in curves.items()), 0.0
     for name, values in curves.items():
         svg.curve([(x(size), y(seconds)) for size, seconds in zip(sizes, values)], colours[name])
@@ -123,7 +123,7 @@ def area(benches: list[dict]) -> Svg:
         free += 16
     svg.text(16, 22, f"Seconds by size, both axes logarithmic: {bench['model']} on {bench['device']}", kind="title")
     steps = " + ".join(map(str, cells[0][1]["steps"]))
-    svg.text(16, height - 8, f"cascade-rt bench, {steps} steps, least of {bench['runs']} runs.")
+    svg.text(16, height - 8, f"cascade-rt bench, {steps} steps, minimum of {bench['runs']} runs.")
     return svg
 
 
@@ -135,7 +135,7 @@ def run(options) -> int:
             (benches if "results" in value else records).append(value)
     records = [record for record in records if "seconds" in record]
     if not records and not benches:
-        sys.exit("these files hold no pictures and no results of `cascade-rt bench --json`")
+        sys.exit("these files contain neither results of `pictures` nor of `cascade-rt bench --json`")
     options.out.mkdir(parents=True, exist_ok=True)
     if records:
         latency(records).save(options.out / "latency.svg")

@@ -1,4 +1,4 @@
-"""Tables of what was measured, in Markdown."""
+"""Prints tables of measurements in Markdown."""
 
 import json
 import statistics
@@ -17,7 +17,7 @@ def read(files: list[Path]) -> list[dict]:
 
 
 def cells(records: list[dict]) -> dict[tuple, dict[str, list]]:
-    """Records by model, device, size and dtype, and therein by program; ours last."""
+    """Groups records by model, device, size and dtype, and within that by program, with cascade-rt last."""
     found = {}
     for record in sorted(records, key=lambda r: (r["program"] == OURS, r["program"])):
         key = (record["model"], record["device"], record["width"], record["height"], record["dtype"])
@@ -26,12 +26,13 @@ def cells(records: list[dict]) -> dict[tuple, dict[str, list]]:
 
 
 def seconds(records: list[dict], name: str, warm: bool = True) -> list[float]:
-    """Of warm pictures; `load` and `process` belong to whole processes, which begin with a cold one."""
+    """The times of warm pictures. With `warm=False`, also those of cold ones: `load` and `process` are times of a whole
+    process, which are recorded with its first picture."""
     return [r["seconds"][name] for r in records if name in r["seconds"] and (r["warm"] or not warm)]
 
 
 def ratios(theirs: list[dict], ours: list[dict], name: str, warm: bool) -> list[float]:
-    """Theirs by ours, picture by picture as they were taken; if they do not pair up, of medians."""
+    """Their time divided by ours for each pair of pictures; if the numbers of pictures differ, the ratio of medians."""
     a, b = seconds(theirs, name, warm), seconds(ours, name, warm)
     return [x / y for x, y in zip(a, b)] if len(a) == len(b) else [statistics.median(a) / statistics.median(b)]
 
@@ -53,14 +54,14 @@ def pictures(records: list[dict]) -> None:
         steps = " + ".join(map(str, first["steps"]))
         print(f"\n**{model}, {width}×{height}, {dtype}**, {steps} steps, guidance {first['guidance'][0]:g} and "
               f"{first['guidance'][1]:g}, on {device} ({first['machine']}, {first['threads']} threads), "
-              f"{first['date']}; seconds, median (least to most)\n")
+              f"{first['date']}; seconds, median (minimum to maximum)\n")
         row("", *programs)
         row("---", *["---"] * len(programs))
         for name in ("picture", *STAGES):
             row(name, *(shown(seconds(records, name)) for records in programs.values()))
         row("process start to first picture", *(shown(seconds(records, "process", False)) for records in programs.values()))
-        row("of which until ready", *(shown(seconds(records, "load", False)) for records in programs.values()))
-        row("processor time of a picture", *(shown([r["cpu"] for r in records if r["warm"]]) for records in programs.values()))
+        row("of which loading", *(shown(seconds(records, "load", False)) for records in programs.values()))
+        row("CPU time of a picture", *(shown([r["cpu"] for r in records if r["warm"]]) for records in programs.values()))
         row("peak memory, MiB", *(f"{max(r['peak_bytes'] for r in records) / MIB:.0f}" for records in programs.values()))
         row("pictures", *(str(sum(r["warm"] for r in records)) for records in programs.values()))
         mine = programs.get(OURS, [])
@@ -72,12 +73,12 @@ def pictures(records: list[dict]) -> None:
             start = statistics.median(seconds(theirs, "process", False)) / statistics.median(seconds(beside, "process", False))
             worst = {key: max(r["relative_l2"][key] for r in beside) for key in beside[0]["relative_l2"]}
             errors = ", ".join(f"{key} {error:.1e}" for key, error in worst.items())
-            print(f"\nAgainst {name}, ratios above 1 being ours: picture {shown(ratios(theirs, beside, 'picture', True))}, "
-                  f"start to first picture {start:.1f}, memory {memory:.1f}. Relative L2 at most: {errors}.")
+            print(f"\nCompared with {name} (above 1, {OURS} is better): picture {shown(ratios(theirs, beside, 'picture', True))}, "
+                  f"start to first picture {start:.1f}, memory {memory:.1f}. Largest relative L2 errors: {errors}.")
 
 
 def kernels(records: list[dict]) -> None:
-    """One line per operation and dtype, and beside each program how many times as fast ours is."""
+    """One row per operation and dtype. The ratio after each program is how many times as fast cascade-rt is."""
     names = [name for name in dict.fromkeys(r["program"] for r in records) if name != OURS]
     row("kernel", "", f"{OURS}, ms", *(column for name in names for column in (f"{name}, ms", "ratio")))
     row(*["---"] * (3 + 2 * len(names)))
@@ -95,7 +96,7 @@ def kernels(records: list[dict]) -> None:
 def run(options) -> int:
     records = read(options.results)
     if not records:
-        sys.exit("there are no results in these files")
+        sys.exit("these files contain no results")
     pictures([r for r in records if "seconds" in r])
     single = [r for r in records if "median_ms" in r]
     if single:

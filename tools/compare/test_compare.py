@@ -1,4 +1,4 @@
-"""Tests of what this tool reads, writes and draws; nothing is measured."""
+"""Tests of what this tool reads, writes and draws. They measure nothing."""
 
 import contextlib
 import io
@@ -51,7 +51,7 @@ class Compare(unittest.TestCase):
         self.assertIn("picture 2.50 (2.00 to 3.00), start to first picture 3.0, memory 9.0", text)
         self.assertIn("image 2.0e-06", text)
 
-    def test_kernels_stand_in_a_row(self):
+    def test_kernels_are_listed(self):
         line = {"name": "linear", "dtype": "f32", "median_ms": 2.0}
         text = printed(report.kernels, [{"program": report.OURS, **line}, {"program": "torch", **line, "median_ms": 3.0}])
         self.assertIn("| linear | f32 | 2.000 (2.000 to 2.000) | 3.000 (3.000 to 3.000) | 1.50 (1.50 to 1.50) |", text)

@@ -1,4 +1,4 @@
-"""Times diffusers on a GPU, eager or compiled, and prints JSON: seconds per stage of every run, weights resident.
+"""Times diffusers on a GPU, eager or compiled, with resident weights, and prints JSON: seconds per stage of every run.
 
     torch_gpu.py --model DIR --prompt TEXT --runs 5 --warmup 2 [--compile] [--dump FILE]
 """
@@ -17,12 +17,12 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--pixels", type=int, default=1024, help="side of the picture")
+    parser.add_argument("--pixels", type=int, default=1024, help="width and height of the picture")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, nargs=2, default=[20, 10])
     parser.add_argument("--guidance", type=float, nargs=2, default=[4.0, 0.0])
     parser.add_argument("--timesteps", choices=["exact", "rounded"], default="rounded",
-                        help="`rounded` is diffusers as published; `exact` undoes that, for comparing results")
+                        help="`rounded` is diffusers as published; `exact` keeps timesteps in f32, to compare results")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--dump", type=Path)

@@ -1,7 +1,7 @@
-"""Times the operations that Stable Cascade spends its time in, in PyTorch on the CPU, as diffusers runs them.
+"""Times the operations that dominate Stable Cascade, in PyTorch on the CPU, as diffusers runs them.
 
-One JSON line per operation and dtype: name, dtype, shape, median_ms, min_ms, gflops, gbps. A bench that prints
-lines with the same names can be put beside it: see compare.py.
+Prints one line of JSON per operation and dtype: name, dtype, shape, median_ms, min_ms, gflops, gbps. kernels.py compares
+it with other programs that print lines with the same names.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def nchw(shape, dtype):
 
 
 def depthwise_norm(shape, dtype):
-    """The head of a residual block: NCHW convolution, permute, layer norm, permute back."""
+    """The beginning of a residual block: NCHW convolution, permute, layer norm, permute back."""
     c, x = shape[-1], nchw(shape, dtype)
     conv = torch.nn.Conv2d(c, c, 3, padding=1, groups=c).to(dtype)
     norm = SDCascadeLayerNorm(c, elementwise_affine=False, eps=1e-6)
@@ -46,7 +46,7 @@ def layer_norm(shape, dtype):
     return lambda: norm(x), 8 * x.numel(), 2 * x.numel()
 
 
-def response_norm(shape, dtype):
+def grn(shape, dtype):
     x, norm = torch.randn(shape, dtype=dtype), GlobalResponseNorm(shape[-1]).to(dtype)
     torch.nn.init.normal_(norm.gamma)
     return lambda: norm(x), 6 * x.numel(), 2 * x.numel()
@@ -56,7 +56,7 @@ def wider(shape):
     return shape[:3] + [4 * shape[3]]
 
 
-# name -> (shape as printed, function making (call, flops, values moved at least once))
+# name -> (shape as printed, function that returns (call, FLOPs, values read or written))
 OPERATIONS = {
     "linear_576x2048x2048": ([576, 2048, 2048], lambda d: linear(576, 2048, 2048, d)),
     "linear_1024x1280x5120": ([1024, 1280, 5120], lambda d: linear(1024, 1280, 5120, d)),
@@ -67,8 +67,8 @@ OPERATIONS = {
     "depthwise_norm_1x128x128x320": (STAGE_B, lambda d: depthwise_norm(STAGE_B, d)),
     "layer_norm_2x24x24x2048": (STAGE_C, lambda d: layer_norm(STAGE_C, d)),
     "layer_norm_1x128x128x320": (STAGE_B, lambda d: layer_norm(STAGE_B, d)),
-    "response_norm_2x24x24x8192": (wider(STAGE_C), lambda d: response_norm(wider(STAGE_C), d)),
-    "response_norm_1x128x128x1280": (wider(STAGE_B), lambda d: response_norm(wider(STAGE_B), d)),
+    "grn_2x24x24x8192": (wider(STAGE_C), lambda d: grn(wider(STAGE_C), d)),
+    "grn_1x128x128x1280": (wider(STAGE_B), lambda d: grn(wider(STAGE_B), d)),
 }
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["f32", "bf16"], nargs="+", default=["f32", "bf16"])
-    parser.add_argument("--only", default="", help="names containing this")
+    parser.add_argument("--only", default="", help="only operations whose name contains this")
     parser.add_argument("--seconds", type=float, default=1.0, help="time per operation")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,7 +1,7 @@
-"""Stable Cascade in diffusers, picture by picture: a process that is told what to make, line by line. `pictures.py` drives it.
+"""Runs Stable Cascade in diffusers. `pictures.py` starts this process and sends it one request per line.
 
-It prints one JSON line when it is ready and one after each picture. A line it reads is an object with prompt, seed,
-width, height, steps, guidance and, if tensors are wanted, the file `dump`.
+A request is a JSON object with prompt, seed, width, height, steps and guidance; with `dump`, tensors are written to that
+file. The process prints one line of JSON when it is ready, and one after each picture.
 """
 
 import argparse
@@ -24,7 +24,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 class ExactTimesteps(DDPMWuerstchenScheduler):
-    """Undoes the rounding of timesteps to bf16: every time that comes in is put back on the f32 grid."""
+    """Undoes the rounding of timesteps to bf16: replaces every timestep by the nearest one of the f32 schedule."""
 
     def exact(self, t: torch.Tensor) -> torch.Tensor:
         if t.dtype == torch.float32:
@@ -39,7 +39,7 @@ class ExactTimesteps(DDPMWuerstchenScheduler):
         features = unet.get_timestep_ratio_embedding
 
         def exact_features(ratio):
-            # zeros are the absent sca and crp conditions, not a time of the grid's
+            # Zeros are absent sca and crp conditions, not timesteps.
             times = ratio.float() if (ratio == 0).all() else self.exact(ratio)
             return features(times).to(ratio.dtype)
 
@@ -51,7 +51,7 @@ def load(options) -> tuple[StableCascadePriorPipeline, StableCascadeDecoderPipel
     prior_folder = options.prior or next(
         (p for p in (folder, folder.with_name(folder.name + "-prior")) if (p / "prior").is_dir()), None)
     if prior_folder is None:
-        raise SystemExit(f"no prior/ in {folder} nor in its sibling {folder.name}-prior: give --prior")
+        raise SystemExit(f"no prior/ in {folder} or in its sibling {folder.name}-prior; set its folder with --prior")
 
     def unet(path: Path) -> StableCascadeUNet:
         wanted, other = ("bf16", None) if options.dtype == "bf16" else (None, "bf16")
@@ -77,7 +77,7 @@ def weight_pattern(variant: str | None) -> str:
 
 
 class Clock:
-    """Seconds spent in calls of some methods, the device's work included."""
+    """Measures the seconds spent in calls of the watched methods, including the work of the device."""
 
     def __init__(self, wait):
         self.seconds, self.wait = 0.0, wait
@@ -97,7 +97,7 @@ class Clock:
 
 
 class Cascade:
-    """Both pipelines on a device, with a clock on every stage."""
+    """Both pipelines on a device, with every stage timed."""
 
     def __init__(self, options):
         on_gpu = options.device.startswith("cuda")
@@ -121,7 +121,7 @@ class Cascade:
 
     @torch.no_grad()
     def picture(self, prompt, seed, width, height, steps, guidance, dump=None) -> dict[str, float]:
-        """Makes one; seconds per stage."""
+        """Makes a picture and returns the seconds of each stage."""
         self.text.seconds = self.stage_a.seconds = 0.0
         self.wait()
         start = time.perf_counter()
@@ -148,8 +148,8 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prior", type=Path)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile of both networks and Stage A")
-    parser.add_argument("--mode", default="default", help="of torch.compile; `reduce-overhead` records CUDA graphs")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile for both networks and Stage A")
+    parser.add_argument("--mode", default="default", help="mode of torch.compile; `reduce-overhead` uses CUDA graphs")
     return parser
 
 

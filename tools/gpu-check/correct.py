@@ -1,4 +1,4 @@
-"""Steps that ask whether results are right."""
+"""Steps that check results."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from machine import Machine, NotMeasured
 
 EXACTLY = ["--exact", "--nocapture", "--test-threads", "1"]
-FOUND = 99  # exit code of a sanitizer that found something
+FOUND = 99  # exit code of compute-sanitizer if it reports an error
 KERNELS = ["every_kernel_matches_its_reference", *EXACTLY]
 
 
 def environment(machine: Machine) -> dict:
-    """What the machine is. Everything that follows is read in its light."""
+    """Describes the machine: GPU, driver, system, program."""
     fields = ["name", "driver_version", "pstate", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw",
               "power.limit", "temperature.gpu", "memory.total", "compute_cap"]
     gpu = machine.run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"], 30)
@@ -34,7 +34,7 @@ def environment(machine: Machine) -> dict:
 # ---------------------------------------------------------------- kernels
 
 def parse_kernels(text: str) -> dict:
-    """What the kernel tests print: rows with their cases, failures, rows that were skipped."""
+    """Parses the output of the kernel tests: kernels with their cases, failures, and kernels that were skipped."""
     rows = [{"op": op, "kernel": kernel, "cases": int(cases), "failed": int(failed)} for op, kernel, cases, failed in
             re.findall(r"(?:^|\.\.\. )(\S+) +(\S+) +(\d+) cases, (\d+) failed$", text, re.M)]
     different = [line.strip() for line in text.splitlines() if re.search(r"allowed \S+e-\d+$", line.strip())]
@@ -49,12 +49,12 @@ def ops(machine: Machine) -> list:
 
 
 def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
-    """Each op's kernels in a process of its own: a kernel that spoils the device spoils no other."""
+    """Tests the kernels of each op in a new process, so that a kernel that crashes the device does not affect others."""
     all_rows, crashed, different, skipped, outputs = [], [], [], [], {}
     todo = ops(machine)
     while todo and machine.left() > 2:
         op = todo.pop(0)
-        # Parts of names match: `linear` asks for nothing else, `conv2d` for depthwise kernels too, at worst twice.
+        # The test selects kernels by substring, so some may run for two ops; duplicate rows are dropped below.
         done = machine.run([*wrap, machine.program("test-kernels"), *KERNELS], seconds,
                            CASCADE_KERNELS=op, CASCADE_LANG=lang)
         text = done["stdout"] + done["stderr"]
@@ -70,7 +70,7 @@ def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
             last = [line for line in text.splitlines() if "panicked" in line or "error" in line.lower()]
             crashed.append({"op": op, "timed_out": done["timed_out"], "why": "; ".join(last[-2:])[:300]})
         if done["rc"] == 0 or explained:
-            machine.commands.pop()  # the table says it
+            machine.commands.pop()  # the table already contains the result
     bad = crashed or any(row["failed"] for row in all_rows)
     return {"status": "failed" if bad else "ok" if all_rows else "not measured",
             **({} if all_rows else {"reason": "no kernel ran"}),
@@ -96,12 +96,12 @@ def without_outputs(result: dict) -> dict:
 # ---------------------------------------------------------------- sanitizers
 
 def parse_sanitizer(text: str) -> tuple:
-    """How many findings compute-sanitizer states, or `None` if it never got so far; and what they are."""
+    """The number of errors that compute-sanitizer reports, or `None` if it printed no summary; and their kinds."""
     totals = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
     kinds: dict = {}
     pattern = r"========= (?:Error: |Warning: )?((?:Invalid|Race|Potential|Uninitialized|Barrier|Program hit)[^\n]*)"
     for line in re.findall(pattern, text):
-        # Addresses and counts differ between findings of one kind.
+        # Addresses differ between errors of the same kind.
         kind = re.sub(r"0x[0-9a-f]+", "0x…", line).strip()[:160]
         kinds[kind] = kinds.get(kind, 0) + 1
     return (sum(map(int, totals)) if totals else None), kinds
@@ -138,7 +138,7 @@ def racecheck(machine: Machine) -> dict:
 # ---------------------------------------------------------------- networks and pictures
 
 def tests(machine: Machine, name: str, seconds: float, *words: str) -> dict:
-    """A test program's verdict; a device that is here must have been used."""
+    """Runs a test program, which fails if it does not use every available device."""
     here = [kind for kind in ("cuda", "wgpu") if machine.has(kind)]
     done = machine.run([machine.program(name), "--nocapture", *words], seconds, CASCADE_REQUIRE=",".join(here))
     text = done["stdout"] + done["stderr"]
@@ -159,7 +159,7 @@ def networks(machine: Machine) -> dict:
 
 
 def parse_pipelines(text: str) -> dict:
-    """Largest relative L2 of each tensor on each device."""
+    """The largest relative L2 error of each tensor on each device."""
     worst: dict = {}
     for device, tensor, error in re.findall(r"(\w+(?::\d+)?) +(\w+) +([\d.]+e-?\d+)$", text, re.M):
         worst.setdefault(device, {})
@@ -181,7 +181,7 @@ def backend_vulkan(machine: Machine) -> dict:
 
 
 def demo(machine: Machine) -> dict:
-    """The same picture on every device, of the demo model."""
+    """Makes the same picture with the demo model on every device."""
     pictures = []
     for device in machine.devices:
         name = device["name"]
@@ -195,7 +195,7 @@ def demo(machine: Machine) -> dict:
 
 
 def dependent_launch(machine: Machine) -> dict:
-    """The same bytes whether launches begin before the one before them is over or not."""
+    """Checks that programmatic dependent launch does not change a byte of a picture."""
     device, bytes_of = machine.hardware("cuda")["name"], {}
     with machine.scratch() as scratch:
         for words in [], ["--without", "dependent_launch"]:
@@ -205,5 +205,5 @@ def dependent_launch(machine: Machine) -> dict:
                                      machine.root / "models/demo", "--device", device, "--dtype", dtype, *words,
                                      "-o", file, "--force", "--json"], 30)
                 bytes_of.setdefault(dtype, []).append(file.read_bytes() if done else None)
-    different = [dtype for dtype, (early, late) in bytes_of.items() if early != late or early is None]
+    different = [dtype for dtype, (dependent, serial) in bytes_of.items() if dependent != serial or dependent is None]
     return {"device": device, "different": different, "status": "failed" if different else "ok"}

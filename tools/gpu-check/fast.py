@@ -1,4 +1,4 @@
-"""Steps that measure: whole pictures, single kernels, and diffusers beside them."""
+"""Steps that measure speed: whole pictures, single kernels, and diffusers for comparison."""
 
 import array
 import json
@@ -13,7 +13,7 @@ PROMPT = "a red apple on a blue background"
 
 
 class Size:
-    """What is measured; with --quick, the tests' own model, whose pictures are noise, as little as shows that it works."""
+    """What is measured. With --quick, this is the tests' tiny model, whose pictures are noise, with few steps and runs."""
 
     def __init__(self, machine: Machine, preset: str):
         self.preset = "tiny" if machine.quick else preset
@@ -29,21 +29,21 @@ class Size:
 
 
 def gpu(machine: Machine) -> str:
-    """The CUDA device; with --quick, what there is."""
+    """The CUDA device; with --quick, another GPU if there is no CUDA device."""
     return machine.hardware("wgpu" if machine.quick and not machine.has("cuda") else "cuda")["name"]
 
 
 def clock(machine: Machine) -> str:
-    """The GPU's clock and power, read at once after work."""
+    """The GPU's clock, power and temperature, read immediately after a measurement."""
     asked = "--query-gpu=clocks.sm,power.draw,temperature.gpu"
     answer = machine.run(["nvidia-smi", asked, "--format=csv,noheader"], 10)["stdout"].strip()
-    machine.commands.pop()  # without an answer, the step's own numbers still stand
+    machine.commands.pop()  # a failure of nvidia-smi does not make the step fail
     return answer
 
 
 def pictures(machine: Machine, size: Size, device: str, model=None, words=()) -> dict:
-    """Seconds per stage of whole pictures, weights resident: those of `model`, else noise made in memory. With more
-    `words` for `bench`."""
+    """Measures the seconds per stage of whole pictures with resident weights: those of `model`, or random ones that are
+    generated in memory. `words` are additional arguments of `bench`."""
     program = machine.program("cascade-rt")
     if machine.offers("bench"):
         model = machine.model("tiny") if machine.quick else model
@@ -83,17 +83,17 @@ def synthetic_large(machine: Machine) -> dict:
 
 def synthetic_large_without(machine: Machine, ability: str) -> dict:
     if not machine.offers("bench"):
-        raise NotMeasured("this program has no `bench`")
+        raise NotMeasured("this version of the program has no `bench` command")
     return pictures(machine, Size(machine, "large"), gpu(machine), words=["--without", ability])
 
 
 def synthetic_large_sm80(machine: Machine) -> dict:
-    """What Hopper's own kernels are worth: the same picture by those of older GPUs."""
+    """The same picture without the kernels for Hopper, to measure how much these gain."""
     return synthetic_large_without(machine, "sm_90a")
 
 
 def synthetic_large_serial(machine: Machine) -> dict:
-    """What launches that begin early are worth: the same picture by one after the other."""
+    """The same picture without programmatic dependent launch, to measure how much that gains."""
     return synthetic_large_without(machine, "dependent_launch")
 
 
@@ -104,10 +104,10 @@ def synthetic_lite_vulkan(machine: Machine) -> dict:
 # ---------------------------------------------------------------- kernels
 
 def profile_large(machine: Machine) -> dict:
-    """Where one picture's time goes, by kernel."""
+    """Profiles one picture by kernel."""
     device = gpu(machine)
     if not machine.offers("profile"):
-        raise NotMeasured("this program has no `profile`")
+        raise NotMeasured("this version of the program has no `profile` command")
     size = Size(machine, "large")
     source = ["-m", machine.model("tiny")] if machine.quick else ["--synthetic", size.preset]
     done = machine.json([machine.program("cascade-rt"), "profile", "--json", *source, "--by", "kernel", "--device",
@@ -120,7 +120,7 @@ SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi":
 
 
 def parse_criterion(text: str) -> list:
-    """Name, median seconds, operations and bytes a second of what criterion printed."""
+    """Parses criterion's output: name, median seconds, and operations and bytes per second of each benchmark."""
     benches, name = [], ""
     for line in text.splitlines():
         time = re.search(r"time: +\[\S+ \S+ (\S+) (\S+) \S+ \S+\]", line)
@@ -132,12 +132,12 @@ def parse_criterion(text: str) -> list:
             kind = {"elem": "flops", "B": "bytes"}[rate.group(3)]
             benches[-1][kind] = float(rate.group(1)) * SCALES[rate.group(2)]
         elif "/" in line and not line.startswith((" ", "Benchmarking")):
-            name = line.strip()  # a long name stands on a line of its own
+            name = line.strip()  # criterion prints a long name on a separate line
     return benches
 
 
 def benches(machine: Machine, kind: str) -> dict:
-    """Every kernel at the shapes of a picture of 1024x1024."""
+    """Times every kernel at the shapes of a picture of 1024x1024."""
     device = machine.hardware(kind)["name"]
     words = ["--bench", "--quick", "--noplot"] + (["layer_norm"] if machine.quick else [])
     model = {"CASCADE_BENCH_MODEL": "mid"} if machine.quick else {}
@@ -158,7 +158,7 @@ def bench_vulkan(machine: Machine) -> dict:
 # ---------------------------------------------------------------- diffusers
 
 def with_wheels(machine: Machine) -> dict:
-    """The environment in which Python finds diffusers."""
+    """Installs the package's wheels, and returns environment variables with which Python finds them."""
     site, packed = machine.work / "site", sorted((machine.package / "wheels").glob("*.whl"))
     if packed and not (site / "complete").exists():
         done = machine.run([machine.python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile",
@@ -177,7 +177,7 @@ def diffusers(machine: Machine, seconds: float, *words) -> dict:
     size, paths = Size(machine, "large"), with_wheels(machine)
     device = "cuda" if machine.has("cuda") else "cpu"
     if device == "cpu" and not machine.quick:
-        raise NotMeasured("no CUDA driver, or no device that it finds")
+        raise NotMeasured("there is no CUDA driver, or it finds no device")
     done = machine.json([machine.python, machine.package / "compare/torch_gpu.py", "--model",
                          machine.model(size.preset), "--device", device, "--pixels", size.pixels, "--steps",
                          *size.steps, "--runs", size.runs, "--warmup", size.warmup, "--prompt", PROMPT, *words],
@@ -196,7 +196,7 @@ def diffusers_eager(machine: Machine) -> dict:
 
 
 def diffusers_compiled(machine: Machine) -> dict:
-    """With CUDA graphs; if PyTorch cannot record these networks, without."""
+    """With CUDA graphs, or without them if PyTorch cannot capture these networks."""
     result = diffusers(machine, 420, "--compile")
     if result.get("status") == "failed" and machine.left() > 90:
         again = diffusers(machine, 420, "--compile", "--mode", "default")
@@ -205,7 +205,7 @@ def diffusers_compiled(machine: Machine) -> dict:
 
 
 def beside_large(machine: Machine) -> dict:
-    """Ours on the files that diffusers reads, minutes before it does."""
+    """cascade-rt with the same weight files as diffusers, which is measured minutes later."""
     size = Size(machine, "large")
     return pictures(machine, size, gpu(machine), machine.model(size.preset))
 
@@ -231,9 +231,9 @@ def relative_l2(got, want) -> float:
 
 
 def fidelity(machine: Machine) -> dict:
-    """Ours in bf16 and diffusers in bf16, both against ours in f32, from the same noise.
+    """Compares cascade-rt in bf16 and diffusers in bf16 with cascade-rt in f32, from the same noise.
 
-    The smaller preset: in f32 the large one takes long on a GPU, and rounding does not know the width."""
+    Uses the smaller preset, because the large one takes long in f32 and relative rounding errors do not depend on the width."""
     size, paths = Size(machine, "lite"), with_wheels(machine)
     device, folder = gpu(machine), machine.model(size.preset)
     with machine.scratch() as scratch:

@@ -1,4 +1,4 @@
-"""The machine that is checked: unpacked programs, its devices, commands with a time limit."""
+"""The machine under test: unpacked programs, devices, and commands with a time limit."""
 
 import contextlib
 import ctypes
@@ -15,13 +15,13 @@ from pathlib import Path
 
 TAIL = 30  # lines of a command's output that a result keeps
 
-# Where a container finds a driver that its host lends it, and where Vulkan's loader does not look.
-LENT_DRIVERS = ["/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json"]
+# Where containers have the host's driver mounted. The Vulkan loader does not search this path.
+MOUNTED_DRIVERS = ["/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json"]
 CUDA_TOOLS = ["/usr/local/cuda/bin", "/opt/cuda/bin", "/usr/local/cuda/compute-sanitizer"]
 
 
 class NotMeasured(Exception):
-    """Why a step could not be run here."""
+    """Raised by a step that cannot run on this machine, with the reason."""
 
 
 class Machine:
@@ -40,7 +40,7 @@ class Machine:
     # ------------------------------------------------------------ set-up
 
     def unpack(self) -> Path:
-        """Unpacks into the work folder, once for each package; returns the folder with fixtures and models."""
+        """Unpacks the package into the work folder unless it is already there; returns the folder with fixtures and models."""
         about = (self.package / "package.json").read_text()
         stamp = f"{about} {(self.package / 'programs.tar.xz').stat().st_mtime_ns}"
         done = self.work / "unpacked"
@@ -56,7 +56,7 @@ class Machine:
         for folder in self.package.resolve().parents:
             if (folder / "tests/fixtures").is_dir():
                 return folder
-        sys.exit("this package was built to lie in a checkout's target folder, and there is none around it")
+        sys.exit("this package was built with --beside-checkout, but it is not inside a checkout; move it to target/ of one")
 
     def make_environment(self) -> dict:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CASCADE_")}
@@ -67,35 +67,35 @@ class Machine:
         try:
             ctypes.CDLL("libvulkan.so.1")
         except OSError:
-            carried = [environment.get("LD_LIBRARY_PATH"), str(self.work / "lib")]
-            environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in carried if path)
-        lent = [file for file in LENT_DRIVERS if Path(file).exists()]
-        if lent and "VK_DRIVER_FILES" not in environment:
-            environment["VK_DRIVER_FILES"] = os.pathsep.join(lent)
+            folders = [environment.get("LD_LIBRARY_PATH"), str(self.work / "lib")]
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in folders if path)
+        drivers = [file for file in MOUNTED_DRIVERS if Path(file).exists()]
+        if drivers and "VK_DRIVER_FILES" not in environment:
+            environment["VK_DRIVER_FILES"] = os.pathsep.join(drivers)
         return environment
 
     def find_devices(self) -> list:
         listed = self.run([self.program("cascade-rt"), "devices", "--json"], 120)
         return json.loads(listed["stdout"]) if listed["rc"] == 0 else []
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ programs and devices
 
     def program(self, name: str) -> Path:
         return self.work / "bin" / name
 
     def device(self, kind: str) -> dict:
-        """The first device `cuda:N` or `wgpu:N`; hardware before software."""
+        """The first device `cuda:N` or `wgpu:N`, preferring hardware to software adapters."""
         fitting = [device for device in self.devices if device["name"].startswith(kind + ":")]
         if not fitting:
-            raise NotMeasured({"cuda": "no CUDA driver, or no device that it finds",
-                               "wgpu": "no adapter answers through Vulkan"}[kind])
+            raise NotMeasured({"cuda": "there is no CUDA driver, or it finds no device",
+                               "wgpu": "Vulkan finds no adapter"}[kind])
         return min(fitting, key=is_software)
 
     def hardware(self, kind: str) -> dict:
-        """The same, where software would take hours and show nothing."""
+        """The same, except that software adapters are rejected, because measuring them would take hours."""
         device = self.device(kind)
         if is_software(device) and not self.quick:
-            raise NotMeasured(f"{device['description']} is software")
+            raise NotMeasured(f"{device['description']} is a software adapter")
         return device
 
     def has(self, kind: str) -> bool:
@@ -107,11 +107,11 @@ class Machine:
     # ------------------------------------------------------------ commands
 
     def left(self) -> float:
-        """Seconds until the step or the whole run must end."""
+        """Seconds until the time limit of the step or of the whole run."""
         return min(self.step_end, self.deadline) - time.monotonic()
 
     def run(self, argv: list, seconds: float, **environment) -> dict:
-        """Runs to the end or the limit, whichever is first; nothing that it does ends the run."""
+        """Runs a command until it ends or exceeds its time limit. A failure is returned, not raised."""
         argv = [str(word) for word in argv]
         limit = max(1.0, min(seconds, self.left()))
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
@@ -124,7 +124,7 @@ class Machine:
                 except subprocess.TimeoutExpired:
                     rc, timed_out = 124, True
                     with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)  # the group that it leads
+                        os.killpg(process.pid, signal.SIGKILL)  # it leads its own process group
                     process.wait()
             except OSError as error:
                 rc = 127
@@ -141,7 +141,7 @@ class Machine:
         return result | {"stdout": texts[0], "stderr": texts[1]}
 
     def json(self, argv: list, seconds: float, **environment):
-        """What a command printed as its last line; `None` if it failed."""
+        """The last line that a command prints, parsed as JSON; `None` if it fails."""
         result = self.run(argv, seconds, **environment)
         lines = result["stdout"].strip().splitlines()
         if result["rc"] or not lines:
@@ -152,19 +152,19 @@ class Machine:
             return None
 
     def offers(self, *words: str) -> bool:
-        """Whether the program has this command."""
+        """Whether this version of the program has a command."""
         done = subprocess.run([self.program("cascade-rt"), *words, "--help"], env=self.environment,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         return done.returncode == 0
 
     def model(self, preset: str) -> Path:
-        """The synthetic model's folder, made when first asked for, or the tests' own."""
+        """The folder of a synthetic model, which is created on first use, or of the tests' tiny model."""
         if preset == "tiny":
             return self.root / "tests/fixtures/tiny"
         folder = self.work / f"model-{preset}"
         if not (folder / "complete").exists():
             if folder.exists():
-                raise NotMeasured(f"{folder} was not finished; remove it")
+                raise NotMeasured(f"{folder} is incomplete; remove it and run again")
             made = self.run([self.program("cascade-rt"), "synth-model", preset, folder], 300)
             if made["rc"]:
                 raise NotMeasured(f"synth-model {preset} failed: {made['stderr'].strip()[-200:]}")
@@ -178,11 +178,11 @@ def is_software(device: dict) -> bool:
 
 @contextlib.contextmanager
 def alone(folder: Path):
-    """Two runs at once would spoil each other's times."""
+    """Prevents two runs at the same time, which would distort each other's measurements."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            sys.exit(f"another run uses {folder}")
+            sys.exit(f"another run is using {folder}; wait for it, or choose another folder with --work")
         yield

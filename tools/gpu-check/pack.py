@@ -1,4 +1,4 @@
-"""Builds target/gpu-check: programs without symbols, the files that tests read, this tool itself."""
+"""Builds the package target/gpu-check: stripped programs, the files that tests read, and this tool itself."""
 
 import json
 import lzma
@@ -17,14 +17,14 @@ TARGET = ROOT / "target" / "gpu-check"
 TESTS = ["kernels", "image", "networks", "wgpu"]
 FILES = ["tests/fixtures", "models/demo"]
 NEWEST_GLIBC = (2, 35)
-# Vulkan's loader and what NVIDIA's driver asks for without a display, for machines that have only the driver.
+# The Vulkan loader, and the libraries that NVIDIA's driver needs without a display, for machines that have only the driver.
 LOADERS = ["libvulkan1", "libglvnd0", "libegl1", "libglx0", "libgl1", "libopengl0", "libgles2"]
-# Of diffusers' needs, those that PyTorch's usual company (transformers, safetensors, pillow) does not bring along.
+# Dependencies of diffusers that transformers, safetensors and pillow do not install.
 WHEELS = ["importlib_metadata", "zipp"]
 
 
 def executables() -> dict:
-    """Builds everything; name to path. The demo model stays outside: it would be in each of them."""
+    """Builds all programs; returns a path for each name. They do not embed the demo model, because each would contain a copy."""
     command = ["cargo", "test", "--release", "--no-run", "--no-default-features", "--message-format=json",
                "--bin", "cascade-rt", "--bench", "kernels"]
     for name in TESTS:
@@ -42,16 +42,16 @@ def executables() -> dict:
             found["test-" + name] = Path(message["executable"])
         elif not message["profile"]["test"]:
             found[name] = Path(message["executable"])
-    # A test of `test` kind makes cargo build the program as well.
+    # Cargo also builds the program for integration tests, but does not always report it.
     found.setdefault("cascade-rt", ROOT / "target" / "release" / "cascade-rt")
     missing = {"cascade-rt", "bench-kernels", *("test-" + name for name in TESTS)} - set(found)
     if missing:
-        sys.exit(f"cargo made no {', '.join(sorted(missing))}")
+        sys.exit(f"cargo did not build {', '.join(sorted(missing))}")
     return found
 
 
 def too_new(symbols: str, newest=NEWEST_GLIBC) -> list:
-    """Lines of `objdump -T` whose symbol is younger than `newest`."""
+    """The symbols in the output of `objdump -T` that need a newer glibc than `newest`."""
     wrong = []
     for line in symbols.splitlines():
         version = re.search(r"GLIBC_(\d+)\.(\d+)", line)
@@ -66,11 +66,11 @@ def stripped(found: dict, folder: Path) -> None:
         subprocess.run(["strip", "-o", folder / name, source], check=True)
         symbols = subprocess.run(["objdump", "-T", folder / name], check=True, stdout=subprocess.PIPE, text=True).stdout
         if wrong := too_new(symbols):
-            sys.exit(f"{name} asks for a newer C library than {'.'.join(map(str, NEWEST_GLIBC))}: {', '.join(wrong)}")
+            sys.exit(f"{name} needs a newer C library than glibc {'.'.join(map(str, NEWEST_GLIBC))}: {', '.join(wrong)}")
 
 
 def loaders(folder: Path) -> None:
-    """Vulkan's loader from this machine's distribution."""
+    """Copies the Vulkan loader from packages of this machine's distribution."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -79,9 +79,9 @@ def loaders(folder: Path) -> None:
             for package in Path(scratch).glob("*.deb"):
                 subprocess.run(["dpkg", "-x", package, Path(scratch) / "files"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            return print(f"warning: no Vulkan loader is packed: {error}", file=sys.stderr)
+            return print(f"warning: the package has no Vulkan loader: {error}", file=sys.stderr)
         for library in (Path(scratch) / "files").rglob("lib*.so.*"):
-            # The file under the name that is asked for: `libvulkan.so.1`, not `libvulkan.so.1.3.239`.
+            # Programs load a library by its soname, `libvulkan.so.1`, not by the file name `libvulkan.so.1.3.239`.
             if library.is_file() and re.search(r"\.so\.\d+$", library.name):
                 shutil.copy(library.resolve(), folder / library.name)
 
@@ -92,11 +92,11 @@ def wheels(folder: Path) -> None:
     wanted = [line for line in pinned if line.startswith("diffusers==")] + WHEELS
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", folder, *wanted]
     if subprocess.run(command, check=False).returncode:
-        print("warning: diffusers is not packed; put its wheel into target/gpu-check/wheels", file=sys.stderr)
+        print("warning: the package has no diffusers; copy its wheel to target/gpu-check/wheels", file=sys.stderr)
 
 
 def archive(file: Path, entries: dict) -> None:
-    """Writes a .tar.xz that knows x86 code and remembers far back: the programs resemble each other."""
+    """Writes a .tar.xz with the filter for x86 code, and a dictionary large enough that programs share their common code."""
     filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 64 << 20}]
     with lzma.open(file, "wb", format=lzma.FORMAT_XZ, filters=filters) as out, tarfile.open(fileobj=out, mode="w") as tar:
         for name, path in entries.items():
@@ -135,11 +135,11 @@ def build(options) -> None:
     for file in sorted(TARGET.iterdir()):
         print(f"{(size(file) if file.is_dir() else file.stat().st_size) / 2**20:7.2f} MiB  {file.name}")
     total = size(TARGET) / 2**20
-    print(f"{total:7.2f} MiB  in all, {TARGET.relative_to(ROOT)}")
+    print(f"{total:7.2f} MiB  in total, {TARGET.relative_to(ROOT)}")
     if options.beside_checkout:
         names = git("ls-files").splitlines()
         checkout = sum((ROOT / name).stat().st_size for name in names if (ROOT / name).is_file()) / 2**20
         total += checkout
-        print(f"{total:7.2f} MiB  with the checkout's own {checkout:.2f}")
+        print(f"{total:7.2f} MiB  including the checkout, {checkout:.2f} MiB")
     if total > options.limit_mib:
-        sys.exit(f"more than {options.limit_mib:g} MiB")
+        sys.exit(f"the size exceeds the limit of {options.limit_mib:g} MiB (--limit-mib)")

@@ -1,9 +1,9 @@
-"""The report: results of the steps as Markdown. What was not measured says so, and why."""
+"""Writes the results of the steps as a Markdown report. Steps without a measurement are listed with the reason."""
 
-# Gates for a picture of 1024x1024 with the large model, in bf16 and 20 + 10 steps, seconds.
+# Gates in seconds for a picture of 1024x1024 with the large model, in bf16 and 20 + 10 steps.
 GATES = [("G1", 0.60), ("G2", 0.45), ("G3", 0.38)]
 
-# Peak rates by the vendors' data sheets, dense: bf16 with f32 sums in FLOP/s, memory in B/s.
+# Peak rates from the vendors' data sheets: dense bf16 with f32 accumulators in FLOP/s, memory in B/s.
 PEAKS = {
     "H200": (989e12, 4.8e12), "H100 NVL": (835e12, 3.9e12), "H100 PCIe": (756e12, 2.0e12), "H100": (989e12, 3.35e12),
     "A100": (312e12, 2.0e12), "L40S": (362e12, 0.864e12), "L4": (121e12, 0.3e12), "RTX 4090": (165e12, 1.008e12),
@@ -19,10 +19,10 @@ def peaks(results: dict):
 
 
 def missing(results: dict, step: str) -> str:
-    """Why a step has no numbers; empty if it has."""
+    """The reason why a step has no numbers; empty if it has."""
     result = results.get(step)
     if result is None:
-        return "not measured: this step was not chosen"
+        return "not measured: this step was not selected"
     if result["status"] == "not measured":
         return f"not measured: {result.get('reason', '')}"
     if "reason" in result:
@@ -41,7 +41,7 @@ def rate(value: float, unit: str) -> str:
 
 
 def share(flops: float, moved: float, peak) -> str:
-    """Of the peak that is nearer."""
+    """The share of the peak rate, of compute or memory, whichever is larger."""
     if not peak or not (flops or moved):
         return "-"
     return "{:.0f} % of {}".format(*max((100 * flops / peak[0], "bf16"), (100 * moved / peak[1], "memory")))
@@ -53,10 +53,10 @@ def environment(results: dict) -> list:
         return ["The environment was not recorded.", ""]
     gpu = about.get("gpu", {})
     rows = [("date", about["when"]), ("program", f"{about['program']}, commit {about['commit']}"
-                                      + (" and changes that are not committed" if about["changed"] else "")),
+                                      + (" with uncommitted changes" if about["changed"] else "")),
             ("GPU", gpu.get("name", "no answer from nvidia-smi")), ("driver", gpu.get("driver_version", "-")),
-            ("SM clock now and most", f"{gpu.get('clocks.sm', '-')} / {gpu.get('clocks.max.sm', '-')}"),
-            ("power now and limit", f"{gpu.get('power.draw', '-')} / {gpu.get('power.limit', '-')}"),
+            ("SM clock, current and maximum", f"{gpu.get('clocks.sm', '-')} / {gpu.get('clocks.max.sm', '-')}"),
+            ("power, current and limit", f"{gpu.get('power.draw', '-')} / {gpu.get('power.limit', '-')}"),
             ("system", f"{about['system']}, {about['c_library']}, {about['cores']} cores"),
             ("PyTorch", about["torch"] or "none")]
     rows += [(device["name"], f"{device['description']}; {device['capabilities']}") for device in about["devices"]]
@@ -67,23 +67,23 @@ def correctness(results: dict) -> list:
     rows = []
     for step, name in [("kernels-cuda", "kernels, CUDA"), ("kernels-vulkan", "kernels, WGSL through Vulkan")]:
         result, why = results.get(step, {}), missing(results, step)
-        notes = why or "; ".join([*result["different"][:5], *(f"{c['op']} ended early: {c['why']}" for c in result["crashed"])])
+        notes = why or "; ".join([*result["different"][:5], *(f"{c['op']} crashed: {c['why']}" for c in result["crashed"])])
         if not why and result["not_reached"]:
-            notes += f"; no time for {', '.join(result['not_reached'])}"
+            notes += f"; not reached within the time limit: {', '.join(result['not_reached'])}"
         kernels = len(result.get("rows", [])) or "-"
         rows.append((name, kernels, result.get("cases", "-"), result.get("failed", "-"), result.get("status", "-"), notes))
     for step, name in [("networks", "networks against PyTorch"), ("pipelines", "pictures against diffusers"),
-                       ("backend-vulkan", "memory, loss, shaders")]:
+                       ("backend-vulkan", "memory limits, lost devices, shaders")]:
         result, why = results.get(step, {}), missing(results, step)
         notes = why or f"on {', '.join(result['devices'])}"
         if not why and result["status"] != "ok":
             notes += ": " + " ".join(result["commands"][-1].get("tail", [])[-8:])[:400]
         rows.append((name, "-", result.get("passed", "-"), result.get("failed", "-"), result.get("status", "-"), notes))
-    text = table(["what", "kernels", "cases or tests", "failed", "verdict", "notes"], rows)
+    text = table(["check", "kernels", "cases or tests", "failed", "verdict", "notes"], rows)
     worst = results.get("pipelines", {}).get("worst", {})
     if worst:
         names = sorted({tensor for errors in worst.values() for tensor in errors})
-        text += ["Pictures and what leads to them, f32, largest relative L2 against diffusers:", ""]
+        text += ["Pictures and intermediate results in f32, largest relative L2 error against diffusers:", ""]
         text += table(["device", *names], [[d, *(f"{e.get(n, 0):.1e}" for n in names)] for d, e in sorted(worst.items())])
     if skipped := [line for step in ("kernels-cuda", "kernels-vulkan") for line in results.get(step, {}).get("skipped", [])]:
         text += [f"Kernels that this machine cannot run: {', '.join(skipped)}.", ""]
@@ -99,7 +99,7 @@ def sanitizers(results: dict) -> list:
             continue
         found = [f"{op}: {', '.join(f['kinds']) or f['total']}" for op, f in result["findings"].items()]
         notes = [*found, *(f"no verdict on {op}" for op in result["without_summary"])]
-        notes += [f"no time for {', '.join(result['not_reached'])}"] if result["not_reached"] else []
+        notes += [f"not reached within the time limit: {', '.join(result['not_reached'])}"] if result["not_reached"] else []
         total = sum(finding["total"] for finding in result["findings"].values())
         rows.append((tool, f"{result['ops'] - len(result['without_summary'])} ops, {result['cases']} cases", total,
                      "; ".join(notes)))
@@ -108,7 +108,7 @@ def sanitizers(results: dict) -> list:
 
 def verdict(error: float, theirs: float) -> str:
     if error == 0:
-        return "pass: nothing is rounded on this device"
+        return "pass: this device does not round to bf16"
     return "pass" if error <= 1.25 * theirs else "FAIL"
 
 
@@ -125,8 +125,8 @@ def fidelity(results: dict) -> list:
         rows.append(("tiny networks", "-", "-", "-", "-", why))
     if why := missing(results, "fidelity"):
         rows.append(("a whole picture", "-", "-", "-", "-", why))
-    return ["Relative L2 against f32 when computing in bf16; at most 1.25 of diffusers' own.", "",
-            *table(["what", "device", "ours", "diffusers", "ratio", "verdict"], rows)]
+    return ["Relative L2 error of bf16 against f32. It may be at most 1.25 times that of diffusers.", "",
+            *table(["result", "device", "cascade-rt", "diffusers", "ratio", "verdict"], rows)]
 
 
 def milliseconds(result: dict, key: str) -> str:
@@ -135,9 +135,9 @@ def milliseconds(result: dict, key: str) -> str:
 
 def end_to_end(results: dict) -> list:
     names = {"synthetic-lite": "lite, CUDA", "synthetic-lite-vulkan": "lite, Vulkan", "synthetic-large": "large, CUDA",
-             "synthetic-large-sm80": "large, CUDA, without Hopper's kernels",
-             "synthetic-large-serial": "large, CUDA, each launch after the one before",
-             "beside-large": "large, CUDA, the files that diffusers read", "diffusers-eager": "large, diffusers eager",
+             "synthetic-large-sm80": "large, CUDA, without kernels for Hopper",
+             "synthetic-large-serial": "large, CUDA, without dependent launch",
+             "beside-large": "large, CUDA, the same files as diffusers", "diffusers-eager": "large, diffusers eager",
              "diffusers-compiled": "large, diffusers compiled"}
     ours = results.get("beside-large", {})
     rows = []
@@ -151,8 +151,8 @@ def end_to_end(results: dict) -> list:
         note += f", mode {result['other']['compiled']}" if result.get("other", {}).get("compiled") else ""
         note += f"; after: {result['after'] or '-'}"
         rows.append((name, *(milliseconds(result, key) for key, _ in STAGES), f"{1e3 * result['picture']:.1f}", ratio, note))
-    text = ["Medians in ms, bf16, weights resident, encoding of the PNG apart. `ratio`: how many times ours the time is.", ""]
-    text += table(["what", *(name for _, name in STAGES), "picture", "ratio", "notes"], rows)
+    text = ["Medians in ms, bf16, resident weights, without encoding the PNG. `ratio` is the time divided by that of cascade-rt.", ""]
+    text += table(["measurement", *(name for _, name in STAGES), "picture", "ratio", "notes"], rows)
     large = ours if "picture" in ours else results.get("synthetic-large", {})
     gates = []
     for gate, limit in GATES:
@@ -175,7 +175,7 @@ def kernels(results: dict) -> list:
     else:
         rows = sorted(profile["profile"]["rows"], key=lambda row: -row["seconds"])[:30]
         most = profile["profile"].get("ceilings", {})
-        text += [f"One picture of {profile['model']} at {profile['pixels']} px, by kernel. Measured here as the most: "
+        text += [f"One picture of {profile['model']} at {profile['pixels']} px, by kernel. Highest measured rates: "
                  f"{rate(most.get('flops_per_second', 0), 'FLOP/s')}, {rate(most.get('bytes_per_second', 0), 'B/s')}.", ""]
         text += table(["kernel", "ms", "share", "calls", "FLOP/s", "B/s", "of the card's peak"], [
             (row["name"], f"{1e3 * row['seconds']:.2f}", f"{100 * row['share']:.1f} %", row["calls"],
@@ -197,22 +197,22 @@ def kernels(results: dict) -> list:
 def steps(results: dict) -> list:
     rows = []
     for name, result in results.items():
-        bad = [f"`{c['command'][:100]}` ended with {c['rc']}" for c in result.get("commands", []) if c["rc"]]
+        bad = [f"`{c['command'][:100]}` failed with {c['rc']}" for c in result.get("commands", []) if c["rc"]]
         note = missing({name: result}, name) or "; ".join(bad[:3])
         rows.append((name, result["status"], f"{result.get('seconds', 0):.0f} s", result.get("when", "-"), note))
-    return table(["step", "verdict", "took", "when", "notes"], rows)
+    return table(["step", "verdict", "time", "when", "notes"], rows)
 
 
 def markdown(results: dict) -> str:
     quick = any(result.get("quick") for result in results.values())
     lines = ["# cascade-rt on a GPU", ""]
-    lines += ["A quick run with tiny models: it shows that the tool works, and no speed.", ""] if quick else []
+    lines += ["This was a quick run with tiny models. It tests the tool; its times mean nothing.", ""] if quick else []
     for title, part in [("Machine", environment), ("Correctness", correctness), ("Sanitizers", sanitizers),
                         ("Fidelity of bf16", fidelity), ("Prompt to picture", end_to_end), ("Kernels", kernels),
                         ("Steps", steps)]:
         lines += [f"## {title}", ""]
         try:
             lines += part(results)
-        except (KeyError, TypeError, ValueError, IndexError) as error:  # a report with a hole beats none
-            lines += [f"This part cannot be written: {error!r}. The numbers are in results.json.", ""]
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # an incomplete report is better than none
+            lines += [f"This section cannot be written: {error!r}. The numbers are in results.json.", ""]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The steps, in order, and their results: kept as they come, so that a run that is cut short loses nothing."""
+"""The steps in order. Results are written after every step, so that an interrupted run loses nothing."""
 
 import json
 import time
@@ -10,7 +10,7 @@ import fast
 import report
 from machine import Machine, NotMeasured, alone
 
-# Name, group, seconds at most, what it does. A group's steps fit into ten minutes on a data centre's GPU.
+# Name, group, time limit in seconds, function. On a data centre GPU, the steps of a group take less than ten minutes.
 STEPS = [
     ("environment", "", 60, correct.environment),
     ("kernels-cuda", "correct", 240, correct.kernels_cuda),
@@ -48,17 +48,17 @@ def chosen(words: str) -> list:
     wanted = set(words.split(","))
     known = {"all"} | {name for name, *_ in STEPS} | {group for _, group, *_ in STEPS}
     if unknown := wanted - known:
-        raise SystemExit(f"no step or group is called {', '.join(sorted(unknown))}\n{listing()}")
+        raise SystemExit(f"there is no step or group {', '.join(sorted(unknown))}\n{listing()}")
     return [step for step in STEPS if step[1] == "" or wanted & {"all", step[0], step[1]}]
 
 
 def one(machine: Machine, limit: float, action) -> dict:
-    """Runs a step; whatever happens in it becomes its result."""
+    """Runs a step. If it raises an exception, that becomes its result."""
     machine.commands, machine.step_end = [], time.monotonic() + limit
     start, result = time.monotonic(), {}
     try:
         result = action(machine)
-        # A step knows best; where it says nothing, its commands do.
+        # If a step returns no status, it failed if one of its commands did.
         bad = [command for command in machine.commands if command["rc"]]
         status = result.pop("status", None) or ("failed" if bad else "ok")
         if status == "failed" and bad and all(command["timed_out"] for command in bad):
@@ -82,10 +82,10 @@ def run(package: Path, options) -> int:
             known = results.get(name, {})
             done = known.get("status") in ("ok", "failed") and known["quick"] == options.quick
             if done and name != "environment" and not options.again:
-                print(f"{name}: {known['status']} before; --again repeats it", flush=True)
+                print(f"{name}: {known['status']} in an earlier run; --again repeats it", flush=True)
                 continue
             if machine.deadline - time.monotonic() < 10:
-                results.setdefault(name, {"status": "not measured", "reason": "the run's time was over"})
+                results.setdefault(name, {"status": "not measured", "reason": "the time limit of the run was reached"})
                 continue
             print(f"{name} ...", end=" ", flush=True)
             results[name] = one(machine, limit, action)

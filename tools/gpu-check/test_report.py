@@ -1,4 +1,4 @@
-"""Tests of what this tool reads and writes; no GPU, no program."""
+"""Tests of what this tool reads and writes. They need neither a GPU nor the program."""
 
 import array
 import json
@@ -40,8 +40,8 @@ def picture(seconds: float) -> dict:
             "stages": {name: [value] for name, value in stages.items()}, "stages_median": stages, "after": "1980 MHz"}
 
 
-class Played:
-    """A machine with a CUDA device, whose commands answer what the test says, by op."""
+class MockMachine:
+    """A machine with a CUDA device. Its commands return the test's answer for each op."""
 
     def __init__(self, folder: str, answers: dict):
         tool = Path(folder) / "compute-sanitizer"
@@ -70,24 +70,24 @@ class Sanitizing(unittest.TestCase):
 
     def sanitize(self, answers: dict) -> dict:
         with tempfile.TemporaryDirectory() as folder:
-            return steps.one(Played(folder, answers), 60, correct.memcheck)
+            return steps.one(MockMachine(folder, answers), 60, correct.memcheck)
 
     def test_clean(self):
         result = self.sanitize({"add": (0, self.CLEAN)})
         self.assertEqual((result["status"], result["findings"], result["cases"]), ("ok", {}, 6))
 
-    def test_findings_are_no_crash(self):
+    def test_errors_are_not_crashes(self):
         result = self.sanitize({"add": (0, self.CLEAN), "scale": (correct.FOUND, self.FOUND)})
         self.assertEqual((result["status"], result["crashed"]), ("failed", []))
         self.assertEqual(result["findings"]["scale"]["total"], 2)
         self.assertIn("Invalid __shared__ read", report.markdown({"sanitizer-memcheck": result}))
 
-    def test_time_over(self):
+    def test_time_limit(self):
         result = self.sanitize({"add": (0, self.CLEAN), "conv2d": (124, "")})
         self.assertEqual((result["status"], result["without_summary"]), ("timed out", ["conv2d"]))
         self.assertTrue(result["crashed"][0]["timed_out"])
 
-    def test_refused(self):
+    def test_unsupported_device(self):
         result = self.sanitize({"add": (1, "========= Error: Device not supported\n")})
         self.assertEqual(result["status"], "not measured")
         self.assertIn("Device not supported", result["reason"])
@@ -142,7 +142,7 @@ class Reading(unittest.TestCase):
 class Writing(unittest.TestCase):
     def test_nothing_measured(self):
         text = report.markdown({})
-        self.assertIn("not measured: this step was not chosen", text)
+        self.assertIn("not measured: this step was not selected", text)
         self.assertNotIn("cannot be written", text)
         self.assertEqual(text.count("| G"), 3)
 
@@ -171,7 +171,7 @@ class Writing(unittest.TestCase):
         kernels = {"status": "failed", "cases": 60, "failed": 1, "crashed": [], "not_reached": ["scale"], **parsed}
         text = report.markdown({"kernels-cuda": kernels})
         self.assertIn("linear linear.mma case 3", text)
-        self.assertIn("no time for scale", text)
+        self.assertIn("not reached within the time limit: scale", text)
 
 
 if __name__ == "__main__":

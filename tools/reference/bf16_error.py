@@ -1,7 +1,7 @@
-"""How far diffusers itself is from f32 when it computes in bf16: the yardstick for our bf16 paths.
+"""Measures the error of diffusers when it computes in bf16, as a reference for the bf16 error of cascade-rt.
 
-Weights and activations are bf16, the timestep features are computed in f32 (diffusers rounds the timestep
-first, which costs more than all the rest). The f32 result uses the same, bf16-rounded, weights and inputs.
+Weights and activations are bf16, but the timestep features are computed in f32: diffusers would round the timestep,
+which causes a larger error than everything else. The f32 result uses the same bf16-rounded weights and inputs.
 """
 
 import copy
@@ -18,7 +18,7 @@ PROMPTS = ["a red fox in the snow, 35mm photograph", "two cats", "", "a lighthou
 
 
 class Bf16Unet:
-    """Calls a bf16 StableCascadeUNet with f32 in and out and with f32 timestep features."""
+    """A bf16 StableCascadeUNet with f32 inputs and outputs, and f32 timestep features."""
 
     dtype = torch.float32
 
@@ -38,7 +38,7 @@ def relative_l2(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @torch.no_grad()
 def write(fixtures: Path, models: dict) -> dict:
-    """Writes network/tiny_{prior,decoder}.safetensors (inputs, f32 and bf16 outputs); returns the errors."""
+    """Writes network/tiny_{prior,decoder}.safetensors (inputs, f32 and bf16 outputs) and returns the errors."""
     (fixtures / "network").mkdir(exist_ok=True)
     generator = seeded(99)
     text = encode(models, PROMPTS)

@@ -1,11 +1,11 @@
-"""Writes tests/fixtures from the diffusers reference. Usage: python tools/reference/make_fixtures.py [FOLDER]"""
+"""Writes tests/fixtures with diffusers. Usage: python tools/reference/make_fixtures.py [FOLDER]"""
 
 import sys
 from pathlib import Path
 
 import torch
 
-torch.set_num_threads(1)  # one order of summation
+torch.set_num_threads(1)  # makes the order of summation deterministic
 
 import diffusers.utils.logging
 import transformers.utils.logging

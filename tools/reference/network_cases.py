@@ -1,7 +1,7 @@
-"""Single networks that the released configurations do not cover: tests/fixtures/network/NAME.{json,safetensors}.
+"""Writes tests/fixtures/network/NAME.{json,safetensors}: single networks with configurations that no published model has.
 
-Weights carry the prefix `model.` and are stored in bf16, which holds them exactly; inputs carry `input.`;
-results are `output` and, where named so, `output_*`.
+Weights have the prefix `model.` and are stored in bf16 without loss, inputs have the prefix `input.`, and
+results are `output` and `output_*`.
 """
 
 from pathlib import Path
@@ -87,7 +87,7 @@ def write(fixtures: Path) -> None:
 
 
 def write_stage_a(folder: Path, vqgan) -> None:
-    """Both directions of tiny/vqgan, odd sizes; the scale factor is not applied."""
+    """Decodes and encodes with tiny/vqgan at odd sizes, without the scale factor."""
     generator = seeded(77)
     latent = 50 * torch.randn(2, 4, 7, 5, generator=generator)
     image = torch.rand(2, 3, 28, 20, generator=generator)

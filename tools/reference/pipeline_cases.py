@@ -1,4 +1,4 @@
-"""Prompt to picture: tests/fixtures/pipeline/cases.json and one safetensors file per case."""
+"""Writes tests/fixtures/pipeline: cases.json with requests, and a safetensors file with the results of each."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +42,7 @@ FILES = {
 
 
 def check_loop_equals_pipelines(models: dict) -> None:
-    """The written-out loop must give the pipelines' bits wherever both run, for every kind of request above."""
+    """Checks that the loop in sampling.py gives the same bits as the pipelines, for requests that the pipelines support."""
     for request in [Request([FOX], 128, 128), Request([FOX], 168, 128, guidance=(1.0, 0.0)),
                     Request([FOX], 128, 128, guidance=(4.0, 1.5), negative="fog"),
                     Request([FOX, LONG], 128, 128, seed=6, guidance=(3.0, 1.3), count=1, negative="dim"),

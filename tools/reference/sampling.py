@@ -1,6 +1,6 @@
-"""Stable Cascade end to end in two ways: the diffusers pipelines, and the same networks and scheduler called
-from a loop written out here. The loop also runs what the pipelines cannot: Stage B latents whose size the
-pipelines get wrong, decoder guidance over an unguided prior, noise of another dtype than the network."""
+"""Runs Stable Cascade in two ways: with the diffusers pipelines, and with a loop that calls the same networks and
+scheduler. The loop also supports what the pipelines do not: sizes for which they compute wrong Stage B latents, guidance
+in Stage B without guidance in Stage C, and noise of another dtype than the network."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -20,13 +20,13 @@ class Request:
     guidance: tuple[float, float] = (4.0, 0.0)
     negative: str = ""
     count: int = 1
-    noise: str = "torch"  # "torch-bf16": drawn as a bf16 pipeline draws it
-    generators: str = "fresh"  # "shared": one generator for both stages, as in the combined pipeline
-    variant: str = "f32"  # which UNet weight files, upcast to f32
+    noise: str = "torch"  # or "torch-bf16": drawn in bf16, as by a bf16 pipeline
+    generators: str = "fresh"  # or "shared": one generator for both stages, as in the combined pipeline
+    variant: str = "f32"  # which weight files of the U-Nets are used, converted to f32
 
     @property
     def pipeline_size(self) -> tuple[int, int] | None:
-        """Width and height that the pipelines return for this request; None where they crash."""
+        """Width and height of the picture that the pipelines make for this request; None if they crash."""
         latent = [ceil(side / 42.67) for side in (self.width, self.height)]
         stage_b = [int(side * 10.67) for side in latent]
         return None if min(latent) < 2 or any(s % 2 for s in stage_b) else tuple(4 * s for s in stage_b)
@@ -56,7 +56,7 @@ def tokens(models: dict, prompts: list[str]):
 
 @torch.no_grad()
 def encode(models: dict, prompts: list[str]) -> dict[str, torch.Tensor]:
-    """One row per prompt: ids, hidden states before the final norm, projected pooled vector."""
+    """Encodes prompts, one row each: ids, hidden states before the final norm, and the projected pooled vector."""
     text = tokens(models, prompts)
     out = models["text_encoder"](text.input_ids, attention_mask=text.attention_mask, output_hidden_states=True)
     return {"tokens": text.input_ids.float(), "text_states": out.hidden_states[-1], "text_pooled": out.text_embeds}
@@ -64,7 +64,7 @@ def encode(models: dict, prompts: list[str]) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def by_pipelines(models: dict, request: Request) -> dict[str, torch.Tensor]:
-    """As users call them: one generator per stage, each seeded with the request's seed."""
+    """Calls the two pipelines as users do, by default with one generator per stage, seeded with the request's seed."""
     assert request.noise == "torch" and request.pipeline_size == (request.width, request.height)
     negative = [request.negative] * len(request.prompts)
     first = seeded(request.seed)
@@ -103,7 +103,7 @@ def by_combined_pipeline(models: dict, request: Request) -> torch.Tensor:
 
 @torch.no_grad()
 def by_loop(models: dict, request: Request) -> dict[str, torch.Tensor]:
-    """The same arithmetic for any size; Stage B latents are 2*ceil(pixels/8) a side and the image is cropped."""
+    """The same computation for any size. The sides of Stage B's latents are 2*ceil(pixels/8), and the image is cropped."""
     positive = encode(models, request.prompts)
     negative = encode(models, [request.negative] * len(request.prompts))
     rows = {k: v.repeat_interleave(request.count, dim=0) for k, v in positive.items()}
@@ -153,7 +153,7 @@ def sample(network, shape, steps, guidance, generator, noise, **conditions) -> t
 
 
 class SchedulerWithGivenNoise(DDPMWuerstchenScheduler):
-    """The diffusers scheduler, with its noise coming from `draw` (one call per step, the last included)."""
+    """The diffusers scheduler, which takes its noise from `draw`. It calls this once per step, including the last."""
 
     def __init__(self, draw):
         super().__init__()

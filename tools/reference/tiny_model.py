@@ -1,7 +1,7 @@
-"""A model with the structure of Stable Cascade and almost no width, every tensor filled with live values.
+"""A model with the structure of Stable Cascade and very few channels, with random values in every tensor.
 
-Constructors leave global response norms, gammas, timestep mappers and the output layer at zero or at
-constants, which hides bugs; `fill` overwrites them all. No two widths of one network are equal.
+The constructors initialise GRN, gammas, timestep mappers and the output layer with zeros or
+constants, which would hide bugs, so `fill` overwrites them all. All widths of a network differ, so that mixing two up fails.
 """
 
 import math
@@ -44,7 +44,7 @@ TEXT = dict(hidden_size=TEXT_WIDTH, intermediate_size=44, num_hidden_layers=3, n
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Random values for every parameter and running statistic: bytewise name order, one generator."""
+    """Fills every parameter and running statistic with random values, in the order of names, from one generator."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in sorted(module.state_dict().items()):
         if not tensor.is_floating_point():
@@ -55,11 +55,11 @@ def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
             value = 1 + 0.3 * z.clamp(-2, 2)
         elif leaf in ("bias", "beta", "gamma", "running_mean"):
             value = 0.1 * z
-        elif leaf == "gammas":  # shift, scale and gate of both halves of a mixing block
+        elif leaf == "gammas":  # scale, shift and residual scale of both halves of a block of Stage A
             value = 0.3 * z
-        elif ".mapper" in name:  # timestep blocks: up to three mappers add up, and their input has norm 5.7
+        elif ".mapper" in name:  # timestep blocks: up to three mappers are added, and their input has norm 5.7
             value = 0.05 * z
-        elif tensor.ndim == 1:  # affine norm weights
+        elif tensor.ndim == 1:  # weights of affine norms
             value = 1 + 0.1 * z
         elif "embedding" in name and leaf == "weight" and tensor.ndim == 2:  # token, position and code tables
             value = z
@@ -74,20 +74,20 @@ def build() -> dict:
     prior = fill(StableCascadeUNet(**PRIOR), seed=1)
     decoder = fill(StableCascadeUNet(**DECODER), seed=2)
     vqgan = fill(PaellaVQModel(**VQGAN), seed=3)
-    # An untrained denoiser cancels no noise, and the sampler divides by sqrt(1e-4) in all: latents end near 100.
-    # Stage A brings them back to pixels around the middle of [0, 1], so that the clamp hides little.
+    # An untrained denoiser removes no noise, and the sampler divides by sqrt(1e-4) in total, so latents end near 100.
+    # Stage A is scaled so that most pixels are within [0, 1], because clamped pixels would hide errors.
     vqgan.up_blocks[0][0].weight.mul_(0.02)
     vqgan.out_block[0].weight.mul_(0.1)
     vqgan.out_block[0].bias.add_(0.5)
     text = fill(CLIPTextModelWithProjection(CLIPTextConfig(**TEXT)), seed=4)
-    for layer in text.text_model.encoder.layers:  # sharper attention: wrong masks and pads must show
+    for layer in text.text_model.encoder.layers:  # makes attention sharper, so that wrong masks and padding show
         layer.self_attn.q_proj.weight.mul_(2)
-    text.to(torch.bfloat16).float()  # stored once, in bf16
+    text.to(torch.bfloat16).float()  # it is stored only in bf16
     return dict(prior=prior, decoder=decoder, vqgan=vqgan, text_encoder=text)
 
 
 def to_original_names(state: dict[str, torch.Tensor], stage_b: bool) -> dict[str, torch.Tensor]:
-    """Names of the original repository: Q, K and V stacked, and Stage B's pooled mapper called clip_mapper."""
+    """Converts to the names of the original repository, where Q, K and V are stacked and Stage B's pooled mapper is clip_mapper."""
     original = {}
     for name, tensor in state.items():
         if ".attention.to_q." in name:
@@ -113,7 +113,7 @@ def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def save(models: dict, fixtures: Path) -> None:
-    """`tiny/` and `tiny-prior/` as on the hub, and the same weights as single files in `tiny-original/`."""
+    """Writes `tiny/` and `tiny-prior/` in the layout of the hub, and the same weights as single files in `tiny-original/`."""
     tiny, prior, original = fixtures / "tiny", fixtures / "tiny-prior", fixtures / "tiny-original"
     for folder, name in [(prior, "prior"), (tiny, "decoder"), (tiny, "vqgan")]:
         model, path = models[name], folder / name
@@ -150,7 +150,7 @@ def save(models: dict, fixtures: Path) -> None:
 
 
 def load(fixtures: Path, variant: str) -> dict:
-    """What is on disk, in f32: `variant` is "f32" or "bf16" (which UNet files to read)."""
+    """Loads the model from disk, in f32. `variant`, "f32" or "bf16", selects the files of the U-Nets."""
     tiny, prior = fixtures / "tiny", fixtures / "tiny-prior"
     options = dict(torch_dtype=torch.float32, variant="bf16" if variant == "bf16" else None)
     tokenizer = CLIPTokenizer.from_pretrained(tiny / "tokenizer")

@@ -1,4 +1,4 @@
-"""Awkward strings and their ids: tests/fixtures/tokens.json, [{"text", "ids" (77), "length" (BOS to EOS)}]."""
+"""Writes tests/fixtures/tokens.json, strings that are difficult to tokenise: [{"text", "ids" (77), "length" (BOS to EOS)}]."""
 
 import json
 from pathlib import Path

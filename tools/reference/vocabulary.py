@@ -1,4 +1,4 @@
-"""The real CLIP vocabulary (49,408 tokens), rebuilt from the merges list that open_clip_torch ships."""
+"""The real CLIP vocabulary (49,408 tokens), rebuilt from the list of merges in open_clip_torch."""
 
 import gzip
 import importlib.util
@@ -10,13 +10,13 @@ MERGES = 49152 - 256 - 2
 
 
 def read_merges() -> list[str]:
-    package = importlib.util.find_spec("open_clip").submodule_search_locations[0]  # found, not imported
+    package = importlib.util.find_spec("open_clip").submodule_search_locations[0]  # importing it would need its dependencies
     lines = gzip.open(Path(package) / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8").read().split("\n")
     return lines[1 : 1 + MERGES]  # line 0 is a version header
 
 
 def byte_symbols() -> list[str]:
-    """Printable bytes stand for themselves, the others for code points from 256 up."""
+    """The symbol of each byte: printable bytes are represented by themselves, others by code points from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
@@ -30,7 +30,7 @@ def build_vocabulary(merges: list[str]) -> dict[str, int]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """vocab.json + merges.txt + the two small config files, as in the published tokenizer folders."""
+    """Writes vocab.json, merges.txt and the two small configuration files, as in the published tokenizer folders."""
     folder.mkdir(parents=True, exist_ok=True)
     merges = read_merges()
     vocabulary = json.dumps(build_vocabulary(merges), ensure_ascii=False, separators=(",", ":"))

@@ -1,17 +1,18 @@
 //! A device and its queue, with everything that can go wrong turned into errors.
 
-use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::driver::Driver;
 use super::fault::{Fault, Outcome, needed};
-use crate::backend::Peak;
 use crate::backend::weights::Memory;
+use crate::backend::{Device, Peak};
 use crate::error::{Error, Result};
 
 /// An opened device.
 pub(super) struct Context<D> {
-    driver: D,
+    /// Locked for each call, so that programs of one device may belong to different threads.
+    driver: Mutex<D>,
+    device: Device,
     /// What made the device useless, once something has.
     lost: OnceLock<Fault>,
     /// Memory that is no longer free since the device was opened.
@@ -20,23 +21,32 @@ pub(super) struct Context<D> {
 
 impl<D: Driver> Context<D> {
     pub(super) fn new(driver: D) -> Self {
-        Self { driver, lost: OnceLock::new(), peak: Peak::default() }
+        let device = driver.device().clone();
+        Self { driver: Mutex::new(driver), device, lost: OnceLock::new(), peak: Peak::default() }
     }
 
-    /// The driver, for what cannot fail.
-    pub(super) fn driver(&self) -> &D {
-        &self.driver
+    /// The device.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
-    /// Calls the driver. Once a fault has left the device without use, that is what every call gives: what a
-    /// driver says then has nothing to do with what it is asked.
+    /// The driver, for as long as the guard lives.
+    pub(super) fn driver(&self) -> MutexGuard<'_, D> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls the driver, which is locked until `call` returns. Once the device is lost, every call gives the fault that
+    /// lost it: what a driver reports after that has nothing to do with the call.
     ///
     /// # Errors
     /// [`Error::Device`] or [`Error::DoesNotFit`].
     pub(super) fn call<T>(&self, call: impl FnOnce(&D) -> Outcome<T>) -> Result<T> {
         let done = match self.lost.get() {
             Some(lost) => Err(lost.clone()),
-            None => call(&self.driver),
+            None => {
+                let driver = self.driver();
+                driver.bind().and_then(|()| call(&driver))
+            }
         };
         done.map_err(|fault| {
             if matches!(fault, Fault::Lost(..)) {
@@ -50,7 +60,7 @@ impl<D: Driver> Context<D> {
     ///
     /// # Errors
     /// As for [`call`](Self::call).
-    pub(super) fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Result<Rc<[D::Function]>> {
+    pub(super) fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Result<Arc<[D::Function]>> {
         self.call(|driver| {
             driver.load(ptx, entries, shared).map_err(|fault| match fault {
                 Fault::Refused(said) => Fault::Refused(format!("{said}; they need {}", needed(ptx))),
@@ -61,7 +71,7 @@ impl<D: Driver> Context<D> {
 
     fn error(&self, fault: Fault) -> Error {
         let device = |found: String, remedy: &str| Error::Device {
-            wanted: self.driver.device().name.clone(),
+            wanted: self.device.name.clone(),
             found,
             remedy: remedy.into(),
         };
@@ -80,8 +90,8 @@ impl<D: Driver> Context<D> {
     /// The error of a request for `need` bytes that cannot be met.
     pub(super) fn does_not_fit(&self, need: u64, detail: &str) -> Error {
         Error::DoesNotFit {
-            device: self.driver.device().name.clone(),
-            free_mib: self.driver.free_bytes().unwrap_or(0) >> 20,
+            device: self.device.name.clone(),
+            free_mib: self.driver().free_bytes().unwrap_or(0) >> 20,
             need_mib: need.div_ceil(1 << 20),
             detail: detail.into(),
             remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
@@ -97,13 +107,21 @@ impl<D: Driver> Memory for Context<D> {
     }
 
     fn window(&self) -> u64 {
-        self.driver.window()
+        D::WINDOW
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        self.call(D::free_bytes)
+    }
+
+    fn does_not_fit(&self, need: u64, detail: &str) -> Error {
+        Context::does_not_fit(self, need, detail)
     }
 
     fn allocate(&self, bytes: u64) -> Result<D::Buffer> {
         self.call(|driver| {
             let buffer = driver.allocate(bytes)?;
-            self.peak.note(driver.device().free_bytes.saturating_sub(driver.free_bytes()?));
+            self.peak.note(self.device.free_bytes.saturating_sub(driver.free_bytes()?));
             Ok(buffer)
         })
     }

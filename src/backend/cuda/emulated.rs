@@ -7,8 +7,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::Range;
-use std::rc::{Rc, Weak};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::args::Args;
@@ -33,23 +32,23 @@ unsafe extern "C" {
     ) -> *const c_char;
 }
 
-/// What `cascade_launch` is.
+/// The type of `cascade_launch`.
 #[rustfmt::skip]
-type Play = unsafe extern "C" fn(
+type Emulate = unsafe extern "C" fn(
     *const c_char, *const u32, *const u32, u32, u32, *const Args, *const Maps, bool,
 ) -> *const c_char;
 
-/// The player and its kernels: those of this program, or of the library that `CASCADE_HOST_KERNELS` names. So kernels are
+/// The emulator and its kernels: those of this program, or of the library that `CASCADE_HOST_KERNELS` names. So kernels are
 /// edited, broken on purpose or built with a sanitizer, and only their own file is compiled; see `tools/host-kernels`.
-static PLAY: LazyLock<Play> = LazyLock::new(|| {
+static EMULATE: LazyLock<Emulate> = LazyLock::new(|| {
     let Some(path) = std::env::var_os("CASCADE_HOST_KERNELS") else { return cascade_launch };
     // SAFETY: the developer names the library, which runs with what the test may do, as the tests' own C++ does.
     let library = unsafe { libloading::Library::new(&path) };
     let library = library.unwrap_or_else(|e| panic!("CASCADE_HOST_KERNELS={}: {e}", path.display()));
     // SAFETY: the library is made of the same `kernels/host`, so this is its type.
-    let play = unsafe { library.get::<Play>(b"cascade_launch").map(|play| *play) };
+    let emulate = unsafe { library.get::<Emulate>(b"cascade_launch").map(|emulate| *emulate) };
     std::mem::forget(library); // it stays as long as the program
-    play.unwrap_or_else(|e| panic!("CASCADE_HOST_KERNELS={}: {e}", path.display()))
+    emulate.unwrap_or_else(|e| panic!("CASCADE_HOST_KERNELS={}: {e}", path.display()))
 });
 
 /// Bytes that begin where a GPU's allocations may.
@@ -57,25 +56,26 @@ static PLAY: LazyLock<Play> = LazyLock::new(|| {
 #[repr(C, align(256))]
 struct Line([u32; 64]);
 
-/// Lines before and after each piece of memory, which nobody may change.
+/// Lines before and after each allocation, which nobody may change.
 const GUARD: usize = 64;
 
 /// Their bytes.
 const OFFSET: usize = GUARD * size_of::<Line>();
 
-/// Bytes of one upload: few, so that small weights take several.
-const WINDOW: u64 = 4 << 10;
-
 /// How often the device is still busy when asked after a replay.
 const BUSY: usize = 2;
 
-/// A piece of the device's memory. Kernels write to it by address, one launch at a time.
+/// An allocation of the device's memory. Kernels write to it by address, one launch at a time.
 #[derive(Debug)]
 pub(super) struct Allocation {
     lines: Box<[UnsafeCell<Line>]>,
     /// Bytes asked for.
     len: u64,
 }
+
+// SAFETY: its bytes are read and written by methods of the `Emulated` that made it alone, and by kernels while one of them
+// runs. `Emulated` is not `Sync`: one thread at a time is in its methods.
+unsafe impl Sync for Allocation {}
 
 impl Allocation {
     fn new(bytes: u64) -> Self {
@@ -95,7 +95,7 @@ impl Allocation {
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; size_of_val(&*self.lines)];
         // SAFETY: the allocation has as many bytes, and nobody writes: launches are over when they
-        // return, and neither `Emulated` nor this type leaves the thread.
+        // return, and this thread alone is in a method of `Emulated`.
         unsafe { std::ptr::copy_nonoverlapping(self.lines.as_ptr().cast(), bytes.as_mut_ptr(), bytes.len()) };
         bytes
     }
@@ -120,7 +120,7 @@ pub(super) struct Function {
 /// A launch that can be repeated.
 type Launch = (CString, Geometry, Args, Option<Maps>);
 
-/// Bytes on their way to offset `at` of a piece of memory.
+/// Bytes on their way to offset `at` of an allocation.
 struct Upload {
     /// Freeing it waits, as it does on a GPU.
     buffer: Weak<Allocation>,
@@ -135,7 +135,7 @@ impl Upload {
     }
 }
 
-/// The player.
+/// The emulator.
 pub(super) struct Emulated {
     device: Device,
     /// Whether launches are run in both orders and compared.
@@ -157,7 +157,7 @@ impl Emulated {
         Self { device, checks, buffers, recording, uploads, busy }
     }
 
-    fn buffers(&self) -> Vec<Rc<Allocation>> {
+    fn buffers(&self) -> Vec<Arc<Allocation>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -173,7 +173,7 @@ impl Emulated {
         let Geometry { grid, cluster, threads, shared } = *geometry;
         let maps = maps.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let (name_at, grid, cluster) = (name.as_ptr(), grid.as_ptr(), cluster.as_ptr());
-        let cascade_launch = *PLAY;
+        let cascade_launch = *EMULATE;
         // SAFETY: every address in `args` and `maps` is that of a living buffer of this driver, or 0 where
         // there is no operand: `CudaProgram`, the only maker of `Args`, holds them. That a kernel stays
         // inside them is what tests are for. Kernels that take maps are rows with tiles, which have them.
@@ -186,7 +186,7 @@ impl Emulated {
         Err(self.fault(name, &fault.to_string_lossy()))
     }
 
-    fn play(&self, launch: &Launch) -> Outcome<()> {
+    fn emulate(&self, launch: &Launch) -> Outcome<()> {
         let (name, _, args, _) = launch;
         let under_way: Vec<_> = self.uploads.borrow().iter().map(Upload::range).collect();
         if args.operands().any(|read| under_way.iter().any(|to| read.start < to.end && to.start < read.end)) {
@@ -221,9 +221,16 @@ impl Emulated {
 }
 
 impl Driver for Emulated {
-    type Buffer = Rc<Allocation>;
+    type Buffer = Arc<Allocation>;
     type Function = Function;
     type Graph = Vec<Launch>;
+
+    /// Few, so that small weights take several.
+    const WINDOW: u64 = 4 << 10;
+
+    fn bind(&self) -> Outcome<()> {
+        Ok(()) // any thread may call it
+    }
 
     fn device(&self) -> &Device {
         &self.device
@@ -238,30 +245,26 @@ impl Driver for Emulated {
         Ok(self.device.free_bytes.saturating_sub(taken))
     }
 
-    fn allocate(&self, bytes: u64) -> Outcome<Rc<Allocation>> {
+    fn allocate(&self, bytes: u64) -> Outcome<Arc<Allocation>> {
         if bytes > self.free_bytes()? {
             return Err(Fault::OutOfMemory(bytes));
         }
-        let allocation = Rc::new(Allocation::new(bytes));
+        let allocation = Arc::new(Allocation::new(bytes));
         let mut all = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|buffer| buffer.strong_count() > 0);
-        all.push(Rc::downgrade(&allocation));
+        all.push(Arc::downgrade(&allocation));
         Ok(allocation)
     }
 
-    fn address(&self, buffer: &Rc<Allocation>) -> u64 {
+    fn address(buffer: &Arc<Allocation>) -> u64 {
         buffer.address()
     }
 
-    fn window(&self) -> u64 {
-        WINDOW
-    }
-
-    fn upload(&self, buffer: &Rc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
+    fn upload(&self, buffer: &Arc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
         // Staging memory holds what was there before.
         let mut bytes = vec![0xff; len];
         fill(&mut bytes);
-        self.uploads.borrow_mut().push(Upload { buffer: Rc::downgrade(buffer), at, bytes });
+        self.uploads.borrow_mut().push(Upload { buffer: Arc::downgrade(buffer), at, bytes });
         Ok(())
     }
 
@@ -278,12 +281,12 @@ impl Driver for Emulated {
         Ok(left > ahead)
     }
 
-    fn write(&self, buffer: &Rc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
+    fn write(&self, buffer: &Arc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
         buffer.fill(OFFSET + at as usize, bytes);
         Ok(())
     }
 
-    fn read(&self, buffer: &Rc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
+    fn read(&self, buffer: &Arc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
         bytes.copy_from_slice(&buffer.bytes()[OFFSET + at as usize..][..bytes.len()]);
         Ok(())
     }
@@ -297,7 +300,7 @@ impl Driver for Emulated {
         Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(maps)))
     }
 
-    fn load(&self, ptx: &str, entries: &[&str], _: u32) -> Outcome<Rc<[Function]>> {
+    fn load(&self, ptx: &str, entries: &[&str], _: u32) -> Outcome<Arc<[Function]>> {
         let function = |entry: &&str| {
             let body = ptx.split(&format!(".entry {entry}(")).nth(1).and_then(|rest| rest.split(".entry ").next());
             let waits = body.is_some_and(|body| body.contains("griddepcontrol.wait;"));
@@ -323,7 +326,7 @@ impl Driver for Emulated {
                 recorded.push(launch);
                 Ok(())
             }
-            None => self.play(&launch),
+            None => self.emulate(&launch),
         }
     }
 
@@ -340,7 +343,7 @@ impl Driver for Emulated {
     }
 
     fn replay(&self, graph: &Vec<Launch>) -> Outcome<()> {
-        graph.iter().try_for_each(|launch| self.play(launch))?;
+        graph.iter().try_for_each(|launch| self.emulate(launch))?;
         self.busy.set(BUSY);
         Ok(())
     }

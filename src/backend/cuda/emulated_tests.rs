@@ -2,14 +2,11 @@
 #![cfg(test)]
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::time::Duration;
 
-use super::args::Args;
 use super::driver::Geometry;
 use super::emulated::Emulated;
-use super::fault::{Fault, Outcome};
-use super::tensor_map::{Maps, TensorMap};
+use super::failing::Failing;
+use super::fault::Fault;
 use super::*;
 use crate::backend::{Residency, devices};
 use crate::error::Error;
@@ -34,25 +31,43 @@ fn device_with(caps: Caps, free_bytes: u64) -> Cuda<Failing> {
     Cuda::new(Failing { inner: emulated, fails: Cell::default(), calls: RefCell::default() })
 }
 
-/// Three linear layers, each in a segment of its own.
-fn three_segments() -> (Arc<Plan>, Slot, Slot) {
+/// A linear layer for each weight, in a segment of its own, for so many rows.
+fn layers(weights: &[Weight], rows: usize) -> (Arc<Plan>, Slot, Slot) {
     let mut rec = Recorder::new();
-    let input = rec.input(Shape::matrix(4, SIDE), Element::F32);
+    let input = rec.input(Shape::matrix(rows, SIDE), Element::F32);
     let mut x = input;
-    for (seed, name) in [(3, "one"), (5, "two"), (7, "three")] {
-        rec.segment(name);
-        let values = (0..SIDE * SIDE).map(|j| (j * seed % 97) as f32 / 400.0 - 0.1).collect();
-        let weight = rec.weight(Weight::from_f32(name, &[SIDE, SIDE], values));
-        let mut inputs = vec![Some(Source::Slot(x)), Some(weight)];
+    for weight in weights {
+        rec.segment("layer");
+        let mut inputs = vec![Some(Source::Slot(x)), Some(rec.weight(weight.clone()))];
         inputs.resize(8, None);
-        x = rec.node(name, Linear { function: Function::Silu }, &inputs).unwrap();
+        x = rec.node(&weight.name, Linear { function: Function::Silu }, &inputs).unwrap();
         rec.keep(x);
     }
     (Arc::new(rec.finish()), input, x)
 }
 
+fn three_weights() -> [Weight; 3] {
+    [(3, "one"), (5, "two"), (7, "three")].map(|(seed, name)| {
+        let values = (0..SIDE * SIDE).map(|j| (j * seed % 97) as f32 / 400.0 - 0.1).collect();
+        Weight::from_f32(name, &[SIDE, SIDE], values)
+    })
+}
+
+fn three_segments() -> (Arc<Plan>, Slot, Slot) {
+    layers(&three_weights(), 4)
+}
+
+/// What the definitions of the ops give.
+fn exact(plan: &Arc<Plan>, input: Slot, out: Slot) -> Vec<f32> {
+    run(crate::backend::cpu::Cpu::reference().compile(plan.clone()).unwrap().as_mut(), plan, input, out)
+}
+
+fn is_close(got: &[f32], want: &[f32]) -> bool {
+    got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5)
+}
+
 fn try_run(program: &mut dyn Program, plan: &Plan, input: Slot, out: Slot) -> Result<Vec<f32>> {
-    let values: Vec<f32> = (0..4 * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();
+    let values: Vec<f32> = (0..input.shape.elements()).map(|j| (j % 13) as f32 / 13.0).collect();
     program.write(input, bytemuck::cast_slice(&values))?;
     for segment in &plan.segments {
         program.run(segment.nodes.clone())?;
@@ -72,9 +87,7 @@ fn stages_take_turns_where_they_do_not_fit_together() {
     let mut roomy = device(u64::MAX).compile(plan.clone()).unwrap();
     assert_eq!(roomy.residency(), Residency::All);
     let want = run(roomy.as_mut(), &plan, input, out);
-    let mut reference = crate::backend::cpu::Cpu::reference().compile(plan.clone()).unwrap();
-    let exact = run(reference.as_mut(), &plan, input, out);
-    assert!(want.iter().zip(&exact).all(|(a, b)| (a - b).abs() < 1e-5), "every window is where it belongs");
+    assert!(is_close(&want, &exact(&plan, input, out)), "every window is where it belongs");
     // Activations and one layer fit, two layers do not. The second time, graphs are of weights that are gone.
     let mut program = device(plan.arena_bytes() + LAYER).compile(plan.clone()).unwrap();
     assert_eq!(program.residency(), Residency::Turns);
@@ -93,25 +106,59 @@ fn weights_that_products_read_are_narrowed_where_that_is_allowed() {
     let mut program = device_with(Caps::ROUND_BF16, plan.arena_bytes() + 3 * LAYER / 2).compile(plan.clone()).unwrap();
     assert_eq!(program.residency(), Residency::All);
     let rounded = run(program.as_mut(), &plan, input, out);
-    let mut reference = crate::backend::cpu::Cpu::reference().compile(plan.clone()).unwrap();
-    let exact = run(reference.as_mut(), &plan, input, out);
+    let exact = exact(&plan, input, out);
     let worst = rounded.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!((1e-6..2e-2).contains(&worst), "{worst}");
 }
 
 #[test]
-fn another_plan_of_the_same_weights_shares_them() {
-    let (plan, input, out) = three_segments();
-    // Two programs, and one set of weights.
-    let gpu = device(2 * plan.arena_bytes() + 3 * LAYER);
-    let mut first = gpu.compile(plan.clone()).unwrap();
-    let want = run(first.as_mut(), &plan, input, out);
-    let mut second = gpu.compile(plan.clone()).unwrap();
-    assert_eq!(second.residency(), Residency::All, "what is there already is counted as free");
-    assert_eq!(run(second.as_mut(), &plan, input, out), want);
-    let weights = gpu.weights.of(&gpu.context, &plan, false);
-    assert!(Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &plan, false)));
-    assert!(!Arc::ptr_eq(&weights, &gpu.weights.of(&gpu.context, &three_segments().0, false)), "other bytes");
+fn plans_of_other_sizes_and_shapes_share_weights() {
+    let [one, two, three] = three_weights();
+    let plans = [
+        layers(&[one.clone(), two.clone(), three.clone()], 4),
+        layers(&[one.clone(), two.clone(), three.clone()], 9),
+        layers(&[one.clone(), two.clone()], 4),
+        layers(&[three, one.clone(), two, one], 4),
+    ];
+    // Four programs, and one set of weights.
+    let gpu = device(plans.iter().map(|(plan, ..)| plan.arena_bytes()).sum::<u64>() + 3 * LAYER);
+    let compile = |(plan, ..): &(Arc<Plan>, Slot, Slot)| {
+        let program = gpu.compile(plan.clone()).unwrap();
+        assert_eq!(program.residency(), Residency::All, "weights that are there take nothing more");
+        program
+    };
+    let mut programs: Vec<_> = plans.iter().map(compile).collect();
+    let uploads = || gpu.context.driver().calls.take().iter().filter(|call| **call == "upload").count() as u64;
+    for _ in 0..2 {
+        for (program, (plan, input, out)) in programs.iter_mut().zip(&plans) {
+            assert!(is_close(&run(program.as_mut(), plan, *input, *out), &exact(plan, *input, *out)));
+        }
+    }
+    assert_eq!(uploads(), 3 * LAYER / Emulated::WINDOW, "each weight is uploaded once");
+    // Whether the old program goes before the new one comes or after.
+    programs.clear();
+    let (plan, input, out) = &plans[1];
+    for mut before in [None, Some(compile(&plans[0]))] {
+        let mut program = compile(&plans[1]);
+        drop(before.take());
+        assert!(is_close(&run(program.as_mut(), plan, *input, *out), &exact(plan, *input, *out)));
+    }
+    assert_eq!(uploads(), 0);
+}
+
+#[test]
+fn two_programs_take_turns() {
+    let weights = three_weights();
+    let plans = [layers(&weights, 4), layers(&weights[1..], 9)];
+    // One layer has room, beside the activations of both.
+    let gpu = device(plans.iter().map(|(plan, ..)| plan.arena_bytes()).sum::<u64>() + LAYER);
+    let mut programs = plans.each_ref().map(|(plan, ..)| gpu.compile(plan.clone()).unwrap());
+    assert!(programs.iter().all(|program| program.residency() == Residency::Turns));
+    for _ in 0..2 {
+        for (program, (plan, input, out)) in programs.iter_mut().zip(&plans) {
+            assert!(is_close(&run(program.as_mut(), plan, *input, *out), &exact(plan, *input, *out)));
+        }
+    }
 }
 
 #[test]
@@ -142,7 +189,7 @@ fn weights_go_up_while_earlier_segments_run() {
     let orders: Vec<usize> = order("order").collect();
     let ahead = order("upload").filter(|&i| replays[0] < i && i < replays[1]).count();
     let own = order("upload").filter(|i| *i < replays[0]).count();
-    assert_eq!(own as u64, LAYER / gpu.context.driver().window(), "a segment's own weights come first");
+    assert_eq!(own as u64, LAYER / Emulated::WINDOW, "a segment's own weights come first");
     // One window while the device is busy with more than one run, then the rest before the next.
     assert_eq!(calls[replays[0] + 1..][..3], ["busy", "upload", "busy"], "{calls:?}");
     assert_eq!(ahead, own, "{calls:?}");
@@ -219,7 +266,7 @@ fn hopper_runs_the_kernels_of_older_gpus_too() {
         program.read(out, bytemuck::cast_slice_mut(&mut result)).unwrap();
         result
     });
-    assert!(newest.iter().zip(&older).all(|(a, b)| (a - b).abs() < 1e-5), "both multiply the same factors");
+    assert!(newest.iter().zip(&older).all(|(a, b)| (a - b).abs() < 1e-5), "both multiply the same GEMM inputs");
 }
 
 #[test]
@@ -278,94 +325,4 @@ fn an_old_driver_is_told_which_one_is_needed() {
     let text = error.to_string();
     assert!(text.contains("UNSUPPORTED_PTX_VERSION; they need driver 525 (CUDA 12.0) or above"), "{text}");
     assert!(gpu.compile(three_segments().0).is_ok(), "nothing was lost");
-}
-
-/// A driver that fails once when it is told to, and notes down how it is called.
-struct Failing {
-    inner: Emulated,
-    /// The call that fails next, and how.
-    fails: Cell<Option<(&'static str, Fault)>>,
-    calls: RefCell<Vec<&'static str>>,
-}
-
-impl Failing {
-    fn call<T>(&self, name: &'static str, call: impl FnOnce(&Emulated) -> Outcome<T>) -> Outcome<T> {
-        self.calls.borrow_mut().push(name);
-        match self.fails.take() {
-            Some((fails, fault)) if fails == name => Err(fault),
-            other => {
-                self.fails.set(other);
-                call(&self.inner)
-            }
-        }
-    }
-}
-
-impl Driver for Failing {
-    type Buffer = <Emulated as Driver>::Buffer;
-    type Function = <Emulated as Driver>::Function;
-    type Graph = <Emulated as Driver>::Graph;
-
-    fn device(&self) -> &Device {
-        self.inner.device()
-    }
-    fn device_mut(&mut self) -> &mut Device {
-        self.inner.device_mut()
-    }
-    fn free_bytes(&self) -> Outcome<u64> {
-        self.call("free_bytes", Emulated::free_bytes)
-    }
-    fn allocate(&self, bytes: u64) -> Outcome<Self::Buffer> {
-        self.call("allocate", |inner| inner.allocate(bytes))
-    }
-    fn address(&self, buffer: &Self::Buffer) -> u64 {
-        self.inner.address(buffer)
-    }
-    fn window(&self) -> u64 {
-        self.inner.window()
-    }
-    fn upload(&self, buffer: &Self::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
-        self.call("upload", |inner| inner.upload(buffer, at, len, fill))
-    }
-    fn order(&self) -> Outcome<()> {
-        self.call("order", Emulated::order)
-    }
-    fn busy(&self, ahead: usize) -> Outcome<bool> {
-        self.call("busy", |inner| inner.busy(ahead))
-    }
-    fn write(&self, buffer: &Self::Buffer, at: u64, bytes: &[u8]) -> Outcome<()> {
-        self.call("write", |inner| inner.write(buffer, at, bytes))
-    }
-    fn read(&self, buffer: &Self::Buffer, at: u64, bytes: &mut [u8]) -> Outcome<()> {
-        self.call("read", |inner| inner.read(buffer, at, bytes))
-    }
-    fn wait(&self) -> Outcome<()> {
-        self.call("wait", Emulated::wait)
-    }
-    fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
-        self.call("encode", |inner| inner.encode(maps))
-    }
-    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[Self::Function]>> {
-        self.call("load", |inner| inner.load(ptx, entries, shared))
-    }
-    fn launch(
-        &self,
-        function: &Self::Function,
-        geometry: Geometry,
-        args: &Args,
-        maps: Option<&Maps>,
-        dependent: bool,
-    ) -> Outcome<()> {
-        let name = if dependent { "dependent launch" } else { "launch" };
-        self.call(name, |inner| inner.launch(function, geometry, args, maps, dependent))
-    }
-    fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Self::Graph> {
-        self.call("record", |inner| inner.record(launches))
-    }
-    fn time(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
-        self.call("time", |inner| inner.time(launches))
-    }
-    fn replay(&self, graph: &Self::Graph) -> Outcome<()> {
-        self.call("replay", |inner| inner.replay(graph))
-    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
 use super::squares;
 use super::tensor_map::{self, Maps};
-use crate::backend::weights::{Memory, Weights};
+use crate::backend::weights::{Memory, State, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
@@ -27,7 +26,7 @@ const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 /// A node's launches, one after the other.
 struct Launches<D: Driver> {
     cuda: Cuda,
-    functions: Rc<[D::Function]>,
+    functions: Arc<[D::Function]>,
     geometries: Vec<Geometry>,
     out_kind: u32,
     kinds: Vec<u32>,
@@ -39,8 +38,7 @@ struct Launches<D: Driver> {
 pub(super) struct CudaProgram<D: Driver> {
     context: Arc<Context<D>>,
     plan: Arc<Plan>,
-    weights: Arc<Weights<Context<D>>>,
-    residency: Residency,
+    weights: Weights<Context<D>>,
     /// That of the weights when `args` and `graphs` were made.
     epoch: u64,
     nodes: Vec<Launches<D>>,
@@ -58,11 +56,11 @@ pub(super) struct CudaProgram<D: Driver> {
 /// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
 pub(super) fn compile<D: Driver>(
     context: Arc<Context<D>>,
-    weights: Arc<Weights<Context<D>>>,
+    mut weights: Weights<Context<D>>,
     plan: Arc<Plan>,
-    kernels: Vec<(Cuda, Rc<[D::Function]>)>,
+    kernels: Vec<(Cuda, Arc<[D::Function]>)>,
 ) -> Result<CudaProgram<D>> {
-    let stores_bf16 = context.driver().device().stores_bf16();
+    let stores_bf16 = context.device().stores_bf16();
     let mut nodes = Vec::with_capacity(plan.nodes.len());
     let (mut scratch_len, mut counters) = (0, 0);
     let rows: Vec<Cuda> = kernels.iter().map(|(cuda, _)| *cuda).collect();
@@ -94,13 +92,9 @@ pub(super) fn compile<D: Driver>(
     let scratch_bytes = 4 * (counters_from + counters);
     let too_large = |_| context.does_not_fit(plan.arena_bytes() + scratch_bytes, "memory that kernels share");
     let counters_from = u32::try_from(counters_from).map_err(too_large)?;
-    // Asked for anew: others may have taken memory since the device was opened.
-    let free = context.call(D::free_bytes)? + weights.resident_bytes();
-    let residency = weights.residency(plan.arena_bytes() + scratch_bytes, free);
-    let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
-    weights.reserve(residency)?;
-    let arena = context.allocate(plan.arena_bytes())?;
-    let scratch = context.allocate(scratch_bytes)?;
+    weights.reserve(plan.arena_bytes() + scratch_bytes)?;
+    let allocate = |bytes| weights.make_room(bytes, || context.allocate(bytes));
+    let (arena, scratch) = (allocate(plan.arena_bytes())?, allocate(scratch_bytes)?);
     if counters > 0 {
         let zeros = vec![0; 4 * counters as usize];
         context.call(|driver| driver.write(&scratch, 4 * u64::from(counters_from), &zeros))?;
@@ -115,7 +109,6 @@ pub(super) fn compile<D: Driver>(
         epoch: 0,
         context,
         weights,
-        residency,
         nodes,
         plan,
     })
@@ -153,9 +146,9 @@ fn blocks<D: Driver>(context: &Context<D>, node: &Node, grid: [u64; 3]) -> Resul
 }
 
 impl<D: Driver> CudaProgram<D> {
-    /// Hands over what segment `p` reads of the weights and fills in the addresses that its nodes use.
-    fn prepare(&mut self, p: usize) -> Result<()> {
-        let epoch = self.weights.prepare(p, self.residency)?;
+    /// Uploads what segment `p` reads of the weights and fills in the addresses that its nodes use.
+    fn prepare(&mut self, weights: &mut State<D::Buffer>, p: usize) -> Result<()> {
+        let epoch = self.weights.prepare(weights, p)?;
         if epoch != self.epoch {
             self.args.fill(None);
             self.graphs.clear();
@@ -163,33 +156,33 @@ impl<D: Driver> CudaProgram<D> {
         }
         for i in self.plan.segments[p].nodes.clone() {
             if self.args[i].is_none() {
-                self.args[i] = Some(self.fill(i)?);
+                self.args[i] = Some(self.fill(weights, i)?);
             }
         }
         Ok(())
     }
 
-    /// While the device is busy with more than `ahead` runs, hands over weights that later segments read. So it
-    /// always has work to do, and the host does this work at no other time.
+    /// While the device is busy with more than `ahead` runs, uploads weights that later segments read. So the device
+    /// always has work to do, and the host uploads at no other time.
     fn upload_ahead(&self, ahead: usize) -> Result<()> {
         while self.context.call(|driver| driver.busy(ahead))? && self.weights.upload_ahead()? {}
         Ok(())
     }
 
-    fn fill(&self, i: usize) -> Result<(Args, Option<Maps>)> {
+    fn fill(&self, weights: &State<D::Buffer>, i: usize) -> Result<(Args, Option<Maps>)> {
         let node = &self.plan.nodes[i];
-        let arena = self.context.driver().address(&self.arena);
+        let arena = D::address(&self.arena);
         let slot = |slot: Slot| arena + self.offset(slot);
         let address = |source: &Option<Source>| match *source {
             None => 0,
             Some(Source::Slot(s)) => slot(s),
             Some(Source::Weight(w, _)) => {
-                let place = self.weights.place(w);
-                self.context.driver().address(&self.weights.buffer(place)) + place.range.start
+                let (buffer, range) = self.weights.at(weights, w);
+                D::address(&buffer) + range.start
             }
         };
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
-        let scratch = self.context.driver().address(&self.scratch);
+        let scratch = D::address(&self.scratch);
         let Launches { cuda, out_kind, kinds, squares, .. } = &self.nodes[i];
         let args = Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds);
         let args = if *squares { args.with_squares(self.squares_from) } else { args };
@@ -208,10 +201,10 @@ impl<D: Driver> CudaProgram<D> {
     }
 
     fn is_bf16(&self, slot: Slot) -> bool {
-        operand::is_bf16(&self.plan, slot, self.context.driver().device().stores_bf16())
+        operand::is_bf16(&self.plan, slot, self.context.device().stores_bf16())
     }
 
-    /// Hands over the launches of some nodes, or records them. Each but the first may begin before the one before it is
+    /// Enqueues the launches of some nodes, or records them. Each but the first may begin before the one before it is
     /// over; what comes before the first need not be a launch.
     fn launch(&self, driver: &D, nodes: Range<usize>) -> Outcome<()> {
         let mut dependent = false;
@@ -221,7 +214,7 @@ impl<D: Driver> CudaProgram<D> {
             for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
                 let maps = maps.as_ref().filter(|_| node.cuda.tiled_pass() == Some(p));
                 driver.launch(function, *geometry, args, maps, dependent)?;
-                dependent = driver.device().caps.contains(Caps::DEPENDENT_LAUNCH);
+                dependent = self.context.device().caps.contains(Caps::DEPENDENT_LAUNCH);
             }
         }
         Ok(())
@@ -230,7 +223,7 @@ impl<D: Driver> CudaProgram<D> {
 
 impl<D: Driver> Program for CudaProgram<D> {
     fn residency(&self) -> Residency {
-        self.residency
+        self.weights.residency()
     }
 
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {
@@ -244,14 +237,18 @@ impl<D: Driver> Program for CudaProgram<D> {
     }
 
     fn run(&mut self, nodes: Range<usize>) -> Result<()> {
+        let store = self.weights.store();
         for (p, range) in self.plan.clone().by_segment(nodes) {
-            self.prepare(p)?;
+            // No other program moves weights before the work that reads them is enqueued.
+            let mut weights = store.lock();
+            self.prepare(&mut weights, p)?;
             if !self.graphs.contains_key(&range) {
                 let launches = |driver: &D| driver.record(|| self.launch(driver, range.clone()));
                 let graph = self.context.call(launches)?;
                 self.graphs.insert(range.clone(), graph);
             }
             self.context.call(|driver| driver.replay(&self.graphs[&range]))?;
+            drop(weights);
             self.upload_ahead(1)?;
         }
         Ok(())
@@ -259,8 +256,10 @@ impl<D: Driver> Program for CudaProgram<D> {
 
     fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(nodes.len());
+        let store = self.weights.store();
         for (p, range) in self.plan.clone().by_segment(nodes) {
-            self.prepare(p)?;
+            let mut weights = store.lock();
+            self.prepare(&mut weights, p)?;
             for i in range {
                 times.push(self.context.call(|driver| driver.time(|| self.launch(driver, i..i + 1)))?);
             }

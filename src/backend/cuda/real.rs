@@ -1,19 +1,19 @@
 //! The CUDA driver, through cudarc: opened at run time, so that the program starts where there is none.
 #![allow(unsafe_code, reason = "the driver takes addresses")]
 
+mod handles;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cudarc::driver::sys::{
-    self, CUdevice_attribute, CUdeviceptr, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags,
-    CUstreamCaptureMode,
+    self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
-use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
 use super::args::Args;
@@ -23,6 +23,7 @@ use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
+use handles::{Allocation, Graph, Staging, WINDOW};
 
 /// Lowest compute capability that the kernels are compiled for.
 const LOWEST: (i32, i32) = (8, 0);
@@ -37,9 +38,8 @@ const _: () = {
     assert!(size_of::<sys::CUtensorMap>() == 128 && size_of::<Maps>().is_multiple_of(128));
 };
 
-/// Pieces of staging memory, and bytes of each: the bus works on some while the host fills another.
+/// Windows of staging memory: the bus reads some while the host fills another.
 const STAGING: usize = 4;
-const WINDOW: usize = 16 << 20;
 
 /// A GPU, a stream of work on it, and one of uploads beside it.
 pub(super) struct Real {
@@ -49,57 +49,10 @@ pub(super) struct Real {
     uploads: Arc<CudaStream>,
     /// Made when first used.
     staging: RefCell<Vec<Staging>>,
-    /// The piece of staging memory that is used next.
+    /// The window of staging memory that is used next.
     next: Cell<usize>,
     /// The end of each replay that may not have finished.
     replays: RefCell<VecDeque<CudaEvent>>,
-}
-
-/// Memory of the device, its own piece from the driver. Plain allocations, not those of a pool in the order of
-/// a stream: there are few of them and they live long, two streams use them at once, and what is
-/// freed is free for everybody, as the driver says when it is asked.
-pub(super) struct Allocation {
-    at: CUdeviceptr,
-    bytes: u64,
-    context: Arc<CudaContext>,
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        // Work that uses it may be under way.
-        self.context.record_err(self.context.synchronize());
-        // SAFETY: it came from `malloc_sync` of this context, which `synchronize` has made current, is freed
-        // once, and everything handed over is done. If that failed, the device is lost and its memory with it.
-        self.context.record_err(unsafe { result::free_sync(self.at) });
-    }
-}
-
-/// Memory of the host that the bus reads without the processor's help. It is write-combined: the host
-/// fills it from front to back and never reads it.
-struct Staging {
-    at: *mut c_void,
-    /// When the bus has read what was put there last.
-    read: Option<CudaEvent>,
-    context: Arc<CudaContext>,
-}
-
-impl Staging {
-    fn new(context: &Arc<CudaContext>) -> std::result::Result<Self, DriverError> {
-        context.bind_to_thread()?;
-        // SAFETY: the context is current.
-        let at = unsafe { result::malloc_host(WINDOW, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }?;
-        // SAFETY: it has so many bytes, and nobody else knows of it. They become values here, once.
-        unsafe { at.cast::<u8>().write_bytes(0, WINDOW) };
-        Ok(Self { at, read: None, context: context.clone() })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        self.context.record_err(self.context.synchronize());
-        // SAFETY: it came from `malloc_host` and is freed once, when nothing reads it any more.
-        self.context.record_err(unsafe { result::free_host(self.at) });
-    }
 }
 
 /// An error that says what the driver said, of device `index`.
@@ -161,7 +114,7 @@ impl Real {
             let found = format!("compute capability {major}.{minor}; the kernels need {}.{}", LOWEST.0, LOWEST.1);
             return Err(failed(index, found));
         }
-        // cudarc's events for each piece of memory would get in the way of recording.
+        // cudarc's events for each allocation would get in the way of recording.
         // SAFETY: cudarc allocates nothing here. Of the two streams, one only uploads, and `order` is
         // what makes the other wait for it.
         unsafe { context.disable_event_tracking() };
@@ -188,16 +141,22 @@ impl Real {
         done.map_err(|e| Fault::of(e.0, e.to_string(), bytes))
     }
 
-    /// The end of everything handed over to a stream so far.
+    /// The end of everything enqueued to a stream so far.
     fn end(&self, stream: &CudaStream) -> Outcome<CudaEvent> {
         self.check(stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING)))
     }
 }
 
 impl Driver for Real {
-    type Buffer = Rc<Allocation>;
+    type Buffer = Arc<Allocation>;
     type Function = CudaFunction;
-    type Graph = CudaGraph;
+    type Graph = Graph;
+
+    const WINDOW: u64 = WINDOW as u64;
+
+    fn bind(&self) -> Outcome<()> {
+        self.check(self.context.bind_to_thread())
+    }
 
     fn device(&self) -> &Device {
         &self.device
@@ -211,42 +170,34 @@ impl Driver for Real {
         self.check(self.context.mem_get_info()).map(|(free, _)| free as u64)
     }
 
-    fn allocate(&self, bytes: u64) -> Outcome<Rc<Allocation>> {
+    fn allocate(&self, bytes: u64) -> Outcome<Arc<Allocation>> {
         let bytes = bytes.max(256);
-        self.check(self.context.bind_to_thread())?;
-        // SAFETY: the context is current. What the memory holds is of no interest before it is written.
-        let at = self.check_bytes(bytes, unsafe { result::malloc_sync(bytes as usize) })?;
-        Ok(Rc::new(Allocation { at, bytes, context: self.context.clone() }))
+        self.check_bytes(bytes, Allocation::new(&self.context, bytes)).map(Arc::new)
     }
 
-    fn address(&self, buffer: &Rc<Allocation>) -> u64 {
+    fn address(buffer: &Arc<Allocation>) -> u64 {
         buffer.at
     }
 
-    fn window(&self) -> u64 {
-        WINDOW as u64
-    }
-
-    fn upload(&self, buffer: &Rc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
+    fn upload(&self, buffer: &Arc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
         assert!(at + len as u64 <= buffer.bytes && len <= WINDOW, "the copy ends inside the buffer and the window");
         let mut staging = self.staging.borrow_mut();
         let next = self.next.replace((self.next.get() + 1) % STAGING);
         if staging.len() <= next {
             staging.push(self.check_bytes(WINDOW as u64, Staging::new(&self.context))?);
         }
-        let piece = &mut staging[next];
-        if let Some(read) = piece.read.take() {
+        let staged = &mut staging[next];
+        if let Some(read) = staged.read.take() {
             self.check(read.synchronize())?;
         }
-        // SAFETY: the piece has WINDOW bytes, all of them initialized; the bus has read what was there
+        // SAFETY: it has WINDOW bytes, all of them initialized; the bus has read what was there
         // before, and `staging` is borrowed: nobody else looks.
-        let window = unsafe { std::slice::from_raw_parts_mut(piece.at.cast::<u8>(), len) };
+        let window = unsafe { std::slice::from_raw_parts_mut(staged.at.cast::<u8>(), len) };
         fill(window);
-        self.check(self.context.bind_to_thread())?;
-        // SAFETY: the range is inside the buffer. The piece is not written again before the event
+        // SAFETY: the range is inside the buffer. The window is not written again before the event
         // recorded next, and lives until then: dropping it waits.
         let done = unsafe { result::memcpy_htod_async(buffer.at + at, window, self.uploads.cu_stream()) };
-        piece.read = Some(self.end(&self.uploads)?);
+        staged.read = Some(self.end(&self.uploads)?);
         self.check(done)
     }
 
@@ -266,17 +217,15 @@ impl Driver for Real {
         Ok(replays.len() > ahead)
     }
 
-    fn write(&self, buffer: &Rc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
+    fn write(&self, buffer: &Arc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
         assert!(at + bytes.len() as u64 <= buffer.bytes, "the copy ends inside the buffer");
-        self.check(self.context.bind_to_thread())?;
         // SAFETY: the range is inside the buffer. The host's memory is pageable: the driver has read it
         // when the call returns.
         self.check(unsafe { result::memcpy_htod_async(buffer.at + at, bytes, self.stream.cu_stream()) })
     }
 
-    fn read(&self, buffer: &Rc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
+    fn read(&self, buffer: &Arc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
         assert!(at + bytes.len() as u64 <= buffer.bytes, "the copy begins and ends inside the buffer");
-        self.check(self.context.bind_to_thread())?;
         // SAFETY: the range is inside the buffer, and `bytes` is not looked at before the wait is over.
         let done = unsafe { result::memcpy_dtoh_async(bytes, buffer.at + at, self.stream.cu_stream()) };
         // Wait whatever the call said: a copy may be under way.
@@ -288,7 +237,6 @@ impl Driver for Real {
     }
 
     fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
-        self.check(self.context.bind_to_thread())?;
         let mut encoded: Maps = bytemuck::Zeroable::zeroed();
         for (map, to) in maps.iter().zip(&mut encoded.0) {
             let swizzle = match map.row_bytes() {
@@ -320,7 +268,7 @@ impl Driver for Real {
         Ok(encoded)
     }
 
-    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Rc<[CudaFunction]>> {
+    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Arc<[CudaFunction]>> {
         let module = self.check(self.context.load_module(Ptx::from_src(ptx)))?;
         let load = |name: &&str| {
             let function = self.check(module.load_function(name))?;
@@ -361,7 +309,6 @@ impl Driver for Real {
         };
         let maps = maps.map_or(std::ptr::null(), std::ptr::from_ref);
         let mut parameters = [std::ptr::from_ref(args).cast_mut().cast(), maps.cast_mut().cast::<c_void>()];
-        self.check(self.context.bind_to_thread())?;
         // SAFETY: the kernel takes one `Args` by value, and `Maps` if its row has tiles, plain numbers that the driver
         // copies before it returns, as it does `config`; its clusters are in its PTX. Every address in both is that of
         // a living buffer of this driver, or 0 where there is no operand: `CudaProgram`, its only maker, holds them, and
@@ -373,7 +320,7 @@ impl Driver for Real {
         self.check(call.result())
     }
 
-    fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<CudaGraph> {
+    fn record(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Graph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.check(self.stream.begin_capture(mode))?;
         let done = launches();
@@ -382,7 +329,7 @@ impl Driver for Real {
         done?;
         let graph = graph?.ok_or_else(|| Fault::Other("the driver recorded nothing".into()))?;
         self.check(graph.upload())?;
-        Ok(graph)
+        Ok(Graph::new(&self.context, graph))
     }
 
     fn time(&self, launches: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
@@ -393,7 +340,7 @@ impl Driver for Real {
         Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
-    fn replay(&self, graph: &CudaGraph) -> Outcome<()> {
+    fn replay(&self, graph: &Graph) -> Outcome<()> {
         self.check(graph.launch())?;
         let end = self.end(&self.stream)?;
         self.replays.borrow_mut().push_back(end);

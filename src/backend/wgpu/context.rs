@@ -1,5 +1,7 @@
 //! A device and its queue, with everything that can go wrong turned into errors.
 
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::adapter;
@@ -24,12 +26,40 @@ pub(super) struct Context {
     fault: Arc<Mutex<Option<Fault>>>,
     /// Weights on their way to wgpu's own staging memory.
     staging: Mutex<Vec<u8>>,
+    /// Bytes of all buffers.
+    taken: Arc<AtomicU64>,
     /// Memory that buffers took, as far as wgpu's allocator tells.
     pub(super) peak: Peak,
 }
 
-/// Bytes of weights handed over before the device is made to move them, which bounds its staging memory.
+/// A buffer whose memory is free as soon as this is dropped and the device has finished with it, whatever bind groups
+/// still name it.
+pub(super) struct Buffer {
+    raw: wgpu::Buffer,
+    /// The context's.
+    taken: Arc<AtomicU64>,
+}
+
+impl Deref for Buffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.raw
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.raw.destroy();
+        self.taken.fetch_sub(self.raw.size(), Ordering::Relaxed);
+    }
+}
+
+/// Bytes of weights enqueued before the device is made to move them, which bounds its staging memory.
 const WINDOW: u64 = 32 << 20;
+
+/// Bytes of the smallest buffer.
+pub(super) const LEAST: u64 = 256;
 
 impl Context {
     /// Opens an adapter with what `caps` needs and no more.
@@ -82,7 +112,8 @@ impl Context {
             };
             note(&uncaptured, new);
         }));
-        Ok(Self { device, queue, info, fault, staging: Mutex::default(), peak: Peak::default() })
+        let (staging, taken, peak) = Default::default();
+        Ok(Self { device, queue, info, fault, staging, taken, peak })
     }
 
     /// What the device can do, as asked for when it was opened.
@@ -94,7 +125,8 @@ impl Context {
     pub(super) fn with_memory(&self, free_bytes: u64) -> Self {
         let info = Device { free_bytes, ..self.info.clone() };
         let (device, queue, fault) = (self.device.clone(), self.queue.clone(), self.fault.clone());
-        Self { device, queue, info, fault, staging: Mutex::default(), peak: Peak::default() }
+        let (staging, taken, peak) = Default::default();
+        Self { device, queue, info, fault, staging, taken, peak }
     }
 
     /// The error of a call that failed without a fault being reported.
@@ -133,16 +165,18 @@ impl Context {
         }
     }
 
-    /// A buffer of at least 256 bytes.
-    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
-        let size = bytes.max(256);
+    /// A buffer of at least [`LEAST`] bytes.
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+        let size = bytes.max(LEAST);
         if size > self.limits().max_buffer_size {
             let limit = self.limits().max_buffer_size >> 20;
             return Err(self.does_not_fit(size, &format!("{label} in one buffer; the device allows {limit} MiB")));
         }
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&descriptor);
+        let raw = self.device.create_buffer(&descriptor);
+        self.taken.fetch_add(size, Ordering::Relaxed);
+        let buffer = Buffer { raw, taken: self.taken.clone() };
         if let Some(report) = self.device.generate_allocator_report() {
             self.peak.note(report.total_allocated_bytes);
         }
@@ -152,7 +186,7 @@ impl Context {
         }
     }
 
-    /// Copies bytes of a buffer to the host, once the device has done everything handed to it.
+    /// Copies bytes of a buffer to the host, once the device has done everything enqueued.
     pub(super) fn fetch(&self, buffer: &wgpu::Buffer, start: u64, bytes: &mut [u8]) -> Result<()> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer("staging", bytes.len() as u64, usage)?;
@@ -169,7 +203,7 @@ impl Context {
         Ok(())
     }
 
-    /// Waits until the device has done everything handed to it.
+    /// Waits until the device has done everything enqueued.
     pub(super) fn wait(&self) -> Result<()> {
         let done = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
@@ -178,21 +212,31 @@ impl Context {
 }
 
 impl Memory for Context {
-    type Buffer = wgpu::Buffer;
+    type Buffer = Arc<Buffer>;
 
     fn limit(&self) -> u64 {
         self.limits().max_buffer_size
     }
 
-    fn allocate(&self, bytes: u64) -> Result<wgpu::Buffer> {
-        self.buffer("weights", bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST)
+    /// Of what the device had when it was opened, what is not taken: no graphics API says how much is free.
+    fn free_bytes(&self) -> Result<u64> {
+        self.check()?;
+        Ok(self.info.free_bytes.saturating_sub(self.taken.load(Ordering::Relaxed)))
+    }
+
+    fn does_not_fit(&self, need: u64, detail: &str) -> Error {
+        Context::does_not_fit(self, need, detail)
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Arc<Buffer>> {
+        self.buffer("weights", bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST).map(Arc::new)
     }
 
     fn window(&self) -> u64 {
         WINDOW
     }
 
-    fn upload(&self, buffer: &wgpu::Buffer, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()> {
+    fn upload(&self, buffer: &Arc<Buffer>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Result<()> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let most = len.max(staging.len());
         staging.resize(most, 0);

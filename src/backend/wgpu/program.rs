@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use wgpu::BufferUsages;
 
-use super::context::Context;
+use super::context::{Buffer, Context, LEAST};
 use super::shaders::{Loaded, Shaders};
-use crate::backend::weights::Weights;
+use crate::backend::weights::{State, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
@@ -36,25 +36,24 @@ struct Dispatches {
 pub(super) struct WgpuProgram {
     pub(super) context: Arc<Context>,
     plan: Arc<Plan>,
-    weights: Arc<Weights<Context>>,
-    residency: Residency,
+    weights: Weights<Context>,
     /// That of the weights when `bind_groups` were made.
     epoch: u64,
     nodes: Vec<Dispatches>,
     /// For each node; `None` before its segment first runs, and where its weights have moved since.
     bind_groups: Vec<Option<wgpu::BindGroup>>,
-    arena: wgpu::Buffer,
-    scratch: wgpu::Buffer,
+    arena: Buffer,
+    scratch: Buffer,
     /// Bound where an optional weight is absent.
-    nothing: wgpu::Buffer,
-    params: wgpu::Buffer,
+    nothing: Buffer,
+    params: Buffer,
 }
 
 /// Chooses nothing, makes everything: `kernels` holds the row of each node.
 pub(super) fn compile(
     context: Arc<Context>,
     shaders: &Shaders,
-    weights: Arc<Weights<Context>>,
+    mut weights: Weights<Context>,
     plan: Arc<Plan>,
     kernels: &[(&'static Kernel, &'static Shader)],
 ) -> Result<WgpuProgram> {
@@ -84,21 +83,23 @@ pub(super) fn compile(
     for (node, Dispatches { shader, .. }) in plan.nodes.iter().zip(&nodes) {
         check_bindings(&context, node, &plan, &weights, &shader.bindings, 4 * scratch_len)?;
     }
-    let residency = weights.residency(plan.arena_bytes() + 4 * scratch_len, context.info().free_bytes);
-    let residency = residency.map_err(|(least, detail)| context.does_not_fit(least, &detail))?;
-    weights.reserve(residency)?;
     let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-    let arena = context.buffer("activations", plan.arena_bytes(), storage)?;
-    let scratch = context.buffer("scratch memory of kernels", 4 * scratch_len, storage)?;
-    let nothing = context.buffer("nothing", ALIGN, storage)?;
-    let uniform = context.buffer("parameters", params.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+    let buffers = [
+        ("activations", plan.arena_bytes(), storage),
+        ("scratch memory of kernels", 4 * scratch_len, storage),
+        ("nothing", ALIGN, storage),
+        ("parameters", params.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST),
+    ];
+    weights.reserve(buffers.iter().map(|(_, bytes, _)| (*bytes).max(LEAST)).sum())?;
+    let [arena, scratch, nothing, uniform] =
+        buffers.map(|(label, bytes, usage)| weights.make_room(bytes, || context.buffer(label, bytes, usage)));
+    let (arena, scratch, nothing, uniform) = (arena?, scratch?, nothing?, uniform?);
     context.queue.write_buffer(&uniform, 0, &params);
     Ok(WgpuProgram {
         bind_groups: vec![None; nodes.len()],
         epoch: 0,
         context,
         weights,
-        residency,
         nodes,
         arena,
         scratch,
@@ -125,10 +126,7 @@ fn check_bindings(
         SCRATCH => scratch_bytes,
         binding => match node.inputs.get(binding as usize - 2).copied().flatten() {
             Some(Source::Slot(s)) => slot(s),
-            Some(Source::Weight(w, _)) => {
-                let range = &weights.place(w).range;
-                range.end - range.start
-            }
+            Some(Source::Weight(w, _)) => weights.bytes(w),
             None => 0,
         },
     };
@@ -172,25 +170,25 @@ fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, context: &Context, node
 }
 
 impl WgpuProgram {
-    /// Hands over what segment `p` reads of the weights and binds everything that its nodes use.
-    fn prepare(&mut self, p: usize) -> Result<()> {
-        let epoch = self.weights.prepare(p, self.residency)?;
+    /// Uploads what segment `p` reads of the weights and binds everything that its nodes use.
+    fn prepare(&mut self, weights: &mut State<Arc<Buffer>>, p: usize) -> Result<()> {
+        let epoch = self.weights.prepare(weights, p)?;
         if epoch != self.epoch {
-            // Bind groups of other segments would keep the memory that was to be freed.
+            // Some name buffers that are gone.
             self.bind_groups.fill(None);
             self.epoch = epoch;
         }
         for i in self.plan.segments[p].nodes.clone() {
             if self.bind_groups[i].is_none() {
-                self.bind_groups[i] = Some(self.bind(i));
+                self.bind_groups[i] = Some(self.bind(weights, i));
             }
         }
         self.context.check()
     }
 
-    fn bind(&self, i: usize) -> wgpu::BindGroup {
+    fn bind(&self, weights: &State<Arc<Buffer>>, i: usize) -> wgpu::BindGroup {
         let (node, shader) = (&self.plan.nodes[i], &self.nodes[i].shader);
-        let sources: Vec<_> = shader.bindings.iter().map(|entry| self.source(i, entry)).collect();
+        let sources: Vec<_> = shader.bindings.iter().map(|entry| self.source(weights, i, entry)).collect();
         let entries: Vec<_> = std::iter::zip(&shader.bindings, &sources)
             .map(|(entry, (buffer, range))| wgpu::BindGroupEntry {
                 binding: entry.binding,
@@ -209,31 +207,37 @@ impl WgpuProgram {
     }
 
     /// The bytes that belong at a binding: 0 parameters, 1 the result, 2 the first operand, …
-    fn source(&self, i: usize, entry: &wgpu::BindGroupLayoutEntry) -> (wgpu::Buffer, Range<u64>) {
+    fn source(
+        &self,
+        weights: &State<Arc<Buffer>>,
+        i: usize,
+        entry: &wgpu::BindGroupLayoutEntry,
+    ) -> (wgpu::Buffer, Range<u64>) {
         let node = &self.plan.nodes[i];
+        let of = |buffer: &Buffer| wgpu::Buffer::clone(buffer);
         let slot = |slot: Slot| {
             let elements = self.plan.slots[slot.id()].range();
-            (self.arena.clone(), 4 * elements.start as u64..4 * elements.end as u64)
+            (of(&self.arena), 4 * elements.start as u64..4 * elements.end as u64)
         };
         let operand = match entry.binding {
-            0 => return (self.params.clone(), i as u64 * ALIGN..(i as u64 + 1) * ALIGN),
+            0 => return (of(&self.params), i as u64 * ALIGN..(i as u64 + 1) * ALIGN),
             1 => return slot(node.output),
-            SCRATCH => return (self.scratch.clone(), 0..self.scratch.size()),
+            SCRATCH => return (of(&self.scratch), 0..self.scratch.size()),
             binding => binding as usize - 2,
         };
         match node.inputs.get(operand).copied().flatten() {
             Some(Source::Slot(s)) if node.aliased != Some(operand) => slot(s),
             Some(Source::Weight(w, _)) => {
-                let place = self.weights.place(w);
-                (self.weights.buffer(place), place.range.clone())
+                let (buffer, range) = self.weights.at(weights, w);
+                (of(&buffer), range)
             }
             // Absent, or in the result: a stand-in. One buffer may not be bound for reading alone and for
             // writing in the same dispatch.
             _ => match entry.ty {
                 wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only: true }, .. } => {
-                    (self.nothing.clone(), 0..ALIGN)
+                    (of(&self.nothing), 0..ALIGN)
                 }
-                _ => (self.scratch.clone(), 0..ALIGN),
+                _ => (of(&self.scratch), 0..ALIGN),
             },
         }
     }
@@ -255,14 +259,17 @@ impl WgpuProgram {
         self.context.queue.submit([encoder.finish()]);
     }
 
-    /// Hands `nodes` to `each` in parts that make one submission, their weights on the device.
+    /// Calls `each` with parts of `nodes` that make one submission, their weights on the device.
     fn submissions(
         &mut self,
         nodes: Range<usize>,
         mut each: impl FnMut(&Self, Range<usize>) -> Result<()>,
     ) -> Result<()> {
+        let store = self.weights.store();
         for (p, range) in self.plan.clone().by_segment(nodes) {
-            self.prepare(p)?;
+            // No other program moves weights before the work that reads them is enqueued.
+            let mut weights = store.lock();
+            self.prepare(&mut weights, p)?;
             let (mut start, mut flops) = (range.start, 0);
             for i in range.clone() {
                 flops += self.nodes[i].flops;
@@ -281,7 +288,7 @@ impl WgpuProgram {
 
 impl Program for WgpuProgram {
     fn residency(&self) -> Residency {
-        self.residency
+        self.weights.residency()
     }
 
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()> {

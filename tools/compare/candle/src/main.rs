@@ -1,8 +1,8 @@
-//! Times operations of Stable Cascade in candle on the CPU: one JSON line for each that it has.
+//! Times operations of Stable Cascade in candle on the CPU and prints one line of JSON for each.
 //!
-//! Names, shapes and counted work are those of `torch_kernels.py`. Like cascade-rt, and unlike PyTorch as `diffusers` uses
-//! it, candle may keep channels last, so nothing is permuted. Of convolutions it has no fast one with as many groups as
-//! channels, so those are left out.
+//! Names, shapes and FLOP counts are those of `torch_kernels.py`. Like cascade-rt, and unlike PyTorch as `diffusers` uses
+//! it, candle uses the channels-last layout, so nothing is permuted. candle has no fast depthwise convolution, so that
+//! operation is missing.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 const CPU: &Device = &Device::Cpu;
 
-/// What is timed, and the floating-point operations of a call.
+/// An operation, and the floating-point operations per call.
 struct Operation {
     name: String,
     flops: usize,
@@ -61,7 +61,7 @@ fn operations(dtype: DType) -> Result<Vec<Operation>> {
     ])
 }
 
-/// Milliseconds of calls, the least first.
+/// Times of calls in milliseconds, in ascending order.
 fn times(operation: &Operation, budget: Duration) -> Result<Vec<f64>> {
     for _ in 0..3 {
         (operation.call)()?;
@@ -76,7 +76,7 @@ fn times(operation: &Operation, budget: Duration) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// The value of a flag.
+/// The value of a command-line option.
 fn flag(name: &str) -> Option<String> {
     std::env::args().skip_while(|argument| argument != name).nth(1)
 }
@@ -90,7 +90,7 @@ fn main() -> Result<()> {
             let times = match times(operation, Duration::from_secs_f64(seconds)) {
                 Ok(times) => times,
                 Err(error) => {
-                    eprintln!("candle has no {name} in {label}: {error}");
+                    eprintln!("candle cannot run {name} in {label}: {error}");
                     continue;
                 }
             };

@@ -1,0 +1,148 @@
+//! What a run may be given in place of what it would otherwise compute or draw.
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::request::Request;
+use crate::shape::Shape;
+
+/// Real numbers in the host's memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Extent.
+    pub shape: Shape,
+    /// Values `[n, h, w, c]`.
+    pub values: Vec<f32>,
+}
+
+impl HostTensor {
+    /// The values of some images, one after the other.
+    ///
+    /// # Panics
+    /// If an index is beyond the tensor's images.
+    pub fn images(&self, indices: &[usize]) -> Vec<f32> {
+        let image = self.values.len() / self.shape.n.max(1);
+        indices.iter().flat_map(|&i| &self.values[i * image..(i + 1) * image]).copied().collect()
+    }
+
+    /// Adds the images of another tensor, which has the same extent otherwise.
+    pub(super) fn append(&mut self, more: HostTensor) {
+        self.shape.n += more.shape.n;
+        self.values.extend(more.values);
+    }
+}
+
+/// What the text encoder makes of all texts of a request: one row for each prompt, then one for the negative
+/// prompt, which only guided stages need.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextEmbeddings {
+    /// States of every token, `[texts, 1, t, c]`, as Stage C takes them. Stages B and A do without.
+    pub states: Option<HostTensor>,
+    /// Pooled and projected text, `[texts, 1, 1, p]`.
+    pub pooled: HostTensor,
+}
+
+/// Stage C's result, and the text that Stage B is conditioned on: all that the decoder needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prior {
+    /// Latents of every image, `[n, h, w, 16]`.
+    pub stage_c: HostTensor,
+    /// Text of every prompt, then of the negative one.
+    pub text: TextEmbeddings,
+}
+
+impl Prior {
+    /// The inputs of a run that decodes it.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs { text: Some(&self.text), stage_c: Some(&self.stage_c), ..Inputs::default() }
+    }
+}
+
+/// What is given for a run. Tensors of images hold all images of the request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inputs<'a> {
+    /// Text states: the text encoder does not run, and what the prompts say is of no consequence.
+    pub text: Option<&'a TextEmbeddings>,
+    /// An image prompt for every image: CLIP embeddings `[images, 1, 1, c]`.
+    pub image: Option<&'a HostTensor>,
+    /// Stage C's result `[images, h, w, 16]` of any size: only the decoder runs.
+    pub stage_c: Option<&'a HostTensor>,
+    /// Start latents of Stage C instead of seeded noise, `[images, h, w, 16]`.
+    pub start_c: Option<&'a HostTensor>,
+    /// Start latents of Stage B instead of seeded noise, `[images, h, w, 4]`.
+    pub start_b: Option<&'a HostTensor>,
+}
+
+impl Inputs<'_> {
+    /// Whether everything that is given fits the request and the model.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for the first field that does not.
+    pub(super) fn check(&self, request: &Request, model: &Model) -> Result<()> {
+        let (images, sizes) = (request.images(), request.sizes());
+        let c = &model.stage_c.1;
+        if let Some(text) = self.text {
+            self.check_text(text, request, model)?;
+        }
+        if let Some(image) = self.image {
+            let channels = c.clip_image_in_channels.ok_or_else(|| {
+                wrong(
+                    "image",
+                    "no image embeddings, because this model's Stage C takes none".into(),
+                    image.shape.to_string(),
+                )
+            })?;
+            require("image", image, Shape::new(images, 1, 1, channels))?;
+        }
+        if let Some(latents) = self.stage_c {
+            let Shape { h, w, .. } = latents.shape;
+            if h == 0 || w == 0 || h.max(w) > MAX_LATENT {
+                let expected = format!("latents of 1 to {MAX_LATENT} pixels a side");
+                return Err(wrong("stage_c", expected, latents.shape.to_string()));
+            }
+            require("stage_c", latents, Shape::new(images, h, w, c.out_channels))?;
+        }
+        if let Some(start) = self.start_c {
+            require("start_c", start, Shape::new(images, sizes.c.0, sizes.c.1, c.in_channels))?;
+        }
+        if let Some(start) = self.start_b {
+            require("start_b", start, Shape::new(images, sizes.b.0, sizes.b.1, model.stage_b.1.in_channels))?;
+        }
+        Ok(())
+    }
+
+    fn check_text(&self, text: &TextEmbeddings, request: &Request, model: &Model) -> Result<()> {
+        let (config, prompts) = (&model.text.1, request.prompts.len());
+        let guided = self.stage_c.is_none() && request.guidance.0 > 1.0 || request.guidance.1 > 1.0;
+        let rows = text.pooled.shape.n;
+        if rows != prompts + 1 && (guided || rows != prompts) {
+            let expected = match guided {
+                true => format!("text of {prompts} prompts and, since the run is guided, of the negative one"),
+                false => format!("text of {prompts} prompts, with or without the negative one"),
+            };
+            return Err(wrong("text", expected, format!("{rows} texts")));
+        }
+        require("text.pooled", &text.pooled, Shape::new(rows, 1, 1, config.projection_dim))?;
+        match &text.states {
+            Some(states) => {
+                let shape = Shape::new(rows, 1, config.max_position_embeddings, config.hidden_size);
+                require("text.states", states, shape)
+            }
+            None if self.stage_c.is_some() => Ok(()),
+            None => Err(wrong("text.states", "states of every token, which Stage C takes".into(), "none".into())),
+        }
+    }
+}
+
+/// Longest side of Stage C's latents: those of the largest picture.
+const MAX_LATENT: usize = 384;
+
+fn require(what: &str, tensor: &HostTensor, shape: Shape) -> Result<()> {
+    match tensor.shape == shape && tensor.values.len() == shape.elements() {
+        true => Ok(()),
+        false => Err(wrong(what, shape.to_string(), format!("{} with {} values", tensor.shape, tensor.values.len()))),
+    }
+}
+
+fn wrong(what: &str, expected: String, found: String) -> Error {
+    Error::Request { what: what.into(), expected, found }
+}

@@ -1,0 +1,135 @@
+//! Watching a run: what the caller is told, and how it stops one.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::inputs::HostTensor;
+use crate::backend::{Program, Residency};
+use crate::error::Result;
+use crate::plan::Slot;
+
+/// A stage of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StageName {
+    /// The text encoder.
+    Text,
+    /// Stage C, its conditions included.
+    StageC,
+    /// Stage B, its conditions included.
+    StageB,
+    /// Stage A and the conversion to bytes.
+    StageA,
+}
+
+impl fmt::Display for StageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StageName::Text => "text",
+            StageName::StageC => "Stage C",
+            StageName::StageB => "Stage B",
+            StageName::StageA => "Stage A",
+        })
+    }
+}
+
+/// The memory that a plan takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Images made at once.
+    pub images: usize,
+    /// Bytes of activations.
+    pub activations: u64,
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes that could be had; the largest number where that is not known.
+    pub free: u64,
+    /// Where the weights are.
+    pub residency: Residency,
+}
+
+/// Called while pictures are made. Every method has a default that does nothing, so an observer names only
+/// what it cares about; `()` watches nothing, and then nothing is read from the device between steps.
+pub trait Observer {
+    /// A plan was compiled, and no weight has moved yet.
+    fn planned(&mut self, _footprint: &Footprint) {}
+
+    /// A prompt was too long for the text encoder, which does not see `cut`.
+    fn truncated(&mut self, _prompt: &str, _cut: &str) {}
+
+    /// A stage begins for a batch; it takes this many steps.
+    fn begin(&mut self, _stage: StageName, _steps: usize) {}
+
+    /// A step is done, as far as the host knows: a device may still be working on it. `Break` stops the run,
+    /// which then fails with [`Error::Interrupted`](crate::error::Error::Interrupted).
+    fn step(&mut self, _step: &mut Step<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// An intermediate result of a batch, where [`Options::keep`](super::Options::keep) asks for them. By name,
+    /// as `[n, h, w, c]`: `tokens`, `text_states`, `text_pooled`, `stage_c`, `stage_b`, `image`.
+    fn tensor(&mut self, _name: &'static str, _tensor: HostTensor) {}
+}
+
+impl Observer for () {}
+
+/// A step that was just done, and what may be read of it.
+pub struct Step<'a> {
+    /// The stage.
+    pub stage: StageName,
+    /// Which step, from 0.
+    pub index: usize,
+    /// Steps of the stage.
+    pub steps: usize,
+    /// Diffusion time of the step, from 1 (noise) down to 0; 0 in stages that do not sample.
+    pub time: f32,
+    pub(super) x: Option<Slot>,
+    pub(super) program: &'a mut dyn Program,
+}
+
+impl fmt::Debug for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{} at {}", self.stage, self.index + 1, self.steps, self.time)
+    }
+}
+
+impl Step<'_> {
+    /// The latents `[n, h, w, c]` after this step, read from the device; `None` in stages that do not sample.
+    /// This waits until the device has done the step.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn latents(&mut self) -> Result<Option<HostTensor>> {
+        let Some(slot) = self.x else { return Ok(None) };
+        let mut values = vec![0f32; slot.shape.elements()];
+        self.program.read(slot, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(Some(HostTensor { shape: slot.shape, values }))
+    }
+}
+
+/// Time spent in each stage, over all images.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Recording and compiling plans.
+    pub plan: Duration,
+    /// The text encoder.
+    pub text: Duration,
+    /// Stage C, its conditions included.
+    pub stage_c: Duration,
+    /// Stage B, its conditions included.
+    pub stage_b: Duration,
+    /// Stage A and conversion to bytes.
+    pub stage_a: Duration,
+}
+
+impl Times {
+    /// Adds to the time of a stage.
+    pub(super) fn add(&mut self, stage: StageName, time: Duration) {
+        *match stage {
+            StageName::Text => &mut self.text,
+            StageName::StageC => &mut self.stage_c,
+            StageName::StageB => &mut self.stage_b,
+            StageName::StageA => &mut self.stage_a,
+        } += time;
+    }
+}

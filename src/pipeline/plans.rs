@@ -1,0 +1,75 @@
+//! Compiled plans, kept for requests that need the same ones again.
+
+use super::key::PlanKey;
+use super::stages::Recorded;
+use crate::backend::{Backend, Program};
+use crate::error::Result;
+
+/// A recorded plan and the program made of it.
+pub(super) struct Compiled {
+    pub key: PlanKey,
+    pub recorded: Recorded,
+    pub program: Box<dyn Program>,
+    /// Bytes of activations.
+    pub activations: u64,
+}
+
+/// Compiled plans, the least recently used first.
+///
+/// Each has memory for activations of its own. Together they take no more than the largest of them took
+/// alone, which was stated before it ran, or than `budget` where that is more.
+#[derive(Default)]
+pub(super) struct Plans {
+    kept: Vec<Compiled>,
+    largest: u64,
+    pub budget: u64,
+}
+
+/// The bytes of `free` memory that a plan may take; the rest is for what is not counted.
+pub(super) fn usable(free: u64) -> u64 {
+    free / 10 * 9
+}
+
+impl Plans {
+    /// Whether there is a plan of this key, which is then the most recently used.
+    pub fn touch(&mut self, key: &PlanKey) -> bool {
+        let found = self.kept.iter().position(|plan| plan.key == *key);
+        if let Some(at) = found {
+            let plan = self.kept.remove(at);
+            self.kept.push(plan);
+        }
+        found.is_some()
+    }
+
+    /// The most recently used plan.
+    pub fn latest(&mut self) -> Option<&mut Compiled> {
+        self.kept.last_mut()
+    }
+
+    /// Drops plans until one more fits that needs `need` bytes, of which `activations` are for itself. Returns
+    /// the bytes that are free then, or `None` if it does not fit even alone.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn make_room(&mut self, need: u64, activations: u64, backend: &dyn Backend) -> Result<Option<u64>> {
+        loop {
+            // Asked for anew: others may have taken memory since the device was opened.
+            let free = backend.free_bytes()?;
+            let kept: u64 = self.kept.iter().map(|plan| plan.activations).sum();
+            let fits = need <= usable(free);
+            if fits && kept + activations <= self.largest.max(activations).max(self.budget) {
+                return Ok(Some(free));
+            }
+            if self.kept.is_empty() {
+                return Ok(None);
+            }
+            self.kept.remove(0);
+        }
+    }
+
+    /// Keeps a plan, now the most recently used.
+    pub fn push(&mut self, plan: Compiled) {
+        self.largest = self.largest.max(plan.activations);
+        self.kept.push(plan);
+    }
+}

@@ -1,0 +1,175 @@
+//! What Stages B and C have in common: a U-Net with its conditions, and a loop of sampling steps.
+
+use super::conditions::{Batch, times};
+use super::key::PlanKey;
+use super::observer::StageName;
+use super::run::{Feed, Job, Run};
+use crate::error::{Error, Result};
+use crate::net::config::UNetConfig;
+use crate::net::unet::{Conditions, UNet};
+use crate::net::{Net, slot};
+use crate::noise::{LatentNoise, NoiseGenerator, NoiseStream};
+use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Philox};
+use crate::plan::{Recorder, SegmentId, Slot};
+use crate::sampler;
+use crate::shape::Shape;
+use crate::weights::Checkpoint;
+
+/// What tells the sampling stages apart.
+pub(super) struct Kind {
+    pub stage: StageName,
+    /// Index of the stage's setting where the request has a pair of them.
+    pub index: usize,
+    pub stream: NoiseStream,
+    /// Names of its segments: conditions, one step, the check of the result.
+    pub segments: [&'static str; 3],
+}
+
+/// A sampler as it was recorded.
+pub(super) struct Sampling {
+    stage: StageName,
+    steps: usize,
+    condition: SegmentId,
+    step: SegmentId,
+    check: SegmentId,
+    /// What the host writes before the conditions are computed, and before the loop.
+    condition_feed: Feed,
+    loop_feed: Feed,
+    /// Latents `[n, h, w, c]`: start noise before the first step, the result after the last.
+    pub x: Slot,
+    /// Where the host writes the noise of every step, `[steps·n, h, w, c]`; absent where the device makes it.
+    table: Option<Slot>,
+    /// How many of the result's values are not finite.
+    not_finite: Slot,
+}
+
+impl Sampling {
+    /// Records a sampler on latents of `size` (height, width). `conditions` records what the network is told
+    /// besides latents and time: it gets the embedded times, and the feed for the inputs that it declares.
+    pub fn record(
+        rec: &mut Recorder,
+        (weights, config): &(Checkpoint, UNetConfig),
+        key: &PlanKey,
+        kind: &Kind,
+        size: (usize, usize),
+        conditions: impl FnOnce(&mut Recorder, &mut Feed, Batch) -> Result<Conditions>,
+    ) -> Result<Self> {
+        let (steps, guided) = (key.steps[kind.index], key.guided[kind.index]);
+        let latents = Shape::new(key.images, size.0, size.1, config.in_channels);
+        let (mut condition_feed, mut loop_feed) = (Feed::default(), Feed::default());
+
+        let condition = rec.segment(kind.segments[0]);
+        let batch = Batch { images: key.images, guided };
+        let mut given = conditions(rec, &mut condition_feed, batch)?;
+        given.times = times::record(rec, &mut condition_feed, config, steps);
+        let unet = UNet { config };
+        let conditioned = unet.condition(&mut Net::new(rec, weights), &given, latents)?;
+        let philox = Philox { shape: latents, stream: kind.stream as u32 };
+        let seed = key.philox.then(|| philox_seed(rec, &mut condition_feed));
+        let start = seed.map(|seed| rec.node("noise", philox, &[slot(seed), None])).transpose()?;
+
+        let (mut recorded_x, mut recorded_table) = (start, None);
+        let step = rec.repeat(steps, |rec| {
+            let segment = rec.segment(kind.segments[1]);
+            let x = *recorded_x.get_or_insert_with(|| rec.input(latents, Element::F32));
+            let coefficients = rec.input(Shape::matrix(steps, 4), Element::F32);
+            let counter = rec.input(Shape::vector(1), Element::U32);
+            let input = if guided { rec.node("guidance", Concat::Images, &[slot(x), slot(x)])? } else { x };
+            let eps = unet.step(&mut Net::new(rec, weights), input, &conditioned, counter)?;
+            let z = match seed {
+                Some(seed) => rec.node("noise", philox, &[slot(seed), slot(counter)])?,
+                None => {
+                    let table = rec.input(Shape { n: steps * key.images, ..latents }, Element::F32);
+                    *recorded_table.insert(table)
+                }
+            };
+            let inputs = [slot(x), slot(eps), slot(z), slot(coefficients), slot(counter)];
+            rec.update("sampler", Denoise { guided }, &inputs, x)?;
+            rec.update("sampler", Advance, &[slot(counter)], counter)?;
+            let index = kind.index;
+            loop_feed.add(move |job, run| {
+                let guidance = [job.request.guidance.0, job.request.guidance.1][index];
+                let row = |s: &sampler::Step| [s.c0, s.c1, s.sigma, guidance];
+                let rows: Vec<f32> = sampler::ddpm(steps as u32).iter().flat_map(row).collect();
+                run.write(coefficients, &rows)?;
+                run.write(counter, &[0u32])
+            });
+            Ok(segment)
+        })?;
+        let (x, table) = (recorded_x.expect("the loop has latents"), recorded_table);
+        let (index, stream) = (kind.index, kind.stream);
+        loop_feed.add(move |job, run| start_noise(job, run, index, stream, x, table));
+
+        let check = rec.segment(kind.segments[2]);
+        let not_finite = rec.node("finite", CountNonFinite, &[slot(x)])?;
+        rec.keep(not_finite);
+        rec.keep(x);
+        let stage = kind.stage;
+        Ok(Self { stage, steps, condition, step, check, condition_feed, loop_feed, x, table, not_finite })
+    }
+
+    /// Steps of the loop.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Samples the batch, and sees to it that the result is finite.
+    pub fn run(&self, run: &mut Run<'_>) -> Result<()> {
+        self.condition_feed.write(run)?;
+        run.segment(self.condition)?;
+        self.loop_feed.write(run)?;
+        for (i, step) in sampler::ddpm(self.steps as u32).iter().enumerate() {
+            run.segment(self.step)?;
+            run.step_done(self.stage, [i, self.steps], step.r, Some(self.x))?;
+        }
+        run.segment(self.check)?;
+        run.finite(self.not_finite, self.stage, self.steps)
+    }
+
+    /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for all
+    /// images, since torch draws channels first.
+    pub fn host_bytes(&self, total: usize) -> u64 {
+        let Some(table) = self.table else { return 0 };
+        let latents = self.x.shape.elements();
+        4 * (table.shape.elements() + latents + 2 * latents / self.x.shape.n * total) as u64
+    }
+}
+
+/// The seed of the batch's first image, u32 `[1, 1, 1, 2]`, its low half first. Image `k` of a batch adds `k`.
+fn philox_seed(rec: &mut Recorder, feed: &mut Feed) -> Slot {
+    let slot = rec.input(Shape::vector(2), Element::U32);
+    feed.add(move |job, run| {
+        let seed = job.request.seed.wrapping_add(job.images.start as u64);
+        run.write(slot, &[seed as u32, (seed >> 32) as u32])
+    });
+    slot
+}
+
+/// Writes start latents and the noise of every step, where the host makes them or start latents are given.
+fn start_noise(
+    job: &Job<'_>,
+    run: &mut Run<'_>,
+    index: usize,
+    stream: NoiseStream,
+    x: Slot,
+    table: Option<Slot>,
+) -> Result<()> {
+    let request = job.request;
+    let all = Shape { n: request.images(), ..x.shape };
+    if let Some(table) = table {
+        let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
+        let noise = LatentNoise::draw_images(&mut generator, all, table.shape.n / x.shape.n, job.images.clone());
+        run.write(x, &noise.start)?;
+        run.write(table, &noise.steps)?;
+    }
+    let Some(given) = [&job.inputs.start_c, &job.inputs.start_b][index] else { return Ok(()) };
+    if given.shape != all {
+        return Err(Error::Request {
+            what: ["start_c", "start_b"][index].into(),
+            expected: format!("start latents {all} for the {} images of the request", all.n),
+            found: given.shape.to_string(),
+        });
+    }
+    let rows: Vec<usize> = job.images.clone().collect();
+    run.write(x, &given.images(&rows))
+}

@@ -1,0 +1,114 @@
+//! Stage C, the prior: text to the latents of a small picture. Or latents that are given take its place.
+
+use super::conditions::text::TextOfImages;
+use super::conditions::{absent, image};
+use super::key::{PlanKey, Until};
+use super::observer::StageName;
+use super::run::{Feed, Run};
+use super::sampling::{Kind, Sampling};
+use super::stages::Stage;
+use super::text::TextSlots;
+use crate::error::Result;
+use crate::model::Model;
+use crate::net::unet::Conditions;
+use crate::noise::NoiseStream;
+use crate::ops::Element;
+use crate::plan::{Recorder, Slot};
+use crate::shape::Shape;
+use crate::sizes::StageSizes;
+
+pub(super) const KIND: Kind = Kind {
+    stage: StageName::StageC,
+    index: 0,
+    stream: NoiseStream::StageC,
+    segments: ["condition_c", "step_c", "check_c"],
+};
+
+/// Stage C.
+pub(crate) struct StageC {
+    source: Source,
+    is_result: bool,
+}
+
+/// Where its latents come from.
+enum Source {
+    Sampled(Sampling),
+    Given(Slot, Feed),
+}
+
+impl StageC {
+    /// Records the sampler, or an input where latents are given.
+    pub fn record(rec: &mut Recorder, model: &Model, key: &PlanKey, text: TextSlots) -> Result<Self> {
+        let config = &model.stage_c.1;
+        let is_result = key.until == Until::StageC;
+        if let Some((h, w)) = key.stage_c_given {
+            let x = rec.input(Shape::new(key.images, h, w, config.out_channels), Element::F32);
+            let mut feed = Feed::default();
+            feed.add(move |job, run| {
+                let given = job.inputs.stage_c.expect("Stage C's latents are given");
+                let rows: Vec<usize> = job.images.clone().collect();
+                run.write(x, &given.images(&rows))
+            });
+            return Ok(Self { source: Source::Given(x, feed), is_result });
+        }
+        let size = StageSizes::for_image(key.width, key.height).c;
+        let sampling = Sampling::record(rec, &model.stage_c, key, &KIND, size, |rec, feed, batch| {
+            let text_of = TextOfImages::record(rec, feed, batch);
+            let states = text.states.filter(|_| config.clip_text_in_channels.is_some());
+            Ok(Conditions {
+                times: Vec::new(),
+                pooled: text_of.of(rec, text.pooled)?,
+                text: states.map(|states| text_of.of(rec, states)).transpose()?,
+                image: config.clip_image_in_channels.map(|channels| image::record(rec, feed, batch, channels)),
+                effnet: None,
+                pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
+            })
+        })?;
+        Ok(Self { source: Source::Sampled(sampling), is_result })
+    }
+
+    /// Its result, `[n, h, w, 16]`.
+    pub fn latents(&self) -> Slot {
+        match &self.source {
+            Source::Sampled(sampling) => sampling.x,
+            Source::Given(x, _) => *x,
+        }
+    }
+}
+
+impl Stage for StageC {
+    fn name(&self) -> StageName {
+        KIND.stage
+    }
+
+    fn steps(&self) -> usize {
+        match &self.source {
+            Source::Sampled(sampling) => sampling.steps(),
+            Source::Given(..) => 0,
+        }
+    }
+
+    fn run(&self, run: &mut Run<'_>) -> Result<()> {
+        match &self.source {
+            Source::Given(_, feed) => feed.write(run),
+            Source::Sampled(sampling) => {
+                sampling.run(run)?;
+                if run.keep || self.is_result {
+                    let latents = run.read(sampling.x)?;
+                    if run.keep {
+                        run.keep("stage_c", latents.clone());
+                    }
+                    run.results.stage_c = self.is_result.then_some(latents);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn host_bytes(&self, total: usize) -> u64 {
+        match &self.source {
+            Source::Sampled(sampling) => sampling.host_bytes(total),
+            Source::Given(..) => 0,
+        }
+    }
+}
