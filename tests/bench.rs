@@ -13,7 +13,8 @@ use cascade_rt::demo;
 use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::model::Model;
 use cascade_rt::ops::{Advance, Element};
-use cascade_rt::pipeline::record::{Extent, Recorded, record};
+use cascade_rt::pipeline;
+use cascade_rt::plan::Plan;
 use cascade_rt::plan::{Recorder, Source};
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
@@ -45,12 +46,11 @@ fn number(value: &Value) -> f64 {
 }
 
 /// The demo model's plan for a request with the flags `SMALL`.
-fn demo_plan() -> (Recorded, Extent) {
+fn demo_plan() -> Arc<Plan> {
     let paths = ModelPaths::find(Some(&demo::MODEL.unwrap().into()), None, &Overrides::default()).unwrap();
     let model = Model::open(&paths).unwrap();
     let request = Request { prompts: vec!["a".into()], width: 128, height: 128, steps: (3, 2), ..Request::default() };
-    let extent = Extent::of(&request, 0..1, false);
-    (record(&model, &extent).unwrap(), extent)
+    pipeline::plan(&model, &request).unwrap()
 }
 
 #[test]
@@ -96,10 +96,10 @@ fn peak_device_memory_is_recorded() {
 
 #[test]
 fn ops_of_a_plan_run_on_their_own() {
-    let (recorded, extent) = demo_plan();
-    let tasks = distinct(&recorded.plan, true, |segment| extent.repeats(segment));
-    let runs = |segment: &cascade_rt::plan::Segment| segment.nodes.len() * extent.repeats(segment.name);
-    let calls: usize = recorded.plan.segments.iter().map(runs).sum();
+    let plan = demo_plan();
+    let tasks = distinct(&plan, true);
+    let runs = |segment: &cascade_rt::plan::Segment| segment.nodes.len() * segment.repeats;
+    let calls: usize = plan.segments.iter().map(runs).sum();
     assert_eq!(tasks.iter().map(|(_, calls)| calls).sum::<usize>(), calls);
     for backend in common::exact() {
         for (task, _) in &tasks {
@@ -109,8 +109,8 @@ fn ops_of_a_plan_run_on_their_own() {
         }
     }
     // A task has the same cost as the node that it was extracted from.
-    for node in &recorded.plan.nodes {
-        assert_eq!(Task::of(&recorded.plan, node, true).cost(true), recorded.plan.cost(node, true), "{}", node.at);
+    for node in &plan.nodes {
+        assert_eq!(Task::of(&plan, node, true).cost(true), plan.cost(node, true), "{}", node.at);
     }
 }
 
@@ -118,7 +118,7 @@ fn ops_of_a_plan_run_on_their_own() {
 fn models_in_memory_have_the_plans_of_real_ones() {
     let model = in_memory(Preset::Mid).unwrap();
     let request = Request { prompts: vec!["a".into()], ..Request::default() };
-    let plan = record(&model, &Extent::of(&request, 0..1, false)).unwrap().plan;
+    let plan = pipeline::plan(&model, &request).unwrap();
     // Synthetic weights share memory on the host, but the plan counts each of them: 0.4 GB.
     assert!((380..440).contains(&(plan.weight_bytes(false) >> 20)), "{} MiB", plan.weight_bytes(false) >> 20);
 }
@@ -159,7 +159,7 @@ fn bench_prints_tables() {
 
 #[test]
 fn profiles_add_up() {
-    let ops: BTreeSet<String> = demo_plan().0.plan.nodes.iter().map(|node| node.op.name().to_owned()).collect();
+    let ops: BTreeSet<String> = demo_plan().nodes.iter().map(|node| node.op.name().to_owned()).collect();
     for by in ["op", "stage", "kernel", "layer"] {
         let value = json(&[&["profile", "--json", "--warmup", "0", "--by", by][..], &SMALL].concat());
         let rows = value["rows"].as_array().unwrap();
@@ -167,8 +167,8 @@ fn profiles_add_up() {
         assert!((sum("share") - 1.0).abs() < 1e-9, "{by}: shares sum to {}", sum("share"));
         assert!((sum("seconds") - number(&value["device_seconds"])).abs() < 1e-9);
         assert!(sum("seconds") <= number(&value["wall_seconds"]), "nodes cannot take longer than the whole run");
-        let (recorded, extent) = demo_plan();
-        let calls: usize = recorded.plan.segments.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
+        let plan = demo_plan();
+        let calls: usize = plan.segments.iter().map(|p| p.nodes.len() * p.repeats).sum();
         assert_eq!(sum("calls") as usize, calls);
         let seconds: Vec<f64> = rows.iter().map(|row| number(&row["seconds"])).collect();
         assert!(seconds.is_sorted_by(|a, b| a >= b), "the slowest must be first");
@@ -208,8 +208,8 @@ fn traces_are_for_viewers() {
     let calls = track(1, 2);
     assert_eq!(calls.iter().filter(|call| call.0 == "step_c").count(), 3);
     let nodes = track(2, 3);
-    let (recorded, extent) = demo_plan();
-    let expected: usize = recorded.plan.segments.iter().map(|p| p.nodes.len() * extent.repeats(p.name)).sum();
+    let plan = demo_plan();
+    let expected: usize = plan.segments.iter().map(|p| p.nodes.len() * p.repeats).sum();
     assert_eq!(nodes.len(), expected);
     // An existing file is not overwritten without --force.
     let again = program(&[&args[..], &SMALL].concat());

@@ -19,7 +19,7 @@ use cascade_rt::backend::cpu::Cpu;
 use cascade_rt::model::Model;
 use cascade_rt::noise::{NoiseGenerator, NoiseKind, NoiseStream};
 use cascade_rt::ops::{self, Affine, Element, Function, Op};
-use cascade_rt::pipeline::record::{Extent, record};
+use cascade_rt::pipeline;
 use cascade_rt::plan::{Recorder, Source};
 use cascade_rt::registry::Caps;
 use cascade_rt::request::Request;
@@ -77,7 +77,7 @@ const CASES: &[Case] = &[
     ("host: 1000 nodes run", nodes),
     ("host: the demo's plan recorded", || {
         let (model, request) = model("models/demo");
-        Box::new(move || drop(record(&model, &Extent::of(&request, 0..1, false)).unwrap()))
+        Box::new(move || drop(pipeline::plan(&model, &request).unwrap()))
     }),
 ];
 

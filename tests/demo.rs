@@ -13,7 +13,7 @@ use cascade_rt::backend::Backend;
 use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::model::Model;
-use cascade_rt::pipeline::{Options, Pipeline, StartLatents};
+use cascade_rt::pipeline::Pipeline;
 use cascade_rt::request::Request;
 use cascade_rt::weights::{ModelPaths, Overrides};
 
@@ -99,21 +99,7 @@ fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Imag
     let side = model.native_size.unwrap();
     let prompts = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let request = Request { prompts, width: side, height: side, count, ..Request::default() };
-    let options = Options {
-        latents: &StartLatents::default(),
-        keep: false,
-        check_nodes: false,
-        progress: &mut |_| {},
-        truncated: &mut |prompt, _| panic!("{prompt} is too long"),
-    };
-    let mut images = Vec::new();
-    let mut pipeline = Pipeline::new(model, backend).unwrap();
-    let run = pipeline.generate(&request, options, |batch| {
-        images.extend(batch.images);
-        Ok(())
-    });
-    run.unwrap();
-    images
+    Pipeline::new(model, backend).unwrap().generate(&request).unwrap()
 }
 
 fn best() -> Box<dyn Backend> {

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::ops::{Element, Function, GroupNorm};
-use cascade_rt::pipeline::record::{Extent, record};
+use cascade_rt::pipeline;
 use cascade_rt::plan::{Plan, Recorder, Source};
 use cascade_rt::registry::{self, Caps, Lang, Launch, Target};
 use cascade_rt::request::Request;
@@ -60,11 +60,12 @@ fn others() -> Plan {
     rec.finish()
 }
 
-/// Adds a line for every different op of a plan that is not small; what the small ones take at the roofline, seconds.
-fn add_lines(lines: &mut Vec<Line>, plan: &Plan, repeats: impl Fn(&str) -> usize) -> f64 {
+/// Adds a line for every different op of a plan that is not small, with its number of calls where they are `counted`; what the small ones take at the roofline, seconds.
+fn add_lines(lines: &mut Vec<Line>, plan: &Plan, counted: bool) -> f64 {
     let target = Target::new(Lang::Cuda, Caps::SM90A.and(Caps::ROUND_BF16));
     let mut small = 0.0;
-    for (task, calls) in distinct(plan, true, repeats) {
+    for (task, calls) in distinct(plan, true) {
+        let calls = if counted { calls } else { 0 };
         let node = plan.nodes.iter().find(|node| Task::of(plan, node, true) == task).expect("the task is of the plan");
         let kernel = registry::choose(node, plan, target).0;
         let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
@@ -104,11 +105,10 @@ fn add_lines(lines: &mut Vec<Line>, plan: &Plan, repeats: impl Fn(&str) -> usize
 fn kernels_reach_what_the_roofline_allows_by_count() {
     let model = synth::in_memory(Preset::Large).expect("it is made in memory");
     let request = Request { prompts: vec![String::new()], guidance: (4.0, 0.0), ..Request::default() };
-    let extent = Extent::of(&request, 0..1, false);
-    let plan = record(&model, &extent).expect("the networks fit together").plan;
+    let plan = pipeline::plan(&model, &request).expect("the networks fit together");
     let mut lines = Vec::new();
-    let small = add_lines(&mut lines, &plan, |segment| extent.repeats(segment));
-    add_lines(&mut lines, &others(), |_| 0);
+    let small = add_lines(&mut lines, &plan, true);
+    add_lines(&mut lines, &others(), false);
 
     let (mut table, mut wrong) = (String::from(HEADER), Vec::new());
     for line in &lines {

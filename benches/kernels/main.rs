@@ -23,7 +23,7 @@ use cascade_rt::backend::{Backend, Kind};
 use cascade_rt::measure::roofline::Ceilings;
 use cascade_rt::measure::task::{Operand, Task, distinct};
 use cascade_rt::ops::{self, Case, Element};
-use cascade_rt::pipeline::record::{Extent, record};
+use cascade_rt::pipeline;
 use cascade_rt::registry::{self, Caps, Kernel};
 use cascade_rt::request::Request;
 use cascade_rt::synth::{self, Preset};
@@ -51,8 +51,8 @@ fn tasks(stores_bf16: bool) -> Vec<Task> {
     let mut all: Vec<Task> = Vec::new();
     for guidance in [(4.0, 4.0), (0.0, 0.0)] {
         let request = Request { prompts: vec![String::new()], guidance, ..Request::default() };
-        let plan = record(&model, &Extent::of(&request, 0..1, false)).expect("the networks fit together").plan;
-        for (task, _) in distinct(&plan, stores_bf16, |_| 1) {
+        let plan = pipeline::plan(&model, &request).expect("the networks fit together");
+        for (task, _) in distinct(&plan, stores_bf16) {
             if !all.contains(&task) {
                 all.push(task);
             }

@@ -188,6 +188,7 @@ fn assert_disjoint(plan: &Plan) {
 mod tests {
     use super::*;
     use crate::ops::{Activation, Add, Concat, Function, Linear};
+    use crate::plan::Slot;
     use crate::shape::Shape;
     use crate::tensor::Weight;
 
