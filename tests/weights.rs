@@ -241,7 +241,12 @@ fn opening_costs_nothing() {
     let mut header = String::from("{");
     let mut at = 0usize;
     let (text, image) = (Some(1280), Some(768));
-    let config = UNetConfig { clip_text_in_channels: text, clip_image_in_channels: image, ..UNetConfig::default() };
+    let config = UNetConfig {
+        clip_text_in_channels: text,
+        clip_image_in_channels: image,
+        self_attn: vec![true; 2],
+        ..UNetConfig::default()
+    };
     for (name, dims) in config.tensors() {
         let end = at + 2 * dims.iter().product::<usize>();
         header += &format!(r#""{name}":{{"dtype":"BF16","shape":{dims:?},"data_offsets":[{at},{end}]}},"#);
