@@ -11,6 +11,7 @@ mod stage_a;
 mod stage_b;
 mod stage_c;
 mod stages;
+mod tests;
 mod text;
 
 use std::ops::Range;

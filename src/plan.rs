@@ -249,6 +249,8 @@ pub struct Recorder {
     spans: Vec<Range<usize>>,
     /// Steps of the loop that is being recorded.
     steps: Option<usize>,
+    /// Whether nodes may be added to the last segment: not where a loop begins or ends.
+    is_open: bool,
 }
 
 impl Recorder {
@@ -265,6 +267,7 @@ impl Recorder {
         }
         let span = self.spans.len() - 1;
         self.segments.push(Segment { name, nodes: here, repeats: self.steps.unwrap_or(1), span });
+        self.is_open = true;
         SegmentId(self.segments.len() - 1)
     }
 
@@ -278,16 +281,14 @@ impl Recorder {
     /// Those of `body`.
     ///
     /// # Panics
-    /// If loops are nested, or if `body` records a node before it begins a segment.
+    /// If loops are nested, or if a node is recorded in `body`, or after the loop, before a segment is begun there.
     pub fn repeat<T>(&mut self, steps: usize, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         assert!(self.steps.is_none(), "loops are not nested");
-        let (nodes, segments) = (self.nodes.len(), self.segments.len());
-        self.steps = Some(steps);
-        self.spans.push(nodes..nodes);
+        let here = self.nodes.len();
+        self.spans.push(here..here);
+        (self.steps, self.is_open) = (Some(steps), false);
         let result = body(self);
-        self.steps = None;
-        let first = self.segments.get(segments).map_or(self.nodes.len(), |segment| segment.nodes.start);
-        assert_eq!(first, nodes, "the nodes of a loop belong to its segments");
+        (self.steps, self.is_open) = (None, false);
         result
     }
 
@@ -320,8 +321,7 @@ impl Recorder {
         let op = op.into();
         let shape = check(at, &op, inputs)?;
         let output = self.slot(shape, op.element(), Kind::Temporary);
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, aliased: None, at: at.into() });
-        self.grow_segment();
+        self.push(Node { op, inputs: inputs.to_vec(), output, aliased: None, at: at.into() });
         Ok(output)
     }
 
@@ -338,8 +338,7 @@ impl Recorder {
             "{at}: {} updates its state in place",
             op.name()
         );
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output: state, aliased, at: at.into() });
-        self.grow_segment();
+        self.push(Node { op, inputs: inputs.to_vec(), output: state, aliased, at: at.into() });
         Ok(())
     }
 
@@ -353,15 +352,16 @@ impl Recorder {
         Slot { id: self.slots.len() - 1, shape }
     }
 
-    fn grow_segment(&mut self) {
-        if self.segments.is_empty() {
+    /// Adds a node to the segment at hand; a plan that begins none has one for all of its nodes.
+    fn push(&mut self, node: Node) {
+        if self.segments.is_empty() && self.steps.is_none() {
             self.segment("all");
         }
+        assert!(self.is_open, "{}: a segment is begun in a loop, and after it", node.at);
+        self.nodes.push(node);
         let segment = self.segments.last_mut().expect("a segment was begun");
         segment.nodes.end = self.nodes.len();
-        let span = &mut self.spans[segment.span];
-        span.end = self.nodes.len();
-        assert!(self.steps.is_some() || segment.repeats == 1, "a segment is begun after a loop");
+        self.spans[segment.span].end = self.nodes.len();
     }
 }
 

@@ -167,7 +167,7 @@ out: a launch takes longer.
   launches
 * *ms*: of all calls of a picture, with ends; none where no stage has the op
 
-`grn_scale.parts` is counted as if it read x; after a linear layer that leaves sums of squares it reads a 30th.
+`grn_scale.split` is counted as if it read x; after a linear layer that leaves sums of squares it reads a 30th.
 
 | kernel | operands | must | by L2 | GFLOP | blocks | turns | under way | roof | limit | share | any cut | with ends | calls | ms |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|

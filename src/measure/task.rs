@@ -40,8 +40,8 @@ pub struct Task {
     pub result: Element,
 }
 
-/// The different ops of a plan, in its order, each with its number of calls for one batch, on a device that
-/// `stores_bf16` or not.
+/// The distinct ops of a plan in its order, each with its number of calls per batch. `stores_bf16` is as for
+/// [`Task::of`].
 pub fn distinct(plan: &Plan, stores_bf16: bool) -> Vec<(Task, usize)> {
     let mut tasks: Vec<(Task, usize)> = Vec::new();
     for segment in &plan.segments {

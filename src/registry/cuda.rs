@@ -155,7 +155,7 @@ const QUADS_FIT: &[Fit] = &[Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
     only!("activation", THREADS),
-    cuda!("add", "add.quads", Caps::NONE, [pass("add_quads", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
+    cuda!("add", "add.float4", Caps::NONE, [pass("add_float4", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("add", THREADS),
     only!("advance", ONE),
     flash!("attention.192.sm90a", "attention_192_sm90a"),
@@ -163,19 +163,19 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("attention", "attention.mma", Caps::ROUND_BF16, [pass("attention_mma", QUERIES)]).fit(&[Fit::HeadDimAtMost(64)]),
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),
-    cuda!("concat", "concat.quads", Caps::NONE, [pass("concat_quads", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
+    cuda!("concat", "concat.float4", Caps::NONE, [pass("concat_float4", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("concat", THREADS),
     cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", gemm("TILE_M", "TILE_N"))]),
     only!("conv2d", gemm("TILE_M", "TILE_N")),
     upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a", [Fit::RowsAtMost(256)]),
     upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a", []),
-    cuda!("conv_transpose2d", "conv_transpose2d.window4.sm90a", HOPPER, [
-        pass("conv_transpose2d_window4_sm90a_weight", [
+    cuda!("conv_transpose2d", "conv_transpose2d.4x4.sm90a", HOPPER, [
+        pass("conv_transpose2d_4x4_sm90a_weight", [
             Axis::every(WEIGHT, "LAID_OUT"),
             Axis::ONE,
             Axis::ONE,
         ]),
-        pass("conv_transpose2d_window4_sm90a", PIXEL_TILES_OF_CLASSES),
+        pass("conv_transpose2d_4x4_sm90a", PIXEL_TILES_OF_CLASSES),
     ]).with_scratch(&[Axis::every(WEIGHT, "PAIR")])
     .with_tiles(&[
         Tile::Pixels { operand: ConvTranspose2d::X, among: "CLUSTER_X" },
@@ -201,12 +201,12 @@ pub(super) static ROWS: &[Kernel] = &[
         .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(640)]),
     cuda!("depthwise_norm", "depthwise_norm.512.sm90a", Caps::SM90A, [pass("depthwise_norm_512_sm90a", TILES).in_clusters()])
         .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
-    cuda!("depthwise_norm", "depthwise_norm.window3", Caps::NONE, [
-        pass("depthwise_norm_window3", squares("TILE")).with_warps(QUADS),
+    cuda!("depthwise_norm", "depthwise_norm.3x3", Caps::NONE, [
+        pass("depthwise_norm_3x3", squares("TILE")).with_warps(QUADS),
     ]).fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_norm", rows("PIXELS")).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
-    cuda!("depthwise_residual", "depthwise_residual.window3", Caps::NONE, [
-        pass("depthwise_residual_window3", squares("TILE")).with_warps(QUADS),
+    cuda!("depthwise_residual", "depthwise_residual.3x3", Caps::NONE, [
+        pass("depthwise_residual_3x3", squares("TILE")).with_warps(QUADS),
     ]).fit(&[Fit::KernelSize(DepthwiseResidual::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
@@ -227,13 +227,13 @@ pub(super) static ROWS: &[Kernel] = &[
     ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     only!("gate", THREADS),
     only!("gather", THREADS),
-    cuda!("grn_scale", "grn_scale.parts", Caps::NONE, [
-        pass("grn_scale_parts_sums", [
+    cuda!("grn_scale", "grn_scale.split", Caps::NONE, [
+        pass("grn_scale_split_sums", [
             Axis::every(Count::Channels(Of::Out), "CHANNELS"),
             Axis::each(Count::Number("PARTS")),
             Axis::each(Count::Images(Of::Out)),
         ]),
-        pass("grn_scale_parts", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
+        pass("grn_scale_split", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
     ]).fit(&[Fit::ChannelsMultipleOf(4)])
     .with_scratch(&[Axis::each(Count::Elements(Of::Out)), Axis::each(Count::Number("PARTS"))])
     .with_squares(Squares::Taken),
@@ -241,10 +241,10 @@ pub(super) static ROWS: &[Kernel] = &[
         pass("grn_scale_norms", channels("CHANNELS")),
         pass("grn_scale", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
     ]).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
-    cuda!("group_norm", "group_norm.parts", Caps::NONE, [
-        pass("group_norm_parts_moments", PARTS),
-        pass("group_norm_parts_groups", GROUPS),
-        pass("group_norm_parts", PARTS),
+    cuda!("group_norm", "group_norm.split", Caps::NONE, [
+        pass("group_norm_split_moments", PARTS),
+        pass("group_norm_split_groups", GROUPS),
+        pass("group_norm_split", PARTS),
     ]).fit(&[Fit::ChannelsMultipleOf(4)]).with_scratch(&[
         Axis::each(Count::Sum(&[Axis::every(Count::Tokens(Of::Out), "PIXELS"), Axis::ONE])),
         Axis::each(Count::Images(Of::Out)),
@@ -275,7 +275,7 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("nearest_code", rows("ROWS")),
     only!("philox", THREADS),
     only!("pixel_shuffle", THREADS),
-    cuda!("pixel_unshuffle", "pixel_unshuffle.quads", Caps::NONE, [pass("pixel_unshuffle_quads", elements("ELEMENTS"))])
+    cuda!("pixel_unshuffle", "pixel_unshuffle.float4", Caps::NONE, [pass("pixel_unshuffle_float4", elements("ELEMENTS"))])
         .fit(&[Fit::Constant(PixelUnshuffle::PATCH, 2), Fit::ChannelsMultipleOf(4)]),
     only!("pixel_unshuffle", THREADS),
     only!("resample", THREADS),
@@ -305,15 +305,16 @@ mod tests {
                     assert_eq!(kernel.fit[0], Fit::Matrix(FeedForward::W0, hidden, channels), "{}", kernel.name);
                     channels.to_string()
                 }
-                "conv_transpose2d" if kernel.name.contains('x') => {
+                "conv_transpose2d" if cuda.number("TAPS") == Some(1) => {
                     format!("{}x{}", of("TILE_H") * of("TILE_W"), of("TILE_N"))
                 }
+                "depthwise_norm" if kernel.needs.contains(Caps::SM90A) => of("CHANNELS").to_string(),
                 _ => continue,
             };
             assert_eq!(kernel.name, format!("{}.{stated}.sm90a", kernel.op));
             compared += 1;
         }
-        assert_eq!(compared, 12 + 2 + 2 + 2, "every kernel whose name has its sizes is compared");
+        assert_eq!(compared, 12 + 2 + 2 + 2 + 2, "every kernel whose name has its sizes is compared");
     }
 
     /// An entry point is called like its kernel's file, but for what follows in another pass.

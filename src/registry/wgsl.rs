@@ -59,7 +59,7 @@ impl Kernel {
 
 /// What the variants of an op share, and what several ops do.
 const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
-const PRODUCT: &str = include_str!("../../shaders/product.shared.wgsl");
+const PRODUCT: &str = include_str!("../../shaders/gemm.shared.wgsl");
 const CONV: &str = include_str!("../../shaders/conv.shared.wgsl");
 const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
 const DEPTHWISE_NORM: &str = include_str!("../../shaders/depthwise_norm.shared.wgsl");

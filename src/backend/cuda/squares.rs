@@ -1,4 +1,4 @@
-//! Sums of squares that a linear layer leaves for the GRN after it: `kernels/squares.cuh`.
+//! Sums of squares that a linear layer leaves for the GRN after it: `kernels/grn_squares.cuh`.
 
 use crate::ops::GrnScale;
 use crate::plan::{Plan, Source};

@@ -40,7 +40,7 @@ impl Cuda {
     }
 }
 
-/// How a kernel spares another one reading a large tensor only for sums of its squares; see `kernels/squares.cuh`.
+/// How a kernel spares another one reading a large tensor only for sums of its squares; see `kernels/grn_squares.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Squares {
     /// It does not.

@@ -6,9 +6,9 @@ const HEADERS: &[(&str, &str)] = &[
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
     ("chunk.cuh", include_str!("../../../kernels/chunk.cuh")),
     ("feed_forward_tiles.cuh", include_str!("../../../kernels/feed_forward_tiles.cuh")),
-    ("linear_tensor.cuh", include_str!("../../../kernels/linear_tensor.cuh")),
-    ("product.cuh", include_str!("../../../kernels/product.cuh")),
-    ("tensor.cuh", include_str!("../../../kernels/tensor.cuh")),
+    ("gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
+    ("gemm_mma.cuh", include_str!("../../../kernels/gemm_mma.cuh")),
+    ("linear_mma.cuh", include_str!("../../../kernels/linear_mma.cuh")),
 ];
 
 /// The number that a kernel's text, or a file that it includes, calls `constexpr u32 <name>`.
@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn numbers_are_found() {
-        let text = "constexpr u32 ROWS = 8; // of x\nconstexpr u32 BYTES = 4 * ROWS;\n#include \"product.cuh\"\n";
+        let text = "constexpr u32 ROWS = 8; // of x\nconstexpr u32 BYTES = 4 * ROWS;\n#include \"gemm.cuh\"\n";
         assert_eq!(number(text, "ROWS"), Some(8));
         assert_eq!(number(text, "BYTES"), None);
         assert_eq!(number(text, "TILE_M"), Some(64));
