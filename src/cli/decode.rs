@@ -11,10 +11,10 @@ use super::setup::Setup;
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::image::{Origin, Record};
+use crate::model::Model;
 use crate::noise::NoiseKind;
 use crate::pipeline::{HostTensor, Inputs, Options, Pipeline};
 use crate::request::{Request, parse_one_guidance, parse_one_steps, parse_whole};
-use crate::weights::model::Model;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

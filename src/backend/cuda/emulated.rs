@@ -16,6 +16,7 @@ use super::fault::{Fault, Outcome};
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::registry::Caps;
+use crate::registry::cuda::H100_SMS;
 
 unsafe extern "C" {
     /// `kernels/host/device.cpp`. Null, or what went wrong.
@@ -151,7 +152,7 @@ impl Emulated {
     /// A device that can do this.
     pub(super) fn new(caps: Caps, checks: bool) -> Self {
         let name = "a GPU emulated on the host, for tests".into();
-        let device = super::describe(name, Kind::Software, caps, crate::backend::cpu::memory::available());
+        let device = super::describe(name, Kind::Software, caps, H100_SMS, crate::backend::cpu::memory::available());
         let (buffers, recording, uploads, busy) = Default::default();
         Self { device, checks, buffers, recording, uploads, busy }
     }

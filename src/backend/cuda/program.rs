@@ -11,13 +11,14 @@ use super::args::Args;
 use super::context::Context;
 use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
+use super::squares;
 use super::tensor_map::{self, Maps};
-use super::{source, squares};
 use crate::backend::weights::{Memory, State, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::{Axis, Caps, Cuda, Pass};
+use crate::registry::cuda::Cuda;
+use crate::registry::{Axis, Caps, Pass};
 
 /// Blocks along y and z that a device allows; along x there are 2³¹ − 1.
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -65,7 +66,7 @@ pub(super) fn compile<D: Driver>(
     let rows: Vec<Cuda> = kernels.iter().map(|(cuda, _)| *cuda).collect();
     let (passes_squares, squares_len) = squares::passed_on(&plan, &rows);
     for ((node, (cuda, functions)), squares) in plan.nodes.iter().zip(kernels).zip(passes_squares) {
-        let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+        let number = |name: &str| cuda.number(name).expect("every row has its numbers");
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for (i, pass) in cuda.passes.iter().enumerate() {
             geometries.push(geometry(&context, node, &cuda, pass, cuda.tiled_pass() == Some(i))?);
@@ -115,7 +116,7 @@ pub(super) fn compile<D: Driver>(
 
 /// The launch of a pass of a node.
 fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, tiled: bool) -> Result<Geometry> {
-    let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+    let number = |name: &str| cuda.number(name).expect("every row has its numbers");
     let mut grid = pass.grid.map(|axis| axis.resolve(node, number));
     let clustered = tiled || pass.clusters;
     let cluster = if clustered { ["CLUSTER_X", "CLUSTER_Y"].map(|name| number(name) as u32) } else { [1; 2] };
@@ -124,7 +125,7 @@ fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, ti
     }
     // Where tiles are copied, only for that.
     let given = tiled || cuda.tiles.is_empty();
-    let shared = if given { source::number(cuda.source, "SHARED") } else { None };
+    let shared = if given { cuda.number("SHARED") } else { None };
     let most = number("THREADS") as u32;
     let threads = pass.warps.map_or(most, |warps| 32 * warps.resolve(node, number) as u32);
     assert!(threads <= most, "{} is launched where it fits", pass.entry);
@@ -189,7 +190,7 @@ impl<D: Driver> CudaProgram<D> {
         if cuda.tiles.is_empty() {
             return Ok((args, None));
         }
-        let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+        let number = |name: &str| cuda.number(name).expect("every row has its numbers");
         let maps = tensor_map::of(node, cuda.tiles, &operands, scratch, number);
         Ok((args, Some(self.context.call(|driver| driver.encode(&maps))?)))
     }
