@@ -105,7 +105,7 @@ fn check(
             let limit = stores + if kernel.rounds() { case.tolerance_bf16 } else { case.tolerance };
             checked.ran += 1;
             if mode.digests {
-                (limit.to_bits(), caps.to_string()).hash(&mut checked.digest);
+                (limit.to_bits(), target.caps.to_string()).hash(&mut checked.digest);
                 one.digest(&mut checked.digest);
             } else {
                 let got = one.run(backend.compile_with(plan.clone(), &[kernel]).unwrap());
