@@ -12,8 +12,8 @@ use crate::request::Request;
 
 /// Text chunk that most programs for such pictures read and write.
 const PARAMETERS: &str = "parameters";
-/// Our own text chunk: a [`Record`] as JSON.
-const CASCADE: &str = "cascade";
+/// Our own text chunk, also in the metadata of safetensors files: a [`Record`] as JSON.
+pub(crate) const CASCADE: &str = "cascade";
 /// Most bytes of text to take from somebody's PNG.
 const TEXT_LIMIT: usize = 64 << 20;
 
@@ -39,13 +39,29 @@ pub struct Record {
     pub image: usize,
     /// The whole run.
     pub request: Request,
+    /// The file that encoded text was read from, where the request's prompts were not encoded in this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Where Stage C's latents came from, if not from this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<Origin>,
+}
+
+/// Where latents came from that a picture was decoded from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Origin {
+    /// Another request.
+    Request(Box<Request>),
+    /// A file of another program, by its name.
+    File(String),
 }
 
 impl Record {
     /// The record of image `image` of a run of this program.
     pub fn new(request: &Request, model: &str, image: usize) -> Self {
         let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into();
-        Self { program, model: model.into(), image, request: request.clone() }
+        Self { program, model: model.into(), image, request: request.clone(), text: None, prior: None }
     }
 
     /// The record as `parameters` text: prompt, negative prompt, one line of settings.
@@ -59,9 +75,14 @@ impl Record {
             true => serde_json::Value::from(text).to_string(),
             false => text.to_owned(),
         };
+        let prior = match &self.prior {
+            Some(Origin::Request(prior)) => format!(", Prior seed: {}", prior.seed_of(self.image)),
+            Some(Origin::File(name)) => format!(", Prior: {}", quoted(name)),
+            None => String::new(),
+        };
         format!(
             "{}\n{negative}Steps: {}, Sampler: DDPM, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, \
-             Decoder steps: {}, Decoder CFG scale: {}, Noise: {}, Version: {}",
+             Decoder steps: {}, Decoder CFG scale: {}, Noise: {}{prior}, Version: {}",
             request.prompt_of(self.image),
             request.steps.0,
             request.guidance.0,

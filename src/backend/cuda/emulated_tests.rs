@@ -100,7 +100,7 @@ fn stages_take_turns_where_they_do_not_fit_together() {
 }
 
 #[test]
-fn weights_that_products_read_are_narrowed_where_that_is_allowed() {
+fn weights_that_only_gemms_read_are_stored_in_bf16_where_that_is_allowed() {
     let (plan, input, out) = three_segments();
     assert_eq!((plan.weight_bytes(false), plan.weight_bytes(true)), (3 * LAYER, 3 * LAYER / 2));
     let mut program = device_with(Caps::ROUND_BF16, plan.arena_bytes() + 3 * LAYER / 2).compile(plan.clone()).unwrap();

@@ -30,7 +30,7 @@ struct Launches<D: Driver> {
     geometries: Vec<Geometry>,
     out_kind: u32,
     kinds: Vec<u32>,
-    /// Whether it passes on sums of squares.
+    /// Whether it leaves sums of squares of its result to the next node, or finds those of the node before.
     squares: bool,
 }
 
@@ -39,12 +39,12 @@ pub(super) struct CudaProgram<D: Driver> {
     context: Arc<Context<D>>,
     plan: Arc<Plan>,
     weights: Weights<Context<D>>,
-    /// That of the weights when `args` and `graphs` were made.
+    /// The epoch of the weights when `args` and `graphs` were made.
     epoch: u64,
     nodes: Vec<Launches<D>>,
     /// For each node; `None` before its segment first runs, and where its weights have moved since.
     args: Vec<Option<(Args, Option<Maps>)>>,
-    /// Runs that have been recorded; they hold addresses of weights.
+    /// A graph for each range of nodes that has been run; graphs hold addresses of weights.
     graphs: HashMap<Range<usize>, D::Graph>,
     arena: D::Buffer,
     scratch: D::Buffer,
@@ -53,7 +53,7 @@ pub(super) struct CudaProgram<D: Driver> {
     counters_from: u32,
 }
 
-/// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
+/// Makes everything that running `plan` needs. `kernels` holds the row of each node and its loaded kernels.
 pub(super) fn compile<D: Driver>(
     context: Arc<Context<D>>,
     mut weights: Weights<Context<D>>,
@@ -86,7 +86,7 @@ pub(super) fn compile<D: Driver>(
             squares,
         });
     }
-    // Behind the memory that passes share: a norm uses both.
+    // Behind the memory that passes share, since a GRN uses both.
     let squares_from = scratch_len.next_multiple_of(64);
     let counters_from = squares_from + squares_len;
     let scratch_bytes = 4 * (counters_from + counters);

@@ -141,7 +141,7 @@ impl Real {
         done.map_err(|e| Fault::of(e.0, e.to_string(), bytes))
     }
 
-    /// The end of everything enqueued to a stream so far.
+    /// An event at the end of everything enqueued on a stream so far.
     fn end(&self, stream: &CudaStream) -> Outcome<CudaEvent> {
         self.check(stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING)))
     }
