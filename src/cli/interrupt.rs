@@ -23,7 +23,7 @@ pub(super) fn install() -> Result<()> {
         if MAKING.load(SeqCst) && !ASKED.swap(true, SeqCst) {
             return note("\ninterrupted: stopping after this step; interrupt again to stop at once");
         }
-        let _whole = crate::image::output_guard();
+        let _whole = crate::output::output_guard();
         note(&format!("\nerror: {}", Error::Interrupted));
         std::process::exit(Error::Interrupted.exit_code().into());
     };

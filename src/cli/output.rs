@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::image::{check_writable, write_atomically};
+use crate::output::{check_writable, write_atomically};
 
 /// What becomes of the pictures of a run.
 #[derive(Debug, clap::Args)]

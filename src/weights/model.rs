@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::checkpoint::Checkpoint;
 use super::kind::NetworkKind;
-use super::paths::{ModelPaths, PartFiles};
+use super::paths::{ModelPaths, Overrides, PartFiles};
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
@@ -32,6 +32,19 @@ pub struct Model {
 }
 
 impl Model {
+    /// Opens a model folder, as diffusers has it or with the original single files.
+    ///
+    /// # Errors
+    /// Those of [`ModelPaths::find`] and [`open`](Self::open).
+    ///
+    /// ```no_run
+    /// let model = cascade_rt::Model::open_folder("stable-cascade")?;
+    /// # Ok::<(), cascade_rt::Error>(())
+    /// ```
+    pub fn open_folder(folder: impl Into<Location>) -> Result<Self> {
+        Self::open(&ModelPaths::find(Some(&folder.into()), None, &Overrides::default())?)
+    }
+
     /// Opens every part. Reads headers and configs only; weights are read when
     /// they are used.
     ///
