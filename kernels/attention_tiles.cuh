@@ -234,10 +234,10 @@ struct Warpgroup {
             const u32 row = token() + half * 8;
 #pragma unroll
             for (u32 j = 0; j < DIM / 8; j += 2) {
-                Quad y = row_quad(&acc[4 * j + 2 * half]);
-                for (u32 k = 0; k < QUAD; ++k) y[k] *= scale;
+                Float4 y = row_float4(&acc[4 * j + 2 * half]);
+                for (u32 k = 0; k < VEC; ++k) y[k] *= scale;
                 const u32 column = blockIdx.y * DIM + (j + lane() % 2) * 8 + lane() % 4 / 2 * 4;
-                if (row < head.tokens) store_quad(a, (blockIdx.z * head.tokens + row) * head.channels + column, y);
+                if (row < head.tokens) store_float4(a, (blockIdx.z * head.tokens + row) * head.channels + column, y);
             }
         }
     }

@@ -10,10 +10,10 @@
 // Memory     reads the input patches once per TILE_N channels, the weight once per TILE_M pixels.
 // Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
-// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (gemm.cuh).
 // Reference  src/ops/conv2d.rs
 #include "conv.cuh"
-#include "product.cuh"
+#include "gemm.cuh"
 
 KERNEL(conv2d) {
     SHARED(OperandTiles, s);

@@ -11,10 +11,10 @@
 // Memory     reads the input once per tile of channels and tap of the kernel.
 // Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
-// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (gemm.cuh).
 // Reference  src/ops/conv_transpose2d.rs
 #include "conv.cuh"
-#include "product.cuh"
+#include "gemm.cuh"
 
 KERNEL(conv_transpose2d) {
     SHARED(OperandTiles, s);

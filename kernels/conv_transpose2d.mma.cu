@@ -14,7 +14,7 @@
 
 constexpr u32 TILE_M = 128;
 constexpr u32 TILE_N = 128;
-#include "tensor.cuh"
+#include "gemm_mma.cuh"
 
 struct Patches {
     static constexpr bool ASYNC = false;

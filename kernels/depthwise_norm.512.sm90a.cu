@@ -8,7 +8,7 @@
 //            latency. The first rows are summed while the last ones arrive. In Stage C, 24 x 24 pixels of two images
 //            with 2048 channels are 192 blocks; 264 fit at once. x is read 1.8 times from L2 and once from memory: 17 MB,
 //            with 2 MB of weights and 5 MB of y 23 MB by L2, which take as long as the 14 MB from and to memory. With all
-//            channels in one block, depthwise_norm.window3.cu has room for tiles of 3 x 3 only, which read x 2.8 times:
+//            channels in one block, depthwise_norm.3x3.cu has room for tiles of 3 x 3 only, which read x 2.8 times:
 //            36 MB. 32 x 32 pixels of 1280 channels: 14 MB by L2, 8 MB from and to memory, 94 % of the memory roofline.
 //            About 20 instructions per value are 40 % of what an SM can issue in that time.
 // Counts     x halo TILE_H COLUMNS*CLUSTER_X, weight tile, bias tile, y once; halo a block

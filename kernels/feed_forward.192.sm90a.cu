@@ -26,40 +26,40 @@ constexpr u32 SHARED = 225280;
 #include "feed_forward_tiles.cuh"
 
 struct Block {
-    Quad x[2][QUADS][THREADS]; // private to each thread
+    Float4 x[2][VECS][THREADS]; // private to each thread
     Tiles tiles;
 };
 
 // Normed and rounded rows as A fragments in registers, so that MMAs read only weights from shared memory; x itself is kept
 // in shared memory for the residual.
 struct Rows {
-    const Quad (&kept)[2][QUADS][THREADS];
+    const Float4 (&kept)[2][VECS][THREADS];
     u32 fragments[C / 16][4];
 
     // LN(x) (1 + g3) + g4 of this thread's vectors of two rows; four lanes share a row.
-    DEVICE Rows(const Args& a, Quad (&keep)[2][QUADS][THREADS]) : kept(keep) {
+    DEVICE Rows(const Args& a, Float4 (&keep)[2][VECS][THREADS]) : kept(keep) {
         const float eps = a.number(0), gain = 1.0f + a.tensor(GAMMAS)[3], shift = a.tensor(GAMMAS)[4];
-        Quad x[2][QUADS];
+        Float4 x[2][VECS];
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u32 row = upper_row() + half * 8;
 #pragma unroll
-            for (u32 i = 0; i < QUADS; ++i) {
-                x[half][i] = row < a.out.rows() ? load_quad(a.real(X) + row * C + first_column(), i * 16) : Quad{};
+            for (u32 i = 0; i < VECS; ++i) {
+                x[half][i] = row < a.out.rows() ? load_float4(a.real(X) + row * C + first_column(), i * 16) : Float4{};
             }
         }
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             float sum = 0.0f, squares = 0.0f;
-            for (u32 i = 0; i < QUADS; ++i) keep[half][i][threadIdx.x] = x[half][i], sum += x[half][i].sum();
+            for (u32 i = 0; i < VECS; ++i) keep[half][i][threadIdx.x] = x[half][i], sum += x[half][i].sum();
             const float mean = row_sum(sum) / float(C);
-            for (u32 i = 0; i < QUADS; ++i) {
-                for (u32 j = 0; j < QUAD; ++j) x[half][i][j] -= mean, squares += x[half][i][j] * x[half][i][j];
+            for (u32 i = 0; i < VECS; ++i) {
+                for (u32 j = 0; j < VEC; ++j) x[half][i][j] -= mean, squares += x[half][i][j] * x[half][i][j];
             }
             const float scale = gain / sqrtf(row_sum(squares) / float(C) + eps);
 #pragma unroll
-            for (u32 i = 0; i < QUADS; ++i) {
-                for (u32 j = 0; j < QUAD; ++j) x[half][i][j] = x[half][i][j] * scale + shift;
+            for (u32 i = 0; i < VECS; ++i) {
+                for (u32 j = 0; j < VEC; ++j) x[half][i][j] = x[half][i][j] * scale + shift;
                 const uint2 pairs = row_factors(x[half][i]);
                 fragments[i][half] = pairs.x, fragments[i][2 + half] = pairs.y;
             }
@@ -71,7 +71,7 @@ struct Rows {
         for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, fragments[(i * TILE_K + k) / 16], weight + k, i + k > 0);
     }
 
-    DEVICE Quad x(u32 half, u32 i) const { return kept[half][i][threadIdx.x]; }
+    DEVICE Float4 x(u32 half, u32 i) const { return kept[half][i][threadIdx.x]; }
 };
 
 KERNEL_TILED(feed_forward_192_sm90a) {

@@ -37,16 +37,16 @@ struct Rows {
 
     // Stores LN(x) (1 + g3) + g4 of this warp's 16 rows.
     DEVICE Rows(const Args& args, u16 (&to)[C / TILE_K][TILE_M * TILE_K]) : a(args), normed(to) {
-        constexpr u32 OF_LANE = C / QUAD / 32, AT_ONCE = 4;
+        constexpr u32 OF_LANE = C / VEC / 32, AT_ONCE = 4;
         const float eps = a.number(0), gain = 1.0f + a.tensor(GAMMAS)[3], shift = a.tensor(GAMMAS)[4];
         for (u32 i = 0; i < 16; i += AT_ONCE) {
             const u32 from = warp() * 16 + i;
-            Quad x[AT_ONCE][OF_LANE];
+            Float4 x[AT_ONCE][OF_LANE];
 #pragma unroll
             for (u32 r = 0; r < AT_ONCE; ++r) {
                 const u32 row = blockIdx.x * TILE_M + from + r;
                 for (u32 q = 0; q < OF_LANE; ++q) {
-                    x[r][q] = row < a.out.rows() ? load_quad(a.real(X), row * C + (q * 32 + lane()) * QUAD) : Quad{};
+                    x[r][q] = row < a.out.rows() ? load_float4(a.real(X), row * C + (q * 32 + lane()) * VEC) : Float4{};
                 }
             }
 #pragma unroll
@@ -55,12 +55,12 @@ struct Rows {
                 for (u32 q = 0; q < OF_LANE; ++q) sum += x[r][q].sum();
                 const float mean = warp_sum(sum) / float(C);
                 for (u32 q = 0; q < OF_LANE; ++q) {
-                    for (u32 j = 0; j < QUAD; ++j) x[r][q][j] -= mean, squares += x[r][q][j] * x[r][q][j];
+                    for (u32 j = 0; j < VEC; ++j) x[r][q][j] -= mean, squares += x[r][q][j] * x[r][q][j];
                 }
                 const float scale = gain / sqrtf(warp_sum(squares) / float(C) + eps);
                 for (u32 q = 0; q < OF_LANE; ++q) {
-                    for (u32 j = 0; j < QUAD; ++j) x[r][q][j] = x[r][q][j] * scale + shift;
-                    const u32 k = (q * 32 + lane()) * QUAD;
+                    for (u32 j = 0; j < VEC; ++j) x[r][q][j] = x[r][q][j] * scale + shift;
+                    const u32 k = (q * 32 + lane()) * VEC;
                     u16* at = &normed[k / TILE_K][tile_place(from + r, k % TILE_K / 8) + k % 8];
                     *reinterpret_cast<uint2*>(at) = make_uint2(to_bf16(x[r][q][0], x[r][q][1]), to_bf16(x[r][q][2], x[r][q][3]));
                 }
@@ -75,9 +75,9 @@ struct Rows {
         for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, x + k, weight + k, i + k > 0);
     }
 
-    DEVICE Quad x(u32 half, u32 i) const {
+    DEVICE Float4 x(u32 half, u32 i) const {
         const u32 row = upper_row() + half * 8;
-        return row < a.out.rows() ? load_quad(a.real(X) + row * C + first_column(), i * 16) : Quad{};
+        return row < a.out.rows() ? load_float4(a.real(X) + row * C + first_column(), i * 16) : Float4{};
     }
 };
 

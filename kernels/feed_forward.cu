@@ -16,10 +16,10 @@
 //            the registry avoid that or store it in bf16.
 // Numerics   multiplies and accumulates in f32; the variance takes a second pass.
 // Needs      nothing.
-// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (gemm.cuh).
 // Reference  src/ops/feed_forward.rs
 #include "feed_forward.cuh"
-#include "product.cuh"
+#include "gemm.cuh"
 
 KERNEL(feed_forward_up) {
     SHARED(OperandTiles, s);

@@ -28,7 +28,7 @@ constexpr u32 TILE_M = 128;
 constexpr u32 TILE_N = 128;
 constexpr u32 NORM_ROWS = 8;
 constexpr u32 WORDS = 4; // 32-bit words per chunk
-#include "tensor.cuh"
+#include "gemm_mma.cuh"
 static_assert(THREADS == 32 * NORM_ROWS && WORDS * sizeof(u32) == CHUNK * sizeof(u16), "one warp per row, whole words");
 
 // The two tensors in scratch memory, whose rows are padded to whole chunks.

@@ -8,7 +8,7 @@
 //     x(half, i)                        residual: vector i of the thread's upper or lower row
 #pragma once
 #include "feed_forward.cuh"
-#include "quad.cuh"
+#include "float4.cuh"
 #include "wgmma.cuh"
 
 constexpr u32 TILE_M = 128;
@@ -19,7 +19,7 @@ constexpr u32 STRIPS = HIDDEN / TILE_H;
 constexpr u32 STAGES_PER_GEMM = C / TILE_N;         // for one strip
 constexpr u32 FILLS = STRIPS * 2 * STAGES_PER_GEMM; // of stages: for each strip W0, then W2
 constexpr u32 STAGE_ELEMENTS = TILE_N * TILE_K;
-constexpr u32 QUADS = C / 16; // vectors of a row per thread
+constexpr u32 VECS = C / 16; // vectors of a row per thread
 constexpr u32 SMS = 132;      // of an H100, one block on each
 static_assert(TILE_M == 64 * THREADS / WARPGROUP && TILE_H == TILE_K, "a warpgroup has 64 rows, a strip is one K tile");
 static_assert(C == STAGES_PER_GEMM * TILE_N && STAGES_PER_GEMM <= 2, "tiles are whole");
@@ -151,16 +151,16 @@ template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, co
         const u32 row = upper_row() + half * 8;
         const bool inside = row < a.out.rows();
 #pragma unroll
-        for (u32 i = 0; i < QUADS; i += AT_ONCE) {
-            Quad x[AT_ONCE]; // loaded ahead: if x and the result share memory, later loads must wait for stores
+        for (u32 i = 0; i < VECS; i += AT_ONCE) {
+            Float4 x[AT_ONCE]; // loaded ahead: if x and the result share memory, later loads must wait for stores
 #pragma unroll
             for (u32 q = 0; q < AT_ONCE; ++q) x[q] = rows.x(half, i + q);
 #pragma unroll
             for (u32 q = 0; q < AT_ONCE; ++q) {
                 const u32 j = (i + q) * 2;
-                Quad y = row_quad(&strip.acc[j / (TILE_N / 8)][4 * (j % (TILE_N / 8)) + 2 * half]);
-                for (u32 k = 0; k < QUAD; ++k) y[k] = x[q][k] + factor * y[k];
-                if (inside) store_quad(a, row * C + first_column() + (i + q) * 16, y);
+                Float4 y = row_float4(&strip.acc[j / (TILE_N / 8)][4 * (j % (TILE_N / 8)) + 2 * half]);
+                for (u32 k = 0; k < VEC; ++k) y[k] = x[q][k] + factor * y[k];
+                if (inside) store_float4(a, row * C + first_column() + (i + q) * 16, y);
             }
         }
     }

@@ -14,30 +14,30 @@
 // Needs      nothing.
 // Tunables   ROWS.
 // Reference  src/ops/layer_norm.rs
-#include "quad.cuh"
+#include "float4.cuh"
 
 constexpr u32 ROWS = 4;
 constexpr u32 THREADS = 128;
 static_assert(THREADS == 32 * ROWS, "one warp per row");
 
-// Normalises a row of at most QUADS vectors per lane.
-template <u32 QUADS> DEVICE void norm(const Args& a, u32 row) {
+// Normalises a row of at most VECS vectors per lane.
+template <u32 VECS> DEVICE void norm(const Args& a, u32 row) {
     enum { NONE, CHANNELS, GAMMAS }; // ops::Affine
     const u32 c = a.out.c, begin = row * c;
-    const auto channel = [](u32 q) { return (32 * q + lane()) * QUAD; };
+    const auto channel = [](u32 q) { return (32 * q + lane()) * VEC; };
 
-    Quad x[QUADS];
+    Float4 x[VECS];
     float sum = 0.0f;
     // Without a branch, all loads are issued together.
 #pragma unroll
-    for (u32 q = 0; q < QUADS; ++q) x[q] = load_quad(a.real(0), begin + min_of(channel(q), c - QUAD));
+    for (u32 q = 0; q < VECS; ++q) x[q] = load_float4(a.real(0), begin + min_of(channel(q), c - VEC));
 #pragma unroll
-    for (u32 q = 0; q < QUADS; ++q) sum += channel(q) < c ? x[q].sum() : 0.0f;
+    for (u32 q = 0; q < VECS; ++q) sum += channel(q) < c ? x[q].sum() : 0.0f;
     const float mean = warp_sum(sum) / float(c);
     float squares = 0.0f;
 #pragma unroll
-    for (u32 q = 0; q < QUADS; ++q) {
-        for (u32 i = 0; i < QUAD; ++i) squares += channel(q) < c ? (x[q][i] - mean) * (x[q][i] - mean) : 0.0f;
+    for (u32 q = 0; q < VECS; ++q) {
+        for (u32 i = 0; i < VEC; ++i) squares += channel(q) < c ? (x[q][i] - mean) * (x[q][i] - mean) : 0.0f;
     }
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / float(c) + a.number(0));
 
@@ -45,21 +45,21 @@ template <u32 QUADS> DEVICE void norm(const Args& a, u32 row) {
     const float scale = a.constant[1] == GAMMAS ? 1.0f + first[0] : 1.0f;
     const float shift = a.constant[1] == GAMMAS ? first[1] : 0.0f;
 #pragma unroll
-    for (u32 q = 0; q < QUADS; ++q) {
+    for (u32 q = 0; q < VECS; ++q) {
         if (channel(q) >= c) return;
-        for (u32 i = 0; i < QUAD; ++i) x[q][i] = (x[q][i] - mean) * rstd * scale + shift;
+        for (u32 i = 0; i < VEC; ++i) x[q][i] = (x[q][i] - mean) * rstd * scale + shift;
         if (a.constant[1] == CHANNELS) {
-            const Quad by = load_quad(first, channel(q)), plus = load_quad(bias, channel(q));
-            for (u32 i = 0; i < QUAD; ++i) x[q][i] = x[q][i] * by[i] + plus[i];
+            const Float4 by = load_float4(first, channel(q)), plus = load_float4(bias, channel(q));
+            for (u32 i = 0; i < VEC; ++i) x[q][i] = x[q][i] * by[i] + plus[i];
         }
-        store_quad(a, begin + channel(q), x[q]);
+        store_float4(a, begin + channel(q), x[q]);
     }
 }
 
 KERNEL(layer_norm_registers, 4) {
     const u32 row = blockIdx.x * ROWS + warp();
     if (row >= a.out.rows()) return; // the whole warp, so no shuffle misses a lane
-    switch (div_up(a.out.c, 32 * QUAD)) {
+    switch (div_up(a.out.c, 32 * VEC)) {
     case 1: return norm<1>(a, row);
     case 2: return norm<2>(a, row);
     case 3: return norm<3>(a, row);

@@ -15,10 +15,10 @@
 // Memory     reads x once per TILE_N channels and the weight once per TILE_M rows.
 // Numerics   multiplies and accumulates in f32.
 // Needs      nothing.
-// Tunables   TILE_M, TILE_N, TILE_K, THREADS (product.cuh).
+// Tunables   TILE_M, TILE_N, TILE_K, THREADS (gemm.cuh).
 // Reference  src/ops/linear.rs
 #include "linear.cuh"
-#include "product.cuh"
+#include "gemm.cuh"
 
 KERNEL(linear) {
     SHARED(OperandTiles, s);

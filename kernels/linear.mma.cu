@@ -14,7 +14,7 @@
 
 constexpr u32 TILE_M = 128;
 constexpr u32 TILE_N = 128;
-#include "linear_tensor.cuh"
+#include "linear_mma.cuh"
 
 KERNEL(linear_mma, 2) {
     SHARED(OperandTiles, s);

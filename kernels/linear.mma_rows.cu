@@ -15,7 +15,7 @@
 
 constexpr u32 TILE_M = 64;
 constexpr u32 TILE_N = 64;
-#include "linear_tensor.cuh"
+#include "linear_mma.cuh"
 
 KERNEL(linear_mma_rows, 3) {
     SHARED(OperandTiles, s);

@@ -6,7 +6,7 @@
 // copies a part of it, to all of them. So a stage is free when the consumers of the whole cluster have left it.
 #pragma once
 #include "linear.cuh"
-#include "squares.cuh"
+#include "grn_squares.cuh"
 #include "stages.cuh"
 
 constexpr u32 GROUP = 128; // threads of a warp group

@@ -9,7 +9,7 @@
 // Like ptx.cuh, with a body for the host.
 #pragma once
 #include "hopper.cuh"
-#include "quad.cuh"
+#include "float4.cuh"
 
 // An address as the instruction is told of it: in units of 16 bytes, without the block's place in the cluster.
 DEVICE u32 tile_address(const void* at) { return (shared_address(at) & 0x3ffff) >> 4; }
@@ -132,7 +132,7 @@ void start_product(float (&sums)[COUNT], const u32 (&a)[4], const u16* b, bool o
 // Four columns of a row of sums, of which neighbouring lanes have two each: j and j + 1, j even, are products of eight columns
 // side by side, and from &sums[4 j] on, or two further for the lower row, lane l gets those from column
 // 8 (j + l % 2) + l % 4 / 2 * 4 on.
-DEVICE Quad row_quad(const float* sums) {
+DEVICE Float4 row_float4(const float* sums) {
     const bool odd = lane() % 2 != 0;
     const float* next = sums + 4;
     const float first = __shfl_xor_sync(0xffffffffu, odd ? sums[0] : next[0], 1);
@@ -142,7 +142,7 @@ DEVICE Quad row_quad(const float* sums) {
 
 // The other way, for a factor in registers: of such four columns, rounded, this lane's two of either eight. They are a[0] and
 // a[2] of the upper row, a[1] and a[3] of the lower.
-DEVICE uint2 row_factors(const Quad& x) {
+DEVICE uint2 row_factors(const Float4& x) {
     const bool odd = lane() % 2 != 0;
     const u32 first = to_bf16(x[0], x[1]), second = to_bf16(x[2], x[3]);
     const u32 other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);

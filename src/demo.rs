@@ -7,7 +7,7 @@
 use crate::error::Result;
 use crate::files::BuiltIn;
 #[cfg(feature = "demo")]
-use crate::weights::model::Model;
+use crate::model::Model;
 
 /// The built-in model, unless the program was built without the feature `demo`.
 pub const MODEL: Option<&BuiltIn> = embedded();

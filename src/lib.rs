@@ -8,6 +8,7 @@ pub use files::Location;
 pub use image::{Image, Origin, Record};
 #[cfg(feature = "png")]
 pub use image::{Metadata, read_metadata};
+pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
     Batch, Footprint, HostTensor, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings, Times,
@@ -15,7 +16,7 @@ pub use pipeline::{
 pub use registry::Caps;
 pub use request::Request;
 pub use shape::Shape;
-pub use weights::{Model, ModelPaths, Overrides};
+pub use weights::{ModelPaths, Overrides};
 
 // The parts, for the program and for this project's tests and benchmarks. They change without notice.
 #[doc(hidden)]
@@ -34,6 +35,8 @@ mod files;
 pub mod image;
 #[doc(hidden)]
 pub mod measure;
+#[doc(hidden)]
+pub mod model;
 #[doc(hidden)]
 pub mod net;
 #[doc(hidden)]
@@ -55,6 +58,8 @@ pub mod request;
 pub mod sampler;
 #[doc(hidden)]
 pub mod shape;
+#[doc(hidden)]
+pub mod sizes;
 #[doc(hidden)]
 pub mod synth;
 #[doc(hidden)]

@@ -149,8 +149,8 @@ impl LatentNoise {
         noise
     }
 
-    /// The same for some `images` of the batch. All of its noise has to be drawn, because torch draws for the
-    /// whole batch at once, but only theirs is kept.
+    /// Like [`draw`](Self::draw), but keeps only the noise of `images`. The noise of the whole batch must be drawn
+    /// nevertheless, because torch draws it at once; discarding the rest immediately saves memory.
     ///
     /// # Panics
     /// If the range is not within the batch.

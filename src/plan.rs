@@ -1,8 +1,7 @@
-//! The plan: everything to be done for one image size, as a flat list.
+//! The plan: everything that one kind of request needs, as a flat list of nodes.
 //!
-//! Networks record nodes into a [`Recorder`]; [`Recorder::finish`] gives every
-//! slot its place in one arena and yields the [`Plan`], which does not change
-//! again. Backends compile it and know nothing of networks.
+//! Networks record nodes into a [`Recorder`]. [`Recorder::finish`] gives every slot its place in one arena and
+//! returns the [`Plan`], which does not change any more. Backends compile it and know nothing of networks.
 
 mod arena;
 
@@ -123,7 +122,7 @@ pub struct Plan {
     pub slots: Vec<Storage>,
     /// Learned tensors that nodes refer to.
     pub weights: Vec<Weight>,
-    /// For each of them, whether it is read only as a factor of products.
+    /// For each weight, whether only GEMMs read it, as an operand that may be rounded to bf16.
     pub gemm_only: Vec<bool>,
     /// The segments, in the order in which they first run.
     pub segments: Vec<Segment>,
@@ -140,7 +139,7 @@ impl Plan {
         self.segments[segment.0].nodes.clone()
     }
 
-    /// Work that a node does; on a device that `stores_bf16`, factors have two bytes.
+    /// Work that a node does. On a device that `stores_bf16`, GEMM inputs have two bytes per element.
     pub fn cost(&self, node: &Node, stores_bf16: bool) -> Cost {
         let out = node.output.shape;
         let element =
@@ -165,7 +164,7 @@ impl Plan {
         self.segments.iter().find(|segment| segment.nodes.contains(&i)).expect("every node belongs to a segment")
     }
 
-    /// The parts of `nodes` that belong to one segment each, with the segment's index.
+    /// Splits a range of nodes at the borders of segments: the index of each segment, and its share of the range.
     pub fn by_segment(&self, nodes: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
         let part = move |(p, segment): (usize, &Segment)| {
             let range = nodes.start.max(segment.nodes.start)..nodes.end.min(segment.nodes.end);
@@ -179,8 +178,8 @@ impl Plan {
         4 * self.arena_len as u64
     }
 
-    /// What the elements of each weight are on a device: as in the file, f32 if its parts differ there. On one
-    /// that `stores_bf16`, factors are that.
+    /// The type that each weight has on a device: that of the file, or f32 if its shards differ there. On a device
+    /// that `stores_bf16`, weights that only GEMMs read are bf16.
     pub fn weight_dtypes(&self, stores_bf16: bool) -> Vec<Dtype> {
         let dtype = |(weight, factor): (&Weight, &bool)| {
             let first = weight.parts()[0].dtype();
@@ -249,6 +248,8 @@ pub struct Recorder {
     spans: Vec<Range<usize>>,
     /// Steps of the loop that is being recorded.
     steps: Option<usize>,
+    /// Whether nodes may be added to the last segment: not where a loop begins or ends.
+    is_open: bool,
 }
 
 impl Recorder {
@@ -265,6 +266,7 @@ impl Recorder {
         }
         let span = self.spans.len() - 1;
         self.segments.push(Segment { name, nodes: here, repeats: self.steps.unwrap_or(1), span });
+        self.is_open = true;
         SegmentId(self.segments.len() - 1)
     }
 
@@ -278,16 +280,14 @@ impl Recorder {
     /// Those of `body`.
     ///
     /// # Panics
-    /// If loops are nested, or if `body` records a node before it begins a segment.
+    /// If loops are nested, or if a node is recorded in `body`, or after the loop, before a segment is begun there.
     pub fn repeat<T>(&mut self, steps: usize, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         assert!(self.steps.is_none(), "loops are not nested");
-        let (nodes, segments) = (self.nodes.len(), self.segments.len());
-        self.steps = Some(steps);
-        self.spans.push(nodes..nodes);
+        let here = self.nodes.len();
+        self.spans.push(here..here);
+        (self.steps, self.is_open) = (Some(steps), false);
         let result = body(self);
-        self.steps = None;
-        let first = self.segments.get(segments).map_or(self.nodes.len(), |segment| segment.nodes.start);
-        assert_eq!(first, nodes, "the nodes of a loop belong to its segments");
+        (self.steps, self.is_open) = (None, false);
         result
     }
 
@@ -320,8 +320,7 @@ impl Recorder {
         let op = op.into();
         let shape = check(at, &op, inputs)?;
         let output = self.slot(shape, op.element(), Kind::Temporary);
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, aliased: None, at: at.into() });
-        self.grow_segment();
+        self.push(Node { op, inputs: inputs.to_vec(), output, aliased: None, at: at.into() });
         Ok(output)
     }
 
@@ -338,8 +337,7 @@ impl Recorder {
             "{at}: {} updates its state in place",
             op.name()
         );
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output: state, aliased, at: at.into() });
-        self.grow_segment();
+        self.push(Node { op, inputs: inputs.to_vec(), output: state, aliased, at: at.into() });
         Ok(())
     }
 
@@ -353,15 +351,16 @@ impl Recorder {
         Slot { id: self.slots.len() - 1, shape }
     }
 
-    fn grow_segment(&mut self) {
-        if self.segments.is_empty() {
+    /// Adds a node to the current segment. A plan that begins no segment has a single one.
+    fn push(&mut self, node: Node) {
+        if self.segments.is_empty() && self.steps.is_none() {
             self.segment("all");
         }
+        assert!(self.is_open, "{}: a segment is begun in a loop, and after it", node.at);
+        self.nodes.push(node);
         let segment = self.segments.last_mut().expect("a segment was begun");
         segment.nodes.end = self.nodes.len();
-        let span = &mut self.spans[segment.span];
-        span.end = self.nodes.len();
-        assert!(self.steps.is_some() || segment.repeats == 1, "a segment is begun after a loop");
+        self.spans[segment.span].end = self.nodes.len();
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::noise::NoiseKind;
-use crate::sampler::StageSizes;
+use crate::sizes::StageSizes;
 
 /// Longest side of a picture, pixels.
 const MAX_SIDE: u32 = 16_384;

@@ -148,7 +148,7 @@ impl Part {
         self.dtype
     }
 
-    /// The bytes that it is a range of.
+    /// The memory that the part is a range of.
     pub fn source(&self) -> &Arc<dyn Bytes> {
         &self.source
     }

@@ -10,11 +10,11 @@ use serde::Deserialize;
 use super::tensors::to_nhwc;
 use crate::error::{Error, Result};
 use crate::image::{CASCADE, Record};
+use crate::model::Model;
 use crate::pipeline::{HostTensor, TextEmbeddings};
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
-use crate::weights::model::Model;
 
 /// A safetensors file.
 pub(super) struct Given {

@@ -1,13 +1,13 @@
 // A 3 x 3 depthwise convolution on a tile of pixels in registers, shared by depthwise_norm and depthwise_residual.
 #pragma once
-#include "quad.cuh"
+#include "float4.cuh"
 
 constexpr u32 KSIZE = 3;
 constexpr u32 INPUT_SIDE = TILE + KSIZE - 1; // side of the input tile, with its halo
 
 // Four channels of a square tile of pixels, in registers.
 struct Tile {
-    Quad at[TILE][TILE];
+    Float4 at[TILE][TILE];
 };
 
 // The convolution's results for a tile, channels `channel` to `channel` + 3. load(i, j) returns these channels of the pixel
@@ -15,14 +15,14 @@ struct Tile {
 // results it contributes to. load must not branch, or the loads would be serialised.
 template <class Load> DEVICE Tile convolve(const Tensor& weight, const Tensor& bias, u32 channel, const Load& load) {
     constexpr u32 TAPS = KSIZE * KSIZE;
-    Quad weights[TAPS]; // as in the weight: [4 channels][TAPS]
-    Quad initial;
+    Float4 weights[TAPS]; // as in the weight: [4 channels][TAPS]
+    Float4 initial;
     if (weight.kind == BF16 && bias.kind == BF16) { // the usual case; the bias load does not wait for the weights
-        load_quads<BF16>(weights, weight.at, channel * TAPS);
-        initial = load_quad<BF16>(bias.at, channel);
+        load_float4s<BF16>(weights, weight.at, channel * TAPS);
+        initial = load_float4<BF16>(bias.at, channel);
     } else {
-        load_quads(weights, weight, channel * TAPS);
-        initial = load_quad(bias, channel);
+        load_float4s(weights, weight, channel * TAPS);
+        initial = load_float4(bias, channel);
     }
 
     Tile sums;
@@ -33,15 +33,15 @@ template <class Load> DEVICE Tile convolve(const Tensor& weight, const Tensor& b
     for (u32 i = 0; i < INPUT_SIDE; ++i) {
 #pragma unroll
         for (u32 j = 0; j < INPUT_SIDE; ++j) {
-            const Quad x = load(i, j);
+            const Float4 x = load(i, j);
 #pragma unroll
             for (u32 tap = 0; tap < TAPS; ++tap) {
                 const u32 row = i - tap / KSIZE, col = j - tap % KSIZE; // negative values wrap around and fail the test
                 if (row < TILE && col < TILE) {
 #pragma unroll
-                    for (u32 k = 0; k < QUAD; ++k) {
+                    for (u32 k = 0; k < VEC; ++k) {
                         const u32 at = k * TAPS + tap;
-                        sums.at[row][col][k] += x[k] * weights[at / QUAD][at % QUAD];
+                        sums.at[row][col][k] += x[k] * weights[at / VEC][at % VEC];
                     }
                 }
             }

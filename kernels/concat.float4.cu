@@ -11,14 +11,14 @@
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/concat.rs
-#include "quad.cuh"
+#include "float4.cuh"
 
 constexpr u32 THREADS = 256;
 constexpr u32 ELEMENTS = 1024;
-static_assert(ELEMENTS == THREADS * QUAD, "one float4 per thread");
+static_assert(ELEMENTS == THREADS * VEC, "one float4 per thread");
 
-KERNEL(concat_quads) {
-    const u32 i = this_element() * QUAD;
+KERNEL(concat_float4) {
+    const u32 i = this_element() * VEC;
     if (i >= a.out.elements()) return;
     // The result alternates between contiguous runs of a and of b.
     enum { CHANNELS, TOKENS, IMAGES }; // ops::Concat
@@ -28,5 +28,5 @@ KERNEL(concat_quads) {
     const u32 run_a = run(a.shape[0]), run_b = run(a.shape[1]);
     const u32 at = i / (run_a + run_b), within = i % (run_a + run_b);
     const bool first = within < run_a;
-    store_quad(a, i, load_quad(a.tensor(first ? 0 : 1), first ? at * run_a + within : at * run_b + within - run_a));
+    store_float4(a, i, load_float4(a.tensor(first ? 0 : 1), first ? at * run_a + within : at * run_b + within - run_a));
 }

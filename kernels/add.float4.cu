@@ -11,18 +11,18 @@
 // Needs      nothing.
 // Tunables   THREADS.
 // Reference  src/ops/add.rs
-#include "quad.cuh"
+#include "float4.cuh"
 
 constexpr u32 THREADS = 256;
 constexpr u32 ELEMENTS = 1024;
-static_assert(ELEMENTS == THREADS * QUAD, "one float4 per thread");
+static_assert(ELEMENTS == THREADS * VEC, "one float4 per thread");
 
-KERNEL(add_quads) {
-    const u32 i = this_element() * QUAD;
+KERNEL(add_float4) {
+    const u32 i = this_element() * VEC;
     if (i >= a.out.elements()) return;
     const u32 of_b = a.shape[1].n == 1 ? i % a.shape[1].elements() : i;
-    Quad y = load_quad(a.real(0), i);
-    const Quad b = load_quad(a.real(1), of_b);
-    for (u32 k = 0; k < QUAD; ++k) y[k] += b[k];
-    store_quad(a, i, y);
+    Float4 y = load_float4(a.real(0), i);
+    const Float4 b = load_float4(a.real(1), of_b);
+    for (u32 k = 0; k < VEC; ++k) y[k] += b[k];
+    store_float4(a, i, y);
 }

@@ -3,8 +3,8 @@
 // Operands as in conv_transpose2d.cu; x and the weight are bf16; their channels and those of out are multiples of 32;
 // padding 1.
 //
-// Launch     conv_transpose2d_window4_sm90a_weight: one thread per 4 x 4 filter of the weight; then
-//            conv_transpose2d_window4_sm90a: one block per TILE_H x TILE_W pixels of x (y) and CHANNELS channels of a residue
+// Launch     conv_transpose2d_4x4_sm90a_weight: one thread per 4 x 4 filter of the weight; then
+//            conv_transpose2d_4x4_sm90a: one block per TILE_H x TILE_W pixels of x (y) and CHANNELS channels of a residue
 //            class of out (x, classes first), THREADS threads: two consumer warpgroups multiply and one producer warp
 //            copies. The two blocks of a cluster share the weight by multicast.
 // Shared     201 KiB: 5 pipeline stages of a K tile of 64, 40 KiB each; the epilogue stages accumulators in the same memory.
@@ -31,7 +31,7 @@ constexpr u32 LAID_OUT = 4608; // weight elements rearranged per block
 #include "conv_transpose2d_tiles.cuh"
 
 // Rearranges the weight for the GEMM kernel; one thread per 4 x 4 filter.
-KERNEL(conv_transpose2d_window4_sm90a_weight) {
+KERNEL(conv_transpose2d_4x4_sm90a_weight) {
     constexpr u32 KSIZE = 4, FILTER = KSIZE * KSIZE;
     static_assert(LAID_OUT == FILTER * THREADS && PAIR * sizeof(u16) == sizeof(float), "a thread has a filter");
     const u32 depth = a.shape[X].c, i = this_element();
@@ -49,7 +49,7 @@ KERNEL(conv_transpose2d_window4_sm90a_weight) {
     }
 }
 
-KERNEL_TILED(conv_transpose2d_window4_sm90a) {
+KERNEL_TILED(conv_transpose2d_4x4_sm90a) {
     SHARED_TILES(Stages, s);
     conv_transpose_on_tiles(a, maps, s);
 }

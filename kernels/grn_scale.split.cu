@@ -3,49 +3,49 @@
 // Operands as in grn_scale.cu, but
 // scratch [PARTS, n, 1, 1, c] f32: partial sums of squares; later G, in place of the first part
 //
-// Launch     grn_scale_parts_sums: one block per CHANNELS channels, part and image; then
-//            grn_scale_parts: one block per image.
+// Launch     grn_scale_split_sums: one block per CHANNELS channels, part and image; then
+//            grn_scale_split: one block per image.
 // Shared     16 KiB.
 // Memory     reads x once, 256 (bf16) or 512 contiguous bytes per warp. The 2048 threads of an SM have four vectors each in
 //            flight, 64 or 128 KiB, where the bandwidth times latency of an H100 is 20 KiB. The second launch reads
 //            4 * PARTS bytes per channel: 128 KiB for 8192 channels, a twentieth to a hundredth of x.
-//            If the linear layer before has left sums of squares (squares.cuh), these are read instead of x.
+//            If the linear layer before has left sums of squares (grn_squares.cuh), these are read instead of x.
 // Counts     x once, gamma once, y once, scratch 2; 64 bytes a thread
 // Numerics   accumulates in f32 per warp, then over warps, then over parts, always in the same order.
 // Needs      nothing.
 // Tunables   PARTS.
 // Reference  src/ops/grn_scale.rs
-#include "quad.cuh"
-#include "squares.cuh"
+#include "float4.cuh"
+#include "grn_squares.cuh"
 
 constexpr u32 PARTS = 4;
 constexpr u32 CHANNELS = 128;
 constexpr u32 THREADS = 1024;
 constexpr u32 WARPS = THREADS / 32;
-static_assert(CHANNELS == 32 * QUAD, "four channels per lane");
+static_assert(CHANNELS == 32 * VEC, "four channels per lane");
 
 struct WarpSums {
     float of_warp[WARPS][CHANNELS];
 };
 
 // Sums of four channels from element `first` on, or of their squares, over every WARPS-th pixel.
-template <u32 KIND, bool SQUARED> DEVICE Quad sum_of(const void* x, u32 first, u32 pixel, u32 end, u32 c) {
-    Quad sums = {};
+template <u32 KIND, bool SQUARED> DEVICE Float4 sum_of(const void* x, u32 first, u32 pixel, u32 end, u32 c) {
+    Float4 sums = {};
 #pragma unroll 4
     for (; pixel < end; pixel += WARPS) {
-        const Quad v = load_quad<KIND>(x, first + pixel * c);
-        for (u32 k = 0; k < QUAD; ++k) sums[k] += SQUARED ? v[k] * v[k] : v[k];
+        const Float4 v = load_float4<KIND>(x, first + pixel * c);
+        for (u32 k = 0; k < VEC; ++k) sums[k] += SQUARED ? v[k] * v[k] : v[k];
     }
     return sums;
 }
 
-KERNEL(grn_scale_parts_sums) {
+KERNEL(grn_scale_split_sums) {
     SHARED(WarpSums, s);
     const Shape& shape = a.shape[0];
-    const u32 c = shape.c, channel = blockIdx.x * CHANNELS + lane() * QUAD, part = blockIdx.y, image = blockIdx.z;
+    const u32 c = shape.c, channel = blockIdx.x * CHANNELS + lane() * VEC, part = blockIdx.y, image = blockIdx.z;
     const u32 tokens = shape.tokens() / (a.squares() ? PART_ROWS : 1), pixels = div_up(tokens, PARTS);
     const u32 begin = part * pixels + warp(), end = min_of((part + 1) * pixels, tokens);
-    Quad sums = {};
+    Float4 sums = {};
     if (channel < c) {
         const u32 first = image * tokens * c + channel;
         const Tensor x = a.tensor(0);
@@ -53,7 +53,7 @@ KERNEL(grn_scale_parts_sums) {
                : x.kind == BF16 ? sum_of<BF16, true>(x.at, first, begin, end, c)
                                 : sum_of<F32, true>(x.at, first, begin, end, c);
     }
-    for (u32 k = 0; k < QUAD; ++k) s.of_warp[warp()][lane() * QUAD + k] = sums[k];
+    for (u32 k = 0; k < VEC; ++k) s.of_warp[warp()][lane() * VEC + k] = sums[k];
     __syncthreads();
     const u32 mine = blockIdx.x * CHANNELS + threadIdx.x;
     if (threadIdx.x >= CHANNELS || mine >= c) return;
@@ -66,26 +66,26 @@ struct Sums {
     float of_warp[WARPS];
 };
 
-KERNEL(grn_scale_parts) {
+KERNEL(grn_scale_split) {
     SHARED(Sums, s);
     const u32 c = a.out.c, first = blockIdx.x * c, stride = a.out.n * c;
     float* squares = a.scratch() + first;
     float sum = 0.0f;
-    for (u32 i = threadIdx.x * QUAD; i < c; i += THREADS * QUAD) {
-        Quad norms = load_quad(squares, i);
+    for (u32 i = threadIdx.x * VEC; i < c; i += THREADS * VEC) {
+        Float4 norms = load_float4(squares, i);
 #pragma unroll
         for (u32 part = 1; part < PARTS; ++part) {
-            const Quad more = load_quad(squares, part * stride + i);
-            for (u32 k = 0; k < QUAD; ++k) norms[k] += more[k];
+            const Float4 more = load_float4(squares, part * stride + i);
+            for (u32 k = 0; k < VEC; ++k) norms[k] += more[k];
         }
-        for (u32 k = 0; k < QUAD; ++k) squares[i + k] = norms[k] = sqrtf(norms[k]); // only this thread reads it back
+        for (u32 k = 0; k < VEC; ++k) squares[i + k] = norms[k] = sqrtf(norms[k]); // only this thread reads it back
         sum += norms.sum();
     }
     const float per_norm = 1.0f / (block_sum(sum, s.of_warp) / float(c) + a.number(0));
-    for (u32 i = threadIdx.x * QUAD; i < c; i += THREADS * QUAD) {
-        const Quad norms = load_quad(squares, i), gamma = load_quad(a.tensor(1), i);
-        Quad y;
-        for (u32 k = 0; k < QUAD; ++k) y[k] = 1.0f + gamma[k] * norms[k] * per_norm;
-        store_quad(a, first + i, y);
+    for (u32 i = threadIdx.x * VEC; i < c; i += THREADS * VEC) {
+        const Float4 norms = load_float4(squares, i), gamma = load_float4(a.tensor(1), i);
+        Float4 y;
+        for (u32 k = 0; k < VEC; ++k) y[k] = 1.0f + gamma[k] * norms[k] * per_norm;
+        store_float4(a, first + i, y);
     }
 }

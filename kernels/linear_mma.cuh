@@ -1,8 +1,8 @@
 // A linear layer on tensor cores (mma.sync). The including file defines TILE_M and TILE_N.
 #pragma once
 #include "linear.cuh"
-#include "squares.cuh"
-#include "tensor.cuh"
+#include "grn_squares.cuh"
+#include "gemm_mma.cuh"
 
 // Rows of x with the fused prologue applied.
 struct Rows {

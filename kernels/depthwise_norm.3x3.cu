@@ -20,10 +20,10 @@ constexpr u32 TILE = 3;
 constexpr u32 THREADS = 512;
 constexpr u32 WARP_CHANNELS = 128;
 #include "warp_sums.cuh"
-#include "window3.cuh"
+#include "depthwise_3x3.cuh"
 
 constexpr u32 PIXELS = TILE * TILE;
-static_assert(WARP_CHANNELS == 32 * QUAD, "a thread has four channels");
+static_assert(WARP_CHANNELS == 32 * VEC, "a thread has four channels");
 
 struct WarpSums {
     float of_warp[THREADS / 32][WARP_SUMS];
@@ -41,9 +41,9 @@ template <class F> DEVICE void block_sums(float (&sums)[PIXELS], WarpSums& s, co
     for (u32 p = 0; p < PIXELS; ++p) sums[p] = __shfl_sync(0xffffffffu, sum, p);
 }
 
-KERNEL(depthwise_norm_window3) {
+KERNEL(depthwise_norm_3x3) {
     SHARED(WarpSums, s);
-    const u32 c = a.out.c, h = a.out.h, w = a.out.w, channel = threadIdx.x * QUAD;
+    const u32 c = a.out.c, h = a.out.h, w = a.out.w, channel = threadIdx.x * VEC;
     const u32 first_row = blockIdx.y * TILE, first_col = blockIdx.x * TILE;
     const bool inside = channel < c;
     const auto element = [&](u32 row, u32 col) { return ((blockIdx.z * h + row) * w + col) * c + channel; };
@@ -52,30 +52,30 @@ KERNEL(depthwise_norm_window3) {
     if (inside) {
         y = convolve(a.tensor(1), a.tensor(2), channel, [&](u32 i, u32 j) {
             const u32 row = first_row + i - 1, col = first_col + j - 1; // -1 wraps around and fails the bounds test
-            Quad x = load_quad(a.real(0), element(row < h ? row : 0, col < w ? col : 0));
-            for (u32 k = 0; k < QUAD; ++k) x[k] = row < h && col < w ? x[k] : 0.0f;
+            Float4 x = load_float4(a.real(0), element(row < h ? row : 0, col < w ? col : 0));
+            for (u32 k = 0; k < VEC; ++k) x[k] = row < h && col < w ? x[k] : 0.0f;
             return x;
         });
     }
-    const auto pixel = [&](u32 p) -> Quad& { return y.at[p / TILE][p % TILE]; };
+    const auto pixel = [&](u32 p) -> Float4& { return y.at[p / TILE][p % TILE]; };
 
     float mean[PIXELS], rstd[PIXELS];
     block_sums(mean, s, [&](u32 p) { return pixel(p).sum(); });
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) {
         mean[p] /= float(c);
-        for (u32 k = 0; k < QUAD; ++k) pixel(p)[k] -= mean[p];
+        for (u32 k = 0; k < VEC; ++k) pixel(p)[k] -= mean[p];
     }
     block_sums(rstd, s, [&](u32 p) {
         float squares = 0.0f;
-        for (u32 k = 0; k < QUAD; ++k) squares += pixel(p)[k] * pixel(p)[k];
+        for (u32 k = 0; k < VEC; ++k) squares += pixel(p)[k] * pixel(p)[k];
         return inside ? squares : 0.0f;
     });
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) {
         const u32 row = first_row + p / TILE, col = first_col + p % TILE;
         const float factor = 1.0f / sqrtf(rstd[p] / float(c) + a.number(0));
-        for (u32 k = 0; k < QUAD; ++k) pixel(p)[k] *= factor;
-        if (inside && row < h && col < w) store_quad(a, element(row, col), pixel(p));
+        for (u32 k = 0; k < VEC; ++k) pixel(p)[k] *= factor;
+        if (inside && row < h && col < w) store_float4(a, element(row, col), pixel(p));
     }
 }

@@ -18,11 +18,11 @@
 constexpr u32 TILE = 3;
 constexpr u32 THREADS = 512;
 constexpr u32 WARP_CHANNELS = 128;
-#include "window3.cuh"
-static_assert(WARP_CHANNELS == 32 * QUAD, "a thread has four channels");
+#include "depthwise_3x3.cuh"
+static_assert(WARP_CHANNELS == 32 * VEC, "a thread has four channels");
 
-KERNEL(depthwise_residual_window3) {
-    const u32 c = a.out.c, h = a.out.h, w = a.out.w, channel = threadIdx.x * QUAD;
+KERNEL(depthwise_residual_3x3) {
+    const u32 c = a.out.c, h = a.out.h, w = a.out.w, channel = threadIdx.x * VEC;
     const u32 first_row = blockIdx.y * TILE, first_col = blockIdx.x * TILE;
     if (channel >= c) return;
     const auto element = [&](u32 row, u32 col) { return ((blockIdx.z * h + row) * w + col) * c + channel; };
@@ -30,19 +30,19 @@ KERNEL(depthwise_residual_window3) {
     const auto clamped = [](u32 i, u32 count) { return min_of(i > 0 ? i - 1 : 0, count - 1); };
 
     const Tile t = convolve(a.tensor(2), a.tensor(3), channel, [&](u32 i, u32 j) {
-        return load_quad(a.real(1), element(clamped(first_row + i, h), clamped(first_col + j, w)));
+        return load_float4(a.real(1), element(clamped(first_row + i, h), clamped(first_col + j, w)));
     });
-    Quad x[TILE * TILE]; // all loads in flight at once
+    Float4 x[TILE * TILE]; // all loads in flight at once
 #pragma unroll
     for (u32 p = 0; p < TILE * TILE; ++p) {
-        x[p] = load_quad(a.real(0), element(min_of(first_row + p / TILE, h - 1), min_of(first_col + p % TILE, w - 1)));
+        x[p] = load_float4(a.real(0), element(min_of(first_row + p / TILE, h - 1), min_of(first_col + p % TILE, w - 1)));
     }
     const float gamma = a.tensor(4)[2];
 #pragma unroll
     for (u32 p = 0; p < TILE * TILE; ++p) {
         const u32 row = first_row + p / TILE, col = first_col + p % TILE;
         if (row >= h || col >= w) continue;
-        for (u32 k = 0; k < QUAD; ++k) x[p][k] += gamma * t.at[p / TILE][p % TILE][k];
-        store_quad(a, element(row, col), x[p]);
+        for (u32 k = 0; k < VEC; ++k) x[p][k] += gamma * t.at[p / TILE][p % TILE][k];
+        store_float4(a, element(row, col), x[p]);
     }
 }

@@ -4,9 +4,9 @@
 // scratch [parts + 1, n, 1, 1, c, MOMENTS] f32: each channel's mean and squared deviations in every PIXELS pixels; in the last
 //         row, the mean to subtract from a channel's values and the factor to multiply them by
 //
-// Launch     group_norm_parts_moments: one block per PIXELS pixels and CHANNELS channels of each image;
-//            group_norm_parts_groups: one block per group and image;
-//            group_norm_parts: grid as the first, in reverse order of pixels.
+// Launch     group_norm_split_moments: one block per PIXELS pixels and CHANNELS channels of each image;
+//            group_norm_split_groups: one block per group and image;
+//            group_norm_split: grid as the first, in reverse order of pixels.
 // Shared     16 KiB.
 // Memory     reads x twice and writes y once, 512 contiguous bytes per warp. The second read hits L2 as far as L2 holds x
 //            (some 40 MB on an H100); the last pass therefore starts with what the first read last. 64 x 64 pixels of two
@@ -20,7 +20,7 @@
 // Needs      nothing.
 // Tunables   PIXELS.
 // Reference  src/ops/group_norm.rs
-#include "quad.cuh"
+#include "float4.cuh"
 
 constexpr u32 PIXELS = 64;
 constexpr u32 CHANNELS = 128;
@@ -28,7 +28,7 @@ constexpr u32 MOMENTS = 2;
 constexpr u32 THREADS = 512;
 constexpr u32 WARPS = THREADS / 32;
 constexpr u32 ROUNDS = PIXELS / WARPS; // pixels per thread
-static_assert(CHANNELS == 32 * QUAD, "four channels per lane");
+static_assert(CHANNELS == 32 * VEC, "four channels per lane");
 
 // Mean of `count` values, and their sum of squared deviations.
 struct Moments {
@@ -48,16 +48,16 @@ struct Moments {
 struct Slice {
     u32 channel, pixel, count; // pixels that exist
     u32 first;                 // index of the first element
-    Quad x[ROUNDS];
+    Float4 x[ROUNDS];
 
     DEVICE Slice(const Args& a, u32 part, u32 image) {
         const u32 c = a.out.c, tokens = a.out.tokens();
-        channel = blockIdx.y * CHANNELS + lane() * QUAD;
+        channel = blockIdx.y * CHANNELS + lane() * VEC;
         pixel = part * PIXELS + warp() * ROUNDS;
         count = min_of(tokens - min_of(pixel, tokens), ROUNDS);
-        first = image * tokens * c + min_of(channel, c - QUAD);
+        first = image * tokens * c + min_of(channel, c - VEC);
 #pragma unroll
-        for (u32 r = 0; r < ROUNDS; ++r) x[r] = load_quad(a.real(0), first + min_of(pixel + r, tokens - 1) * c);
+        for (u32 r = 0; r < ROUNDS; ++r) x[r] = load_float4(a.real(0), first + min_of(pixel + r, tokens - 1) * c);
     }
 };
 
@@ -65,19 +65,19 @@ struct PartMoments {
     float4 means[WARPS][32], squares[WARPS][32];
 };
 
-KERNEL(group_norm_parts_moments, 3) {
+KERNEL(group_norm_split_moments, 3) {
     SHARED(PartMoments, s);
     const u32 c = a.out.c, tokens = a.out.tokens(), part = blockIdx.x, image = blockIdx.z;
     const Slice slice(a, part, image);
-    Quad means = {}, squares = {};
+    Float4 means = {}, squares = {};
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
-        for (u32 k = 0; k < QUAD; ++k) means[k] += r < slice.count ? slice.x[r][k] : 0.0f;
+        for (u32 k = 0; k < VEC; ++k) means[k] += r < slice.count ? slice.x[r][k] : 0.0f;
     }
-    for (u32 k = 0; k < QUAD; ++k) means[k] /= fmaxf(float(slice.count), 1.0f);
+    for (u32 k = 0; k < VEC; ++k) means[k] /= fmaxf(float(slice.count), 1.0f);
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
-        for (u32 k = 0; k < QUAD; ++k) {
+        for (u32 k = 0; k < VEC; ++k) {
             const float delta = slice.x[r][k] - means[k];
             squares[k] += r < slice.count ? delta * delta : 0.0f;
         }
@@ -100,7 +100,7 @@ struct GroupMoments {
     Moments of_warp[WARPS];
 };
 
-KERNEL(group_norm_parts_groups) {
+KERNEL(group_norm_split_groups) {
     SHARED(GroupMoments, s);
     const u32 c = a.out.c, channels = c / a.constant[0], group = blockIdx.x, image = blockIdx.y;
     const u32 tokens = a.out.tokens(), parts = div_up(tokens, PIXELS);
@@ -126,19 +126,19 @@ KERNEL(group_norm_parts_groups) {
     }
 }
 
-KERNEL(group_norm_parts, 2) {
+KERNEL(group_norm_split, 2) {
     const u32 c = a.out.c, parts = gridDim.x, part = parts - 1 - blockIdx.x, image = gridDim.z - 1 - blockIdx.z;
     const Slice slice(a, part, image);
     if (slice.channel >= c) return;
     const u32 to = ((parts * a.out.n + image) * c + slice.channel) * MOMENTS;
-    const Quad first = load_quad(a.scratch(), to), second = load_quad(a.scratch(), to + QUAD);
-    const Quad bias = load_quad(a.tensor(2), slice.channel);
-    const float means[QUAD] = {first[0], first[2], second[0], second[2]};
-    const float factors[QUAD] = {first[1], first[3], second[1], second[3]};
+    const Float4 first = load_float4(a.scratch(), to), second = load_float4(a.scratch(), to + VEC);
+    const Float4 bias = load_float4(a.tensor(2), slice.channel);
+    const float means[VEC] = {first[0], first[2], second[0], second[2]};
+    const float factors[VEC] = {first[1], first[3], second[1], second[3]};
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
-        Quad y;
-        for (u32 k = 0; k < QUAD; ++k) y[k] = apply(a.constant[2], (slice.x[r][k] - means[k]) * factors[k] + bias[k]);
-        if (r < slice.count) store_quad(a, slice.first + (slice.pixel + r) * c, y);
+        Float4 y;
+        for (u32 k = 0; k < VEC; ++k) y[k] = apply(a.constant[2], (slice.x[r][k] - means[k]) * factors[k] + bias[k]);
+        if (r < slice.count) store_float4(a, slice.first + (slice.pixel + r) * c, y);
     }
 }

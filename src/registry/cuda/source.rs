@@ -6,13 +6,13 @@ const HEADERS: &[(&str, &str)] = &[
     ("channels.cuh", include_str!("../../../kernels/channels.cuh")),
     ("chunk.cuh", include_str!("../../../kernels/chunk.cuh")),
     ("feed_forward_tiles.cuh", include_str!("../../../kernels/feed_forward_tiles.cuh")),
-    ("linear_tensor.cuh", include_str!("../../../kernels/linear_tensor.cuh")),
-    ("product.cuh", include_str!("../../../kernels/product.cuh")),
-    ("tensor.cuh", include_str!("../../../kernels/tensor.cuh")),
+    ("gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
+    ("gemm_mma.cuh", include_str!("../../../kernels/gemm_mma.cuh")),
+    ("linear_mma.cuh", include_str!("../../../kernels/linear_mma.cuh")),
 ];
 
 /// The number that a kernel's text, or a file that it includes, calls `constexpr u32 <name>`.
-pub fn number(source: &str, name: &str) -> Option<u64> {
+pub(super) fn number(source: &str, name: &str) -> Option<u64> {
     source.lines().find_map(|line| {
         if let Some(rest) = line.strip_prefix("constexpr u32 ") {
             let (found, value) = rest.split_once(" = ")?;
@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn numbers_are_found() {
-        let text = "constexpr u32 ROWS = 8; // of x\nconstexpr u32 BYTES = 4 * ROWS;\n#include \"product.cuh\"\n";
+        let text = "constexpr u32 ROWS = 8; // of x\nconstexpr u32 BYTES = 4 * ROWS;\n#include \"gemm.cuh\"\n";
         assert_eq!(number(text, "ROWS"), Some(8));
         assert_eq!(number(text, "BYTES"), None);
         assert_eq!(number(text, "TILE_M"), Some(64));
@@ -60,7 +60,7 @@ mod tests {
                 .flat_map(|tile| tile.numbers().into_iter().chain(["CLUSTER_X", "CLUSTER_Y", "SHARED"]));
             let clusters = cuda.passes.iter().filter(|pass| pass.clusters).flat_map(|_| ["CLUSTER_X", "CLUSTER_Y"]);
             for name in axes.flat_map(names).chain(tiles).chain(clusters).chain(["THREADS"]) {
-                assert!(number(cuda.source, name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
+                assert!(cuda.number(name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
             }
         }
     }
