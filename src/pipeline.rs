@@ -21,11 +21,11 @@ use std::time::Instant;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::model::Model;
 use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
-use crate::weights::model::Model;
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, StageName, Step, Times};
@@ -157,8 +157,11 @@ impl Pipeline {
         let text = match options.inputs.text {
             Some(text) => text.clone(),
             None => {
-                let (text, spent) =
-                    self.encode_text(request, Options { observer: Some(&mut *observer), ..Options::default() })?;
+                let Options { keep, check_nodes, .. } = options;
+                let (text, spent) = self.encode_text(
+                    request,
+                    Options { keep, check_nodes, observer: Some(&mut *observer), ..Options::default() },
+                )?;
                 times = spent;
                 text
             }
@@ -178,8 +181,7 @@ impl Pipeline {
                 Ok(())
             },
         )?;
-        times.plan += spent.plan;
-        times.stage_c += spent.stage_c;
+        times += spent;
         Ok((Prior { stage_c: stage_c.expect("a request has an image"), text }, times))
     }
 
@@ -330,7 +332,7 @@ impl Pipeline {
                 mib(need - activations)
             ),
             remedy: match fits {
-                Some(s) => format!("{}×{} px would fit", s.width, s.height),
+                Some(s) => format!("`width` {} and `height` {} would fit", s.width, s.height),
                 None => "no size would fit; try fewer steps, or free memory".into(),
             },
         })

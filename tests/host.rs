@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use cascade_rt::error::Error;
-use cascade_rt::image::{Image, Record, read_metadata, write_atomically};
+use cascade_rt::image::{Image, Record, read_metadata};
 use cascade_rt::noise::NoiseKind;
+use cascade_rt::output::write_atomically;
 use cascade_rt::request::{Request, parse_guidance, parse_steps};
 use cascade_rt::tokenizer::Tokenizer;
 use proptest::prelude::*;

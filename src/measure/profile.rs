@@ -234,7 +234,7 @@ impl Events {
                 let name = match by {
                     By::Stage => plan.segment_of(i).name.to_owned(),
                     By::Op => node.op.name().to_owned(),
-                    By::Kernel => registry::choose(node, plan, device.lang, device.caps).0.name.to_owned(),
+                    By::Kernel => registry::choose(node, plan, device.target()).0.name.to_owned(),
                     By::Layer => format!("{} {}", plan.segment_of(i).name, node.at),
                 };
                 let row = *known.entry(name.clone()).or_insert_with(|| {

@@ -193,7 +193,8 @@ impl One {
     /// Adds to `digest` all of a case that a kernel could depend on, and what is expected of it.
     pub fn digest(&self, digest: &mut DefaultHasher) {
         let Plan { nodes, slots, weights, gemm_only, arena_len, .. } = &*self.plan;
-        format!("{nodes:?} {slots:?} {gemm_only:?} {arena_len}").hash(digest);
+        let on_device = [false, true].map(|stores_bf16| self.plan.weight_dtypes(stores_bf16));
+        format!("{nodes:?} {slots:?} {gemm_only:?} {on_device:?} {arena_len}").hash(digest);
         self.writes.iter().for_each(|(_, bytes)| bytes.hash(digest));
         weights.iter().flat_map(|weight| weight.parts()).for_each(|part| part.bytes().hash(digest));
         self.reference().iter().for_each(|value| value.to_bits().hash(digest));

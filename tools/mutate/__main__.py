@@ -150,16 +150,15 @@ def chosen(mutations, driver, options):
     """Those that run, and how many verdicts are kept."""
     if options.all or options.words:
         return mutations, 0
-    known, same_compiler = verdicts.read(driver)
+    known = verdicts.read(driver)
+    if known is None:
+        print("the verdicts in tests/mutations.lock are of another compiler or driver: all mutations run", flush=True)
+        return mutations, 0
     unknown = [m for m in mutations if m["key"] not in known]
     kept = [m for m in mutations if m["key"] in known]
-    part = AGAIN if same_compiler else AGAIN // 3
-    again = random.Random(options.seed).sample(kept, -(-len(kept) // part))
+    again = random.Random(options.seed).sample(kept, -(-len(kept) // AGAIN))
     print(f"{len(unknown)} without a verdict, {len(again)} of {len(kept)} with one again (--seed {options.seed})", flush=True)
-    if not same_compiler:
-        print("the verdicts are of another compiler or driver: more of them run again, and none are written")
-    order = [id(m) for m in unknown + again]
-    return [m for m in mutations if id(m) in order], len(kept) - len(again)
+    return [m for m in mutations if m in unknown or m in again], len(kept) - len(again)
 
 
 def main():

@@ -6,13 +6,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::checkpoint::Checkpoint;
-use super::kind::NetworkKind;
-use super::paths::{ModelPaths, PartFiles};
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
 use crate::sampler;
+use crate::weights::{Checkpoint, ModelPaths, NetworkKind, PartFiles};
 
 /// The parts of Stable Cascade, text to image.
 #[derive(Debug)]
