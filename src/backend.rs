@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::plan::{Plan, Slot};
-use crate::registry::{self, Caps, Kernel, Lang};
+use crate::registry::{self, Caps, Kernel, Lang, Target};
 
 /// What a device is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The host's cores.
     Cpu,
-    /// A graphics processor.
+    /// A GPU.
     Gpu,
     /// A program on the host's cores that behaves like a GPU.
     Software,
@@ -42,6 +42,8 @@ pub struct Device {
     pub kind: Kind,
     /// What it can do.
     pub caps: Caps,
+    /// SMs of an NVIDIA GPU that CUDA reaches; 0 for other devices, whose kernels do not ask.
+    pub sms: usize,
     /// Memory that could be had when it was opened, in bytes; the largest number where that is not known.
     pub free_bytes: u64,
     /// Whether weights are copied into that memory; the CPU reads them where the file is mapped.
@@ -49,6 +51,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// What the registry chooses kernels for.
+    pub fn target(&self) -> Target {
+        Target { lang: self.lang, caps: self.caps, sms: self.sms }
+    }
+
     /// Whether kernels may round GEMM inputs to bf16.
     pub fn rounds(&self) -> bool {
         self.caps.contains(Caps::ROUND_BF16)
@@ -115,8 +122,8 @@ pub trait Backend: Send {
 
     /// The same with the kernel that the registry chooses for each node.
     fn compile(&self, plan: Arc<Plan>) -> Result<Box<dyn Program>> {
-        let Device { lang, caps, .. } = self.device();
-        let choose = |node| registry::choose(node, &plan, *lang, *caps).0;
+        let target = self.device().target();
+        let choose = |node| registry::choose(node, &plan, target).0;
         let kernels: Vec<_> = plan.nodes.iter().map(choose).collect();
         self.compile_with(plan, &kernels)
     }
@@ -170,7 +177,8 @@ mod tests {
         let out = rec.node("layer", Linear { function: Function::Silu }, &inputs).unwrap();
         rec.keep(out);
         let plan = Arc::new(rec.finish());
-        for device in devices::exact().unwrap() {
+        let open = |(choice, _)| devices::open(choice, devices::wanted(false, Caps::NONE), None).unwrap();
+        for device in devices::all().into_iter().map(open).chain(cuda::emulated(Caps::NONE, false)) {
             let name = device.device().name.clone();
             let mut program = device.compile(plan.clone()).unwrap();
             let want = run(program.as_mut(), &plan, input, out);

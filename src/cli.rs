@@ -1,14 +1,22 @@
 //! The command line: text to requests, results to files.
 
 mod bench;
+mod decode;
+mod encode;
 mod generate;
+mod given;
 mod info;
 mod inspect;
+mod interrupt;
 mod kernels;
-mod latents;
 mod output;
 mod profile;
+mod prompts;
+mod report;
 mod setup;
+mod tensors;
+mod watch;
+mod words;
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
@@ -42,11 +50,15 @@ struct Cli {
 enum Command {
     /// Make pictures from prompts.
     Generate(Box<generate::Args>),
+    /// Make pictures from Stage C's latents, which `generate --prior-only` wrote.
+    Decode(Box<decode::Args>),
+    /// Encode prompts, for `generate --text` or for another program.
+    Encode(Box<encode::Args>),
     /// Say what a model, a single file or a generated PNG holds.
     Inspect(inspect::Args),
     /// List devices: capabilities, memory, and which would be chosen.
     Devices(info::Args),
-    /// List kernels: op × device × chosen row × reason. With --bench, time them.
+    /// List which kernel runs each op on each device, and why. With --bench, time them.
     Kernels(Box<kernels::Args>),
     /// Time whole pictures: median and spread of every stage, and memory.
     Bench(Box<bench::Args>),
@@ -149,32 +161,27 @@ fn locate(path: PathBuf) -> Location {
 /// code 2 at once.
 pub fn run() -> Result<()> {
     let cli = Cli::parse();
-    // Without it, a file that shrinks under the map ends the program with a bare SIGBUS.
+    execute(&cli.command).map_err(words::for_the_command_line)
+}
+
+fn execute(command: &Command) -> Result<()> {
+    // Without it, a file that shrinks while it is mapped ends the program with a bare SIGBUS.
     crate::weights::install_sigbus_handler().map_err(|e| no_handler(&e.to_string()))?;
-    exit_when_interrupted()?;
-    match cli.command {
-        Command::Generate(args) => generate::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Devices(args) => info::devices(&args),
-        Command::Kernels(args) => kernels::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Profile(args) => profile::run(&args),
+    interrupt::install()?;
+    match command {
+        Command::Generate(args) => generate::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Devices(args) => info::devices(args),
+        Command::Kernels(args) => kernels::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::SynthModel(args) => {
             let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
             say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))
         }
     }
-}
-
-/// Ctrl-C ends the process with code 130 at once, but not while a file is being
-/// put in place: pictures are there whole or not at all.
-fn exit_when_interrupted() -> Result<()> {
-    let stop = || {
-        let _whole = crate::image::output_guard();
-        note(&format!("\nerror: {}", Error::Interrupted));
-        std::process::exit(Error::Interrupted.exit_code().into());
-    };
-    ctrlc::set_handler(stop).map_err(|e| no_handler(&e.to_string()))
 }
 
 fn no_handler(found: &str) -> Error {

@@ -1,4 +1,5 @@
-//! CPU kernels, one file per op. They share three principles.
+//! CPU kernels, one file per op. `launch` calls them for the nodes of a plan, through the interface in `call`.
+//! They share three principles.
 //!
 //! - **One body, several instruction sets.** Element-wise loops are plain Rust,
 //!   compiled once per [`Isa`] by `per_isa!` and vectorised by the compiler.
@@ -14,6 +15,7 @@
 #![allow(unsafe_code, reason = "instruction sets are chosen at run time")]
 
 pub mod attention;
+pub mod call;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
@@ -21,6 +23,7 @@ pub mod feed_forward;
 mod gemm;
 pub mod grn;
 pub mod group_norm;
+pub mod launch;
 pub mod linear;
 mod math;
 pub mod norm;

@@ -1,22 +1,17 @@
-//! Finished pictures: PNG with a record of how it was made, written whole or not at all.
+//! Finished pictures, and records of how they were made.
 
-use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind, Write};
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "png")]
+mod png;
 
-use png::text_metadata::ITXtChunk;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::request::Request;
 
-/// Text chunk that most programs for such pictures read and write.
-const PARAMETERS: &str = "parameters";
-/// Our own text chunk: a [`Record`] as JSON.
-const CASCADE: &str = "cascade";
-/// Most bytes of text to take from somebody's PNG.
-const TEXT_LIMIT: usize = 64 << 20;
+#[cfg(feature = "png")]
+pub use self::png::{Metadata, read_metadata};
+
+/// The name of our own text in PNG files, also in the metadata of safetensors files: a [`Record`] as JSON.
+pub(crate) const CASCADE: &str = "cascade";
 
 /// A picture, 8-bit sRGB.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +35,29 @@ pub struct Record {
     pub image: usize,
     /// The whole run.
     pub request: Request,
+    /// The file that encoded text was read from, where the request's prompts were not encoded in this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Where Stage C's latents came from, if not from this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<Origin>,
+}
+
+/// Where latents came from that a picture was decoded from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Origin {
+    /// Another request.
+    Request(Box<Request>),
+    /// A file of another program, by its name.
+    File(String),
 }
 
 impl Record {
     /// The record of image `image` of a run of this program.
     pub fn new(request: &Request, model: &str, image: usize) -> Self {
         let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into();
-        Self { program, model: model.into(), image, request: request.clone() }
+        Self { program, model: model.into(), image, request: request.clone(), text: None, prior: None }
     }
 
     /// The record as `parameters` text: prompt, negative prompt, one line of settings.
@@ -60,9 +71,14 @@ impl Record {
             true => serde_json::Value::from(text).to_string(),
             false => text.to_owned(),
         };
+        let prior = match &self.prior {
+            Some(Origin::Request(prior)) => format!(", Prior seed: {}", prior.seed_of(self.image)),
+            Some(Origin::File(name)) => format!(", Prior: {}", quoted(name)),
+            None => String::new(),
+        };
         format!(
             "{}\n{negative}Steps: {}, Sampler: DDPM, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, \
-             Decoder steps: {}, Decoder CFG scale: {}, Noise: {}, Version: {}",
+             Decoder steps: {}, Decoder CFG scale: {}, Noise: {}{prior}, Version: {}",
             request.prompt_of(self.image),
             request.steps.0,
             request.guidance.0,
@@ -77,175 +93,4 @@ impl Record {
         )
         .replace('\0', "\u{fffd}") // PNG text ends at a zero
     }
-}
-
-impl Image {
-    /// The picture as a PNG file that carries `record`.
-    ///
-    /// `parameters` is a Latin-1 `tEXt` chunk where its characters allow, else
-    /// UTF-8 `iTXt`; `cascade` is always the latter.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `rgb` is not `[height, width, 3]`.
-    pub fn to_png(&self, record: &Record) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.encode(record, &mut bytes).map_err(|e| Error::Shape {
-            at: "image".into(),
-            op: "png",
-            expected: format!("[{}, {}, 3] bytes", self.height, self.width),
-            found: format!("{} bytes ({e})", self.rgb.len()),
-        })?;
-        Ok(bytes)
-    }
-
-    fn encode(&self, record: &Record, out: &mut Vec<u8>) -> std::result::Result<(), png::EncodingError> {
-        let mut encoder = png::Encoder::new(out, self.width, self.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_compression(png::Compression::Fast);
-        let parameters = record.parameters();
-        match parameters.chars().all(|c| c <= '\u{ff}') {
-            true => encoder.add_text_chunk(PARAMETERS.into(), parameters)?,
-            false => encoder.add_itxt_chunk(PARAMETERS.into(), parameters)?,
-        }
-        encoder.add_itxt_chunk(CASCADE.into(), serde_json::to_string(record).map_err(std::io::Error::from)?)?;
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.rgb)?;
-        writer.finish()
-    }
-}
-
-/// What a PNG file says about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metadata {
-    /// Width, pixels.
-    pub width: u32,
-    /// Height, pixels.
-    pub height: u32,
-    /// The `parameters` text, ours or another program's.
-    pub parameters: Option<String>,
-    /// The `cascade` text, see [`Metadata::record`].
-    pub cascade: Option<String>,
-}
-
-impl Metadata {
-    /// How the picture was made, if this program made it.
-    ///
-    /// # Errors
-    /// If the `cascade` text is no [`Record`].
-    pub fn record(&self) -> serde_json::Result<Option<Record>> {
-        self.cascade.as_deref().map(serde_json::from_str).transpose()
-    }
-}
-
-/// Reads what a PNG file says about itself, up to its first pixels.
-///
-/// # Errors
-/// [`Error::Disk`] if there is no such file, [`Error::Model`] if it is no PNG.
-pub fn read_metadata(path: &Path) -> Result<Metadata> {
-    let file = File::open(path).map_err(|e| disk(path, "open", e))?;
-    let decoder = png::Decoder::new_with_limits(BufReader::new(file), png::Limits { bytes: TEXT_LIMIT });
-    let reader = decoder.read_info().map_err(|e| match e {
-        png::DecodingError::IoError(e) if e.kind() != ErrorKind::UnexpectedEof => disk(path, "read", e),
-        e => Error::Model { path: path.to_owned(), expected: "a PNG image".into(), found: e.to_string() },
-    })?;
-    let info = reader.info();
-    let text = |keyword: &str| {
-        let latin1 = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword);
-        let utf8 = info.utf8_text.iter().filter(|chunk| chunk.keyword == keyword).find_map(unpacked);
-        latin1.map(|chunk| chunk.text.clone()).or(utf8)
-    };
-    Ok(Metadata { width: info.width, height: info.height, parameters: text(PARAMETERS), cascade: text(CASCADE) })
-}
-
-/// The chunk's text, unless it is damaged or unpacks to something enormous.
-fn unpacked(chunk: &ITXtChunk) -> Option<String> {
-    let mut chunk = chunk.clone();
-    chunk.decompress_text_with_limit(TEXT_LIMIT).ok()?;
-    chunk.get_text().ok()
-}
-
-static OUTPUT: Mutex<()> = Mutex::new(());
-
-/// Held while a file is being put in place. Whoever ends the process early takes
-/// it first, and leaves no temporary file behind.
-pub fn output_guard() -> MutexGuard<'static, ()> {
-    OUTPUT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Writes a file that appears whole or not at all: to a temporary name in the
-/// same folder, to the disk, then renamed. Devices and pipes are written directly.
-///
-/// # Errors
-/// [`Error::Request`] if the file is there already and `force` is not given;
-/// [`Error::Disk`] if writing fails, and then nothing is left behind.
-pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
-    if is_device(path, force)? {
-        // Without the guard: nothing is left behind, and a pipe may wait for its reader for ever.
-        return fs::write(path, bytes).map_err(|e| disk(path, "write", e));
-    }
-    let _guard = output_guard();
-    let mut file = temporary(path, folder_of(path))?;
-    file.as_file_mut().write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| disk(path, "write", e))?;
-    match if force { file.persist(path) } else { file.persist_noclobber(path) } {
-        Ok(_) => Ok(()),
-        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Err(exists(path)),
-        Err(e) => Err(disk(path, "rename to", e.error)),
-    }
-}
-
-/// Finds out, before any work is done, whether [`write_atomically`] could write
-/// this file. Leaves nothing behind; folders that are still missing are fine if
-/// `make_folders` says that they will be made.
-///
-/// # Errors
-/// As [`write_atomically`].
-pub fn check_writable(path: &Path, force: bool, make_folders: bool) -> Result<()> {
-    if is_device(path, force)? {
-        return Ok(());
-    }
-    if let Err(e) = fs::symlink_metadata(path)
-        && e.kind() == ErrorKind::InvalidFilename
-    {
-        return Err(disk(path, "create", e));
-    }
-    let _guard = output_guard();
-    let mut folder = folder_of(path);
-    while make_folders && fs::symlink_metadata(folder).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
-        folder = folder_of(folder);
-    }
-    temporary(path, folder).map(drop)
-}
-
-/// Whether `path` is to be written directly; an error if it must not be written.
-fn is_device(path: &Path, force: bool) -> Result<bool> {
-    match fs::metadata(path) {
-        Ok(there) if there.is_dir() => Err(disk(path, "write", ErrorKind::IsADirectory.into())),
-        Ok(there) if !there.is_file() => Ok(true),
-        Ok(_) if !force => Err(exists(path)),
-        // A link to nowhere is there, too.
-        Err(_) if !force && path.is_symlink() => Err(exists(path)),
-        _ => Ok(false),
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// A file without a final name in `folder`; `path` is what it will become.
-fn temporary(path: &Path, folder: &Path) -> Result<tempfile::NamedTempFile> {
-    let open = |temporary: &Path| File::options().write(true).create_new(true).open(temporary);
-    tempfile::Builder::new().prefix(".cascade-rt-").make_in(folder, open).map_err(|e| disk(path, "create", e))
-}
-
-fn exists(path: &Path) -> Error {
-    Error::Request {
-        what: path.display().to_string(),
-        expected: "a new file, or --force to replace one".into(),
-        found: "one that exists".into(),
-    }
-}
-
-fn disk(path: &Path, action: &'static str, source: std::io::Error) -> Error {
-    Error::Disk { path: path.to_owned(), action, source }
 }

@@ -9,15 +9,18 @@ pub mod config;
 pub mod effnet;
 pub mod previewer;
 pub mod stage_a;
+pub mod tensors;
 pub mod unet;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 
 use crate::error::Result;
 use crate::ops::{Affine, BatchNorm, Function, LayerNorm, Linear, Op, PixelUnshuffle};
 use crate::plan::{Recorder, Slot, Source};
-use crate::tensor::Weight;
+use crate::tensor::{Weight, shape_of_dims};
 use crate::weights::Checkpoint;
+use tensors::Listing;
 
 /// A scope of a network: the plan in which nodes are recorded, the checkpoint that has their weights, and a
 /// prefix for tensor names.
@@ -25,8 +28,18 @@ use crate::weights::Checkpoint;
 pub struct Net<'a> {
     /// The plan being recorded.
     pub rec: &'a mut Recorder,
-    weights: &'a Checkpoint,
+    tensors: Tensors<'a>,
     prefix: String,
+}
+
+/// Where a network's tensors come from.
+#[derive(Debug, Clone, Copy)]
+enum Tensors<'a> {
+    /// From a checkpoint, where they are read in place.
+    Read(&'a Checkpoint),
+    /// A dry run, which only lists the tensors that the network requests; its plan is discarded. With a checkpoint,
+    /// checks that it has these tensors; the text says where the dimensions come from, for messages.
+    Listed(&'a RefCell<Listing>, Option<(&'a Checkpoint, &'a str)>),
 }
 
 /// The prologue and epilogue that are fused into a linear layer; see [`Linear`].
@@ -67,13 +80,18 @@ pub fn slot(slot: Slot) -> Option<Source> {
 impl<'a> Net<'a> {
     /// The outermost scope of a network.
     pub fn new(rec: &'a mut Recorder, weights: &'a Checkpoint) -> Self {
-        Self { rec, weights, prefix: String::new() }
+        Self { rec, tensors: Tensors::Read(weights), prefix: String::new() }
+    }
+
+    /// The outermost scope of a dry run, which lists the network's tensors.
+    fn listing(rec: &'a mut Recorder, list: &'a RefCell<Listing>, of: Option<(&'a Checkpoint, &'a str)>) -> Self {
+        Self { rec, tensors: Tensors::Listed(list, of), prefix: String::new() }
     }
 
     /// An inner scope, in which tensor names begin with `name`.
     pub fn scope(&mut self, name: impl Display) -> Net<'_> {
         let prefix = format!("{}{name}.", self.prefix);
-        Net { rec: self.rec, weights: self.weights, prefix }
+        Net { rec: self.rec, tensors: self.tensors, prefix }
     }
 
     /// The full name of `name` in this scope.
@@ -81,22 +99,37 @@ impl<'a> Net<'a> {
         format!("{}{name}", self.prefix)
     }
 
-    /// Whether the checkpoint has a tensor of this name in this scope.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.dims(&self.at(name)).is_some()
-    }
-
     /// A weight with these PyTorch dimensions.
     pub fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Option<Source>> {
-        let weight = self.weights.require(&self.at(name), dims)?;
-        Ok(Some(self.rec.weight(weight)))
+        self.weight_as(name, dims, dims)
     }
 
-    /// Several weights with the same dimensions, stacked by rows.
-    fn stacked(&mut self, names: &[&str], suffix: &str, dims: &[usize]) -> Result<Option<Source>> {
-        let parts = names.iter().map(|name| self.weights.require(&self.at(&format!("{name}.{suffix}")), dims));
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        Ok(Some(self.rec.weight(Weight::stack(&parts))))
+    /// A weight that has the dimensions `stored` in checkpoints, as an operand with the dimensions `dims`.
+    pub fn weight_as(&mut self, name: &str, stored: &[usize], dims: &[usize]) -> Result<Option<Source>> {
+        self.stacked("", &[name], "", stored, dims).map(Some)
+    }
+
+    /// Several weights as one operand, stacked by rows. Their names are `scope`, one of `names`, and `end`. Each has the
+    /// dimensions `stored` in checkpoints, and contributes `dims` to the operand.
+    fn stacked(&mut self, scope: &str, names: &[&str], end: &str, stored: &[usize], dims: &[usize]) -> Result<Source> {
+        let mut names = names.iter().map(|name| format!("{}{scope}{name}{end}", self.prefix));
+        match self.tensors {
+            Tensors::Read(checkpoint) => {
+                let parts = names.map(|name| Ok(checkpoint.require(&name, stored)?.reshape(dims)));
+                let parts = parts.collect::<Result<Vec<_>>>()?;
+                Ok(self.rec.weight(Weight::stack(&parts)))
+            }
+            Tensors::Listed(list, of) => {
+                let count = names.len();
+                names.try_for_each(|name| {
+                    of.map_or(Ok(()), |(checkpoint, source)| checkpoint.expect(&name, stored, source))?;
+                    list.borrow_mut().note(name, stored);
+                    Ok(())
+                })?;
+                let all = [&[count * dims[0]], &dims[1..]].concat();
+                Ok(Source::Weight(0, shape_of_dims(&all)))
+            }
+        }
     }
 
     /// Records any op. `name` identifies the node in messages and profiles.
@@ -113,11 +146,37 @@ impl<'a> Net<'a> {
     /// Several linear layers of the same input, `scope.names[..]` with `o` outputs each, recorded as one layer whose
     /// weights are stacked → `[n, h, w, o·names]`.
     pub fn linears(&mut self, scope: &str, names: &[&str], x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
-        let full: Vec<String> = names.iter().map(|n| format!("{scope}{n}")).collect();
-        let full: Vec<&str> = full.iter().map(String::as_str).collect();
-        let weight = self.stacked(&full, "weight", &[o, x.shape.c])?;
-        let bias = if with.bias { self.stacked(&full, "bias", &[o])? } else { None };
-        let shift = with.scale.map(|(_, shift)| self.weight(shift, &[x.shape.c])).transpose()?.flatten();
+        self.layer(scope, names, &[o, x.shape.c], x, o, with)
+    }
+
+    /// The 1×1 convolution `name.{weight,bias}` of `x [n, h, w, k]` → `[n, h, w, o]`, recorded as a linear layer.
+    pub fn pointwise(&mut self, name: &str, x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
+        self.layer("", &[name], &[o, x.shape.c, 1, 1], x, o, with)
+    }
+
+    /// The convolution `name.{weight,bias}` whose kernel size and stride are both `patch`:
+    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is recorded as a linear layer on patches, because
+    /// [`PixelUnshuffle`] arranges the values of a patch in the order of the convolution's weight.
+    pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
+        let stored = [o, x.shape.c, patch, patch];
+        let x = self.op(name, PixelUnshuffle { patch }, &[slot(x)])?;
+        self.layer("", &[name], &stored, x, o, With { bias, ..With::default() })
+    }
+
+    /// Linear layers `scope.names[..]` recorded as one. Their weights have the dimensions `stored` in checkpoints.
+    fn layer(
+        &mut self,
+        scope: &str,
+        names: &[&str],
+        stored: &[usize],
+        x: Slot,
+        o: usize,
+        with: With<'_>,
+    ) -> Result<Slot> {
+        let k = x.shape.c;
+        let weight = Some(self.stacked(scope, names, ".weight", stored, &[o, k])?);
+        let bias = if with.bias { Some(self.stacked(scope, names, ".bias", &[o], &[o])?) } else { None };
+        let shift = with.scale.map(|(_, shift)| self.weight_as(shift, &[1, 1, 1, k], &[k])).transpose()?.flatten();
         let inputs = [
             slot(x),
             weight,
@@ -128,19 +187,7 @@ impl<'a> Net<'a> {
             with.modulation.and_then(|m| slot(m.table)),
             with.modulation.and_then(|m| slot(m.counter)),
         ];
-        self.op(full[0], Linear { function: with.function }, &inputs)
-    }
-
-    /// The convolution `name.{weight,bias}` whose kernel size and stride are both `patch`:
-    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is recorded as a linear layer on patches, because
-    /// [`PixelUnshuffle`] arranges the values of a patch in the order of the convolution's weight.
-    pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
-        let weight = self.weights.require(&self.at(&format!("{name}.weight")), &[o, x.shape.c, patch, patch])?;
-        let weight = self.rec.weight(weight.reshape(&[o, x.shape.c * patch * patch]));
-        let bias = if bias { self.weight(&format!("{name}.bias"), &[o])? } else { None };
-        let x = self.op(name, PixelUnshuffle { patch }, &[slot(x)])?;
-        let inputs = [slot(x), Some(weight), bias, None, None, None, None, None];
-        self.op(name, Linear { function: Function::Identity }, &inputs)
+        self.op(&format!("{scope}{}", names[0]), Linear { function: with.function }, &inputs)
     }
 
     /// Layer norm without an affine map.

@@ -146,6 +146,25 @@ fn values(n: usize, h: usize, w: usize, c: usize, pattern: &[f32]) -> Option<Ope
     Some(Operand::Values(shape, pattern.iter().copied().cycle().take(shape.elements()).collect()))
 }
 
+/// `operands!(Op { X, WEIGHT })` defines a constant with the index of each operand: `Op::X` is 0, `Op::WEIGHT` is 1.
+macro_rules! operands {
+    ($Op:ident { $($NAME:ident),+ }) => { impl $Op { positions!("operands" 0; $($NAME)+); } };
+}
+
+/// The same for the indices of the op's [constants](Define::constants).
+macro_rules! constants {
+    ($Op:ident { $($NAME:ident),+ }) => { impl $Op { positions!("constants" 0; $($NAME)+); } };
+}
+
+macro_rules! positions {
+    ($of:literal $at:expr; $NAME:ident $($rest:ident)*) => {
+        #[doc = concat!("Position of `", stringify!($NAME), "` among the op's ", $of, ".")]
+        pub const $NAME: usize = $at;
+        positions!($of $at + 1; $($rest)*);
+    };
+    ($of:literal $at:expr;) => {};
+}
+
 macro_rules! ops {
     ($($module:ident::$Op:ident),* $(,)?) => {
         $(mod $module; pub use $module::$Op;)*
@@ -247,6 +266,19 @@ fn mean_rstd(xs: impl Iterator<Item = f32> + Clone, count: usize, eps: f32) -> (
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn constants_lie_where_their_names_say() {
+        let attention = Attention { heads: 3, head_dim: 8, self_part: true, causal: false }.constants();
+        let named = [Attention::HEADS, Attention::HEAD_DIM, Attention::SELF_PART, Attention::CAUSAL];
+        assert_eq!(named.map(|i| attention[i]), [3, 8, 1, 0]);
+        let conv = ConvTranspose2d { stride: 2, padding: 1 }.constants();
+        assert_eq!([ConvTranspose2d::STRIDE, ConvTranspose2d::PADDING].map(|i| conv[i]), [2, 1]);
+        let norm = GroupNorm { groups: 4, eps: 0.5, function: Function::Silu }.constants();
+        let named = [GroupNorm::GROUPS, GroupNorm::EPS, GroupNorm::FUNCTION];
+        assert_eq!(named.map(|i| norm[i]), [4, 0.5f32.to_bits(), Function::Silu as u32]);
+        assert_eq!(PixelUnshuffle { patch: 2 }.constants()[PixelUnshuffle::PATCH], 2);
+    }
 
     #[test]
     fn every_op_has_cases_whose_shapes_fit() {

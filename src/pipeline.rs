@@ -21,11 +21,11 @@ use std::time::Instant;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::model::Model;
 use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
-use crate::weights::model::Model;
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, StageName, Step, Times};
@@ -107,17 +107,13 @@ impl Pipeline {
     ///
     /// ```
     /// # #[cfg(feature = "demo")] {
-    /// # use cascade_rt::backend::cpu::Cpu;
-    /// # use cascade_rt::pipeline::Pipeline;
-    /// # use cascade_rt::request::Request;
-    /// # use cascade_rt::weights::{Model, ModelPaths, Overrides};
-    /// # let paths = ModelPaths::find(Some(&cascade_rt::demo::MODEL.unwrap().into()), None, &Overrides::default())?;
-    /// let mut pipeline = Pipeline::new(Model::open(&paths)?, Box::new(Cpu::new(false)))?;
-    /// let request = Request { prompts: vec!["a fox".into()], width: 64, height: 64, steps: (2, 1), ..Request::default() };
+    /// # use cascade_rt::{Model, Pipeline, Request, devices};
+    /// let mut pipeline = Pipeline::new(Model::demo()?, devices::Choice::Cpu.open()?)?;
+    /// let request = Request { width: 64, height: 64, steps: (2, 1), ..Request::new("a fox") };
     /// let images = pipeline.generate(&request)?;
     /// assert_eq!(images[0].rgb.len(), 64 * 64 * 3);
     /// # }
-    /// # Ok::<(), cascade_rt::error::Error>(())
+    /// # Ok::<(), cascade_rt::Error>(())
     /// ```
     pub fn generate(&mut self, request: &Request) -> Result<Vec<Image>> {
         let mut images = Vec::new();
@@ -157,8 +153,11 @@ impl Pipeline {
         let text = match options.inputs.text {
             Some(text) => text.clone(),
             None => {
-                let (text, spent) =
-                    self.encode_text(request, Options { observer: Some(&mut *observer), ..Options::default() })?;
+                let Options { keep, check_nodes, .. } = options;
+                let (text, spent) = self.encode_text(
+                    request,
+                    Options { keep, check_nodes, observer: Some(&mut *observer), ..Options::default() },
+                )?;
                 times = spent;
                 text
             }
@@ -178,8 +177,7 @@ impl Pipeline {
                 Ok(())
             },
         )?;
-        times.plan += spent.plan;
-        times.stage_c += spent.stage_c;
+        times += spent;
         Ok((Prior { stage_c: stage_c.expect("a request has an image"), text }, times))
     }
 
@@ -330,7 +328,7 @@ impl Pipeline {
                 mib(need - activations)
             ),
             remedy: match fits {
-                Some(s) => format!("{}×{} px would fit", s.width, s.height),
+                Some(s) => format!("`width` {} and `height` {} would fit", s.width, s.height),
                 None => "no size would fit; try fewer steps, or free memory".into(),
             },
         })

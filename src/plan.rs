@@ -1,8 +1,7 @@
-//! The plan: everything to be done for one image size, as a flat list.
+//! The plan: everything that one kind of request needs, as a flat list of nodes.
 //!
-//! Networks record nodes into a [`Recorder`]; [`Recorder::finish`] gives every
-//! slot its place in one arena and yields the [`Plan`], which does not change
-//! again. Backends compile it and know nothing of networks.
+//! Networks record nodes into a [`Recorder`]. [`Recorder::finish`] gives every slot its place in one arena and
+//! returns the [`Plan`], which does not change any more. Backends compile it and know nothing of networks.
 
 mod arena;
 
@@ -123,7 +122,7 @@ pub struct Plan {
     pub slots: Vec<Storage>,
     /// Learned tensors that nodes refer to.
     pub weights: Vec<Weight>,
-    /// For each of them, whether it is read only as a factor of products.
+    /// For each weight, whether only GEMMs read it, as an operand that may be rounded to bf16.
     pub gemm_only: Vec<bool>,
     /// The segments, in the order in which they first run.
     pub segments: Vec<Segment>,
@@ -140,7 +139,7 @@ impl Plan {
         self.segments[segment.0].nodes.clone()
     }
 
-    /// Work that a node does; on a device that `stores_bf16`, factors have two bytes.
+    /// Work that a node does. On a device that `stores_bf16`, GEMM inputs have two bytes per element.
     pub fn cost(&self, node: &Node, stores_bf16: bool) -> Cost {
         let out = node.output.shape;
         let element =
@@ -165,7 +164,7 @@ impl Plan {
         self.segments.iter().find(|segment| segment.nodes.contains(&i)).expect("every node belongs to a segment")
     }
 
-    /// The parts of `nodes` that belong to one segment each, with the segment's index.
+    /// Splits a range of nodes at the borders of segments: the index of each segment, and its share of the range.
     pub fn by_segment(&self, nodes: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
         let part = move |(p, segment): (usize, &Segment)| {
             let range = nodes.start.max(segment.nodes.start)..nodes.end.min(segment.nodes.end);
@@ -179,8 +178,8 @@ impl Plan {
         4 * self.arena_len as u64
     }
 
-    /// What the elements of each weight are on a device: as in the file, f32 if its parts differ there. On one
-    /// that `stores_bf16`, factors are that.
+    /// The type that each weight has on a device: that of the file, or f32 if its shards differ there. On a device
+    /// that `stores_bf16`, weights that only GEMMs read are bf16.
     pub fn weight_dtypes(&self, stores_bf16: bool) -> Vec<Dtype> {
         let dtype = |(weight, factor): (&Weight, &bool)| {
             let first = weight.parts()[0].dtype();
@@ -352,7 +351,7 @@ impl Recorder {
         Slot { id: self.slots.len() - 1, shape }
     }
 
-    /// Adds a node to the segment at hand; a plan that begins none has one for all of its nodes.
+    /// Adds a node to the current segment. A plan that begins no segment has a single one.
     fn push(&mut self, node: Node) {
         if self.segments.is_empty() && self.steps.is_none() {
             self.segment("all");

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::noise::NoiseKind;
-use crate::sampler::StageSizes;
+use crate::sizes::StageSizes;
 
 /// Longest side of a picture, pixels.
 const MAX_SIDE: u32 = 16_384;
@@ -59,30 +59,41 @@ impl Default for Request {
 }
 
 impl Request {
+    /// One picture of this, with diffusers' defaults for the published models.
+    ///
+    /// ```
+    /// # use cascade_rt::Request;
+    /// let request = Request { width: 1152, height: 896, seed: 7, ..Request::new("a fox") };
+    /// assert_eq!(request.images(), 1);
+    /// ```
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self { prompts: vec![prompt.into()], ..Self::default() }
+    }
+
     /// Whether every value is in its range.
     ///
     /// # Errors
-    /// [`Error::Request`], naming the flag, the range and the value.
+    /// [`Error::Request`], naming the field, the range and the value.
     pub fn check(&self) -> Result<()> {
-        for (flag, side) in [("--width", self.width), ("--height", self.height)] {
+        for (field, side) in [("width", self.width), ("height", self.height)] {
             let near = (side.min(MAX_SIDE).next_multiple_of(8)).max(64);
             let expected = format!("a multiple of 8 from 64 to {MAX_SIDE} pixels");
-            require(side == near, flag, expected, format!("{side} (try {near})"))?;
+            require(side == near, field, expected, format!("{side} (try {near})"))?;
         }
         for (stage, steps) in [("C", self.steps.0), ("B", self.steps.1)] {
             let expected = format!("1 to {MAX_STEPS} steps for Stage {stage}");
-            require((1..=MAX_STEPS).contains(&steps), "--steps", expected, steps.to_string())?;
+            require((1..=MAX_STEPS).contains(&steps), "steps", expected, steps.to_string())?;
         }
         for (stage, guidance) in [("C", self.guidance.0), ("B", self.guidance.1)] {
             let expected = format!("a number from 0 to {MAX_GUIDANCE} for Stage {stage}");
-            require((0.0..=MAX_GUIDANCE).contains(&guidance), "--guidance", expected, guidance.to_string())?;
+            require((0.0..=MAX_GUIDANCE).contains(&guidance), "guidance", expected, guidance.to_string())?;
         }
         let expected = format!("1 to {MAX_COUNT} images per prompt");
-        require((1..=MAX_COUNT).contains(&self.count), "--count", expected, self.count.to_string())?;
-        require(!self.prompts.is_empty(), "PROMPT", "at least one".into(), "none".into())?;
+        require((1..=MAX_COUNT).contains(&self.count), "count", expected, self.count.to_string())?;
+        require(!self.prompts.is_empty(), "prompts", "at least one".into(), "none".into())?;
         let expected = format!("at most {MAX_IMAGES} images in one run");
         let found = format!("{} prompts, {} images each", self.prompts.len(), self.count);
-        require(self.images() <= MAX_IMAGES, "--prompts", expected, found)
+        require(self.images() <= MAX_IMAGES, "prompts", expected, found)
     }
 
     /// Images of the run.
@@ -137,6 +148,24 @@ pub fn parse_guidance(s: &str) -> std::result::Result<(f32, f32), String> {
     }
 }
 
+/// `"10"` → `10`, 1 to 1000.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_one_steps(s: &str) -> std::result::Result<u32, String> {
+    let wrong = || format!("expected a count from 1 to {MAX_STEPS}, got `{s}`");
+    s.trim().parse().ok().filter(|steps| (1..=MAX_STEPS).contains(steps)).ok_or_else(wrong)
+}
+
+/// `"1.1"` → `1.1`, 0 to 100.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_one_guidance(s: &str) -> std::result::Result<f32, String> {
+    let wrong = || format!("expected a number from 0 to {MAX_GUIDANCE}, got `{s}`");
+    s.trim().parse().ok().filter(|guidance| (0.0..=MAX_GUIDANCE).contains(guidance)).ok_or_else(wrong)
+}
+
 /// A number of pixels, images or a seed, with a message that says what was expected.
 ///
 /// # Errors
@@ -170,6 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn single_settings() {
+        assert_eq!((parse_one_steps(" 10"), parse_one_guidance("1.1")), (Ok(10), Ok(1.1)));
+        for bad in ["", "0", "1001", "-1", "1,2", "x"] {
+            assert!(parse_one_steps(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
+        }
+        for bad in ["", "-0.1", "101", "nan", "1,2"] {
+            assert!(parse_one_guidance(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
+        }
+    }
+
+    #[test]
     fn whole_numbers() {
         assert_eq!(parse_whole::<u32>("1024"), Ok(1024));
         assert_eq!(parse_whole(" 18446744073709551615 "), Ok(u64::MAX));
@@ -191,20 +231,20 @@ mod tests {
         };
         assert_eq!(
             message(Request { width: 1001, ..good() }),
-            "--width: expected a multiple of 8 from 64 to 16384 pixels, got 1001 (try 1008)"
+            "width: expected a multiple of 8 from 64 to 16384 pixels, got 1001 (try 1008)"
         );
-        assert!(message(Request { height: 0, ..good() }).starts_with("--height: "));
+        assert!(message(Request { height: 0, ..good() }).starts_with("height: "));
         assert!(message(Request { width: 100_000, ..good() }).ends_with("got 100000 (try 16384)"));
         assert!(message(Request { width: u32::MAX, ..good() }).ends_with("(try 16384)"));
         assert!(message(Request { steps: (0, 10), ..good() }).ends_with("Stage C, got 0"));
         assert!(message(Request { steps: (20, 1_000_000), ..good() }).ends_with("Stage B, got 1000000"));
         assert!(message(Request { guidance: (f32::NAN, 0.0), ..good() }).ends_with("Stage C, got NaN"));
         assert!(message(Request { guidance: (4.0, f32::INFINITY), ..good() }).ends_with("Stage B, got inf"));
-        assert!(message(Request { count: 0, ..good() }).starts_with("--count: "));
+        assert!(message(Request { count: 0, ..good() }).starts_with("count: "));
         assert!(message(Request { count: 65, ..good() }).ends_with("got 65"));
-        assert!(message(Request::default()).starts_with("PROMPT: "));
+        assert!(message(Request::default()).starts_with("prompts: "));
         let many = Request { prompts: vec![String::new(); 200], count: 6, ..good() };
-        assert_eq!(message(many), "--prompts: expected at most 1024 images in one run, got 200 prompts, 6 images each");
+        assert_eq!(message(many), "prompts: expected at most 1024 images in one run, got 200 prompts, 6 images each");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The sampler on the host: schedule, step coefficients, timestep features and
-//! latent sizes. The update itself is the op `denoise`, on the device.
+//! The sampler on the host: schedule, step coefficients and timestep features.
+//! The update itself is the op `denoise`, on the device.
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -121,42 +121,6 @@ const FREQUENCIES_32: [u32; 32] = [
     0x3c0d38f4, 0x3bd1d8af, 0x3b9be888, 0x3b67ab26, 0x3b2c1f14, 0x3affc287, 0x3abe0537, 0x3a8d2da5,
     0x3a51c7e1, 0x3a1bdc0d, 0x39e7989a, 0x39ac1146, 0x397fae0d, 0x393df601, 0x390d2257, 0x38d1b716,
 ];
-
-/// Latent sizes of an image, each `(height, width)`.
-///
-/// | px   | Stage C | Stage B | diffusers gives |
-/// |------|---------|---------|-----------------|
-/// | 64   | 2       | 16      | fails: 21 is odd |
-/// | 512  | 12      | 128     | 512 |
-/// | 576  | 14      | 144     | fails: 149 is odd |
-/// | 640  | 15      | 160     | 640 |
-/// | 1000 | 24      | 250     | 1024 |
-/// | 1024 | 24      | 256     | 1024 |
-/// | 2048 | 48      | 512     | 2048 |
-///
-/// Wherever diffusers gives the size asked for, these are its latents too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StageSizes {
-    /// Stage C's latent, 16 channels: `ceil(px / 42.67)`.
-    pub c: (usize, usize),
-    /// Stage B's latent, 4 channels: `2 · ceil(px / 8)`, a quarter of the picture.
-    pub b: (usize, usize),
-    /// The decoded picture, `4 · b`: the size asked for where that is a multiple
-    /// of 8, else the next one up, to be cropped at the right and the bottom.
-    pub image: (usize, usize),
-}
-
-impl StageSizes {
-    /// Sizes for a picture of `width` × `height` pixels.
-    pub fn for_image(width: usize, height: usize) -> Self {
-        let both = |side: fn(usize) -> usize| (side(height), side(width));
-        Self {
-            c: both(|px| (px as f64 / 42.67).ceil() as usize),
-            b: both(|px| 2 * px.div_ceil(8)),
-            image: both(|px| 8 * px.div_ceil(8)),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -289,23 +253,6 @@ mod tests {
         let rate = -(10_000f64.ln() / 31.0) as f32;
         for (i, bits) in FREQUENCIES_32.into_iter().enumerate() {
             assert!((libm::exp(f64::from(i as f32 * rate)) as f32).to_bits().abs_diff(bits) <= 1, "{i}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (px, c, b) in [(512, 12, 128), (640, 15, 160), (1024, 24, 256), (1408, 33, 352), (2048, 48, 512)] {
-            let sizes = StageSizes::for_image(px, px);
-            assert_eq!((sizes.c, sizes.b, sizes.image), ((c, c), (b, b), (px, px)));
-        }
-        assert_eq!(StageSizes::for_image(64, 1000), StageSizes { c: (24, 2), b: (250, 16), image: (1000, 64) });
-        for px in 8..4096 {
-            let sizes = StageSizes::for_image(px, px);
-            let diffusers = (sizes.c.0 as f64 * 10.67) as usize;
-            if diffusers.is_multiple_of(2) && 4 * diffusers == px {
-                assert_eq!((sizes.b.0, sizes.image.0), (diffusers, px));
-            }
-            assert!(sizes.b.0.is_multiple_of(2) && (px..px + 8).contains(&sizes.image.0));
         }
     }
 }

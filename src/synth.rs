@@ -29,9 +29,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::net::config::{
-    Activation, Block, ClipTextConfig, StageAConfig, Table, UNetConfig, clip_text_tensors, stage_a_tensors, tensors,
-};
+use crate::net::config::{Activation, Block, ClipTextConfig, StageAConfig, UNetConfig};
+use crate::net::tensors::Table;
 
 /// A size of model. Sizes on disk are those of all parts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +100,10 @@ pub fn synthesise(preset: Preset, dir: &Path) -> Result<u64> {
     create(&tokenizer)?;
     tokenizer::files().iter().try_for_each(|(name, json)| save(&tokenizer.join(name), json))?;
     let sizes = [
-        part(&dir.join("prior"), unet, &prior, unet_class.clone(), tensors(&prior))?,
-        part(&dir.join("decoder"), unet, &decoder, unet_class, tensors(&decoder))?,
-        part(&dir.join("vqgan"), unet, &stage_a, class("PaellaVQModel"), stage_a_tensors(&stage_a))?,
-        part(&dir.join("text_encoder"), "model", &text, clip, clip_text_tensors(&text))?,
+        part(&dir.join("prior"), unet, &prior, unet_class.clone(), prior.tensors())?,
+        part(&dir.join("decoder"), unet, &decoder, unet_class, decoder.tensors())?,
+        part(&dir.join("vqgan"), unet, &stage_a, class("PaellaVQModel"), stage_a.tensors())?,
+        part(&dir.join("text_encoder"), "model", &text, clip, text.tensors())?,
     ];
     Ok(sizes.iter().sum())
 }

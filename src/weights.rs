@@ -1,9 +1,9 @@
-//! Learned tensors: memory-mapped files, tensor names, networks, and whole models.
+//! Learned tensors: memory-mapped files, tensor names, and networks.
 //!
 //! ```text
-//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ model
-//!                            ▲            ▲
-//!                       names, kind   paths, net::config
+//! mmap ─▶ file ─▶ index ─▶ checkpoint      paths
+//!                            ▲
+//!                       names, kind
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
@@ -14,12 +14,10 @@ pub mod file;
 pub mod index;
 pub mod kind;
 pub mod mmap;
-pub mod model;
 pub mod names;
 pub mod paths;
 
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
-pub use model::Model;
 pub use paths::{ModelPaths, Overrides, PartFiles};

@@ -2,13 +2,16 @@
 //! they use.
 #![cfg(feature = "demo")]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use cascade_rt::backend::{Device, devices};
+use cascade_rt::backend::Device;
 use cascade_rt::demo;
 use cascade_rt::measure::task::{Task, distinct};
+use cascade_rt::model::Model;
 use cascade_rt::ops::{Advance, Element};
 use cascade_rt::pipeline;
 use cascade_rt::plan::Plan;
@@ -16,7 +19,7 @@ use cascade_rt::plan::{Recorder, Source};
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
 use cascade_rt::synth::{Preset, in_memory};
-use cascade_rt::weights::{Model, ModelPaths, Overrides};
+use cascade_rt::weights::{ModelPaths, Overrides};
 use serde_json::Value;
 
 const SMALL: [&str; 4] = ["--device", "cpu", "--steps", "3,2"];
@@ -52,7 +55,7 @@ fn demo_plan() -> Arc<Plan> {
 
 #[test]
 fn time_runs_every_node_once_and_times_it() {
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let mut rec = Recorder::new();
         let counter = rec.input(Shape::vector(1), Element::U32);
         for _ in 0..5 {
@@ -72,7 +75,7 @@ fn time_runs_every_node_once_and_times_it() {
 #[test]
 fn peak_device_memory_is_recorded() {
     const BYTES: u64 = 8 << 20;
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let Device { name, copies_weights, .. } = backend.device().clone();
         let mut last = backend.peak_bytes().unwrap_or(0);
         assert!(last < BYTES, "{name}: nothing was allocated yet");
@@ -98,9 +101,9 @@ fn ops_of_a_plan_run_on_their_own() {
     let runs = |segment: &cascade_rt::plan::Segment| segment.nodes.len() * segment.repeats;
     let calls: usize = plan.segments.iter().map(runs).sum();
     assert_eq!(tasks.iter().map(|(_, calls)| calls).sum::<usize>(), calls);
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         for (task, _) in &tasks {
-            let kernels = task.kernels(backend.device());
+            let kernels = task.kernels(backend.device().target());
             assert!(!kernels.is_empty() && kernels.iter().all(|kernel| kernel.op == task.op.name()));
             task.load_copies(backend.as_ref(), Some(kernels[0]), 2).unwrap().time(3).unwrap();
         }
@@ -228,6 +231,23 @@ fn kernels_are_compared() {
     }
     let text = stdout(&[&["kernels", "--bench", "--op", "gather"][..], &SMALL].concat());
     assert!(text.contains("chosen") && text.contains("would be saved"), "{text}");
+}
+
+/// The kernels of a GPU that is not here, by the number of its SMs.
+#[test]
+fn kernels_are_chosen_for_a_number_of_sms() {
+    let chosen = |sms: &str| {
+        let value = json(&[&["kernels", "--sms", sms, "--json", "--op", "linear"][..], &SMALL].concat());
+        assert_eq!(value["sms"].to_string(), sms);
+        let shapes = value["shapes"].as_array().unwrap().clone();
+        assert!(!shapes.is_empty() && shapes.iter().all(|shape| shape["op"] == "linear"));
+        shapes.iter().map(|shape| shape["kernel"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (many, few) = (chosen("132"), chosen("4"));
+    assert!(many.iter().any(|kernel| kernel.ends_with(".sm90a")), "{many:?}");
+    assert_ne!(many, few, "a few SMs are kept busy by larger tiles");
+    let text = stdout(&[&["kernels", "--sms", "114", "--op", "attention"][..], &SMALL].concat());
+    assert!(text.contains("attention.") && text.contains('×'), "{text}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use cascade_rt::backend::Backend;
 use cascade_rt::backend::cpu::Cpu;
+use cascade_rt::model::Model;
 use cascade_rt::noise::{NoiseGenerator, NoiseKind, NoiseStream};
 use cascade_rt::ops::{self, Affine, Element, Function, Op};
 use cascade_rt::pipeline;
@@ -24,7 +25,7 @@ use cascade_rt::registry::Caps;
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::{Dtype, Part, Weight};
-use cascade_rt::weights::{Model, ModelPaths, Overrides};
+use cascade_rt::weights::{ModelPaths, Overrides};
 use half::bf16;
 
 /// How much a count may exceed the one in the file. Counts of one program vary by less than 0.1 %; the rest allows for

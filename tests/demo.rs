@@ -1,18 +1,21 @@
 //! The built-in model: its pictures show what the prompts describe, on every backend, and within seconds.
 #![cfg(feature = "demo")]
 
+mod common;
+
 use std::io::BufReader;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cascade_rt::backend::{Backend, devices};
+use cascade_rt::backend::Backend;
 use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
+use cascade_rt::model::Model;
 use cascade_rt::pipeline::Pipeline;
 use cascade_rt::request::Request;
-use cascade_rt::weights::{Model, ModelPaths, Overrides};
+use cascade_rt::weights::{ModelPaths, Overrides};
 
 const APPLE: &str = "a red apple on a blue background";
 
@@ -100,7 +103,7 @@ fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Imag
 }
 
 fn best() -> Box<dyn Backend> {
-    devices::exact().unwrap().remove(0)
+    common::exact().remove(0)
 }
 
 /// Each picture has the two colours of its prompt. No two prompts have the same two colours, so
@@ -135,7 +138,7 @@ fn other_prompts_show_something_else() {
 fn every_backend_draws_the_same_picture() {
     let _alone = alone();
     let mut first: Option<Image> = None;
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let name = format!("{} with {}", backend.device().name, backend.device().caps);
         let image = pictures(backend, &[APPLE], 1).remove(0);
         assert_eq!(seen(&image), ("red", "blue"), "{name}");

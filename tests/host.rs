@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use cascade_rt::error::Error;
-use cascade_rt::image::{Image, Record, read_metadata, write_atomically};
+use cascade_rt::image::{Image, Record, read_metadata};
 use cascade_rt::noise::NoiseKind;
+use cascade_rt::output::write_atomically;
 use cascade_rt::request::{Request, parse_guidance, parse_steps};
 use cascade_rt::tokenizer::Tokenizer;
 use proptest::prelude::*;
@@ -202,7 +203,7 @@ fn files_are_overwritten_only_with_force() {
     let file = folder.path().join("a.png");
     write_atomically(&file, b"one", false).unwrap();
     let error = write_atomically(&file, b"two", false).unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("--force"), "{error}");
+    assert!(error.exit_code() == 2 && error.to_string().contains("`force`"), "{error}");
     assert_eq!(fs::read(&file).unwrap(), b"one");
     write_atomically(&file, b"two", true).unwrap();
     assert_eq!(fs::read(&file).unwrap(), b"two");

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use cascade_rt::backend::{Backend, cpu, cuda, devices, wgpu};
+use cascade_rt::backend::{Backend, cpu, cuda, wgpu};
 use cascade_rt::ops::Case;
 use cascade_rt::registry::{self, Caps, Fit, Kernel, Lang, Launch};
 use cases::{One, Stored};
@@ -92,11 +92,11 @@ fn check(
                 return;
             }
             let Some(one) = One::of(i, stored).filter(|_| wanted(case, stored)) else { continue };
-            let (plan, caps) = (one.plan(), backend.device().caps);
+            let (plan, target) = (one.plan(), backend.device().target());
             // A tiling is tested on what it can do, not only on what it is best at.
             let tiling = kernel.fit.iter().any(Fit::is_preference);
-            let mut rows =
-                registry::admissible(&plan.nodes[0], plan, kernel.lang, caps).take(if tiling { usize::MAX } else { 1 });
+            let rows = registry::admissible(&plan.nodes[0], plan, target);
+            let mut rows = rows.take(if tiling { usize::MAX } else { 1 });
             if !rows.any(|row| std::ptr::eq(row, kernel)) {
                 continue; // the shape does not fit this row
             }
@@ -105,7 +105,7 @@ fn check(
             let limit = stores + if kernel.rounds() { case.tolerance_bf16 } else { case.tolerance };
             checked.ran += 1;
             if mode.digests {
-                (limit.to_bits(), caps.to_string()).hash(&mut checked.digest);
+                (limit.to_bits(), target.caps.to_string()).hash(&mut checked.digest);
                 one.digest(&mut checked.digest);
             } else {
                 let got = one.run(backend.compile_with(plan.clone(), &[kernel]).unwrap());
@@ -127,7 +127,7 @@ fn check(
 /// All checks of one row. `None` if this machine lacks what it needs, and need not have it.
 fn check_row(kernel: &'static Kernel, mode: Mode) -> Option<Checked> {
     let shader_dir = std::env::var_os("CASCADE_SHADER_DIR").map(PathBuf::from);
-    let with_just = |more| devices::with_just(kernel, more, shader_dir.as_deref()).unwrap();
+    let with_just = |more| common::with_just(kernel, more, shader_dir.as_deref());
     let Some(backend) = with_just(Caps::NONE) else {
         assert!(!required(kernel), "{} {}: CASCADE_REQUIRE demands {}", kernel.op, kernel.name, kernel.needs);
         eprintln!("SKIPPED {} {}: this machine lacks {}", kernel.op, kernel.name, kernel.needs);

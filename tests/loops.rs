@@ -1,9 +1,10 @@
 //! Loops of a plan on every device: segments that run at some steps and not at others, and what they leave for
 //! one another.
 
+mod common;
+
 use std::sync::Arc;
 
-use cascade_rt::backend::devices;
 use cascade_rt::ops::{Activation, Add, Element, Function, Scale};
 use cascade_rt::plan::{Recorder, Slot, Source};
 use cascade_rt::shape::Shape;
@@ -47,7 +48,7 @@ fn segments_of_a_loop_run_at_any_step() {
     // Small multiples of powers of two, so that every device's sums are exact.
     let start: Vec<f32> = (0..LEN).map(|i| i as f32 - 100.0).collect();
     let noise_of = |step: usize| -> Vec<f32> { (0..LEN).map(|i| ((i * 7 + step) % 5) as f32).collect() };
-    for backend in devices::exact().unwrap() {
+    for backend in common::exact() {
         let name = backend.device().name.clone();
         let mut program = backend.compile(plan.clone()).unwrap();
         program.write(given, bytemuck::cast_slice(&start)).unwrap();

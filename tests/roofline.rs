@@ -22,7 +22,7 @@ use cascade_rt::measure::task::{Task, distinct};
 use cascade_rt::ops::{Element, Function, GroupNorm};
 use cascade_rt::pipeline;
 use cascade_rt::plan::{Plan, Recorder, Source};
-use cascade_rt::registry::{self, Caps, Lang, Launch};
+use cascade_rt::registry::{self, Caps, Lang, Launch, Target};
 use cascade_rt::request::Request;
 use cascade_rt::shape::Shape;
 use cascade_rt::synth::{self, Preset};
@@ -62,12 +62,12 @@ fn others() -> Plan {
 
 /// Adds a line for every different op of a plan that is not small, with its number of calls where they are `counted`; what the small ones take at the roofline, seconds.
 fn add_lines(lines: &mut Vec<Line>, plan: &Plan, counted: bool) -> f64 {
-    let caps = Caps::SM90A.and(Caps::ROUND_BF16);
+    let target = Target::new(Lang::Cuda, Caps::SM90A.and(Caps::ROUND_BF16));
     let mut small = 0.0;
     for (task, calls) in distinct(plan, true) {
         let calls = if counted { calls } else { 0 };
         let node = plan.nodes.iter().find(|node| Task::of(plan, node, true) == task).expect("the task is of the plan");
-        let kernel = registry::choose(node, plan, Lang::Cuda, caps).0;
+        let kernel = registry::choose(node, plan, target).0;
         let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
         let cost = plan.cost(node, true);
         let flops = if kernel.needs.contains(Caps::ROUND_BF16) { cost.flops as f64 } else { 0.0 };
@@ -157,7 +157,7 @@ out: a launch takes longer.
 * *blocks*: of the largest launch, and threads of each; *turns*: blocks by how many run at once
 * *under way*: KiB that a processor asks for at once, of which latency and rate take 20
 * *roof*: µs that memory or the tensor cores take at least
-* *limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/tiling.rs` (products, copies from L2, shared memory),
+* *limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/cuda/tiling.rs` (products, copies from L2, shared memory),
   `blocks` what the busiest processor multiplies, tiles of keys filled up, and rows that come and go while nothing is multiplied
 * *share*: of what the roofline allows, by count of bytes and FLOP: kernels cannot exceed it
 * *any cut*: the share that the best cut of a linear layer would have, of all into tiles whose sums fit registers and one to eight parts

@@ -85,7 +85,7 @@ fn device(criterion: &mut Criterion, choice: Choice) {
     let (mut fitting, mut left_out) = (Vec::new(), 0);
     for task in &tasks {
         match task.fits(backend.as_ref()) {
-            true => fitting.push((task, task.kernels(backend.device()))),
+            true => fitting.push((task, task.kernels(backend.device().target()))),
             false => left_out += 1,
         }
     }

@@ -1,6 +1,5 @@
 //! The CPU backend: walks the nodes and calls a function for each.
 
-pub mod launch;
 pub(crate) mod memory;
 
 use std::ops::Range;
@@ -9,67 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::{Backend, Device, Kind, Program, Residency};
 use crate::cpu::Isa;
+use crate::cpu::call::{Call, Kernel, MAX_OPERANDS, REFERENCE};
 use crate::error::Result;
-use crate::ops::{Op, Shapes};
+use crate::ops::Element;
 use crate::plan::{Plan, Slot, Source};
 use crate::registry::{self, Caps, Lang, Launch};
-use crate::shape::Shape;
 use crate::tensor::{Data, Tensor};
-
-/// Most operands that an op takes.
-const MAX_OPERANDS: usize = 8;
-
-/// A node as its kernel sees it.
-#[derive(Debug)]
-pub struct Call<'a> {
-    /// The op with its constants.
-    pub op: &'a Op,
-    /// Instruction set of the kernel's row.
-    pub isa: Isa,
-    /// Operands in the op's order. The [aliased](Self::aliased) one is `None`.
-    pub inputs: &'a [Option<Tensor<'a>>],
-    /// The operand whose values lie in `out`, if one's do.
-    pub aliased: Option<usize>,
-    /// Extent of the result.
-    pub shape: Shape,
-    /// The result; U32 elements as bits.
-    pub out: &'a mut [f32],
-    /// At least as many elements as the kernel asked for; contents arbitrary.
-    pub scratch: &'a mut [f32],
-}
-
-/// A kernel of the CPU backend.
-#[derive(Debug, Clone, Copy)]
-pub struct Kernel {
-    /// Instruction set that it is run with.
-    pub isa: Isa,
-    /// Computes the node.
-    pub run: fn(Call<'_>),
-    /// Elements of scratch that it needs for operands of these shapes.
-    pub scratch: fn(&Op, Shapes<'_>, Shape) -> usize,
-}
-
-/// The op's own definition as a kernel. It knows nothing of aliasing: the
-/// aliased operand is copied aside first.
-pub const REFERENCE: Kernel = Kernel {
-    isa: Isa::Portable,
-    run: |call| {
-        let Some(operand) = call.aliased else {
-            return call.op.reference(call.inputs, call.out, call.shape);
-        };
-        let copy = &mut call.scratch[..call.out.len()];
-        copy.copy_from_slice(call.out);
-        let data = match call.op.element() {
-            crate::ops::Element::F32 | crate::ops::Element::GemmInput => Data::F32(copy),
-            crate::ops::Element::U32 => Data::U32(bytemuck::cast_slice(copy)),
-        };
-        let mut inputs = [None; MAX_OPERANDS];
-        inputs[..call.inputs.len()].copy_from_slice(call.inputs);
-        inputs[operand] = Some(Tensor { shape: call.shape, data });
-        call.op.reference(&inputs[..call.inputs.len()], call.out, call.shape);
-    },
-    scratch: |op, _, out| if op.in_place().is_some() { out.elements() } else { 0 },
-};
 
 /// The host's cores.
 #[derive(Debug)]
@@ -79,7 +23,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The CPU with everything it has; factors may be rounded to bf16 if
+    /// The CPU with everything it has; GEMM inputs may be rounded to bf16 if
     /// `round_bf16` is set and the CPU is faster for it.
     pub fn new(round_bf16: bool) -> Self {
         let mut caps = detect();
@@ -91,6 +35,7 @@ impl Cpu {
             lang: Lang::Cpu,
             kind: Kind::Cpu,
             caps,
+            sms: 0,
             free_bytes: memory::available(),
             copies_weights: false,
         };
@@ -182,8 +127,8 @@ impl Program for CpuProgram {
                 let Range { start, end: stop } = storage.range();
                 let values = if start < end { &left[start..stop] } else { &right[start - end..stop - end] };
                 match storage.element {
-                    crate::ops::Element::F32 | crate::ops::Element::GemmInput => Data::F32(values),
-                    crate::ops::Element::U32 => Data::U32(bytemuck::cast_slice(values)),
+                    Element::F32 | Element::GemmInput => Data::F32(values),
+                    Element::U32 => Data::U32(bytemuck::cast_slice(values)),
                 }
             };
             let mut inputs = [None; MAX_OPERANDS];

@@ -19,7 +19,6 @@ mod failing;
 mod fault;
 mod program;
 mod real;
-mod source;
 mod squares;
 mod tensor_map;
 
@@ -34,8 +33,6 @@ use crate::registry::{Caps, Kernel, Lang, Launch};
 use context::Context;
 use driver::Driver;
 use real::Real;
-
-pub use source::number;
 
 /// The devices, by number, each or why it does not serve; or why there are none. Asked for once.
 pub fn devices() -> std::result::Result<Vec<std::result::Result<Device, String>>, String> {
@@ -124,7 +121,7 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
                 Some(loaded) => loaded.clone(),
                 None => {
                     let entries: Vec<_> = cuda.passes.iter().map(|pass| pass.entry).collect();
-                    let shared = source::number(cuda.source, "SHARED").unwrap_or(0) as u32;
+                    let shared = cuda.number("SHARED").unwrap_or(0) as u32;
                     let dependent = self.device().caps.contains(Caps::DEPENDENT_LAUNCH);
                     let ptx = if dependent { cuda.ptx_sm90 } else { cuda.ptx };
                     let loaded = self.context.load(ptx, &entries, shared)?;
@@ -139,8 +136,8 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
 }
 
 /// What such a device is, as far as it does not depend on the driver.
-fn describe(name: String, kind: super::Kind, caps: Caps, free_bytes: u64) -> Device {
-    Device { name, lang: Lang::Cuda, kind, caps, free_bytes, copies_weights: true }
+fn describe(name: String, kind: super::Kind, caps: Caps, sms: usize, free_bytes: u64) -> Device {
+    Device { name, lang: Lang::Cuda, kind, caps, sms, free_bytes, copies_weights: true }
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use super::cpu::{self, Cpu};
+use super::cpu::Cpu;
 use super::wgpu::{self, Wgpu};
 use super::{Backend, Device, Kind, cuda};
 use crate::error::{Error, Result};
-use crate::registry::{Caps, Kernel, Lang, Launch};
+use crate::registry::{Caps, Lang};
 
 /// What a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +69,29 @@ pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
     gpu(Lang::Cuda).or(gpu(Lang::Wgsl)).map_or(Choice::Cpu, |(choice, _)| *choice)
 }
 
-/// What is asked of a device: all that it has but `without`, and that factors of products are rounded to bf16
+/// What is asked of a device: all that it has but `without`, and that GEMM inputs are rounded to bf16
 /// only if they may be.
 pub fn wanted(round_bf16: bool, without: Caps) -> Caps {
     let exact = if round_bf16 { Caps::NONE } else { Caps::ROUND_BF16 };
     Caps::ALL.without(exact.and(without))
+}
+
+/// Opens the best device, see [`Choice::Auto`], with its exact kernels.
+///
+/// # Errors
+/// As [`open`].
+pub fn auto() -> Result<Box<dyn Backend>> {
+    Choice::Auto.open()
+}
+
+impl Choice {
+    /// Opens this device with its exact kernels.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(self) -> Result<Box<dyn Backend>> {
+        open(self, wanted(false, Caps::NONE), None)
+    }
 }
 
 /// Opens a device with those of these capabilities that it has, see [`wanted`]. Shaders in `shader_dir` replace
@@ -88,8 +106,8 @@ pub fn open(choice: Choice, caps: Caps, shader_dir: Option<&Path>) -> Result<Box
         Choice::Wgpu(index) => Box::new(Wgpu::with_caps(index, caps, shader_dir)?),
         _ if shader_dir.is_some() => {
             return Err(Error::Request {
-                what: "--shader-dir".into(),
-                expected: "a device that runs shaders, like --device wgpu".into(),
+                what: "shader_dir".into(),
+                expected: "a device that runs shaders, like `device wgpu`".into(),
                 found: choice.to_string(),
             });
         }
@@ -98,52 +116,9 @@ pub fn open(choice: Choice, caps: Caps, shader_dir: Option<&Path>) -> Result<Box
     })
 }
 
-/// Every device that is here, each with its best exact kernels, and with nothing
-/// but those that any device of its kind can run.
-///
-/// # Errors
-/// If a device is there but does not open.
-pub fn exact() -> Result<Vec<Box<dyn Backend>>> {
-    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new(false)), Box::new(Cpu::with_caps(Caps::NONE))];
-    for i in 0..wgpu::adapters().len() {
-        all.push(Box::new(Wgpu::open(i, false, None)?));
-        all.push(Box::new(Wgpu::with_caps(i, Caps::NONE, None)?));
-    }
-    for (i, _) in cuda::usable() {
-        all.push(cuda::open(i, false)?);
-        all.push(cuda::with_caps(i, Caps::NONE)?);
-    }
-    all.extend(cuda::emulated(Caps::NONE, false));
-    Ok(all)
-}
-
-/// A device that has what `kernel` needs, `more` and nothing else that a kernel may need, so that the registry
-/// chooses it wherever it fits; `None` if no such device is here. Shaders in `shader_dir` replace those of the same name.
-///
-/// # Errors
-/// If the device is there but does not open.
-pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Result<Option<Box<dyn Backend>>> {
-    let needs = kernel.needs.and(more);
-    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(needs);
-    Ok(match kernel.launch {
-        Launch::Cpu(_) if met(cpu::detect()) => Some(Box::new(Cpu::with_caps(needs))),
-        Launch::Wgsl(_) => match wgpu::adapters().iter().position(|adapter| met(adapter.caps)) {
-            Some(i) => Some(Box::new(Wgpu::with_caps(i, needs, shader_dir)?)),
-            None => None,
-        },
-        Launch::Cuda(_) => {
-            let caps = needs.and(Caps::DEPENDENT_LAUNCH); // no kernel needs it; how they are launched does
-            match cuda::usable().iter().find(|(_, device)| met(device.caps)) {
-                Some((i, _)) => Some(cuda::with_caps(*i, caps)?),
-                None => cuda::emulated(caps, true),
-            }
-        }
-        Launch::Cpu(_) => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::cpu;
     use super::*;
 
     #[test]
@@ -173,7 +148,7 @@ mod tests {
     fn cuda_is_preferred_to_wgpu_a_gpu_to_the_cpu_and_the_cpu_to_software() {
         let device = |choice, kind| {
             let (name, lang) = (String::new(), if matches!(choice, Choice::Cuda(_)) { Lang::Cuda } else { Lang::Wgsl });
-            (choice, Device { name, lang, kind, caps: Caps::NONE, free_bytes: 0, copies_weights: true })
+            (choice, Device { name, lang, kind, caps: Caps::NONE, sms: 0, free_bytes: 0, copies_weights: true })
         };
         let (software, gpu) = (device(Choice::Wgpu(0), Kind::Software), device(Choice::Wgpu(1), Kind::Gpu));
         let cpu = device(Choice::Cpu, Kind::Cpu);

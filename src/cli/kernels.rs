@@ -1,4 +1,5 @@
-//! `cascade-rt kernels --bench`: whether the registry's order is the fastest on a device.
+//! `cascade-rt kernels --bench`: whether the registry's order is the fastest on a device; and `--sms`: what it is on a GPU that
+//! need not be here.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::measure::human_seconds;
 use crate::measure::roofline::{Bound, Ceilings};
 use crate::measure::task::{Task, distinct};
 use crate::pipeline;
-use crate::registry::{self, Lang, Launch};
+use crate::plan::Plan;
+use crate::registry::{self, Caps, Lang, Launch, Target};
 
 /// How long a kernel is timed on one shape.
 const BUDGET: Duration = Duration::from_millis(200);
@@ -22,6 +24,7 @@ const BUDGET: Duration = Duration::from_millis(200);
 const WORTH: f64 = 1.05;
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("shapes").args(["bench", "sms"]))]
 pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]
@@ -33,12 +36,16 @@ pub(super) struct Args {
     /// Print the whole WGSL text of this kernel, with everything that is appended to its file.
     #[arg(long, value_name = "KERNEL", conflicts_with = "bench")]
     source: Option<String>,
-    /// With --bench: only ops whose name contains this.
-    #[arg(long, value_name = "TEXT", requires = "bench")]
+    /// Show the kernel that each shape of a model takes on a Hopper GPU with so many SMs, which need not be here, with
+    /// --dtype bf16: 132 for an H100 SXM, 114 for an H100 PCIe, 78 for an H20.
+    #[arg(long, value_name = "N", conflicts_with = "source", value_parser = clap::value_parser!(u32).range(1..))]
+    sms: Option<u32>,
+    /// With --bench or --sms: only ops whose name contains this.
+    #[arg(long, value_name = "TEXT", requires = "shapes")]
     op: Option<String>,
-    #[command(flatten, next_help_heading = "With --bench")]
+    #[command(flatten, next_help_heading = "With --bench or --sms")]
     subject: Subject,
-    #[command(flatten, next_help_heading = "With --bench")]
+    #[command(flatten, next_help_heading = "With --bench or --sms")]
     size: Size,
 }
 
@@ -77,22 +84,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if let Some(name) = &args.source {
         return say(&source(name)?);
     }
-    if !args.bench {
+    if !args.bench && args.sms.is_none() {
         return info::kernels(args.json);
     }
     let model = args.subject.open_model(args.json)?;
     let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
     let plan = pipeline::plan(&model, &request)?;
-    let backend = args.subject.setup.open_device()?;
-    let mut tasks = distinct(&plan, backend.device().stores_bf16());
-    tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
-    if tasks.is_empty() {
-        return Err(Error::Request {
-            what: "--op".into(),
-            expected: "a part of the name of an op that the model has, see `cascade-rt kernels`".into(),
-            found: args.op.clone().unwrap_or_default(),
-        });
+    if let Some(sms) = args.sms {
+        return chosen(&tasks(args, &plan, true)?, sms as usize, args.json);
     }
+    let backend = args.subject.setup.open_device()?;
+    let tasks = tasks(args, &plan, backend.device().stores_bf16())?;
     let ceilings = Ceilings::measure(backend.as_ref())?;
     let mut entries = Vec::new();
     for (task, calls) in &tasks {
@@ -122,6 +124,31 @@ pub(super) fn run(args: &Args) -> Result<()> {
     ))
 }
 
+/// The different ops of the plan whose names are asked for, each with its calls.
+fn tasks(args: &Args, plan: &Plan, stores_bf16: bool) -> Result<Vec<(Task, usize)>> {
+    let mut tasks = distinct(plan, stores_bf16);
+    tasks.retain(|(task, _)| args.op.as_ref().is_none_or(|part| task.op.name().contains(part.as_str())));
+    if tasks.is_empty() {
+        return Err(Error::Request {
+            what: "--op".into(),
+            expected: "a part of the name of an op that the model has, see `cascade-rt kernels`".into(),
+            found: args.op.clone().unwrap_or_default(),
+        });
+    }
+    Ok(tasks)
+}
+
+/// Says which kernel each op takes on a Hopper GPU with so many SMs.
+fn chosen(tasks: &[(Task, usize)], sms: usize, json: bool) -> Result<()> {
+    let caps = Caps::SM90A.and(Caps::ROUND_BF16).and(Caps::DEPENDENT_LAUNCH);
+    let kernel = |task: &Task| task.kernels(Target { lang: Lang::Cuda, caps, sms })[0].name;
+    if json {
+        let entry = |(task, calls): &(Task, usize)| json!({ "op": task.op.name(), "operands": task.to_string(), "calls": calls, "kernel": kernel(task) });
+        return say(&json!({ "sms": sms, "shapes": tasks.iter().map(entry).collect::<Vec<_>>() }).to_string());
+    }
+    tasks.iter().try_for_each(|(task, calls)| say(&format!("{:32} {calls:5}×  {task}", kernel(task))))
+}
+
 /// The text of the shader of this name.
 fn source(name: &str) -> Result<String> {
     let shader = registry::kernels(Lang::Wgsl).find(|kernel| kernel.name == name).map(|kernel| kernel.launch);
@@ -138,7 +165,7 @@ fn source(name: &str) -> Result<String> {
 /// Times every row on a shape; `None` if one does not fit into the device's memory.
 fn time(task: &Task, calls: usize, backend: &dyn Backend, ceilings: &Ceilings) -> Result<Option<Entry>> {
     let mut kernels = Vec::new();
-    for kernel in task.kernels(backend.device()) {
+    for kernel in task.kernels(backend.device().target()) {
         let times = task.load(backend, Some(kernel)).and_then(|mut loaded| loaded.times(BUDGET));
         match times {
             // The median.

@@ -1,17 +1,18 @@
-//! Where results go: named, and known to be writable, before any work is done.
+//! Where results go. Files are named, and known to be writable, before any work is done.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::image::{Image, Record, check_writable, write_atomically};
+use crate::output::{check_writable, write_atomically};
 
 /// What becomes of the pictures of a run.
 #[derive(Debug, clap::Args)]
 pub(super) struct Output {
-    /// File that ends in .png, folder, or - for standard output. Several pictures are numbered.
-    #[arg(short, long, value_name = "FILE|DIR|-", default_value = "cascade.png", env = "CASCADE_OUTPUT")]
-    output: PathBuf,
+    /// File that ends in .png, folder, or - for standard output. Several pictures are numbered. [default: cascade.png]
+    #[arg(short, long, value_name = "FILE|DIR|-", env = "CASCADE_OUTPUT")]
+    output: Option<PathBuf>,
     /// Replace files that exist.
     #[arg(long, env = "CASCADE_FORCE")]
     force: bool,
@@ -24,57 +25,96 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Names every file of a run of `images` pictures, and finds out now, not after minutes of work,
-    /// whether they can be written. Files of a folder carry the seed.
+    /// One file, which replaces another only if `force`.
+    pub(super) fn file(path: PathBuf, force: bool) -> Self {
+        Self { output: Some(path), force, json: false, dump: None }
+    }
+
+    /// Names every picture of the runs with these seeds, each of `images` pictures, and finds out now, not after
+    /// minutes of work, whether they can be written. Files of a folder carry the seed.
     ///
     /// # Errors
     /// [`Error::Request`] or [`Error::Disk`] for the first that must not or cannot be written.
-    pub(super) fn plan(&self, images: usize, seed: u64) -> Result<Outputs> {
+    pub(super) fn plan_pictures(&self, images: usize, seeds: &[u64]) -> Result<Outputs> {
+        let output = self.output.as_deref().unwrap_or(Path::new("cascade.png"));
+        let total = images * seeds.len();
+        if output == Path::new("-") && total > 1 {
+            return Err(refused("--output", "a file or a folder for several pictures", "-"));
+        }
+        let numbered = |stem: &str, i: usize, of: usize| match of {
+            1 => format!("{stem}.png"),
+            _ => format!("{stem}-{:0digits$}.png", i + 1, digits = of.to_string().len()),
+        };
+        if is_folder(output) {
+            let of_seed = |seed: &u64| {
+                (0..images).map(|i| output.join(numbered(&format!("cascade-{seed}"), i, images))).collect()
+            };
+            let paths: Vec<Vec<PathBuf>> = seeds.iter().map(of_seed).collect();
+            return self.plan(paths.concat(), Some(output));
+        }
+        require_extension(
+            output,
+            "png",
+            "a name that ends in .png, the only format that is written, or in / for a folder",
+        )?;
+        if total == 1 {
+            return self.plan(vec![output.to_owned()], None);
+        }
+        let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+        self.plan((0..total).map(|i| output.with_file_name(numbered(&stem, i, total))).collect(), None)
+    }
+
+    /// The same for one file of tensors.
+    ///
+    /// # Errors
+    /// As [`plan_pictures`](Self::plan_pictures).
+    pub(super) fn plan_tensors(&self) -> Result<Outputs> {
+        let output = self.output.as_deref().unwrap_or(Path::new("cascade.safetensors"));
+        let expected = "a name that ends in .safetensors, the format of tensors";
+        if is_folder(output) {
+            return Err(refused("--output", expected, output.display()));
+        }
+        require_extension(output, "safetensors", expected)?;
+        self.plan(vec![output.to_owned()], None)
+    }
+
+    /// Checks that these files, `-` for standard output among them, can be written.
+    fn plan(&self, mut paths: Vec<PathBuf>, folder: Option<&Path>) -> Result<Outputs> {
         if let Some(dump) = &self.dump {
             check_writable(dump, self.force, false)?;
         }
-        let (paths, folder) = self.pictures(images, seed)?;
+        if paths == [Path::new("-")] {
+            if self.json {
+                return Err(refused("--output", "a file, because --json writes to standard output", "-"));
+            }
+            paths.clear();
+        }
         for path in &paths {
             if self.dump.as_ref() == Some(path) {
                 return Err(refused("--output", "another file than --dump", path.display()));
             }
             check_writable(path, self.force, folder.is_some())?;
         }
-        Ok(Outputs { paths, folder, dump: self.dump.clone(), force: self.force })
+        Ok(Outputs { paths, folder: folder.map(Path::to_owned), dump: self.dump.clone(), force: self.force })
     }
+}
 
-    /// The file of each picture, none for standard output, and the folder that is to be made for them.
-    fn pictures(&self, images: usize, seed: u64) -> Result<(Vec<PathBuf>, Option<PathBuf>)> {
-        let output = &self.output;
-        if output == Path::new("-") {
-            return match (images, self.json) {
-                (1, false) => Ok((Vec::new(), None)),
-                (1, true) => Err(refused("--output", "a file, because --json writes to standard output", "-")),
-                _ => Err(refused("--output", "a file or a folder for several pictures", "-")),
-            };
+fn is_folder(output: &Path) -> bool {
+    output.is_dir() || output.as_os_str().to_string_lossy().ends_with('/')
+}
+
+fn require_extension(output: &Path, wanted: &str, expected: &str) -> Result<()> {
+    match output.extension() {
+        Some(extension) if !extension.eq_ignore_ascii_case(wanted) => {
+            Err(refused("--output", expected, output.display()))
         }
-        let digits = images.to_string().len();
-        let numbered = |stem: &str, i: usize| format!("{stem}-{:0digits$}.png", i + 1);
-        if output.is_dir() || output.as_os_str().to_string_lossy().ends_with('/') {
-            let stem = format!("cascade-{seed}");
-            let name = |i| if images == 1 { format!("{stem}.png") } else { numbered(&stem, i) };
-            return Ok(((0..images).map(|i| output.join(name(i))).collect(), Some(output.clone())));
-        }
-        if output.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png")) {
-            let expected = "a name that ends in .png, the only format that is written, or in / for a folder";
-            return Err(refused("--output", expected, output.display()));
-        }
-        if images == 1 {
-            return Ok((vec![output.clone()], None));
-        }
-        let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-        Ok(((0..images).map(|i| output.with_file_name(numbered(&stem, i))).collect(), None))
+        _ => Ok(()),
     }
 }
 
 /// Files that a run will write.
 pub(super) struct Outputs {
-    /// One a picture; none for standard output.
+    /// Files, in the order of [`write`](Self::write)'s index; none for standard output.
     paths: Vec<PathBuf>,
     /// Made when the first picture is done.
     folder: Option<PathBuf>,
@@ -97,11 +137,15 @@ impl Outputs {
         }
     }
 
-    /// Writes image `index`; returns where.
-    pub(super) fn write(&self, image: &Image, record: &Record, index: usize) -> Result<Option<&Path>> {
-        let png = image.to_png(record)?;
+    /// The file of index `index`, for messages.
+    pub(super) fn name(&self, index: usize) -> &Path {
+        self.paths.get(index).map_or(Path::new("standard output"), PathBuf::as_path)
+    }
+
+    /// Writes the file of index `index`; returns where, unless to standard output.
+    pub(super) fn write(&self, index: usize, bytes: &[u8]) -> Result<Option<&Path>> {
         let Some(path) = self.paths.get(index) else {
-            let write = |mut out: std::io::StdoutLock<'_>| out.write_all(&png).and_then(|()| out.flush());
+            let write = |mut out: std::io::StdoutLock<'_>| out.write_all(bytes).and_then(|()| out.flush());
             write(std::io::stdout().lock()).map_err(|source| Error::Disk {
                 path: "standard output".into(),
                 action: "write to",
@@ -113,13 +157,14 @@ impl Outputs {
             let made = std::fs::create_dir_all(folder);
             made.map_err(|source| Error::Disk { path: folder.clone(), action: "create", source })?;
         }
-        write_atomically(path, &png, self.force)?;
+        write_atomically(path, bytes, self.force)?;
         Ok(Some(path))
     }
 
-    /// Writes the dump.
-    pub(super) fn write_dump(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        write_atomically(path, bytes, self.force)
+    /// Writes intermediate results, if they are asked for.
+    pub(super) fn write_dump(&self, dump: &Tensors) -> Result<()> {
+        let Some(path) = &self.dump else { return Ok(()) };
+        write_atomically(path, &dump.to_bytes(path, None)?, self.force)
     }
 }
 

@@ -8,11 +8,11 @@ use serde_json::json;
 use super::setup::{Size, Subject, aligned};
 use super::{note, say};
 use crate::error::Result;
-use crate::image::{check_writable, write_atomically};
 use crate::measure::human_seconds;
 use crate::measure::profile::{By, Log, Profiled, Row};
 use crate::measure::roofline::Ceilings;
 use crate::measure::trace::trace;
+use crate::output::{check_writable, write_atomically};
 use crate::pipeline::{Observer, Options, Pipeline, StageName};
 
 #[derive(Debug, clap::Args)]

@@ -6,36 +6,27 @@ use super::{ModelArgs, note};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
+use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 use crate::synth::{self, Preset};
-use crate::weights::model::Model;
 
-/// Precision of matrix products.
+/// Precision of GEMMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Precision {
     /// The device's best exact one: f32 on the CPU.
     Auto,
-    /// f32 throughout; weights are widened, exactly.
+    /// f32 throughout. Weights that are stored in fewer bits are converted, which is exact.
     F32,
-    /// Factors rounded to bf16, sums in f32; about twice as fast on CPUs with AVX512-BF16.
+    /// Operands rounded to bf16, accumulators in f32. About twice as fast on CPUs with AVX512-BF16.
     Bf16,
 }
 
-/// A model, a device, and what goes for every picture.
+/// A model and a device.
 #[derive(Debug, clap::Args)]
 pub(super) struct Setup {
     #[command(flatten)]
     pub(super) model: ModelArgs,
-    /// Denoising steps of Stage C, then Stage B.
-    ///
-    /// More steps cost time in proportion and change the picture little past the
-    /// default.
-    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
-    pub(super) steps: (u32, u32),
-    /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
-    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
-    pub(super) guidance: (f32, f32),
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
     device: Choice,
@@ -46,7 +37,7 @@ pub(super) struct Setup {
     /// Use the shaders in this folder instead of the built-in ones of the same name.
     #[arg(long, value_name = "DIR", env = "CASCADE_SHADER_DIR")]
     shader_dir: Option<PathBuf>,
-    /// Precision of matrix products.
+    /// Precision of GEMMs.
     #[arg(long, value_enum, default_value_t = Precision::Auto, env = "CASCADE_DTYPE")]
     dtype: Precision,
 }
@@ -68,6 +59,20 @@ impl Setup {
     }
 }
 
+/// How latents are sampled.
+#[derive(Debug, clap::Args)]
+pub(super) struct Sampling {
+    /// Denoising steps of Stage C, then Stage B.
+    ///
+    /// More steps cost time in proportion and change the picture little past the
+    /// default.
+    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
+    pub(super) steps: (u32, u32),
+    /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
+    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
+    pub(super) guidance: (f32, f32),
+}
+
 /// The pictures of one prompt.
 #[derive(Debug, clap::Args)]
 pub(super) struct Size {
@@ -87,6 +92,8 @@ pub(super) struct Size {
 pub(super) struct Subject {
     #[command(flatten)]
     pub(super) setup: Setup,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Measure a model of this size, mid, lite or large, without any file: weights are noise
     /// in memory, ranges of 256 MiB that all of them share, in bf16.
     ///
@@ -115,8 +122,8 @@ impl Subject {
             prompts: vec!["a red apple on a blue background".into()],
             width: side(size.0, usual.width),
             height: side(size.1, usual.height),
-            steps: self.setup.steps,
-            guidance: self.setup.guidance,
+            steps: self.sampling.steps,
+            guidance: self.sampling.guidance,
             count,
             ..usual
         };

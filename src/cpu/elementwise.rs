@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::math::{fma, swish};
+use super::math::fma;
 use super::{Isa, per_isa};
 
 /// Values per task: 64 KiB, so that a task's data fits in L2.
@@ -21,23 +21,6 @@ pub fn add_in_place(isa: Isa, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     let cpu = isa.verify();
     out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| add_to(cpu, x, out));
-}
-
-/// `x = x·sigmoid(x)`
-pub fn silu_in_place(isa: Isa, x: &mut [f32]) {
-    let cpu = isa.verify();
-    x.par_chunks_mut(CHUNK).for_each(|x| silu_of(cpu, x));
-}
-
-/// `x = x·(1 + a) + b` for `x [rows, c]`. `modulation` holds `a` then `b`: `[images, 2c]`, or `[2c]` for all images.
-pub fn modulate_in_place(isa: Isa, modulation: &[f32], c: usize, x: &mut [f32]) {
-    let cpu = isa.verify();
-    let image = x.len() * 2 * c / modulation.len();
-    assert!(modulation.len().is_multiple_of(2 * c) && x.len().is_multiple_of(c) && image.is_multiple_of(c));
-    x.par_chunks_mut(c).enumerate().with_min_len(CHUNK.div_ceil(c)).for_each(|(row, x)| {
-        let (a, b) = modulation[row * c / image * 2 * c..][..2 * c].split_at(c);
-        modulate_by(cpu, a, b, x);
-    });
 }
 
 /// Dimensions of an activation: `[n, h, w, c]`.
@@ -60,9 +43,8 @@ pub fn pixel_unshuffle(x: &[f32], [n, h, w, c]: Extent, patch: usize, out: &mut 
     });
 }
 
-/// Bilinear resampling of `x [n, h, w, c]` to `out [n, h2, w2, c]` with aligned
-/// corners. With `accumulate`, the result is added to `out`.
-pub fn resample(isa: Isa, x: &[f32], [n, h, w, c]: Extent, [h2, w2]: [usize; 2], accumulate: bool, out: &mut [f32]) {
+/// Bilinear resampling of `x [n, h, w, c]` to `out [n, h2, w2, c]` with aligned corners.
+pub fn resample(isa: Isa, x: &[f32], [n, h, w, c]: Extent, [h2, w2]: [usize; 2], out: &mut [f32]) {
     assert!(x.len() == n * h * w * c && out.len() == n * h2 * w2 * c);
     let cpu = isa.verify();
     // For output pixel `i` of `to`: the two neighbouring input pixels, and the weight of the second.
@@ -79,20 +61,19 @@ pub fn resample(isa: Isa, x: &[f32], [n, h, w, c]: Extent, [h2, w2]: [usize; 2],
             let pixel = |y: usize, i: usize| &x[((image * h + y) * w + i) * c..][..c];
             let corners = [pixel(top, left), pixel(top, right), pixel(bottom, left), pixel(bottom, right)];
             let weights = [(1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v];
-            blend(cpu, corners, weights, accumulate, out);
+            blend(cpu, corners, weights, out);
         }
     });
 }
 
 per_isa! {
-    /// `out = Σ weights[i]·corners[i]`, or with `accumulate` `out += …`.
-    fn blend(cpu, corners: [&[f32]; 4], weights: [f32; 4], accumulate: bool, out: &mut [f32]) {
+    /// `out = Σ weights[i]·corners[i]`
+    fn blend(cpu, corners: [&[f32]; 4], weights: [f32; 4], out: &mut [f32]) {
         let [a, b, c, d] = corners.map(|corner| &corner[..out.len()]);
         for (i, out) in out.iter_mut().enumerate() {
-            let before = if accumulate { *out } else { 0.0 };
             let top = fma::<FMA>(weights[0], a[i], weights[1] * b[i]);
             let bottom = fma::<FMA>(weights[2], c[i], weights[3] * d[i]);
-            *out = before + (top + bottom);
+            *out = top + bottom;
         }
     }
 }
@@ -112,23 +93,9 @@ per_isa! {
 }
 
 per_isa! {
-    /// `y = y·(1 + a) + b`
-    pub(super) fn modulate_by(cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = fma::<FMA>(*y, 1.0 + a, *b));
-    }
-}
-
-per_isa! {
     /// `y = y·a + b`
     pub(super) fn scale_shift_by(cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = fma::<FMA>(*y, *a, *b));
-    }
-}
-
-per_isa! {
-    /// `x·sigmoid(x)`
-    fn silu_of(cpu, x: &mut [f32]) {
-        x.iter_mut().for_each(|x| *x = swish::<FMA>(*x, 1.0));
     }
 }
 
@@ -148,27 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn sums_silu_and_modulation() {
-        let (images, rows, c) = (2, 700, 33);
-        let len = images * rows * c;
-        let (x, y, modulation) = (random(len, 1), random(len, 2), random(images * 2 * c, 3));
-        let (wide, at) = (|x: f32| f64::from(x), |i: usize| i / (rows * c) * 2 * c + i % c);
+    fn sums() {
+        let len = 2 * 700 * 33;
+        let (x, y) = (random(len, 1), random(len, 2));
+        let wide = |x: f32| f64::from(x);
         for isa in available() {
             check(1e-6, |out| add(isa, &x, &y, out), &vec![f32::NAN; len], |i| wide(x[i]) + wide(y[i]));
             check(1e-6, |out| add_in_place(isa, &x, out), &y, |i| wide(x[i]) + wide(y[i]));
-            check(1e-6, |out| silu_in_place(isa, out), &x, |i| wide(x[i]) / (1.0 + (-wide(x[i])).exp()));
-            check(
-                1e-6,
-                |out| modulate_in_place(isa, &modulation, c, out),
-                &x,
-                |i| wide(x[i]) * (1.0 + wide(modulation[at(i)])) + wide(modulation[at(i) + c]),
-            );
-            check(
-                1e-6,
-                |out| modulate_in_place(isa, &modulation[..2 * c], c, out),
-                &x,
-                |i| wide(x[i]) * (1.0 + wide(modulation[i % c])) + wide(modulation[i % c + c]),
-            );
         }
     }
 
@@ -178,7 +131,6 @@ mod tests {
             [([2, 4, 5, 19], [7, 9]), ([1, 1, 1, 3], [4, 5]), ([1, 7, 6, 33], [3, 1]), ([1, 12, 12, 16], [64, 64])]
         {
             let x = random(n * h * w * c, 1);
-            let before = random(n * h2 * w2 * c, 2);
             let value = |at: usize| {
                 let (i, x2, y2, image) = (at % c, at / c % w2, at / c / w2 % h2, at / c / w2 / h2);
                 let place = |i: usize, from: usize, to: usize| (i * (from - 1)) as f64 / (to.max(2) - 1) as f64;
@@ -194,16 +146,9 @@ mod tests {
                 sum
             };
             for isa in available() {
-                let nan = vec![f32::NAN; before.len()];
+                let nan = vec![f32::NAN; n * h2 * w2 * c];
                 // The tolerance covers the rounding of the source coordinates to f32.
-                let wide = |i: usize| f64::from(before[i]);
-                check(4e-6, |out| resample(isa, &x, [n, h, w, c], [h2, w2], false, out), &nan, value);
-                check(
-                    4e-6,
-                    |out| resample(isa, &x, [n, h, w, c], [h2, w2], true, out),
-                    &before,
-                    |i| value(i) + wide(i),
-                );
+                check(4e-6, |out| resample(isa, &x, [n, h, w, c], [h2, w2], out), &nan, value);
             }
         }
     }

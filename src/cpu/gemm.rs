@@ -1,4 +1,4 @@
-//! GEMM, `y[i, j] = Σ_k a[i, k]·b[j, k]`, blocked for the caches as in BLIS.
+//! GEMM, `y[i, j] = Σ_k a[i, k]·b[j, k]`, with packed operands and blocking for the caches in the manner of BLIS.
 //!
 //! The rows of `a` are divided into strips. All threads together pack a strip once,
 //! block by block along K, so that a later pass over one block reads contiguous memory

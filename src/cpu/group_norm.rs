@@ -3,11 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::linear::Activation;
 use super::math::{fma, gelu, swish};
 use super::pack::widen_all;
 use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, per_isa};
+use crate::ops::Function;
 use crate::tensor::Weight;
 
 /// Pixels that one task sums. It is a constant, so that the order of summation does not depend
@@ -30,7 +30,7 @@ pub struct GroupNorm<'a> {
     /// `[c]`
     pub bias: &'a Weight,
     /// Applied last.
-    pub activation: Activation,
+    pub function: Function,
 }
 
 /// f32 of scratch that [`group_norm`] needs.
@@ -69,7 +69,7 @@ pub fn group_norm(isa: Isa, op: &GroupNorm<'_>, out: &mut [f32], scratch: &mut [
         scale.iter_mut().zip(&*weight).for_each(|(s, weight)| *s = weight / (*s + op.eps).sqrt());
         let (mean, scale, bias) = (&*mean, &*scale, &*bias);
         let chunks = out.par_chunks_mut(PIXELS * c).zip(x.par_chunks(PIXELS * c));
-        chunks.for_each(|(out, x)| apply(cpu, x, mean, scale, bias, op.activation, out));
+        chunks.for_each(|(out, x)| apply(cpu, x, mean, scale, bias, op.function, out));
     }
 }
 
@@ -97,7 +97,7 @@ per_isa! {
         mean: &[f32],
         scale: &[f32],
         bias: &[f32],
-        activation: Activation,
+        function: Function,
         out: &mut [f32],
     ) {
         let c = mean.len();
@@ -105,11 +105,11 @@ per_isa! {
             for i in 0..c {
                 out[i] = fma::<FMA>(x[i] - mean[i], scale[i], bias[i]);
             }
-            match activation {
-                Activation::None => {}
-                Activation::Gelu => out.iter_mut().for_each(|y| *y = gelu::<FMA>(*y)),
-                Activation::QuickGelu => out.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.702)),
-                Activation::Silu => out.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.0)),
+            match function {
+                Function::Identity => {}
+                Function::GeluErf => out.iter_mut().for_each(|y| *y = gelu::<FMA>(*y)),
+                Function::QuickGelu => out.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.702)),
+                Function::Silu => out.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.0)),
             }
         }
     }
@@ -128,8 +128,8 @@ mod tests {
             on_threads(|_| {
                 let mut out = vec![f32::NAN; x.len()];
                 let mut scratch = vec![f32::NAN; group_norm_scratch(150, 12)];
-                let (weight, bias, activation) = (&weight, &bias, Activation::Silu);
-                let op = GroupNorm { x: &x, pixels: 150, groups: 3, eps: 1e-5, weight, bias, activation };
+                let (weight, bias, function) = (&weight, &bias, Function::Silu);
+                let op = GroupNorm { x: &x, pixels: 150, groups: 3, eps: 1e-5, weight, bias, function };
                 group_norm(isa, &op, &mut out, &mut scratch);
                 out
             });

@@ -8,21 +8,8 @@ use super::math::{fma, gelu, swish};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
 use super::{Isa, Verified, per_isa};
+use crate::ops::Function;
 use crate::tensor::Weight;
-
-/// An activation function.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Activation {
-    /// `x`
-    #[default]
-    None,
-    /// `x·Φ(x)`, the exact GELU.
-    Gelu,
-    /// `x·sigmoid(1.702·x)`, as in CLIP.
-    QuickGelu,
-    /// `x·sigmoid(x)`
-    Silu,
-}
 
 /// The residual that is added after the activation.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,8 +36,8 @@ pub struct Linear<'a> {
     pub scale: Option<&'a [f32]>,
     /// Shift of the input, `[k]`.
     pub shift: Option<&'a Weight>,
-    /// Applied after the bias was added.
-    pub activation: Activation,
+    /// Activation function, applied after the bias was added.
+    pub function: Function,
     /// Added after the activation.
     pub residual: Residual<'a>,
     /// `a` then `b`, `[images, 2n]` or `[2n]` for all images: the last step is `y·(1 + a) + b`.
@@ -60,8 +47,8 @@ pub struct Linear<'a> {
 impl<'a> Linear<'a> {
     /// `x·Wᵀ` alone. Set the other fields to fuse further ops.
     pub fn new(x: &'a [f32], weight: &'a Weight) -> Self {
-        let (activation, residual) = (Activation::None, Residual::None);
-        Self { x, weight, bias: None, scale: None, shift: None, activation, residual, modulate: None }
+        let (function, residual) = (Function::Identity, Residual::None);
+        Self { x, weight, bias: None, scale: None, shift: None, function, residual, modulate: None }
     }
 }
 
@@ -93,7 +80,7 @@ pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     }
     let epilogue = LinearEpilogue {
         bias,
-        activation: op.activation,
+        function: op.function,
         residual: op.residual,
         modulate: op.modulate,
         image_rows: op.modulate.map_or(m, |values| m * 2 * n / values.len()),
@@ -135,7 +122,7 @@ impl Rows for Scaled<'_> {
 struct LinearEpilogue<'a> {
     /// `[n]`
     bias: &'a [f32],
-    activation: Activation,
+    function: Function,
     residual: Residual<'a>,
     modulate: Option<&'a [f32]>,
     /// Rows that share a row of `modulate`.
@@ -175,11 +162,11 @@ fn epilogue_lanes<const FMA: bool, const LANES: usize>(
         // SAFETY: `gemm` stores each element once, so no two tasks request overlapping ranges.
         let out = unsafe { to.out.range(at, cols.len()) };
         y.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias);
-        match to.activation {
-            Activation::None => (),
-            Activation::Gelu => y.iter_mut().for_each(|y| *y = gelu::<FMA>(*y)),
-            Activation::QuickGelu => y.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.702)),
-            Activation::Silu => y.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.0)),
+        match to.function {
+            Function::Identity => (),
+            Function::GeluErf => y.iter_mut().for_each(|y| *y = gelu::<FMA>(*y)),
+            Function::QuickGelu => y.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.702)),
+            Function::Silu => y.iter_mut().for_each(|y| *y = swish::<FMA>(*y, 1.0)),
         }
         let residual = match to.residual {
             Residual::None => None,
@@ -235,11 +222,11 @@ mod tests {
                     y += f64::from(round(x)) * f64::from(round(weight[o * k + i]));
                 }
                 y += bias.as_ref().map_or(0.0, |b| b[o].into());
-                y = match op.activation {
-                    Activation::None => y,
-                    Activation::Gelu => 0.5 * y * (1.0 + libm::erf(y / 2f64.sqrt())),
-                    Activation::QuickGelu => y / (1.0 + (-1.702 * y).exp()),
-                    Activation::Silu => y / (1.0 + (-y).exp()),
+                y = match op.function {
+                    Function::Identity => y,
+                    Function::GeluErf => 0.5 * y * (1.0 + libm::erf(y / 2f64.sqrt())),
+                    Function::QuickGelu => y / (1.0 + (-1.702 * y).exp()),
+                    Function::Silu => y / (1.0 + (-y).exp()),
                 };
                 y += match op.residual {
                     Residual::None => 0.0,
@@ -296,8 +283,8 @@ mod tests {
         let w = weight(&[n, k], Dtype::Bf16, 3);
         let (bias, shift) = (weight(&[n], Dtype::F16, 4), weight(&[k], Dtype::F32, 5));
         let (scale, modulate) = (random(2 * k, 6), random(2 * 2 * n, 7));
-        for activation in [Activation::None, Activation::Gelu, Activation::QuickGelu, Activation::Silu] {
-            let op = Linear { bias: Some(&bias), activation, ..Linear::new(&x, &w) };
+        for function in [Function::Identity, Function::GeluErf, Function::QuickGelu, Function::Silu] {
+            let op = Linear { bias: Some(&bias), function, ..Linear::new(&x, &w) };
             check(&op);
             check(&Linear { residual: Residual::Slice(&residual), ..op });
             check(&Linear { residual: Residual::InPlace, modulate: Some(&modulate[..2 * n]), ..op });

@@ -184,7 +184,8 @@ impl Program for ProfiledProgram {
 }
 
 /// How executions of nodes are grouped in a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum By {
     /// By segment of the plan, e.g. `step_c`.
     Stage,
@@ -234,7 +235,7 @@ impl Events {
                 let name = match by {
                     By::Stage => plan.segment_of(i).name.to_owned(),
                     By::Op => node.op.name().to_owned(),
-                    By::Kernel => registry::choose(node, plan, device.lang, device.caps).0.name.to_owned(),
+                    By::Kernel => registry::choose(node, plan, device.target()).0.name.to_owned(),
                     By::Layer => format!("{} {}", plan.segment_of(i).name, node.at),
                 };
                 let row = *known.entry(name.clone()).or_insert_with(|| {

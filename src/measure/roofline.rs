@@ -69,7 +69,7 @@ impl Ceilings {
         };
         // The time of the fastest kernel, which need not be the one that would be chosen.
         let seconds = |task: &Task| {
-            task.kernels(device).into_iter().try_fold(f64::INFINITY, |least, kernel| {
+            task.kernels(device.target()).into_iter().try_fold(f64::INFINITY, |least, kernel| {
                 let times = task.load(backend, Some(kernel))?.times(BUDGET)?;
                 Ok(least.min(times[0].as_secs_f64()))
             })

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Device, Program};
+use crate::backend::{Backend, Program};
 use crate::error::Result;
 use crate::ops::{Cost, Element, Op};
 use crate::plan::{Node, Plan, Recorder, Slot, Source};
-use crate::registry::{self, Kernel};
+use crate::registry::{self, Kernel, Target};
 use crate::shape::Shape;
 use crate::synth::Noise;
 use crate::tensor::{Dtype, Weight, shape_of_dims};
@@ -82,10 +82,10 @@ impl Task {
         plan.cost(&plan.nodes[0], stores_bf16)
     }
 
-    /// The kernels that can run it on a device. The first is the one that would be chosen.
-    pub fn kernels(&self, device: &Device) -> Vec<&'static Kernel> {
+    /// The kernels that can run it on such a device. The first is the one that would be chosen.
+    pub fn kernels(&self, target: Target) -> Vec<&'static Kernel> {
         let plan = self.plan(1);
-        registry::admissible(&plan.nodes[0], &plan, device.lang, device.caps).collect()
+        registry::admissible(&plan.nodes[0], &plan, target).collect()
     }
 
     /// Whether it fits in the device's memory. Small tasks are assumed to fit.

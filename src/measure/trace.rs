@@ -34,7 +34,7 @@ pub fn trace(events: &Events, device: &Device) -> Value {
     all.extend(events.stages.iter().map(host(STAGES)));
     all.extend(events.host.iter().map(host(CALLS)));
     let kernels = |plan: &std::sync::Arc<crate::plan::Plan>| {
-        let chosen = |node| registry::choose(node, plan, device.lang, device.caps).0.name;
+        let chosen = |node| registry::choose(node, plan, device.target()).0.name;
         plan.nodes.iter().map(chosen).collect::<Vec<_>>()
     };
     let kernels: Vec<_> = events.plans.iter().map(kernels).collect();

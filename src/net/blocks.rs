@@ -30,7 +30,7 @@ pub fn res_block(
         y = net.op("skip", Concat::Channels, &[slot(y), slot(skip)])?;
     }
     y = net.linear("channelwise.0", y, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
-    let gamma = net.weight("channelwise.2.gamma", &[4 * c])?;
+    let gamma = net.weight_as("channelwise.2.gamma", &[1, 1, 1, 4 * c], &[4 * c])?;
     let scale = net.op("channelwise.2", GrnScale { eps: EPS }, &[slot(y), gamma])?;
     let scale = Some((scale, "channelwise.2.beta"));
     net.linear("channelwise.4", y, c, With { scale, residual: Some(x), modulation, ..With::default() })

@@ -67,7 +67,7 @@ pub fn vision(
     let patches = embed.patches("patch_embedding", pixels, patch, c, false)?;
     let count = patches.shape.tokens();
     let positions = embed.weight("position_embedding.weight", &[count + 1, c])?;
-    let class = embed.weight("class_embedding", &[1, c])?;
+    let class = embed.weight_as("class_embedding", &[c], &[1, c])?;
     let class = embed.op("class_embedding", Embed, &[slot(class_ids), class, positions])?;
     let positions = embed.op("position_embedding", Embed, &[slot(patch_ids), positions, None])?;
     let patches = patches.reshape(Shape::new(n, 1, count, c));

@@ -1,30 +1,29 @@
 //! What each network is made of: sizes read from `config.json` or inferred from
-//! a checkpoint's tensors, and the table of tensors that they imply.
+//! a checkpoint's tensors.
 //!
-//! A config is checked before anything is built from it: numbers are bounded,
-//! lists match, and every tensor of the [table](tensors) is in the checkpoint.
+//! A config is checked before anything is built from it: numbers are bounded and
+//! lists match. That a checkpoint has the tensors that the sizes imply is checked
+//! where networks can be recorded, in [`tensors`](super::tensors).
 
 mod clip;
 mod infer;
 mod stage_a;
-mod tables;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
 pub use stage_a::StageAConfig;
-pub use tables::{
-    EFFNET_STAGES, EffnetBlock, EffnetStage, PREVIEWER_UNITS, PreviewerConv, clip_text_tensors, clip_vision_tensors,
-    effnet_tensors, previewer_tensors, stage_a_tensors, tensors,
-};
 pub use unet::{Block, UNetConfig};
 
 use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files::Location;
 
-/// Name and dimensions of each tensor of a network, in execution order.
-pub type Table = Vec<(String, Vec<usize>)>;
+/// Says, in messages about a tensor, what its dimensions follow from: a file, or the other tensors.
+fn source_of(config: Option<&Location>) -> String {
+    config.map_or("as the other tensors imply".to_owned(), |file| format!("as {} says", file.display()))
+}
 
 /// Widths and channel counts; bounds what a config can make us allocate.
 const CHANNELS: RangeInclusive<usize> = 1..=65_536;

@@ -1,6 +1,5 @@
 //! EfficientNetV2-S, which encodes pictures as latents of Stage C.
 
-use super::config::{EFFNET_STAGES, EffnetBlock};
 use super::{Net, With, slot};
 use crate::error::Result;
 use crate::ops::{Add, BatchNorm, Conv2d, DepthwiseConv, Function, Gate, Mean};
@@ -8,6 +7,47 @@ use crate::plan::Slot;
 
 /// The epsilon of the backbone's batch norms.
 const EPS: f32 = 1e-3;
+
+/// The kind of a layer of EfficientNetV2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `FusedMBConv`: a 3×3 convolution that also expands the channels, then a projection.
+    Fused,
+    /// `MBConv`: expansion, depthwise convolution, squeeze-and-excitation, projection.
+    Inverted,
+}
+
+/// A sequence of layers of EfficientNetV2 that are equal except for the stride of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stage {
+    /// The kind of the layers.
+    block: Kind,
+    /// Channels inside a layer, as a multiple of those of its input.
+    expand: usize,
+    /// Stride of the first layer; the others have a stride of 1.
+    stride: usize,
+    /// Channels of the result.
+    width: usize,
+    /// Number of layers.
+    layers: usize,
+}
+
+/// Stages 1 to 6 of EfficientNetV2-S. The backbone also has a 3×3 convolution of stride 2
+/// to 24 channels before them, and a 1×1 convolution to 1280 channels after them.
+const STAGES: [Stage; 6] = {
+    use Kind::{Fused, Inverted};
+    const fn stage(block: Kind, expand: usize, stride: usize, width: usize, layers: usize) -> Stage {
+        Stage { block, expand, stride, width, layers }
+    }
+    [
+        stage(Fused, 1, 1, 24, 2),
+        stage(Fused, 4, 2, 48, 4),
+        stage(Fused, 4, 2, 64, 4),
+        stage(Inverted, 4, 2, 128, 6),
+        stage(Inverted, 6, 1, 160, 9),
+        stage(Inverted, 6, 2, 256, 15),
+    ]
+};
 
 /// The encoder: `x [n, h, w, 3]` → `[n, ⌈h/32⌉, ⌈w/32⌉, 16]`. The result has the scale of
 /// Stage C's own latents.
@@ -19,20 +59,20 @@ const EPS: f32 = 1e-3;
 pub fn encode(net: &mut Net<'_>, x: Slot) -> Result<Slot> {
     let mut backbone = net.scope("backbone");
     let mut x = conv(&mut backbone.scope(0), x, 24, 3, 2, Function::Silu)?;
-    for (stage, index) in EFFNET_STAGES.iter().zip(1..) {
+    for (stage, index) in STAGES.iter().zip(1..) {
         for layer in 0..stage.layers {
             let stride = if layer == 0 { stage.stride } else { 1 };
             let mut net = backbone.scope(format!("{index}.{layer}.block"));
             let y = match stage.block {
-                EffnetBlock::Fused => fused_block(&mut net, x, stage.expand, stage.width, stride)?,
-                EffnetBlock::Inverted => inverted_block(&mut net, x, stage.expand, stage.width, stride)?,
+                Kind::Fused => fused_block(&mut net, x, stage.expand, stage.width, stride)?,
+                Kind::Inverted => inverted_block(&mut net, x, stage.expand, stage.width, stride)?,
             };
             x = if y.shape == x.shape { net.op("", Add, &[slot(y), slot(x)])? } else { y };
         }
     }
-    x = conv(&mut backbone.scope(EFFNET_STAGES.len() + 1), x, 1280, 1, 1, Function::Silu)?;
+    x = conv(&mut backbone.scope(STAGES.len() + 1), x, 1280, 1, 1, Function::Silu)?;
     let mut mapper = net.scope("mapper");
-    x = mapper.linear("0", x, 16, With { bias: false, ..With::default() })?;
+    x = mapper.pointwise("0", x, 16, With { bias: false, ..With::default() })?;
     let [mean, var] = ["1.running_mean", "1.running_var"].map(|name| mapper.weight(name, &[16]));
     mapper.op("1", BatchNorm { eps: 1e-5, function: Function::Identity }, &[slot(x), mean?, var?, None, None])
 }
@@ -61,8 +101,8 @@ fn inverted_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, strid
     y = net.batch_norm("1.1", y, EPS, Function::Silu)?;
     // The width of the squeeze is a quarter of the block's input channels, not of the expanded ones.
     let s = net.op("2", Mean, &[slot(y)])?;
-    let s = net.linear("2.fc1", s, c / 4, With { function: Function::Silu, ..With::default() })?;
-    let s = net.linear("2.fc2", s, wide, With::default())?;
+    let s = net.pointwise("2.fc1", s, c / 4, With { function: Function::Silu, ..With::default() })?;
+    let s = net.pointwise("2.fc2", s, wide, With::default())?;
     y = net.op("2", Gate, &[slot(y), slot(s)])?;
     conv(&mut net.scope(3), y, width, 1, 1, Function::Identity)
 }
@@ -70,7 +110,7 @@ fn inverted_block(net: &mut Net<'_>, x: Slot, expand: usize, width: usize, strid
 /// A convolution without bias, batch norm, and an activation function. Weights: `0.weight`, `1.*`.
 fn conv(net: &mut Net<'_>, x: Slot, to: usize, kernel_size: usize, stride: usize, function: Function) -> Result<Slot> {
     let y = if kernel_size == 1 {
-        net.linear("0", x, to, With { bias: false, ..With::default() })?
+        net.pointwise("0", x, to, With { bias: false, ..With::default() })?
     } else {
         let weight = net.weight("0.weight", &[to, x.shape.c, kernel_size, kernel_size])?;
         net.op("0", Conv2d { stride, padding: kernel_size / 2 }, &[slot(x), weight, None])?

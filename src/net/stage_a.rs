@@ -23,7 +23,7 @@ pub fn decode(net: &mut Net<'_>, config: &StageAConfig, z: Slot, quantise: bool)
         let codes = net.weight("vquantizer.embedding.weight", &[config.num_vq_embeddings, z.shape.c])?;
         x = net.op("vquantizer", NearestCode, &[slot(x), codes])?;
     }
-    x = net.linear("up_blocks.0.0", x, config.width(config.levels - 1), With::default())?;
+    x = net.pointwise("up_blocks.0.0", x, config.width(config.levels - 1), With::default())?;
     let mut index = 1;
     for level in (0..config.levels).rev() {
         let blocks = if level + 1 == config.levels { config.bottleneck_blocks } else { 1 };
@@ -41,7 +41,7 @@ pub fn decode(net: &mut Net<'_>, config: &StageAConfig, z: Slot, quantise: bool)
         }
     }
     let patch = config.up_down_scale_factor;
-    x = net.linear("out_block.0", x, config.out_channels * patch * patch, With::default())?;
+    x = net.pointwise("out_block.0", x, config.out_channels * patch * patch, With::default())?;
     net.op("out_block.1", PixelShuffle { patch }, &[slot(x)])
 }
 
@@ -53,7 +53,7 @@ pub fn decode(net: &mut Net<'_>, config: &StageAConfig, z: Slot, quantise: bool)
 pub fn encode(net: &mut Net<'_>, config: &StageAConfig, x: Slot) -> Result<Slot> {
     let patch = config.up_down_scale_factor;
     let mut x = net.op("in_block.0", PixelUnshuffle { patch }, &[slot(x)])?;
-    x = net.linear("in_block.1", x, config.width(0), With::default())?;
+    x = net.pointwise("in_block.1", x, config.width(0), With::default())?;
     let mut index = 0;
     for level in 0..config.levels {
         if level > 0 {
@@ -69,7 +69,7 @@ pub fn encode(net: &mut Net<'_>, config: &StageAConfig, x: Slot) -> Result<Slot>
     }
     let mut net = net.scope(format!("down_blocks.{index}"));
     let c = config.latent_channels;
-    x = net.linear("0", x, c, With { bias: false, ..With::default() })?;
+    x = net.pointwise("0", x, c, With { bias: false, ..With::default() })?;
     net.batch_norm("1", x, 1e-5, Function::Identity)
 }
 

@@ -105,7 +105,7 @@ impl UNet<'_> {
         if config.patch_size > 1 {
             x = net.op("embedding.0", PixelUnshuffle { patch: config.patch_size }, &[slot(x)])?;
         }
-        x = net.linear("embedding.1", x, config.block_out_channels[0], With::default())?;
+        x = net.pointwise("embedding.1", x, config.block_out_channels[0], With::default())?;
         x = net.layer_norm("embedding.2", x, EPS)?;
         for addend in &given.addends {
             x = net.op("embedding", Add, &[slot(x), slot(*addend)])?;
@@ -130,7 +130,7 @@ impl UNet<'_> {
 
         x = net.layer_norm("clf.0", x, EPS)?;
         let channels = config.out_channels * config.patch_size * config.patch_size;
-        x = net.linear("clf.1", x, channels, With::default())?;
+        x = net.pointwise("clf.1", x, channels, With::default())?;
         if config.patch_size > 1 {
             x = net.op("clf.2", PixelShuffle { patch: config.patch_size }, &[slot(x)])?;
         }
@@ -158,8 +158,8 @@ impl UNet<'_> {
     /// Maps Stage C's latents, or pixels, to the channels of level 0: linear, GELU, linear, layer norm.
     fn mapper(&self, net: &mut Net<'_>, x: Slot) -> Result<Slot> {
         let c = self.config.block_out_channels[0];
-        let x = net.linear("0", x, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
-        let x = net.linear("2", x, c, With::default())?;
+        let x = net.pointwise("0", x, 4 * c, With { function: Function::GeluErf, ..With::default() })?;
+        let x = net.pointwise("2", x, c, With::default())?;
         net.layer_norm("3", x, EPS)
     }
 
@@ -197,7 +197,7 @@ impl UNet<'_> {
         for repeat in 0..repeats {
             x = self.run_blocks(net, x, skip, place, given, counter)?;
             if repeat + 1 < repeats {
-                x = net.linear(&format!("{mappers}.{}.{repeat}", place.index), x, x.shape.c, With::default())?;
+                x = net.pointwise(&format!("{mappers}.{}.{repeat}", place.index), x, x.shape.c, With::default())?;
             }
         }
         Ok(x)
@@ -251,7 +251,7 @@ impl UNet<'_> {
         let Some(switch) = &self.config.switch_level else {
             return net.patches("1", x, 2, to, true);
         };
-        let x = net.linear("1.blocks.0", x, to, With::default())?;
+        let x = net.pointwise("1.blocks.0", x, to, With::default())?;
         if !switch[level - 1] {
             return Ok(x);
         }
@@ -270,6 +270,6 @@ impl UNet<'_> {
         if switch[level - 1] {
             x = net.op("1.blocks.0", Resample { height: x.shape.h * 2, width: x.shape.w * 2 }, &[slot(x)])?;
         }
-        net.linear("1.blocks.1", x, to, With::default())
+        net.pointwise("1.blocks.1", x, to, With::default())
     }
 }

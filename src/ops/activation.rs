@@ -11,6 +11,8 @@ pub struct Activation {
     pub function: Function,
 }
 
+operands!(Activation { X });
+
 impl Define for Activation {
     fn name(&self) -> &'static str {
         "activation"
@@ -28,11 +30,11 @@ impl Define for Activation {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
-        for (y, &x) in out.iter_mut().zip(inputs[0].expect("x").f32()) {
+        for (y, &x) in out.iter_mut().zip(inputs[Self::X].expect("x").f32()) {
             *y = self.function.apply(x);
         }
     }

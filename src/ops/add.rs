@@ -8,6 +8,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Add;
 
+operands!(Add { A, B });
+
 impl Define for Add {
     fn name(&self) -> &'static str {
         "add"
@@ -21,11 +23,11 @@ impl Define for Add {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::A)
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
-        let [a, b] = [0, 1].map(|i| inputs[i].expect("a and b").f32());
+        let [a, b] = [Self::A, Self::B].map(|i| inputs[i].expect("a and b").f32());
         for (y, (a, b)) in out.iter_mut().zip(a.iter().zip(b.iter().cycle())) {
             *y = a + b;
         }

@@ -7,6 +7,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Advance;
 
+operands!(Advance { COUNTER });
+
 impl Define for Advance {
     fn name(&self) -> &'static str {
         "advance"
@@ -24,11 +26,11 @@ impl Define for Advance {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::COUNTER)
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
-        out[0] = f32::from_bits(inputs[0].expect("counter").u32()[0].wrapping_add(1));
+        out[0] = f32::from_bits(inputs[Self::COUNTER].expect("counter").u32()[0].wrapping_add(1));
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Attention {
     pub causal: bool,
 }
 
+operands!(Attention { X, CONTEXT, KEY_LEN });
+constants!(Attention { HEADS, HEAD_DIM, SELF_PART, CAUSAL });
+
 impl Attention {
     /// `heads · head_dim`.
     pub fn channels(&self) -> usize {
@@ -31,8 +34,8 @@ impl Attention {
     }
 
     fn keys(&self, inputs: Shapes<'_>) -> usize {
-        let own = if self.self_part { inputs[0].map_or(0, |x| x.tokens()) } else { 0 };
-        own + inputs[1].map_or(0, |c| c.tokens())
+        let own = if self.self_part { inputs[Self::X].map_or(0, |x| x.tokens()) } else { 0 };
+        own + inputs[Self::CONTEXT].map_or(0, |c| c.tokens())
     }
 }
 
@@ -60,7 +63,7 @@ impl Define for Attention {
     }
 
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
-        i < 2
+        i == Self::X || i == Self::CONTEXT
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
@@ -69,12 +72,12 @@ impl Define for Attention {
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
         let (c, d, tokens) = (self.channels(), self.head_dim, shape.tokens());
-        let x = inputs[0].expect("x");
-        let context = inputs[1].map(|t| (t.f32(), t.shape.tokens()));
+        let x = inputs[Self::X].expect("x");
+        let context = inputs[Self::CONTEXT].map(|t| (t.f32(), t.shape.tokens()));
         for row in 0..shape.rows() {
             let (image, token) = (row / tokens, row % tokens);
             let mut own = if self.self_part { tokens } else { 0 };
-            if let Some(len) = inputs[2] {
+            if let Some(len) = inputs[Self::KEY_LEN] {
                 own = own.min(len.u32()[image] as usize);
             }
             if self.causal {
@@ -114,9 +117,12 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(own(2, 64), vec![slot(2, 12, 12, 3 * 128), slot(2, 1, 85, 2 * 128), None]).bf16(2e-2),
         Case::new(own(20, 64), vec![slot(1, 3, 5, 3 * 1280), slot(1, 1, 4, 2 * 1280), None]).bf16(2e-2),
         Case::new(Attention { causal: true, ..own(4, 10) }, vec![slot(2, 1, 77, 120), None, index(&[9, 2])]).bf16(2e-2),
-        Case::new(Attention { self_part: false, ..own(3, 8) }, vec![slot(2, 4, 3, 24), slot(2, 1, 5, 48), None]).bf16(2e-2),
-        Case::new(Attention { causal: true, ..own(1, 64) }, vec![slot(1, 1, 70, 192), slot(1, 1, 5, 128), None]).bf16(2e-2),
-        Case::new(Attention { causal: true, ..own(2, 64) }, vec![slot(2, 1, 77, 384), None, index(&[9, 70])]).bf16(2e-2),
+        Case::new(Attention { self_part: false, ..own(3, 8) }, vec![slot(2, 4, 3, 24), slot(2, 1, 5, 48), None])
+            .bf16(2e-2),
+        Case::new(Attention { causal: true, ..own(1, 64) }, vec![slot(1, 1, 70, 192), slot(1, 1, 5, 128), None])
+            .bf16(2e-2),
+        Case::new(Attention { causal: true, ..own(2, 64) }, vec![slot(2, 1, 77, 384), None, index(&[9, 70])])
+            .bf16(2e-2),
         // More tiles of keys than a software pipeline has stages.
         Case::new(own(1, 64), vec![slot(1, 5, 79, 192), slot(1, 1, 133, 128), None]).bf16(2e-2),
         Case::new(own(1, 7), vec![slot(1, 1, 1, 21), None, None]).bf16(2e-2),

@@ -14,6 +14,8 @@ pub struct BatchNorm {
     pub function: Function,
 }
 
+operands!(BatchNorm { X, MEAN, VAR, WEIGHT, BIAS });
+
 impl Define for BatchNorm {
     fn name(&self) -> &'static str {
         "batch_norm"
@@ -36,12 +38,13 @@ impl Define for BatchNorm {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x").f32();
-        let [mean, var, weight, bias] = [1, 2, 3, 4].map(|i| inputs[i].map(|t| t.values()));
+        let x = inputs[Self::X].expect("x").f32();
+        let [mean, var, weight, bias] =
+            [Self::MEAN, Self::VAR, Self::WEIGHT, Self::BIAS].map(|i| inputs[i].map(|t| t.values()));
         let (mean, var) = (mean.expect("mean"), var.expect("var"));
         for (i, y) in out.iter_mut().enumerate() {
             let c = i % shape.c;

@@ -17,6 +17,8 @@ pub enum Concat {
     Images,
 }
 
+operands!(Concat { A, B });
+
 impl Define for Concat {
     fn name(&self) -> &'static str {
         "concat"
@@ -44,7 +46,7 @@ impl Define for Concat {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
-        let [a, b] = [0, 1].map(|i| inputs[i].expect("a and b"));
+        let [a, b] = [Self::A, Self::B].map(|i| inputs[i].expect("a and b"));
         let [len_a, len_b] = [a, b].map(|t| match self {
             Concat::Channels => t.shape.c,
             Concat::Tokens => t.shape.w * t.shape.c,

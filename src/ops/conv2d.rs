@@ -15,6 +15,8 @@ pub struct Conv2d {
     pub padding: usize,
 }
 
+operands!(Conv2d { X, WEIGHT, BIAS });
+
 impl Define for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
@@ -40,18 +42,18 @@ impl Define for Conv2d {
     }
 
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
-        i < 2
+        i == Self::X || i == Self::WEIGHT
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        2 * (out.elements() * inputs[1].map_or(0, |w| w.h * w.w * w.c)) as u64
+        2 * (out.elements() * inputs[Self::WEIGHT].map_or(0, |w| w.h * w.w * w.c)) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
+        let x = inputs[Self::X].expect("x");
         let (h, w, c) = (x.shape.h, x.shape.w, x.shape.c);
-        let Shape { w: kh, c: kw, .. } = inputs[1].expect("weight").shape;
-        let (weight, bias) = (inputs[1].expect("weight").values(), inputs[2].map(|b| b.values()));
+        let Shape { w: kh, c: kw, .. } = inputs[Self::WEIGHT].expect("weight").shape;
+        let (weight, bias) = (inputs[Self::WEIGHT].expect("weight").values(), inputs[Self::BIAS].map(|b| b.values()));
         for (i, y) in out.iter_mut().enumerate() {
             let (o, col) = (i % shape.c, i / shape.c % shape.w);
             let (row, image) = (i / shape.c / shape.w % shape.h, i / shape.c / shape.w / shape.h);
@@ -77,7 +79,7 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         case(2, 0, slot(1, 8, 8, 32), &[64, 32, 2, 2], true),
-        case(2, 0, slot(2, 7, 5, 9), &[13, 9, 2, 2], true),   // odd size: last row and column dropped
+        case(2, 0, slot(2, 7, 5, 9), &[13, 9, 2, 2], true), // odd size: last row and column dropped
         case(2, 1, slot(1, 12, 10, 16), &[24, 16, 4, 4], true), // Stage A, encoding
         case(2, 1, slot(2, 9, 6, 3), &[8, 3, 3, 3], false),
         case(1, 1, slot(1, 5, 4, 6), &[5, 6, 3, 3], true),

@@ -15,6 +15,9 @@ pub struct ConvTranspose2d {
     pub padding: usize,
 }
 
+operands!(ConvTranspose2d { X, WEIGHT, BIAS });
+constants!(ConvTranspose2d { STRIDE, PADDING });
+
 impl Define for ConvTranspose2d {
     fn name(&self) -> &'static str {
         "conv_transpose2d"
@@ -41,18 +44,18 @@ impl Define for ConvTranspose2d {
     }
 
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
-        i < 2
+        i == Self::X || i == Self::WEIGHT
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        let per_pixel = inputs[1].map_or(0, |w| w.n * w.h * w.w * w.c);
-        2 * (inputs[0].map_or(out.rows(), |x| x.rows()) * per_pixel) as u64
+        let per_pixel = inputs[Self::WEIGHT].map_or(0, |w| w.n * w.h * w.w * w.c);
+        2 * (inputs[Self::X].map_or(out.rows(), |x| x.rows()) * per_pixel) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
-        let Shape { w: kh, c: kw, .. } = inputs[1].expect("weight").shape;
-        let (weight, bias) = (inputs[1].expect("weight").values(), inputs[2].map(|b| b.values()));
+        let x = inputs[Self::X].expect("x");
+        let Shape { w: kh, c: kw, .. } = inputs[Self::WEIGHT].expect("weight").shape;
+        let (weight, bias) = (inputs[Self::WEIGHT].expect("weight").values(), inputs[Self::BIAS].map(|b| b.values()));
         let (h, w, c, o) = (x.shape.h, x.shape.w, x.shape.c, shape.c);
         for (i, y) in out.iter_mut().enumerate() {
             *y = bias.as_ref().map_or(0.0, |b| b[i % o]);

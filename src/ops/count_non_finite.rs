@@ -8,6 +8,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CountNonFinite;
 
+operands!(CountNonFinite { X });
+
 impl Define for CountNonFinite {
     fn name(&self) -> &'static str {
         "count_non_finite"
@@ -25,13 +27,14 @@ impl Define for CountNonFinite {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
-        let count = inputs[0].expect("x").f32().iter().filter(|x| !x.is_finite()).count();
+        let count = inputs[Self::X].expect("x").f32().iter().filter(|x| !x.is_finite()).count();
         out[0] = f32::from_bits(count as u32);
     }
 }
 
 pub(super) fn cases() -> Vec<Case> {
     // The second case ends with a value that counts, in a block of threads that is not full.
-    let mixed = [0.0, f32::NAN, f32::MAX, -f32::NAN, f32::INFINITY, 1e-45, -1.0, f32::NEG_INFINITY, -0.0, f32::MIN, 1.0];
+    let mixed =
+        [0.0, f32::NAN, f32::MAX, -f32::NAN, f32::INFINITY, 1e-45, -1.0, f32::NEG_INFINITY, -0.0, f32::MIN, 1.0];
     [slot(2, 3, 5, 7), values(2, 20, 29, 7, &mixed)].map(|x| Case::new(CountNonFinite, vec![x])).to_vec()
 }

@@ -21,6 +21,8 @@ pub struct Denoise {
     pub guided: bool,
 }
 
+operands!(Denoise { X, EPS, NOISE, COEFFICIENTS, COUNTER });
+
 impl Define for Denoise {
     fn name(&self) -> &'static str {
         "denoise"
@@ -48,21 +50,22 @@ impl Define for Denoise {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
         // Only the current step's noise and coefficients are read.
         match i {
-            2 => out.elements(),
-            3 => shape.c,
+            Self::NOISE => out.elements(),
+            Self::COEFFICIENTS => shape.c,
             _ => shape.elements(),
         }
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let [x, eps, noise, coefficients] = [0, 1, 2, 3].map(|i| inputs[i].expect("every operand").f32());
-        let step = inputs[4].expect("counter").u32()[0] as usize;
+        let [x, eps, noise, coefficients] =
+            [Self::X, Self::EPS, Self::NOISE, Self::COEFFICIENTS].map(|i| inputs[i].expect("every operand").f32());
+        let step = inputs[Self::COUNTER].expect("counter").u32()[0] as usize;
         let [c0, c1, sigma, g] = [0, 1, 2, 3].map(|i| coefficients[step * 4 + i]);
         let noise = if noise.len() == shape.elements() { noise } else { &noise[step * shape.elements()..] };
         for i in 0..shape.elements() {

@@ -11,6 +11,8 @@ pub struct DepthwiseConv {
     pub stride: usize,
 }
 
+operands!(DepthwiseConv { X, WEIGHT });
+
 impl Define for DepthwiseConv {
     fn name(&self) -> &'static str {
         "depthwise_conv"
@@ -30,14 +32,14 @@ impl Define for DepthwiseConv {
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        2 * (out.elements() * inputs[1].map_or(0, |w| w.w * w.c)) as u64
+        2 * (out.elements() * inputs[Self::WEIGHT].map_or(0, |w| w.w * w.c)) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
+        let x = inputs[Self::X].expect("x");
         let Shape { h, w, c, .. } = x.shape;
-        let k = inputs[1].expect("weight").shape.w;
-        let weight = inputs[1].expect("weight").values();
+        let k = inputs[Self::WEIGHT].expect("weight").shape.w;
+        let weight = inputs[Self::WEIGHT].expect("weight").values();
         for (i, y) in out.iter_mut().enumerate() {
             let (ch, col) = (i % c, i / c % shape.w);
             let (line, image) = (i / c / shape.w % shape.h, i / c / shape.w / shape.h);

@@ -12,6 +12,8 @@ pub struct DepthwiseNorm {
     pub eps: f32,
 }
 
+operands!(DepthwiseNorm { X, WEIGHT, BIAS });
+
 impl Define for DepthwiseNorm {
     fn name(&self) -> &'static str {
         "depthwise_norm"
@@ -33,13 +35,13 @@ impl Define for DepthwiseNorm {
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        (out.elements() * inputs[1].map_or(0, |w| 2 * w.w * w.c + 5)) as u64
+        (out.elements() * inputs[Self::WEIGHT].map_or(0, |w| 2 * w.w * w.c + 5)) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x").f32();
-        let k = inputs[1].expect("weight").shape.w;
-        let [weight, bias] = [1, 2].map(|i| inputs[i].expect("weight and bias").values());
+        let x = inputs[Self::X].expect("x").f32();
+        let k = inputs[Self::WEIGHT].expect("weight").shape.w;
+        let [weight, bias] = [Self::WEIGHT, Self::BIAS].map(|i| inputs[i].expect("weight and bias").values());
         let Shape { h, w, c, .. } = shape;
         for (row, ys) in out.chunks_mut(c).enumerate() {
             let (col, line, image) = (row % w, row / w % h, row / w / h);

@@ -9,6 +9,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DepthwiseResidual;
 
+operands!(DepthwiseResidual { X, T, WEIGHT, BIAS, GAMMAS });
+
 impl Define for DepthwiseResidual {
     fn name(&self) -> &'static str {
         "depthwise_residual"
@@ -30,17 +32,18 @@ impl Define for DepthwiseResidual {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        (out.elements() * inputs[2].map_or(0, |w| 2 * w.w * w.c + 2)) as u64
+        (out.elements() * inputs[Self::WEIGHT].map_or(0, |w| 2 * w.w * w.c + 2)) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let [x, t] = [0, 1].map(|i| inputs[i].expect("x and t").f32());
-        let k = inputs[2].expect("weight").shape.w;
-        let [weight, bias, gammas] = [2, 3, 4].map(|i| inputs[i].expect("weights").values());
+        let [x, t] = [Self::X, Self::T].map(|i| inputs[i].expect("x and t").f32());
+        let k = inputs[Self::WEIGHT].expect("weight").shape.w;
+        let [weight, bias, gammas] =
+            [Self::WEIGHT, Self::BIAS, Self::GAMMAS].map(|i| inputs[i].expect("weights").values());
         let Shape { h, w, c, .. } = shape;
         for (i, y) in out.iter_mut().enumerate() {
             let (ch, col, line, image) = (i % c, i / c % w, i / c / w % h, i / c / w / h);

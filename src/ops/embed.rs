@@ -8,6 +8,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Embed;
 
+operands!(Embed { IDS, TOKENS, POSITIONS });
+
 impl Define for Embed {
     fn name(&self) -> &'static str {
         "embed"
@@ -26,12 +28,12 @@ impl Define for Embed {
 
     fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
         // One row of each table per token.
-        if i == 0 { shape.elements() } else { shape.elements().min(out.elements()) }
+        if i == Self::IDS { shape.elements() } else { shape.elements().min(out.elements()) }
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let ids = inputs[0].expect("ids").u32();
-        let (tokens, positions) = (inputs[1].expect("tokens"), inputs[2]);
+        let ids = inputs[Self::IDS].expect("ids").u32();
+        let (tokens, positions) = (inputs[Self::TOKENS].expect("tokens"), inputs[Self::POSITIONS]);
         let last = tokens.shape.w - 1;
         for (row, ys) in out.chunks_mut(shape.c).enumerate() {
             let token = tokens.weight().row((ids[row] as usize).min(last), shape.c);

@@ -14,6 +14,8 @@ pub struct FeedForward {
     pub eps: f32,
 }
 
+operands!(FeedForward { X, GAMMAS, W0, B0, W2, B2 });
+
 impl Define for FeedForward {
     fn name(&self) -> &'static str {
         "feed_forward"
@@ -39,20 +41,21 @@ impl Define for FeedForward {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
-        i == 2 || i == 4
+        i == Self::W0 || i == Self::W2
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        4 * (out.elements() * inputs[2].map_or(0, |w0| w0.w)) as u64
+        4 * (out.elements() * inputs[Self::W0].map_or(0, |w0| w0.w)) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x").f32();
-        let [gammas, w0, b0, w2, b2] = [1, 2, 3, 4, 5].map(|i| inputs[i].expect("weights").values());
+        let x = inputs[Self::X].expect("x").f32();
+        let [gammas, w0, b0, w2, b2] =
+            [Self::GAMMAS, Self::W0, Self::B0, Self::W2, Self::B2].map(|i| inputs[i].expect("weights").values());
         let g = |i: usize| f64::from(gammas[i]);
         let (c, m) = (shape.c, b0.len());
         let dot = |w: &[f32], v: &[f64]| w.iter().zip(v).map(|(&w, v)| f64::from(w) * v).sum::<f64>();

@@ -8,6 +8,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gate;
 
+operands!(Gate { X, S });
+
 impl Define for Gate {
     fn name(&self) -> &'static str {
         "gate"
@@ -21,11 +23,11 @@ impl Define for Gate {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let [x, s] = [0, 1].map(|i| inputs[i].expect("x and s").f32());
+        let [x, s] = [Self::X, Self::S].map(|i| inputs[i].expect("x and s").f32());
         let sigmoid = |v: f32| 1.0 / (1.0 + (-f64::from(v)).exp());
         let per_image = shape.tokens() * shape.c;
         for (i, y) in out.iter_mut().enumerate() {
@@ -37,6 +39,9 @@ impl Define for Gate {
 pub(super) fn cases() -> Vec<Case> {
     let case = |n, h, w, c| Case::new(Gate, vec![slot(n, h, w, c), slot(n, 1, 1, c)]);
     // Values for which exp overflows or underflows.
-    let large = Case::new(Gate, vec![slot(1, 2, 2, 8), values(1, 1, 1, 8, &[-1e4, -200.0, -90.0, -9.0, 9.0, 90.0, 200.0, 1e4])]);
+    let large = Case::new(
+        Gate,
+        vec![slot(1, 2, 2, 8), values(1, 1, 1, 8, &[-1e4, -200.0, -90.0, -9.0, 9.0, 90.0, 200.0, 1e4])],
+    );
     vec![case(1, 24, 24, 256), case(2, 3, 5, 7), case(1, 1, 1, 1), large]
 }

@@ -9,6 +9,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gather;
 
+operands!(Gather { X, INDEX });
+
 impl Define for Gather {
     fn name(&self) -> &'static str {
         "gather"
@@ -24,11 +26,11 @@ impl Define for Gather {
     }
 
     fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
-        if i == 0 { shape.elements().min(out.elements()) } else { shape.elements() }
+        if i == Self::X { shape.elements().min(out.elements()) } else { shape.elements() }
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let (x, index) = (inputs[0].expect("x"), inputs[1].expect("index").u32());
+        let (x, index) = (inputs[Self::X].expect("x"), inputs[Self::INDEX].expect("index").u32());
         for (ys, &i) in out.chunks_mut(shape.c).zip(index) {
             let row = (i as usize).min(x.shape.rows() - 1);
             ys.copy_from_slice(&x.f32()[row * shape.c..][..shape.c]);

@@ -17,6 +17,8 @@ pub struct GrnScale {
     pub eps: f32,
 }
 
+operands!(GrnScale { X, GAMMA });
+
 impl Define for GrnScale {
     fn name(&self) -> &'static str {
         "grn_scale"
@@ -36,15 +38,15 @@ impl Define for GrnScale {
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
         // The linear layer that follows reads the same `x` as a GEMM input, so these are the statistics of the
         // values that it multiplies, even if they are stored as bf16.
-        i == 0
+        i == Self::X
     }
 
     fn flops(&self, inputs: Shapes<'_>, _: Shape) -> u64 {
-        2 * inputs[0].map_or(0, |x| x.elements()) as u64
+        2 * inputs[Self::X].map_or(0, |x| x.elements()) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let (x, gamma) = (inputs[0].expect("x"), inputs[1].expect("gamma").values());
+        let (x, gamma) = (inputs[Self::X].expect("x"), inputs[Self::GAMMA].expect("gamma").values());
         let c = shape.c;
         for (xs, ys) in x.f32().chunks(x.shape.tokens() * c).zip(out.chunks_mut(c)) {
             let norm = |ch: usize| xs[ch..].iter().step_by(c).map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
@@ -59,5 +61,12 @@ impl Define for GrnScale {
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |n, h, w, c: usize| Case::new(GrnScale { eps: 1e-6 }, vec![slot(n, h, w, c), weight(&[c])]);
-    vec![case(2, 12, 12, 512), case(2, 3, 5, 7), case(1, 1, 1, 64), case(1, 67, 31, 40), case(1, 9, 31, 39), case(2, 24, 24, 132)]
+    vec![
+        case(2, 12, 12, 512),
+        case(2, 3, 5, 7),
+        case(1, 1, 1, 64),
+        case(1, 67, 31, 40),
+        case(1, 9, 31, 39),
+        case(2, 24, 24, 132),
+    ]
 }

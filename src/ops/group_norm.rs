@@ -16,6 +16,9 @@ pub struct GroupNorm {
     pub function: Function,
 }
 
+operands!(GroupNorm { X, WEIGHT, BIAS });
+constants!(GroupNorm { GROUPS, EPS, FUNCTION });
+
 impl Define for GroupNorm {
     fn name(&self) -> &'static str {
         "group_norm"
@@ -41,8 +44,8 @@ impl Define for GroupNorm {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x").f32();
-        let [weight, bias] = [1, 2].map(|i| inputs[i].expect("weight and bias").values());
+        let x = inputs[Self::X].expect("x").f32();
+        let [weight, bias] = [Self::WEIGHT, Self::BIAS].map(|i| inputs[i].expect("weight and bias").values());
         let (c, per_group) = (shape.c, shape.c / self.groups);
         let image = shape.tokens() * c;
         for (xs, ys) in x.chunks(image).zip(out.chunks_mut(image)) {
@@ -67,7 +70,7 @@ pub(super) fn cases() -> Vec<Case> {
     };
     let offset = |c| {
         let mut offset = case(2, Function::Identity, 1, 33, 16, c); // mean ≫ deviation
-        offset.inputs[0] = values(1, 33, 16, c, &[30.0, 30.25, 29.5, 31.0, 29.875]);
+        offset.inputs[GroupNorm::X] = values(1, 33, 16, c, &[30.0, 30.25, 29.5, 31.0, 29.875]);
         offset
     };
     vec![

@@ -14,6 +14,13 @@ pub struct LayerNorm {
     pub affine: Affine,
 }
 
+operands!(LayerNorm { X, WEIGHT, BIAS });
+
+impl LayerNorm {
+    /// Index of `gammas` among the operands, which is that of `weight` in [`Affine::Channels`].
+    pub const GAMMAS: usize = Self::WEIGHT;
+}
+
 /// The affine map after a [`LayerNorm`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Affine {
@@ -44,7 +51,7 @@ impl Define for LayerNorm {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn flops(&self, _: Shapes<'_>, out: Shape) -> u64 {
@@ -52,8 +59,8 @@ impl Define for LayerNorm {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x").f32();
-        let [first, bias] = [1, 2].map(|i| inputs[i].map(|t| t.values()).unwrap_or_default());
+        let x = inputs[Self::X].expect("x").f32();
+        let [first, bias] = [Self::WEIGHT, Self::BIAS].map(|i| inputs[i].map(|t| t.values()).unwrap_or_default());
         for (xs, ys) in x.chunks(shape.c).zip(out.chunks_mut(shape.c)) {
             let (mean, rstd) = mean_rstd(xs.iter().copied(), shape.c, self.eps);
             for (i, y) in ys.iter_mut().enumerate() {

@@ -22,10 +22,7 @@ pub struct Linear {
     pub function: Function,
 }
 
-impl Linear {
-    /// Position of `residual` among the operands.
-    pub const RESIDUAL: usize = 3;
-}
+operands!(Linear { X, WEIGHT, BIAS, RESIDUAL, SCALE, SHIFT, TABLE, COUNTER });
 
 impl Define for Linear {
     fn name(&self) -> &'static str {
@@ -58,21 +55,22 @@ impl Define for Linear {
     }
 
     fn feeds_gemm(&self, i: usize, _: bool) -> bool {
-        i < 2
+        i == Self::X || i == Self::WEIGHT
     }
 
     fn flops(&self, inputs: Shapes<'_>, out: Shape) -> u64 {
-        2 * (out.elements() * inputs[0].map_or(0, |x| x.c)) as u64
+        2 * (out.elements() * inputs[Self::X].map_or(0, |x| x.c)) as u64
     }
 
     fn reads(&self, i: usize, shape: Shape, _: Shape) -> usize {
         // Only the current step's row of the table is read.
-        if i == 6 { shape.elements() / shape.w } else { shape.elements() }
+        if i == Self::TABLE { shape.elements() / shape.w } else { shape.elements() }
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let (x, w) = (inputs[0].expect("x"), inputs[1].expect("weight").values());
-        let [bias, residual, scale, shift] = [2, 3, 4, 5].map(|i| inputs[i].map(|t| t.values()));
+        let (x, w) = (inputs[Self::X].expect("x"), inputs[Self::WEIGHT].expect("weight").values());
+        let [bias, residual, scale, shift] =
+            [Self::BIAS, Self::RESIDUAL, Self::SCALE, Self::SHIFT].map(|i| inputs[i].map(|t| t.values()));
         let k = x.shape.c;
         for (row, ys) in out.chunks_mut(shape.c).enumerate() {
             let image = row / shape.tokens();
@@ -83,7 +81,7 @@ impl Define for Linear {
                     f64::from(x.f32()[row * k + i]) * s + t
                 })
                 .collect();
-            let step = super::modulate::row(inputs[6], inputs[7], image);
+            let step = super::modulate::row(inputs[Self::TABLE], inputs[Self::COUNTER], image);
             for (o, y) in ys.iter_mut().enumerate() {
                 let dot: f64 = w[o * k..][..k].iter().zip(&xs).map(|(&w, x)| f64::from(w) * x).sum();
                 let mut v = self.function.apply((dot + bias.as_ref().map_or(0.0, |b| f64::from(b[o]))) as f32);
@@ -171,6 +169,20 @@ pub(super) fn cases() -> Vec<Case> {
                 None,
                 slot(2, 1, 1, 1096),
                 weight(&[1096]),
+                None,
+                None,
+            ],
+        ),
+        // And with a K of whole tiles, as layers of the networks have it.
+        case(
+            Function::Identity,
+            vec![
+                slot(2, 5, 13, 640),
+                weight(&[104, 640]),
+                weight(&[104]),
+                None,
+                slot(2, 1, 1, 640),
+                weight(&[640]),
                 None,
                 None,
             ],

@@ -7,6 +7,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mean;
 
+operands!(Mean { X });
+
 impl Define for Mean {
     fn name(&self) -> &'static str {
         "mean"
@@ -20,11 +22,11 @@ impl Define for Mean {
     }
 
     fn flops(&self, inputs: Shapes<'_>, _: Shape) -> u64 {
-        inputs[0].map_or(0, |x| x.elements()) as u64
+        inputs[Self::X].map_or(0, |x| x.elements()) as u64
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
+        let x = inputs[Self::X].expect("x");
         let (c, tokens) = (shape.c, x.shape.tokens());
         for (i, y) in out.iter_mut().enumerate() {
             let image = &x.f32()[i / c * tokens * c..][..tokens * c];

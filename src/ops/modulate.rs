@@ -10,6 +10,8 @@ use crate::tensor::Tensor;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Modulate;
 
+operands!(Modulate { X, TABLE, COUNTER });
+
 /// The table's row, `a` then `b`, for `image` and the step in `counter`.
 pub(super) fn row<'a>(table: Option<Tensor<'a>>, counter: Option<Tensor<'_>>, image: usize) -> Option<&'a [f32]> {
     let (table, step) = (table?, counter?.u32()[0] as usize);
@@ -37,19 +39,19 @@ impl Define for Modulate {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn reads(&self, i: usize, shape: Shape, _: Shape) -> usize {
         // Only the current step's row of the table is read.
-        if i == 1 { shape.elements() / shape.w } else { shape.elements() }
+        if i == Self::TABLE { shape.elements() / shape.w } else { shape.elements() }
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x").f32();
+        let x = inputs[Self::X].expect("x").f32();
         for (i, y) in out.iter_mut().enumerate() {
             let image = i / shape.c / shape.tokens();
-            let ab = row(inputs[1], inputs[2], image).expect("table and counter");
+            let ab = row(inputs[Self::TABLE], inputs[Self::COUNTER], image).expect("table and counter");
             *y = x[i] * (1.0 + ab[i % shape.c]) + ab[shape.c + i % shape.c];
         }
     }

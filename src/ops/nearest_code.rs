@@ -7,6 +7,8 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NearestCode;
 
+operands!(NearestCode { X, CODES });
+
 impl Define for NearestCode {
     fn name(&self) -> &'static str {
         "nearest_code"
@@ -20,7 +22,7 @@ impl Define for NearestCode {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let (x, codes) = (inputs[0].expect("x").f32(), inputs[1].expect("codes").values());
+        let (x, codes) = (inputs[Self::X].expect("x").f32(), inputs[Self::CODES].expect("codes").values());
         for (xs, ys) in x.chunks(shape.c).zip(out.chunks_mut(shape.c)) {
             let distance = |code: &[f32]| -> f32 { code.iter().zip(xs).map(|(a, b)| (a - b).powi(2)).sum() };
             let nearest = codes.chunks(shape.c).min_by(|a, b| distance(a).total_cmp(&distance(b)));

@@ -21,6 +21,8 @@ pub struct Philox {
     pub stream: u32,
 }
 
+operands!(Philox { SEED, COUNTER });
+
 impl Define for Philox {
     fn name(&self) -> &'static str {
         "philox"
@@ -42,9 +44,9 @@ impl Define for Philox {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let seed = inputs[0].expect("seed").u32();
+        let seed = inputs[Self::SEED].expect("seed").u32();
         let seed = u64::from(seed[0]) | u64::from(seed[1]) << 32;
-        let draw = inputs[1].map_or(0, |counter| counter.u32()[0].wrapping_add(1));
+        let draw = inputs[Self::COUNTER].map_or(0, |counter| counter.u32()[0].wrapping_add(1));
         for (k, image) in out.chunks_mut((shape.tokens() * shape.c).max(1)).enumerate() {
             noise::Philox::new(seed.wrapping_add(k as u64)).fill(self.stream, draw, image);
         }
@@ -54,7 +56,11 @@ impl Define for Philox {
 pub(super) fn cases() -> Vec<Case> {
     let case = |shape, stream, seed: &[u32], counter: Option<u32>| {
         let counter = counter.and_then(|step| index(&[step]));
-        Case { tolerance: 2e-6, tolerance_bf16: 2e-6, ..Case::new(Philox { shape, stream }, vec![index(seed), counter]) }
+        Case {
+            tolerance: 2e-6,
+            tolerance_bf16: 2e-6,
+            ..Case::new(Philox { shape, stream }, vec![index(seed), counter])
+        }
     };
     vec![
         case(Shape::new(2, 64, 64, 4), 1, &[42, 0], Some(7)),

@@ -10,6 +10,8 @@ pub struct PixelShuffle {
     pub patch: usize,
 }
 
+operands!(PixelShuffle { X });
+
 impl Define for PixelShuffle {
     fn name(&self) -> &'static str {
         "pixel_shuffle"
@@ -32,7 +34,7 @@ impl Define for PixelShuffle {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let (x, p) = (inputs[0].expect("x"), self.patch);
+        let (x, p) = (inputs[Self::X].expect("x"), self.patch);
         for (i, y) in out.iter_mut().enumerate() {
             let (ch, col, line) = (i % shape.c, i / shape.c % shape.w, i / shape.c / shape.w); // line counts over images
             let from = (line / p * x.shape.w + col / p) * x.shape.c + ch * p * p + line % p * p + col % p;

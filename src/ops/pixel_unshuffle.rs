@@ -12,6 +12,9 @@ pub struct PixelUnshuffle {
     pub patch: usize,
 }
 
+operands!(PixelUnshuffle { X });
+constants!(PixelUnshuffle { PATCH });
+
 impl Define for PixelUnshuffle {
     fn name(&self) -> &'static str {
         "pixel_unshuffle"
@@ -34,7 +37,7 @@ impl Define for PixelUnshuffle {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let (x, p) = (inputs[0].expect("x"), self.patch);
+        let (x, p) = (inputs[Self::X].expect("x"), self.patch);
         for (i, y) in out.iter_mut().enumerate() {
             let (ch, col, row) = (i % shape.c, i / shape.c % shape.w, i / shape.c / shape.w % shape.h);
             let (image, row, col) = (i / shape.c / shape.tokens(), row * p + ch % (p * p) / p, col * p + ch % p);

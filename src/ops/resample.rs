@@ -13,6 +13,8 @@ pub struct Resample {
     pub width: usize,
 }
 
+operands!(Resample { X });
+
 impl Resample {
     /// For output pixel `o` of `m` and `n` input pixels: the two neighbouring input pixels and the weight of
     /// the second. Computed in f32, as PyTorch does.
@@ -41,7 +43,7 @@ impl Define for Resample {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
+        let x = inputs[Self::X].expect("x");
         let Shape { h, w, c, .. } = x.shape;
         for (i, y) in out.iter_mut().enumerate() {
             let (ch, col, row) = (i % c, i / c % shape.w, i / c / shape.w % shape.h);

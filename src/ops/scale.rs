@@ -10,6 +10,8 @@ pub struct Scale {
     pub factor: f32,
 }
 
+operands!(Scale { X });
+
 impl Define for Scale {
     fn name(&self) -> &'static str {
         "scale"
@@ -27,11 +29,11 @@ impl Define for Scale {
     }
 
     fn in_place(&self) -> Option<usize> {
-        Some(0)
+        Some(Self::X)
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], _: Shape) {
-        for (y, x) in out.iter_mut().zip(inputs[0].expect("x").f32()) {
+        for (y, x) in out.iter_mut().zip(inputs[Self::X].expect("x").f32()) {
             *y = self.factor * x;
         }
     }

@@ -14,6 +14,8 @@ pub struct ToRgb8 {
     pub width: usize,
 }
 
+operands!(ToRgb8 { X });
+
 impl Define for ToRgb8 {
     fn name(&self) -> &'static str {
         "to_rgb8"
@@ -33,7 +35,7 @@ impl Define for ToRgb8 {
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let x = inputs[0].expect("x");
+        let x = inputs[Self::X].expect("x");
         for (i, y) in out.iter_mut().enumerate() {
             let (col, row, image) = (i % shape.w, i / shape.w % shape.h, i / shape.w / shape.h);
             let at = ((image * x.shape.h + row) * x.shape.w + col) * 3;

@@ -1,9 +1,9 @@
 //! What a run may be given in place of what it would otherwise compute or draw.
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::request::Request;
 use crate::shape::Shape;
-use crate::weights::model::Model;
 
 /// Real numbers in the host's memory.
 #[derive(Debug, Clone, PartialEq)]

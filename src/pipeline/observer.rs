@@ -1,7 +1,7 @@
 //! Watching a run: what the caller is told, and how it stops one.
 
 use std::fmt;
-use std::ops::ControlFlow;
+use std::ops::{AddAssign, ControlFlow};
 use std::time::Duration;
 
 use super::inputs::HostTensor;
@@ -120,6 +120,16 @@ pub struct Times {
     pub stage_b: Duration,
     /// Stage A and conversion to bytes.
     pub stage_a: Duration,
+}
+
+impl AddAssign for Times {
+    fn add_assign(&mut self, more: Self) {
+        self.plan += more.plan;
+        self.text += more.text;
+        self.stage_c += more.stage_c;
+        self.stage_b += more.stage_b;
+        self.stage_a += more.stage_a;
+    }
 }
 
 impl Times {

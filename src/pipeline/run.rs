@@ -7,10 +7,10 @@ use super::observer::{Observer, StageName, Step};
 use crate::backend::Program;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::model::Model;
 use crate::plan::{Plan, SegmentId, Slot};
 use crate::request::Request;
 use crate::tokenizer::Encoding;
-use crate::weights::model::Model;
 
 /// One batch: `images` of all those of the request, and everything that the host knows of them.
 pub(crate) struct Job<'a> {

@@ -7,10 +7,10 @@ use super::run::Run;
 use super::stages::Stage;
 use crate::error::Result;
 use crate::image::Image;
+use crate::model::Model;
 use crate::net::{Net, slot, stage_a};
 use crate::ops::{CountNonFinite, Scale, ToRgb8};
 use crate::plan::{Recorder, SegmentId, Slot};
-use crate::weights::model::Model;
 
 /// Stage A and the conversion to bytes.
 pub(crate) struct StageA {

@@ -9,12 +9,12 @@ use super::sampling::{Kind, Sampling};
 use super::stages::Stage;
 use super::text::TextSlots;
 use crate::error::Result;
+use crate::model::Model;
 use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
 use crate::plan::{Recorder, Slot};
-use crate::sampler::StageSizes;
 use crate::shape::Shape;
-use crate::weights::model::Model;
+use crate::sizes::StageSizes;
 
 pub(super) const KIND: Kind = Kind {
     stage: StageName::StageB,

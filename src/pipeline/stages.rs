@@ -20,8 +20,8 @@ use super::stage_c::StageC;
 use super::text::Text;
 use crate::backend::{Device, Kind};
 use crate::error::Result;
+use crate::model::Model;
 use crate::plan::{Plan, Recorder};
-use crate::weights::model::Model;
 
 /// A recorded stage. It knows its slots: it fills them, runs its segments and reads its results.
 pub(crate) trait Stage: Send {

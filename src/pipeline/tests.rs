@@ -15,12 +15,12 @@ use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Device, Program};
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::model::Model;
 use crate::noise::{LatentNoise, NoiseGenerator, NoiseKind, NoiseStream};
 use crate::plan::{Plan, Slot};
 use crate::registry::Kernel;
 use crate::request::Request;
 use crate::shape::Shape;
-use crate::weights::model::Model;
 use crate::weights::{ModelPaths, Overrides};
 
 fn model() -> Model {

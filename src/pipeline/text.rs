@@ -7,12 +7,12 @@ use super::observer::StageName;
 use super::run::{Feed, Job, Run};
 use super::stages::Stage;
 use crate::error::Result;
+use crate::model::Model;
 use crate::net::{Net, clip};
 use crate::ops::Element;
 use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 use crate::tokenizer::Encoding;
-use crate::weights::model::Model;
 
 /// What later stages read.
 #[derive(Debug, Clone, Copy)]

@@ -1,24 +1,22 @@
-//! Lifetimes → offsets: where each slot of a plan lies in the one arena.
+//! Places every slot of a plan in one arena: slots whose lifetimes do not overlap share memory.
 
 use std::ops::RangeInclusive;
 
 use super::{Kind, Node, Plan, Recorder, Source, Storage};
 use crate::ops::Element;
 
-/// Elements that offsets are multiples of: 256 bytes, which every GPU accepts
-/// as the start of a binding.
+/// Offsets are multiples of this many elements: 256 bytes, which every GPU accepts as the offset of a binding.
 const ALIGN: usize = 64;
 
-/// Memory shared by slots that take over one another's place.
+/// A range of the arena, used by one slot after another where ops work in place.
 struct Block {
     len: usize,
-    /// First and last node during which the contents matter.
+    /// First and last node between which its contents must not be overwritten.
     alive: RangeInclusive<usize>,
     offset: usize,
 }
 
-/// Gives every slot its place, greedily, the largest first at the lowest offset
-/// that is free while it lives.
+/// Places every slot greedily: the largest first, at the lowest offset that is free during its lifetime.
 pub(super) fn place(mut recorder: Recorder) -> Plan {
     find_gemm_inputs(&mut recorder);
     let alive = lifetimes(&recorder);
@@ -49,12 +47,12 @@ pub(super) fn place(mut recorder: Recorder) -> Plan {
     plan
 }
 
-/// Says of each slot whether everything that reads it takes it as a factor. The host may look at kept
-/// slots and writes inputs: those stay as they are.
+/// Marks the slots that only GEMMs read, directly or through a concat. Such a slot may be stored in bf16, since its
+/// readers would round it anyway. Inputs and kept slots stay f32, because the host reads or writes them.
 fn find_gemm_inputs(recorder: &mut Recorder) {
     let mut read = vec![false; recorder.slots.len()];
     let mut otherwise = vec![false; recorder.slots.len()];
-    // Backwards: what a result is decides what the operands are that are parts of it.
+    // Walk backwards, so that the inputs of a concat inherit the storage type of its result.
     for node in recorder.nodes.iter().rev() {
         let out = node.output.id;
         let feeds_gemm = read[out] && !otherwise[out];
@@ -71,7 +69,7 @@ fn find_gemm_inputs(recorder: &mut Recorder) {
     }
 }
 
-/// Of each weight, whether it is read only as a factor.
+/// For each weight, whether only GEMMs read it.
 fn gemm_only_weights(nodes: &[Node], count: usize) -> Vec<bool> {
     let mut gemm_only = vec![true; count];
     for node in nodes {
@@ -84,7 +82,7 @@ fn gemm_only_weights(nodes: &[Node], count: usize) -> Vec<bool> {
     gemm_only
 }
 
-/// First and last node during which each slot's contents matter.
+/// The lifetime of each slot: the first and last node between which its contents must not be overwritten.
 ///
 /// A slot of one segment alone lives from its first use to its last. One that crosses segments, or that the
 /// host touches, lives for whole spans: the segments of a span may run many times and in any order, and the
@@ -120,8 +118,8 @@ fn lifetimes(recorder: &Recorder) -> Vec<RangeInclusive<usize>> {
     uses.iter().enumerate().map(alive).collect()
 }
 
-/// Lets results take over the place of an operand that dies there, where the op
-/// works in place. Returns the block of each slot.
+/// Lets the result of an op that works in place use the memory of an operand whose lifetime ends there. Returns
+/// the block of each slot.
 fn share(recorder: &mut Recorder, alive: &[RangeInclusive<usize>]) -> Vec<usize> {
     let mut block_of: Vec<usize> = (0..recorder.slots.len()).collect();
     for (i, node) in recorder.nodes.iter_mut().enumerate() {
@@ -130,7 +128,7 @@ fn share(recorder: &mut Recorder, alive: &[RangeInclusive<usize>]) -> Vec<usize>
         let readers = node.inputs.iter().flatten().filter(|s| matches!(s, Source::Slot(slot) if slot.id == from.id));
         let dies_here = recorder.slots[from.id].kind == Kind::Temporary && *alive[from.id].end() == i;
         let [from_slot, to_slot] = [from.id, node.output.id].map(|id| &recorder.slots[id]);
-        // Elements of different sizes would lie on their neighbours.
+        // Elements of another size would overlap their neighbours.
         let fits = from_slot.len == to_slot.len && from_slot.element == to_slot.element;
         if from.id != node.output.id && dies_here && fits && readers.count() == 1 {
             block_of[node.output.id] = block_of[from.id];
@@ -140,7 +138,7 @@ fn share(recorder: &mut Recorder, alive: &[RangeInclusive<usize>]) -> Vec<usize>
     block_of
 }
 
-/// Sets the offsets; returns the arena's length.
+/// Sets the offsets, and returns the length of the arena.
 fn assign(blocks: &mut [Option<Block>]) -> usize {
     let mut order: Vec<usize> = (0..blocks.len()).filter(|&i| blocks[i].is_some()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(blocks[i].as_ref().map_or(0, |b| b.len)));
@@ -203,7 +201,7 @@ mod tests {
             y = rec.node("next", SILU, &[Some(Source::Slot(y))]).unwrap();
         }
         let plan = rec.finish();
-        // The input is the host's; the chain has one place of its own.
+        // The input keeps its own memory, because the host owns it; the whole chain needs one more slot.
         assert_eq!(plan.arena_len, 128 + 100);
         assert!(plan.nodes[1..].iter().all(|n| n.aliased == Some(0)));
     }
@@ -229,7 +227,7 @@ mod tests {
         let result = rec.node("product", product, &linear(wide)).unwrap();
         rec.node("stream", Add, &[source(stream), source(result)]).unwrap();
         let plan = rec.finish();
-        // `stream` is read by a sum too, `result` by nothing else; the last and what the host reads are no factors.
+        // `stream` is read by an addition too, `result` by nothing but that, and `kept` by the host.
         let gemm_inputs = [left, right, both, wide].map(|s| plan.slots[s.id].element);
         assert_eq!(gemm_inputs, [Element::GemmInput; 4]);
         let others = [x, stream, kept, result].map(|s| plan.slots[s.id].element);

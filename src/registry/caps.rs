@@ -13,13 +13,13 @@ impl Caps {
     pub const AVX512: Caps = Caps(1 << 1);
     /// x86 AVX512-BF16.
     pub const AVX512_BF16: Caps = Caps(1 << 2);
-    /// The user allows factors to be rounded to bf16 (`--dtype bf16`).
+    /// The user allows GEMM inputs to be rounded to bf16 (`--dtype bf16`).
     pub const ROUND_BF16: Caps = Caps(1 << 3);
     /// WGSL subgroup operations.
     pub const SUBGROUP: Caps = Caps(1 << 4);
     /// WGSL 16-bit floats.
     pub const F16: Caps = Caps(1 << 5);
-    /// WGSL cooperative matrices, 16×16×16, f16 factors and f32 sums, of subgroups of 32.
+    /// WGSL cooperative matrices, 16×16×16, f16 operands and f32 accumulators, for subgroups of 32.
     pub const COOPERATIVE: Caps = Caps(1 << 6);
     /// WGSL run on the host's cores: a subgroup is a vector register, and asking its lanes is cheaper than memory.
     pub const SOFTWARE: Caps = Caps(1 << 7);

@@ -1,19 +1,19 @@
 //! Rows of kernels that run on the host's cores.
 
 use super::{Caps, Fit, Kernel, Lang, Launch};
-use crate::backend::cpu::{self, launch};
-use crate::cpu::Isa;
+use crate::cpu::{Isa, call, launch};
+use crate::ops::DepthwiseNorm;
 
-const fn row(op: &'static str, name: &'static str, needs: Caps, kernel: cpu::Kernel) -> Kernel {
+const fn row(op: &'static str, name: &'static str, needs: Caps, kernel: call::Kernel) -> Kernel {
     Kernel { op, name, lang: Lang::Cpu, needs, fit: &[], launch: Launch::Cpu(kernel) }
 }
 
 /// The row of an op's own definition.
 const fn reference(op: &'static str) -> Kernel {
-    row(op, "reference", Caps::NONE, cpu::REFERENCE)
+    row(op, "reference", Caps::NONE, call::REFERENCE)
 }
 
-/// What [`Isa::Avx512Bf16`] needs; factors of products are rounded.
+/// What [`Isa::Avx512Bf16`] needs; GEMM inputs are rounded.
 const BF16: Caps = Caps::AVX512_BF16.and(Caps::AVX512).and(Caps::ROUND_BF16);
 
 #[rustfmt::skip]
@@ -40,9 +40,9 @@ pub(super) static ROWS: &[Kernel] = &[
     reference("count_non_finite"),
     reference("denoise"),
     reference("depthwise_conv"),
-    row("depthwise_norm", "depthwise_norm.avx512", Caps::AVX512, launch::depthwise_norm(Isa::Avx512)).fit(&[Fit::WindowAtMost(7)]),
-    row("depthwise_norm", "depthwise_norm.avx2", Caps::AVX2, launch::depthwise_norm(Isa::Avx2)).fit(&[Fit::WindowAtMost(7)]),
-    row("depthwise_norm", "depthwise_norm", Caps::NONE, launch::depthwise_norm(Isa::Portable)).fit(&[Fit::WindowAtMost(7)]),
+    row("depthwise_norm", "depthwise_norm.avx512", Caps::AVX512, launch::depthwise_norm(Isa::Avx512)).fit(&[Fit::KernelSizeAtMost(DepthwiseNorm::WEIGHT, 7)]),
+    row("depthwise_norm", "depthwise_norm.avx2", Caps::AVX2, launch::depthwise_norm(Isa::Avx2)).fit(&[Fit::KernelSizeAtMost(DepthwiseNorm::WEIGHT, 7)]),
+    row("depthwise_norm", "depthwise_norm", Caps::NONE, launch::depthwise_norm(Isa::Portable)).fit(&[Fit::KernelSizeAtMost(DepthwiseNorm::WEIGHT, 7)]),
     reference("depthwise_norm"),
     row("depthwise_residual", "depthwise_residual.avx512", Caps::AVX512, launch::depthwise_residual(Isa::Avx512)),
     row("depthwise_residual", "depthwise_residual.avx2", Caps::AVX2, launch::depthwise_residual(Isa::Avx2)),

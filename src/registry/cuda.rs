@@ -1,9 +1,27 @@
-//! Rows of CUDA kernels. The file of a row is `kernels/<name>.cu`; its PTX, `<name>.ptx`, and `<name>.sm90.ptx` unless it is for
-//! Hopper anyway, lies where the build script has put it.
+//! CUDA kernels: their rows, how one is launched, and which is the fastest on a Hopper GPU. The file of a row is
+//! `kernels/<name>.cu`; its PTX, `<name>.ptx`, and `<name>.sm90.ptx` unless it is for Hopper anyway, lies where the build script
+//! has put it.
 
-use super::grid::{channels, elements, pass, product, rows, squares, tiles};
-use super::tiling::LINEAR;
-use super::{Axis, Caps, Count, Cuda, Fit, Grid, Kernel, Lang, Launch, Of, Squares, Tile};
+mod fastest;
+mod grids;
+mod launch;
+mod source;
+mod tiling;
+
+pub(super) use fastest::is_fastest;
+pub use launch::{Cuda, Squares, Tile};
+pub use tiling::{Cycles, Tiling};
+
+use super::grid::{channels, elements, gemm, pass, rows, squares, tiles};
+use super::{Axis, Caps, Count, Fit, Kernel, Lang, Launch, Of};
+use crate::ops::{Attention, ConvTranspose2d, DepthwiseNorm, DepthwiseResidual, FeedForward, Linear, PixelUnshuffle};
+use grids::{
+    CLASSES, GROUPS, HIDDEN, ONE, PARTS, PIXEL_TILES, PIXEL_TILES_OF_CLASSES, QUADS, QUERIES, SPLIT_GEMM, SPLITS,
+    STRIPS, THREADS, TILES, WEIGHT,
+};
+
+/// SMs of an H100 SXM or H200. An H100 PCIe has 114, an H20 78, a MIG slice fewer: the device is asked.
+pub const H100_SMS: usize = 132;
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
@@ -41,34 +59,32 @@ macro_rules! only {
     };
 }
 
-/// What the kernels for Hopper need, which multiply what is stored in bf16.
+/// What the kernels for Hopper need, whose GEMM inputs are stored in bf16.
 const HOPPER: Caps = Caps::SM90A.and(Caps::ROUND_BF16);
 
-/// A linear layer whose tiles are those of a tiling: `hopper!("kernel", entries, tiling)`.
-macro_rules! hopper {
-    ($name:literal, [$($pass:expr),+], $tiling:literal) => {
-        cuda!("linear", $name, HOPPER, [$($pass),+])
-            .with_tiles(const {
-                &[
-                    Tile::Rows { operand: 0, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
-                    Tile::Rows { operand: 1, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
-                ]
-            })
-            .fit(const {
-                &[
-                    Fit::GemmInput(0),
-                    Fit::ChannelsMultipleOf(8),
-                    Fit::GemmInput(1),
-                    Fit::Tiling(&LINEAR[$tiling]),
-                ]
-            })
+/// A linear layer on tiles, of which the kernel's source states the sizes: `linear!("kernel", pass)`.
+macro_rules! linear {
+    ($name:literal, $pass:expr) => {
+        cuda!("linear", $name, HOPPER, [$pass])
+            .with_tiles(&[
+                Tile::Rows { operand: Linear::X, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
+                Tile::Rows { operand: Linear::WEIGHT, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+            ])
+            .fit(&[Fit::GemmInput(Linear::X), Fit::ChannelsMultipleOf(8), Fit::GemmInput(Linear::WEIGHT), Fit::Fastest])
     };
 }
 
-/// The same, whose terms are split up as well: `split!("kernel", "entry", tiling)`.
-macro_rules! split {
-    ($name:literal, $entry:literal, $tiling:literal) => {
-        hopper!($name, [pass($entry, SPLIT_PRODUCT)], $tiling)
+/// The same, which multiplies all of K in one block: `whole_k!("kernel", "entry")`.
+macro_rules! whole_k {
+    ($name:literal, $entry:literal) => {
+        linear!($name, pass($entry, gemm("TILE_M", "TILE_N"))).with_squares(Squares::Left)
+    };
+}
+
+/// The same with split-K: `split_k!("kernel", "entry")`.
+macro_rules! split_k {
+    ($name:literal, $entry:literal) => {
+        linear!($name, pass($entry, SPLIT_GEMM))
             .with_scratch(&[
                 STRIPS[0],
                 STRIPS[1],
@@ -80,120 +96,61 @@ macro_rules! split {
     };
 }
 
-/// An attention whose blocks have so many queries: `flash!("kernel", pass, queries)`.
+/// An attention whose blocks have as many queries as the kernel's source states: `flash!("kernel", "entry")`.
 macro_rules! flash {
-    ($name:literal, $pass:expr, $queries:literal) => {
-        cuda!("attention", $name, HOPPER, [$pass])
+    ($name:literal, $entry:literal) => {
+        cuda!("attention", $name, HOPPER, [pass($entry, QUERIES)])
             .with_tiles(&[
-                Tile::Rows { operand: 0, per_image: true, rows: "COPY", among: "" },
-                Tile::Rows { operand: 1, per_image: true, rows: "COPY", among: "" },
+                Tile::Rows { operand: Attention::X, per_image: true, rows: "COPY", among: "" },
+                Tile::Rows { operand: Attention::CONTEXT, per_image: true, rows: "COPY", among: "" },
             ])
-            .fit(&[Fit::GemmInput(0), Fit::FactorOrAbsent(1), Fit::HeadDim(64), Fit::Queries($queries)])
+            .fit(&[
+                Fit::GemmInput(Attention::X),
+                Fit::GemmInputOrAbsent(Attention::CONTEXT),
+                Fit::HeadDim(64),
+                Fit::Fastest,
+            ])
     };
 }
 
-/// A feed-forward block of so many channels, and four times as many hidden values: `mixing!("kernel", pass, channels)`.
-macro_rules! mixing {
-    ($name:literal, $pass:expr, $channels:literal) => {
-        cuda!("feed_forward", $name, HOPPER, [$pass])
+/// A feed-forward block of so many channels, and four times as many hidden values: `feed_forward!("kernel", "entry", channels)`.
+macro_rules! feed_forward {
+    ($name:literal, $entry:literal, $channels:literal) => {
+        cuda!("feed_forward", $name, HOPPER, [pass($entry, rows("TILE_M"))])
             .with_tiles(&[
-                Tile::Rows { operand: 2, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
-                Tile::Rows { operand: 4, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
+                Tile::Rows { operand: FeedForward::W0, per_image: false, rows: "TILE_H", among: "CLUSTER_X" },
+                Tile::Rows { operand: FeedForward::W2, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
             ])
-            .fit(&[Fit::Matrix(2, 4 * $channels, $channels), Fit::GemmInput(2), Fit::GemmInput(4)])
+            .fit(&[
+                Fit::Matrix(FeedForward::W0, 4 * $channels, $channels),
+                Fit::GemmInput(FeedForward::W0),
+                Fit::GemmInput(FeedForward::W2),
+            ])
     };
 }
 
-/// A transposed convolution by windows of two by two side by side: `upsample!("kernel", entry, [fits…])`.
+/// A transposed convolution of non-overlapping patches of two by two pixels: `upsample!("kernel", "entry", [fits…])`.
 macro_rules! upsample {
     ($name:literal, $entry:literal, [$($fit:expr),*]) => {
         cuda!("conv_transpose2d", $name, HOPPER, [pass($entry, PIXEL_TILES)])
             .with_tiles(&[
-                Tile::Pixels { operand: 0, among: "CLUSTER_X" },
-                Tile::Columns { operand: 1, laid_out: None, among: "CLUSTER_Y" },
+                Tile::Pixels { operand: ConvTranspose2d::X, among: "CLUSTER_X" },
+                Tile::Columns { operand: ConvTranspose2d::WEIGHT, laid_out: None, among: "CLUSTER_Y" },
             ])
             .fit(&[
                 $($fit,)*
-                Fit::Window(1, 2),
-                Fit::Constant(0, 2),
-                Fit::Constant(1, 0),
+                Fit::KernelSize(ConvTranspose2d::WEIGHT, 2),
+                Fit::Constant(ConvTranspose2d::STRIDE, 2),
+                Fit::Constant(ConvTranspose2d::PADDING, 0),
                 Fit::ChannelsMultipleOf(8),
-                Fit::GemmInput(0),
-                Fit::GemmInput(1),
+                Fit::GemmInput(ConvTranspose2d::X),
+                Fit::GemmInput(ConvTranspose2d::WEIGHT),
             ])
     };
 }
 
-const ONE: Grid = [Axis::ONE; 3];
-const THREADS: Grid = elements("THREADS");
-
-/// One block for each group of each image.
-const GROUPS: Grid = [Axis::each(Count::Constant(0)), Axis::each(Count::Images(Of::Out)), Axis::ONE];
-
-/// One block for every few pixels and channels of each image.
-const PARTS: Grid = [
-    Axis::every(Count::Tokens(Of::Out), "PIXELS"),
-    Axis::every(Count::Channels(Of::Out), "CHANNELS"),
-    Axis::each(Count::Images(Of::Out)),
-];
-
-/// One block for every few queries of each head of each image.
-const QUERIES: Grid = [
-    Axis::every(Count::Tokens(Of::Out), "QUERIES"),
-    Axis::each(Count::Constant(0)),
-    Axis::each(Count::Images(Of::Out)),
-];
-
-/// Tiles of a transposed convolution, for each remainder of the rows modulo the stride.
-const CLASSES: Grid = [
-    Axis::every(Count::Rows(Of::Out), "TILE_M"),
-    Axis::every(Count::Channels(Of::Out), "TILE_N"),
-    Axis::each(Count::Constant(0)),
-];
-
-/// Tiles of pixels of the first operand.
-const PIXELS: Axis = Axis::each(Count::Product(&[
-    Axis::every(Count::Columns(Of::Operand(0)), "TILE_W"),
-    Axis::every(Count::Lines(Of::Operand(0)), "TILE_H"),
-    Axis::each(Count::Images(Of::Out)),
-]));
-
-/// Tiles of pixels, for every few channels of the result.
-const PIXEL_TILES: Grid = [Axis::every(Count::Channels(Of::Out), "CHANNELS"), PIXELS, Axis::ONE];
-
-/// The same for each of the classes of a transposed convolution of stride 2.
-const PIXEL_TILES_OF_CLASSES: Grid = [
-    Axis::each(Count::Product(&[Axis::each(Count::Exactly(4)), Axis::every(Count::Channels(Of::Out), "CHANNELS")])),
-    PIXELS,
-    Axis::ONE,
-];
-
-/// A cluster of blocks for every tile of TILE_H lines and COLUMNS times as many columns as it has blocks.
-const TILES: Grid = [
-    Axis::every(Count::Columns(Of::Out), "COLUMNS"),
-    Axis::every(Count::Lines(Of::Out), "TILE_H"),
-    Axis::each(Count::Images(Of::Out)),
-];
-
-/// A thread for every four channels, in whole warps.
-const QUADS: Axis = Axis::every(Count::Channels(Of::Out), "WARP_CHANNELS");
-
-/// What kernels that move four channels at once ask for: no more than they have registers or threads for.
+/// What kernels that move float4 ask for: no more than they have registers or threads for.
 const QUADS_FIT: &[Fit] = &[Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)];
-
-/// Tiles of a product, for each part of its terms.
-const SPLIT_PRODUCT: Grid =
-    [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(Count::Channels(Of::Out), "TILE_N"), SPLITS];
-
-/// Parts of the terms.
-const SPLITS: Axis = Axis::each(Count::Number("SPLITS"));
-
-/// The rows of a warp, of a tile's channels.
-const STRIPS: [Axis; 2] =
-    [Axis::every(Count::Rows(Of::Out), "WARP_ROWS"), Axis::every(Count::Channels(Of::Out), "TILE_N")];
-
-/// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
-const HIDDEN: Count = Count::Channels(Of::Operand(3));
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
@@ -201,60 +158,60 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("add", "add.float4", Caps::NONE, [pass("add_float4", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("add", THREADS),
     only!("advance", ONE),
-    flash!("attention.192.sm90a", pass("attention_192_sm90a", QUERIES), 192),
-    flash!("attention.320.sm90a", pass("attention_320_sm90a", QUERIES), 320),
+    flash!("attention.192.sm90a", "attention_192_sm90a"),
+    flash!("attention.320.sm90a", "attention_320_sm90a"),
     cuda!("attention", "attention.mma", Caps::ROUND_BF16, [pass("attention_mma", QUERIES)]).fit(&[Fit::HeadDimAtMost(64)]),
     only!("attention", QUERIES),
     only!("batch_norm", THREADS),
     cuda!("concat", "concat.float4", Caps::NONE, [pass("concat_float4", elements("ELEMENTS"))]).fit(&[Fit::ChannelsMultipleOf(4)]),
     only!("concat", THREADS),
-    cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", product("TILE_M", "TILE_N"))]),
-    only!("conv2d", product("TILE_M", "TILE_N")),
+    cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", gemm("TILE_M", "TILE_N"))]),
+    only!("conv2d", gemm("TILE_M", "TILE_N")),
     upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a", [Fit::RowsAtMost(256)]),
     upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a", []),
     cuda!("conv_transpose2d", "conv_transpose2d.4x4.sm90a", HOPPER, [
         pass("conv_transpose2d_4x4_sm90a_weight", [
-            Axis::every(Count::Elements(Of::Operand(1)), "LAID_OUT"),
+            Axis::every(WEIGHT, "LAID_OUT"),
             Axis::ONE,
             Axis::ONE,
         ]),
         pass("conv_transpose2d_4x4_sm90a", PIXEL_TILES_OF_CLASSES),
-    ]).with_scratch(&[Axis::every(Count::Elements(Of::Operand(1)), "PAIR")])
+    ]).with_scratch(&[Axis::every(WEIGHT, "PAIR")])
     .with_tiles(&[
-        Tile::Pixels { operand: 0, among: "CLUSTER_X" },
-        Tile::Columns { operand: 1, laid_out: Some(4), among: "CLUSTER_Y" },
+        Tile::Pixels { operand: ConvTranspose2d::X, among: "CLUSTER_X" },
+        Tile::Columns { operand: ConvTranspose2d::WEIGHT, laid_out: Some(4), among: "CLUSTER_Y" },
     ])
     .fit(&[
-        Fit::Window(1, 4),
-        Fit::Constant(0, 2),
-        Fit::Constant(1, 1),
+        Fit::KernelSize(ConvTranspose2d::WEIGHT, 4),
+        Fit::Constant(ConvTranspose2d::STRIDE, 2),
+        Fit::Constant(ConvTranspose2d::PADDING, 1),
         Fit::ChannelsMultipleOf(32),
-        Fit::GemmInput(0),
-        Fit::GemmInput(1),
+        Fit::GemmInput(ConvTranspose2d::X),
+        Fit::GemmInput(ConvTranspose2d::WEIGHT),
     ]),
     cuda!("conv_transpose2d", "conv_transpose2d.mma", Caps::ROUND_BF16, [pass("conv_transpose2d_mma", CLASSES)]),
     only!("conv_transpose2d", CLASSES),
     cuda!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("count_non_finite_clear", ONE),
-        pass("count_non_finite", [Axis::every(Count::Elements(Of::Operand(0)), "ELEMENTS"), Axis::ONE, Axis::ONE]),
+        pass("count_non_finite", [Axis::every(Count::Elements(Of::FIRST), "ELEMENTS"), Axis::ONE, Axis::ONE]),
     ]),
     only!("denoise", THREADS),
     only!("depthwise_conv", THREADS),
     cuda!("depthwise_norm", "depthwise_norm.160.sm90a", Caps::SM90A, [pass("depthwise_norm_160_sm90a", TILES).in_clusters()])
-        .fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(640)]),
+        .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(640)]),
     cuda!("depthwise_norm", "depthwise_norm.512.sm90a", Caps::SM90A, [pass("depthwise_norm_512_sm90a", TILES).in_clusters()])
-        .fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
+        .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     cuda!("depthwise_norm", "depthwise_norm.3x3", Caps::NONE, [
         pass("depthwise_norm_3x3", squares("TILE")).with_warps(QUADS),
-    ]).fit(&[Fit::Window(1, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
+    ]).fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_norm", rows("PIXELS")).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
     cuda!("depthwise_residual", "depthwise_residual.3x3", Caps::NONE, [
         pass("depthwise_residual_3x3", squares("TILE")).with_warps(QUADS),
-    ]).fit(&[Fit::Window(2, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
+    ]).fit(&[Fit::KernelSize(DepthwiseResidual::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),
-    mixing!("feed_forward.384.sm90a", pass("feed_forward_384_sm90a", rows("TILE_M")), 384),
-    mixing!("feed_forward.192.sm90a", pass("feed_forward_192_sm90a", rows("TILE_M")), 192),
+    feed_forward!("feed_forward.384.sm90a", "feed_forward_384_sm90a", 384),
+    feed_forward!("feed_forward.192.sm90a", "feed_forward_192_sm90a", 192),
     cuda!("feed_forward", "feed_forward.mma", Caps::ROUND_BF16, [
         pass("feed_forward_mma_norm", rows("NORM_ROWS")),
         pass("feed_forward_mma_up", [Axis::every(HIDDEN, "TILE_N"), Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::ONE]),
@@ -266,7 +223,7 @@ pub(super) static ROWS: &[Kernel] = &[
     ]),
     cuda!("feed_forward", "feed_forward", Caps::NONE, [
         pass("feed_forward_up", [Axis::every(Count::Rows(Of::Out), "TILE_M"), Axis::every(HIDDEN, "TILE_N"), Axis::ONE]),
-        pass("feed_forward", product("TILE_M", "TILE_N")),
+        pass("feed_forward", gemm("TILE_M", "TILE_N")),
     ]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     only!("gate", THREADS),
     only!("gather", THREADS),
@@ -297,31 +254,77 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("group_norm", GROUPS),
     cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(QUADS_FIT),
     only!("layer_norm", rows("ROWS")),
-    hopper!("linear.192x192.sm90a", [pass("linear_192x192_sm90a", product("TILE_M", "TILE_N"))], 0).with_squares(Squares::Left),
-    hopper!("linear.192x144.sm90a", [pass("linear_192x144_sm90a", product("TILE_M", "TILE_N"))], 1).with_squares(Squares::Left),
-    hopper!("linear.192x96.sm90a", [pass("linear_192x96_sm90a", product("TILE_M", "TILE_N"))], 2).with_squares(Squares::Left),
-    hopper!("linear.128x256.sm90a", [pass("linear_128x256_sm90a", product("TILE_M", "TILE_N"))], 3).with_squares(Squares::Left),
-    hopper!("linear.128x240.sm90a", [pass("linear_128x240_sm90a", product("TILE_M", "TILE_N"))], 4).with_squares(Squares::Left),
-    hopper!("linear.128x160.sm90a", [pass("linear_128x160_sm90a", product("TILE_M", "TILE_N"))], 5).with_squares(Squares::Left),
-    hopper!("linear.128x80.sm90a", [pass("linear_128x80_sm90a", product("TILE_M", "TILE_N"))], 6).with_squares(Squares::Left),
-    split!("linear.192x192.split2.sm90a", "linear_192x192_split2_sm90a", 7),
-    split!("linear.192x96.split3.sm90a", "linear_192x96_split3_sm90a", 8),
-    split!("linear.192x64.split4.sm90a", "linear_192x64_split4_sm90a", 9),
-    split!("linear.128x160.split2.sm90a", "linear_128x160_split2_sm90a", 10),
-    split!("linear.128x80.split4.sm90a", "linear_128x80_split4_sm90a", 11),
-    cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", product("TILE_M", "TILE_N"))])
+    whole_k!("linear.192x192.sm90a", "linear_192x192_sm90a"),
+    whole_k!("linear.192x144.sm90a", "linear_192x144_sm90a"),
+    whole_k!("linear.192x96.sm90a", "linear_192x96_sm90a"),
+    whole_k!("linear.128x256.sm90a", "linear_128x256_sm90a"),
+    whole_k!("linear.128x240.sm90a", "linear_128x240_sm90a"),
+    whole_k!("linear.128x160.sm90a", "linear_128x160_sm90a"),
+    whole_k!("linear.128x80.sm90a", "linear_128x80_sm90a"),
+    split_k!("linear.192x192.split2.sm90a", "linear_192x192_split2_sm90a"),
+    split_k!("linear.192x96.split3.sm90a", "linear_192x96_split3_sm90a"),
+    split_k!("linear.192x64.split4.sm90a", "linear_192x64_split4_sm90a"),
+    split_k!("linear.128x160.split2.sm90a", "linear_128x160_split2_sm90a"),
+    split_k!("linear.128x80.split4.sm90a", "linear_128x80_split4_sm90a"),
+    cuda!("linear", "linear.mma_rows", Caps::ROUND_BF16, [pass("linear_mma_rows", gemm("TILE_M", "TILE_N"))])
         .fit(&[Fit::RowsAtMost(256)]),
-    cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", product("TILE_M", "TILE_N"))]).with_squares(Squares::Left),
-    only!("linear", product("TILE_M", "TILE_N")),
+    cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", gemm("TILE_M", "TILE_N"))]).with_squares(Squares::Left),
+    only!("linear", gemm("TILE_M", "TILE_N")),
     only!("mean", channels("CHANNELS")),
     only!("modulate", THREADS),
     only!("nearest_code", rows("ROWS")),
     only!("philox", THREADS),
     only!("pixel_shuffle", THREADS),
     cuda!("pixel_unshuffle", "pixel_unshuffle.float4", Caps::NONE, [pass("pixel_unshuffle_float4", elements("ELEMENTS"))])
-        .fit(&[Fit::Constant(0, 2), Fit::ChannelsMultipleOf(4)]),
+        .fit(&[Fit::Constant(PixelUnshuffle::PATCH, 2), Fit::ChannelsMultipleOf(4)]),
     only!("pixel_unshuffle", THREADS),
     only!("resample", THREADS),
     only!("scale", THREADS),
     only!("to_rgb8", THREADS),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers in a kernel's name are those that its source states.
+    #[test]
+    fn names_say_what_sources_state() {
+        let mut compared = 0;
+        for kernel in ROWS {
+            let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
+            let of = |name: &str| cuda.number(name).unwrap_or_else(|| panic!("{}: no number {name}", kernel.name));
+            let stated = match kernel.op {
+                "linear" if kernel.needs.contains(Caps::SM90A) => match cuda.number("SPLITS") {
+                    Some(splits) => format!("{}x{}.split{splits}", of("TILE_M"), of("TILE_N")),
+                    None => format!("{}x{}", of("TILE_M"), of("TILE_N")),
+                },
+                "attention" if kernel.needs.contains(Caps::SM90A) => of("QUERIES").to_string(),
+                "feed_forward" if kernel.needs.contains(Caps::SM90A) => {
+                    let (channels, hidden) = (of("C") as usize, of("HIDDEN") as usize);
+                    assert_eq!(kernel.fit[0], Fit::Matrix(FeedForward::W0, hidden, channels), "{}", kernel.name);
+                    channels.to_string()
+                }
+                "conv_transpose2d" if cuda.number("TAPS") == Some(1) => {
+                    format!("{}x{}", of("TILE_H") * of("TILE_W"), of("TILE_N"))
+                }
+                "depthwise_norm" if kernel.needs.contains(Caps::SM90A) => of("CHANNELS").to_string(),
+                _ => continue,
+            };
+            assert_eq!(kernel.name, format!("{}.{stated}.sm90a", kernel.op));
+            compared += 1;
+        }
+        assert_eq!(compared, 12 + 2 + 2 + 2 + 2, "every kernel whose name has its sizes is compared");
+    }
+
+    /// An entry point is called like its kernel's file, but for what follows in another pass.
+    #[test]
+    fn entries_are_called_like_their_files() {
+        for kernel in ROWS {
+            let Launch::Cuda(cuda) = kernel.launch else { unreachable!("rows of CUDA are CUDA") };
+            for pass in cuda.passes {
+                assert!(pass.entry.starts_with(&kernel.name.replace('.', "_")), "{}: {}", kernel.name, pass.entry);
+            }
+        }
+    }
+}

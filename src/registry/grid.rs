@@ -12,6 +12,11 @@ pub enum Of {
     Operand(usize),
 }
 
+impl Of {
+    /// The first operand, which every op has.
+    pub const FIRST: Of = Of::Operand(0);
+}
+
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
@@ -126,8 +131,8 @@ pub const fn channels(per: &'static str) -> Grid {
     [Axis::every(Count::Channels(Of::Out), per), Axis::each(Count::Images(Of::Out)), Axis::ONE]
 }
 
-/// One workgroup for every tile of rows by channels of a product; neighbours have channels in common.
-pub const fn product(rows: &'static str, channels: &'static str) -> Grid {
+/// One workgroup for every tile of rows by channels of a GEMM; neighbours along x share their channels.
+pub const fn gemm(rows: &'static str, channels: &'static str) -> Grid {
     [Axis::every(Count::Rows(Of::Out), rows), Axis::every(Count::Channels(Of::Out), channels), Axis::ONE]
 }
 

@@ -1,7 +1,34 @@
-//! Rows of shaders. The file of a row is `shaders/<name>.wgsl`.
+//! Shaders: how one is launched, and their rows. The file of a row is `shaders/<name>.wgsl`.
 
 use super::grid::{elements, main, pass, rows, tiles};
-use super::{Axis, Caps, Count, Fit, Grid, Kernel, Lang, Launch, Of, Shader};
+use super::{Axis, Caps, Count, Fit, Grid, Kernel, Lang, Launch, Of, Pass};
+use crate::ops::{Attention, FeedForward, GroupNorm};
+
+/// A shader file and how it is dispatched.
+#[derive(Debug, Clone, Copy)]
+pub struct Shader {
+    /// Text of the file. It may name any tunable `override` or `const`; see [`Axis::per`].
+    pub source: &'static str,
+    /// Texts that it shares with other shaders, appended to its own.
+    pub shared: &'static [&'static str],
+    /// Entry points, run one after the other.
+    pub passes: &'static [Pass],
+    /// Elements of memory that the passes share, as the product of these; empty if they need none.
+    pub scratch: &'static [Axis],
+    /// Values for the shader's tunables instead of its own.
+    pub tunables: &'static [(&'static str, u32)],
+}
+
+impl Shader {
+    /// What every shader can use.
+    const COMMON: &str = include_str!("../../shaders/common.wgsl");
+
+    /// The whole text that a device compiles, with `own` as the shader's own. That comes first, so that
+    /// the line numbers of messages are those of its file.
+    pub fn text(&self, own: &str) -> String {
+        format!("{own}\n{}\n{}", self.shared.join("\n"), Self::COMMON)
+    }
+}
 
 /// `shader!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! shader {
@@ -40,23 +67,23 @@ const FEED_FORWARD: &str = include_str!("../../shaders/feed_forward.shared.wgsl"
 const SUM: &str = include_str!("../../shaders/sum.shared.wgsl");
 
 const ONE: Grid = [Axis::ONE; 3];
-/// Of the first operand: images, blocks of its pixels, its channels one by one and in groups.
-const IMAGES: Axis = Axis::each(Count::Images(Of::Operand(0)));
-const BLOCKS: Axis = Axis::every(Count::Tokens(Of::Operand(0)), "PIXELS");
-const CHANNELS: Axis = Axis::each(Count::Channels(Of::Operand(0)));
-const LANES: Axis = Axis::every(Count::Channels(Of::Operand(0)), "WG");
-/// Groups of a group norm, its first constant.
-const GROUPS: Axis = Axis::each(Count::Constant(0));
+/// Images of the first operand, blocks of its pixels, and its channels, one or a workgroup's lanes at a time.
+const IMAGES: Axis = Axis::each(Count::Images(Of::FIRST));
+const BLOCKS: Axis = Axis::every(Count::Tokens(Of::FIRST), "PIXELS");
+const CHANNELS: Axis = Axis::each(Count::Channels(Of::FIRST));
+const LANES: Axis = Axis::every(Count::Channels(Of::FIRST), "WG");
+const GROUPS: Axis = Axis::each(Count::Constant(GroupNorm::GROUPS));
 
-/// What `linear.coop` needs; it rounds factors to f16, which keeps more than bf16 does.
+/// What `linear.coop` needs; it rounds GEMM inputs to f16, which keeps more than bf16 does.
 const COOPERATIVE: Caps = Caps::COOPERATIVE.and(Caps::F16).and(Caps::SUBGROUP).and(Caps::ROUND_BF16);
 
 /// One workgroup for every tile of queries, head and image.
-const QUERIES: Grid =
-    [Axis::every(Count::Tokens(Of::Out), "TILE_Q"), Axis::each(Count::Constant(0)), Axis::each(Count::Images(Of::Out))];
+const QUERIES: Grid = [Axis::every(Count::Tokens(Of::Out), "TILE_Q"), HEADS, Axis::each(Count::Images(Of::Out))];
 
-/// Values between the layers of a feed-forward block, of which its operand 3 is the bias.
-const HIDDEN: Count = Count::Channels(Of::Operand(3));
+const HEADS: Axis = Axis::each(Count::Constant(Attention::HEADS));
+
+/// Hidden values of a feed-forward block: each has a bias.
+const HIDDEN: Count = Count::Channels(Of::Operand(FeedForward::B0));
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
@@ -70,7 +97,7 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[CONV, PRODUCT]),
     shader!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("clear", ONE),
-        main([Axis::every(Count::Elements(Of::Operand(0)), "CHUNK"), Axis::ONE, Axis::ONE]),
+        main([Axis::every(Count::Elements(Of::FIRST), "CHUNK"), Axis::ONE, Axis::ONE]),
     ]),
     shader!("denoise", "denoise", Caps::NONE, [main(elements("WG"))]),
     shader!("depthwise_conv", "depthwise_conv", Caps::NONE, [main(elements("WG"))]),

@@ -11,10 +11,12 @@ use rayon::prelude::*;
 use super::{Preset, fill, sizes, tokenizer};
 use crate::error::Result;
 use crate::files::{BuiltIn, Location};
-use crate::net::config::{StageAConfig, Table, clip_text_tensors, stage_a_tensors, tensors};
+use crate::model::Model;
+use crate::net::config::StageAConfig;
+use crate::net::tensors::Table;
 use crate::tensor::{Bytes, Dtype, Part};
+use crate::weights::Checkpoint;
 use crate::weights::file::Stored;
-use crate::weights::{Checkpoint, Model};
 
 /// Most bytes of memory that all the weights of a model take: more than caches hold.
 const LIMIT: usize = 256 << 20;
@@ -86,7 +88,7 @@ impl Noise {
 pub fn in_memory(preset: Preset) -> Result<Model> {
     let (text, stage_c, stage_b) = sizes(preset);
     let stage_a = StageAConfig::default();
-    let tables = [tensors(&stage_c), tensors(&stage_b), stage_a_tensors(&stage_a), clip_text_tensors(&text)];
+    let tables = [stage_c.tensors(), stage_b.tensors(), stage_a.tensors(), text.tensors()];
     let bytes = |(_, dims): &(String, Vec<usize>)| 2 * dims.iter().product::<usize>();
     let total: usize = tables.iter().flatten().map(bytes).sum();
     let largest = tables.iter().flatten().map(bytes).max().unwrap_or(0);

@@ -182,8 +182,12 @@ impl Checkpoint {
         Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
     }
 
-    /// The checks of [`require`](Self::require), without accessing the data.
-    fn expect(&self, name: &str, dims: &[usize], source: &str) -> Result<()> {
+    /// The checks of [`require`](Self::require), without accessing the data. `source` says where the dimensions come from,
+    /// e.g. "as decoder/config.json says".
+    ///
+    /// # Errors
+    /// Those of [`require`](Self::require).
+    pub fn expect(&self, name: &str, dims: &[usize], source: &str) -> Result<()> {
         let stored = self.stored(name);
         if stored.is_some_and(|s| s.float().is_some() && same_dims(&self.tensors[name].dims(), dims)) {
             return Ok(());
@@ -193,28 +197,23 @@ impl Checkpoint {
         Err(Error::Tensor {
             path: stored.map_or(self.path.as_path(), Stored::path).to_owned(),
             name: name.to_owned(),
-            expected: format!("{dims:?} in F32, F16 or BF16{source}"),
+            expected: format!("{dims:?} in F32, F16 or BF16{}", in_brackets(source)),
             found: found + remedy,
         })
     }
 
-    /// Checks that all tensors of `table` exist with the right
-    /// dimensions, and that the network has no further blocks. `source` says
-    /// where the table comes from, e.g. "as decoder/config.json says".
+    /// Checks that the network has no blocks besides those of the tensors `known`. `source` is as for
+    /// [`expect`](Self::expect).
     ///
     /// # Errors
-    /// [`Error::Tensor`] for the first tensor that is missing, has other dimensions, or
-    /// is not in the table.
-    pub fn check(&self, table: &[(String, Vec<usize>)], source: &str) -> Result<()> {
-        for (name, dims) in table {
-            self.expect(name, dims, &format!(" ({source})"))?;
-        }
+    /// [`Error::Tensor`] for the first tensor that is not in `known`, but in the same module as a tensor in `known`.
+    pub fn expect_no_more<'a>(&self, known: impl Iterator<Item = &'a str>, source: &str) -> Result<()> {
         // Tensors of unknown modules are ignored. Unknown tensors of a known module, such as further blocks, mean
         // that the configuration is that of another network.
         fn module(name: &str) -> &str {
             name.split_once('.').map_or(name, |(module, _)| module)
         }
-        let known: BTreeSet<&str> = table.iter().map(|(name, _)| name.as_str()).collect();
+        let known: BTreeSet<&str> = known.collect();
         let modules: BTreeSet<&str> = known.iter().map(|name| module(name)).collect();
         for (name, tensor) in &self.tensors {
             let name = name.as_str();
@@ -222,7 +221,7 @@ impl Checkpoint {
                 return Err(Error::Tensor {
                     path: tensor.stored.path().to_owned(),
                     name: name.to_owned(),
-                    expected: format!("no such tensor ({source})"),
+                    expected: format!("no such tensor{}", in_brackets(source)),
                     found: format!("{:?}; use weights and config of the same model", tensor.stored.dims),
                 });
             }
@@ -273,6 +272,10 @@ impl Tensor {
             _ => Some(weight),
         }
     }
+}
+
+fn in_brackets(source: &str) -> String {
+    if source.is_empty() { String::new() } else { format!(" ({source})") }
 }
 
 /// Whether dimensions are equal, ignoring dimensions of 1.

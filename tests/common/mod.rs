@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use cascade_rt::backend::{Backend, Program, cpu::Cpu, devices};
-use cascade_rt::net::config::Table;
+use cascade_rt::backend::cpu::{self, Cpu};
+use cascade_rt::backend::wgpu::{self, Wgpu};
+use cascade_rt::backend::{Backend, Program, cuda};
+use cascade_rt::net::tensors::Table;
 use cascade_rt::plan::{Recorder, Slot};
+use cascade_rt::registry::{Caps, Kernel, Launch};
 use cascade_rt::shape::Shape;
 use cascade_rt::weights::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
@@ -133,9 +136,46 @@ impl Bench {
     }
 }
 
+/// Every device of this machine twice: with its best kernels that compute in f32, and with only the kernels that any device
+/// of its kind can run.
+pub fn exact() -> Vec<Box<dyn Backend>> {
+    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new(false)), Box::new(Cpu::with_caps(Caps::NONE))];
+    for i in 0..wgpu::adapters().len() {
+        all.push(Box::new(Wgpu::open(i, false, None).unwrap()));
+        all.push(Box::new(Wgpu::with_caps(i, Caps::NONE, None).unwrap()));
+    }
+    for (i, _) in cuda::usable() {
+        all.push(cuda::open(i, false).unwrap());
+        all.push(cuda::with_caps(i, Caps::NONE).unwrap());
+    }
+    all.extend(cuda::emulated(Caps::NONE, false));
+    all
+}
+
+/// A device that offers only the capabilities that `kernel` needs, and `more`, so that the registry chooses that kernel
+/// wherever it fits. `None` if this machine has no such device. Shaders in `shader_dir` replace built-in ones of the same name.
+pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Option<Box<dyn Backend>> {
+    let needs = kernel.needs.and(more);
+    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(needs);
+    match kernel.launch {
+        Launch::Cpu(_) => met(cpu::detect()).then(|| Box::new(Cpu::with_caps(needs)) as Box<dyn Backend>),
+        Launch::Wgsl(_) => {
+            let i = wgpu::adapters().iter().position(|adapter| met(adapter.caps))?;
+            Some(Box::new(Wgpu::with_caps(i, needs, shader_dir).unwrap()))
+        }
+        Launch::Cuda(_) => {
+            let caps = needs.and(Caps::DEPENDENT_LAUNCH); // this is not a requirement of kernels but a way to launch them
+            match cuda::usable().iter().find(|(_, device)| met(device.caps)) {
+                Some((i, _)) => Some(cuda::with_caps(*i, caps).unwrap()),
+                None => cuda::emulated(caps, true),
+            }
+        }
+    }
+}
+
 /// Every backend of this machine that computes in f32, with every instruction set, and the reference implementations.
 pub fn backends() -> Vec<Box<dyn Backend>> {
-    let mut all = devices::exact().unwrap();
+    let mut all = exact();
     all.push(Box::new(Cpu::reference()));
     all
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use cascade_rt::backend::{Backend, cpu};
 use cascade_rt::ops::{Element, Function, GrnScale, Linear};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
-use cascade_rt::registry::{self, Kernel, Launch, Squares};
+use cascade_rt::registry::cuda::Squares;
+use cascade_rt::registry::{self, Kernel, Launch};
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::Dtype;
 

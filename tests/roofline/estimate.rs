@@ -1,14 +1,14 @@
 //! What a kernel takes on an H100, by count of bytes and FLOP.
 
-use cascade_rt::backend::cuda::number;
-use cascade_rt::ops::{Element, Function};
+use cascade_rt::ops::{Attention, ConvTranspose2d, Element, FeedForward, Function};
 use cascade_rt::plan::{Node, Plan, Source};
-use cascade_rt::registry::{self, Clocks, Cuda, Fit, Kernel, Launch, Tiling};
+use cascade_rt::registry::cuda::{Cuda, Cycles, H100_SMS, Tiling};
+use cascade_rt::registry::{self, Fit, Kernel, Launch};
 
 /// An H100 (SXM) as its data sheet has it, with what others have measured where that has nothing.
 pub mod h100 {
     /// Processors.
-    pub const PROCESSORS: f64 = 132.0;
+    pub const PROCESSORS: f64 = super::H100_SMS as f64;
     /// Bytes from and to memory, a second.
     pub const MEMORY: f64 = 3.35e12;
     /// Bytes between the L2 cache and processors, a second: measured by others, 5.5 to 7.
@@ -60,7 +60,7 @@ fn takes(entry: &str) -> (u64, u64) {
 
 /// Blocks of a launch, threads of each, and how many run at once on a processor.
 pub fn geometry(node: &Node, cuda: &Cuda) -> (f64, u64, u64) {
-    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers");
+    let of = |name: &str| cuda.number(name).expect("every row has its numbers");
     let blocks = |pass: &registry::Pass| pass.grid.iter().map(|axis| axis.resolve(node, of)).product::<u64>();
     let pass = cuda.passes.iter().max_by_key(|pass| blocks(pass)).expect("a row has passes");
     let threads = pass.warps.map_or(of("THREADS"), |warps| 32 * warps.resolve(node, of));
@@ -75,10 +75,8 @@ pub fn geometry(node: &Node, cuda: &Cuda) -> (f64, u64, u64) {
 fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
     let (times, under_way) = counts.split_once("; ").expect("what is moved; what is under way");
     let of = |words: &str| {
-        words
-            .split('*')
-            .map(|word| number(cuda.source, word).unwrap_or_else(|| panic!("no number {word}")))
-            .product::<u64>() as usize
+        words.split('*').map(|word| cuda.number(word).unwrap_or_else(|| panic!("no number {word}"))).product::<u64>()
+            as usize
     };
     let out = node.output.shape;
     let tile = times.split(", ").find_map(|part| part.split_once("halo ")).and_then(|(_, tile)| tile.split_once(' '));
@@ -102,7 +100,7 @@ fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
         all += often * bytes(plan, node, i);
     }
     if let Some(often) = times.split(", ").find_map(|part| part.strip_prefix("scratch ")) {
-        let of = |name: &str| number(cuda.source, name).expect("every row has its numbers");
+        let of = |name: &str| cuda.number(name).expect("every row has its numbers");
         let elements: u64 = cuda.scratch.iter().map(|axis| axis.resolve(node, of)).product();
         all += 4.0 * elements as f64 * often.parse::<f64>().expect("how often");
     }
@@ -133,19 +131,20 @@ impl Estimate {
     }
 }
 
-/// Clocks of the best of all cuts of a linear layer by count, of tiles whose sums a thread's registers can hold: what no kernel
+/// Cycles of the best of all cuts of a linear layer by count, of tiles whose sums a thread's registers can hold: what no kernel
 /// of this kind can go below, few rows and channels being shared out among many processors.
 fn of_best_cut(node: &Node) -> usize {
     let sizes = [(64, 256), (128, 256), (192, 192), (256, 96)];
-    let mut clocks = Vec::new();
+    let mut cycles = Vec::new();
     for (rows, most) in sizes {
         for channels in (16..=most).step_by(16) {
             for cluster in [(1, 1), (1, 2), (2, 1)] {
-                clocks.extend((1..=8).filter_map(|splits| Tiling { rows, channels, cluster, splits }.of(node)));
+                cycles
+                    .extend((1..=8).filter_map(|splits| Tiling { rows, channels, cluster, splits }.of(node, H100_SMS)));
             }
         }
     }
-    clocks.iter().map(|clocks| clocks.products).min().expect("there are cuts")
+    cycles.iter().map(|cycles| cycles.gemm).min().expect("there are cuts")
 }
 
 /// What attention on Hopper takes.
@@ -153,11 +152,11 @@ fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     let (blocks, ..) = geometry(node, cuda);
     // The queries of the processor that has most, and for each whole tiles of keys. Of a last tile with few, FEW or SOME
     // keys are multiplied, and their values 16 at a time.
-    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+    let of = |name: &str| cuda.number(name).expect("every row has its numbers") as usize;
     let queries = (blocks / h100::PROCESSORS).ceil() * of("QUERIES") as f64;
     let tokens = |i: usize| node.inputs.get(i).copied().flatten().map_or(0, |source| source.shape().tokens());
     let [_, dim, own, _] = node.op.constants()[..] else { panic!("an attention has four constants") };
-    let (tile, keys) = (of("KEYS"), [own as usize * tokens(0), tokens(1)]);
+    let (tile, keys) = (of("KEYS"), [own as usize * tokens(Attention::X), tokens(Attention::CONTEXT)]);
     let last = keys.into_iter().rfind(|count| *count > 0).map_or(0, |count| (count - 1) % tile + 1);
     let before = keys.iter().map(|count| count.next_multiple_of(tile)).sum::<usize>() - tile;
     let narrow = [of("FEW"), of("SOME")].into_iter().find(|count| before > 0 && last <= *count).unwrap_or(tile);
@@ -173,7 +172,7 @@ fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memor
     // A strip of hidden values takes a block as long as its products; or as shared memory takes to get both weights, give
     // them to two groups, and their normed rows if it has them; or as a loop's instructions take, which find the values and
     // start products. While a block reads its rows, and stores the result, nothing is multiplied.
-    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as f64;
+    let of = |name: &str| cuda.number(name).expect("every row has its numbers") as f64;
     let (rows, hidden, channels) = (of("TILE_M"), of("TILE_H"), of("C"));
     let products = 4.0 * rows * hidden * channels / h100::FLOP;
     // How often x is read; bytes of normed rows in shared memory; instructions of the loop, as the assembler has it.
@@ -184,7 +183,7 @@ fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memor
     let shared = (3.0 * 4.0 * hidden * channels + normed) / h100::SHARED;
     let issued = instructions * of("THREADS") / h100::LANES;
     let strips = of("HIDDEN") / hidden * products.max(shared).max(issued) / h100::CLOCK;
-    let moved = reads * bytes(plan, node, 0) + bytes(plan, node, node.inputs.len());
+    let moved = reads * bytes(plan, node, FeedForward::X) + bytes(plan, node, node.inputs.len());
     let ends = moved / blocks / h100::L2_OF_ONE;
     let turns = (blocks / h100::PROCESSORS).ceil();
     Estimate::of(&[(memory, "memory"), (turns * (strips + ends), "blocks")])
@@ -194,7 +193,7 @@ fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memor
 fn of_conv_transpose(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     // A product of pixels, in whole tiles, by the columns of all four classes. Where passes share memory, one has written
     // the weight there.
-    let of = |name: &str| number(cuda.source, name).expect("every row has its numbers") as usize;
+    let of = |name: &str| cuda.number(name).expect("every row has its numbers") as usize;
     let (height, width) = (of("TILE_H"), of("TILE_W"));
     let cluster = (of("CLUSTER_Y"), of("CLUSTER_X"));
     let tiling = Tiling { rows: height * width, channels: of("TILE_N"), cluster, splits: 1 };
@@ -202,12 +201,14 @@ fn of_conv_transpose(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Esti
     let (x, w) = (x.shape(), w.shape());
     let rows = x.n * x.h.next_multiple_of(height) * x.w.next_multiple_of(width);
     let columns = 4 * node.output.shape.c;
-    let Clocks { products, ends } = tiling.clocks(rows, columns, w.elements() / columns, Function::Identity);
-    let before = if cuda.scratch.is_empty() { 0.0 } else { 2.0 * bytes(plan, node, 1) / h100::MEMORY };
-    let after = |clocks: usize| before + clocks as f64 / h100::CLOCK;
+    let k = w.elements() / columns;
+    let Cycles { gemm, ends } = tiling.cycles(rows, columns, k, Function::Identity, H100_SMS);
+    let before =
+        if cuda.scratch.is_empty() { 0.0 } else { 2.0 * bytes(plan, node, ConvTranspose2d::WEIGHT) / h100::MEMORY };
+    let after = |cycles: usize| before + cycles as f64 / h100::CLOCK;
     Estimate {
-        with_ends: Some(memory.max(after(products + ends))),
-        ..Estimate::of(&[(memory, "memory"), (after(products), "tiles")])
+        with_ends: Some(memory.max(after(gemm + ends))),
+        ..Estimate::of(&[(memory, "memory"), (after(gemm), "tiles")])
     }
 }
 
@@ -233,11 +234,12 @@ pub fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
     let Launch::Cuda(cuda) = &kernel.launch else { panic!("rows of CUDA are CUDA") };
     let cost = plan.cost(node, true);
     let memory = cost.bytes as f64 / h100::MEMORY;
-    match kernel.fit.iter().find_map(|fit| if let Fit::Tiling(tiling) = fit { tiling.of(node) } else { None }) {
-        Some(Clocks { products, ends }) => Estimate {
+    let tiling = kernel.fit.contains(&Fit::Fastest).then(|| Tiling::stated_by(cuda)).flatten();
+    match tiling.and_then(|tiling| tiling.of(node, H100_SMS)) {
+        Some(Cycles { gemm, ends }) => Estimate {
             any: Some(memory.max(of_best_cut(node) as f64 / h100::CLOCK)),
-            with_ends: Some(memory.max((products + ends) as f64 / h100::CLOCK)),
-            ..Estimate::of(&[(memory, "memory"), (products as f64 / h100::CLOCK, "tiles")])
+            with_ends: Some(memory.max((gemm + ends) as f64 / h100::CLOCK)),
+            ..Estimate::of(&[(memory, "memory"), (gemm as f64 / h100::CLOCK, "tiles")])
         },
         None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
             let (blocks, _, at_once) = geometry(node, cuda);

@@ -1,7 +1,7 @@
 //! A driver that emulates a GPU on the host, for tests: `kernels/host`.
 //!
-//! Where it checks, every launch is run twice, its threads upwards and downwards: the result must be the
-//! same bits, and nothing but the result and the memory that passes share may change.
+//! If it `checks`, every launch is run twice, with its threads in ascending and in descending order: the result must be
+//! the same bits, and nothing but the result and the memory that passes share may change.
 #![allow(unsafe_code, reason = "kernels are C++ and write to memory by address")]
 
 use std::cell::{Cell, RefCell, UnsafeCell};
@@ -16,6 +16,7 @@ use super::fault::{Fault, Outcome};
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::registry::Caps;
+use crate::registry::cuda::H100_SMS;
 
 unsafe extern "C" {
     /// `kernels/host/device.cpp`. Null, or what went wrong.
@@ -50,7 +51,7 @@ static EMULATE: LazyLock<Emulate> = LazyLock::new(|| {
     emulate.unwrap_or_else(|e| panic!("CASCADE_HOST_KERNELS={}: {e}", path.display()))
 });
 
-/// Bytes that begin where a GPU's allocations may.
+/// 256 bytes, aligned as a GPU's allocations are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(256))]
 struct Line([u32; 64]);
@@ -58,7 +59,7 @@ struct Line([u32; 64]);
 /// Lines before and after each allocation, which nobody may change.
 const GUARD: usize = 64;
 
-/// Their bytes.
+/// Bytes of a guard.
 const OFFSET: usize = GUARD * size_of::<Line>();
 
 /// How often the device is still busy when asked after a replay.
@@ -78,8 +79,8 @@ unsafe impl Sync for Allocation {}
 
 impl Allocation {
     fn new(bytes: u64) -> Self {
-        // NaN, so that nothing counts on zeros; each another one, so that copying it is seen, and signalling,
-        // so that computing with it is.
+        // NaN, so that nothing relies on zeros. Each is a different one, so that copying it is noticed, and a signalling
+        // one, so that computing with it is.
         let nan = |i: usize| 0xff80_0001 | ((i as u32 * 2) & 0x003f_ffff);
         let line = |l: usize| UnsafeCell::new(Line(std::array::from_fn(|i| nan(l * 64 + i))));
         Self { lines: (0..bytes.div_ceil(256) as usize + 2 * GUARD).map(line).collect(), len: bytes }
@@ -151,7 +152,7 @@ impl Emulated {
     /// A device that can do this.
     pub(super) fn new(caps: Caps, checks: bool) -> Self {
         let name = "a GPU emulated on the host, for tests".into();
-        let device = super::describe(name, Kind::Software, caps, crate::backend::cpu::memory::available());
+        let device = super::describe(name, Kind::Software, caps, H100_SMS, crate::backend::cpu::memory::available());
         let (buffers, recording, uploads, busy) = Default::default();
         Self { device, checks, buffers, recording, uploads, busy }
     }
@@ -204,7 +205,7 @@ impl Emulated {
             let after = buffer.bytes();
             let start = buffer.address() - OFFSET as u64;
             let shared = buffer.address() == args.scratch();
-            // Blocks that count leave in front of their counters what depends on which of them is last.
+            // Blocks that count each other leave values in front of their counters that depend on which of them was last.
             let counters = args.counters().filter(|_| shared).map(|at| (at - start) as usize);
             if after[counters.unwrap_or(0)..] != upwards[counters.unwrap_or(0)..] {
                 return Err(self.fault(name, "the result depends on the order of the threads"));

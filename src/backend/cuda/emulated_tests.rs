@@ -100,7 +100,7 @@ fn stages_take_turns_where_they_do_not_fit_together() {
 }
 
 #[test]
-fn weights_that_products_read_are_narrowed_where_that_is_allowed() {
+fn weights_that_only_gemms_read_are_stored_in_bf16_where_that_is_allowed() {
     let (plan, input, out) = three_segments();
     assert_eq!((plan.weight_bytes(false), plan.weight_bytes(true)), (3 * LAYER, 3 * LAYER / 2));
     let mut program = device_with(Caps::ROUND_BF16, plan.arena_bytes() + 3 * LAYER / 2).compile(plan.clone()).unwrap();
@@ -256,7 +256,7 @@ fn hopper_runs_the_kernels_of_older_gpus_too() {
     let plan = Arc::new(rec.finish());
     let [newest, older] = [Caps::NONE, Caps::SM90A].map(|without| {
         let gpu = device_with(devices::wanted(true, without), u64::MAX);
-        let row = registry::choose(&plan.nodes[0], &plan, Lang::Cuda, gpu.device().caps).0;
+        let row = registry::choose(&plan.nodes[0], &plan, gpu.device().target()).0;
         assert_eq!(row.needs.contains(Caps::SM90A), without == Caps::NONE, "{}", row.name);
         let mut program = gpu.compile(plan.clone()).unwrap();
         let values: Vec<f32> = (0..SIDE * SIDE).map(|j| (j % 13) as f32 / 13.0).collect();

@@ -11,13 +11,14 @@ use super::args::Args;
 use super::context::Context;
 use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
+use super::squares;
 use super::tensor_map::{self, Maps};
-use super::{source, squares};
 use crate::backend::weights::{Memory, State, Weights};
 use crate::backend::{Program, Residency, operand};
 use crate::error::Result;
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::{Axis, Caps, Cuda, Pass};
+use crate::registry::cuda::Cuda;
+use crate::registry::{Axis, Caps, Pass};
 
 /// Blocks along y and z that a device allows; along x there are 2³¹ − 1.
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -29,7 +30,7 @@ struct Launches<D: Driver> {
     geometries: Vec<Geometry>,
     out_kind: u32,
     kinds: Vec<u32>,
-    /// Whether it passes on sums of squares.
+    /// Whether it leaves sums of squares of its result to the next node, or finds those of the node before.
     squares: bool,
 }
 
@@ -38,12 +39,12 @@ pub(super) struct CudaProgram<D: Driver> {
     context: Arc<Context<D>>,
     plan: Arc<Plan>,
     weights: Weights<Context<D>>,
-    /// That of the weights when `args` and `graphs` were made.
+    /// The epoch of the weights when `args` and `graphs` were made.
     epoch: u64,
     nodes: Vec<Launches<D>>,
     /// For each node; `None` before its segment first runs, and where its weights have moved since.
     args: Vec<Option<(Args, Option<Maps>)>>,
-    /// Runs that have been recorded; they hold addresses of weights.
+    /// A graph for each range of nodes that has been run; graphs hold addresses of weights.
     graphs: HashMap<Range<usize>, D::Graph>,
     arena: D::Buffer,
     scratch: D::Buffer,
@@ -52,7 +53,7 @@ pub(super) struct CudaProgram<D: Driver> {
     counters_from: u32,
 }
 
-/// Chooses nothing, makes everything: `kernels` holds the row of each node, loaded.
+/// Makes everything that running `plan` needs. `kernels` holds the row of each node and its loaded kernels.
 pub(super) fn compile<D: Driver>(
     context: Arc<Context<D>>,
     mut weights: Weights<Context<D>>,
@@ -65,7 +66,7 @@ pub(super) fn compile<D: Driver>(
     let rows: Vec<Cuda> = kernels.iter().map(|(cuda, _)| *cuda).collect();
     let (passes_squares, squares_len) = squares::passed_on(&plan, &rows);
     for ((node, (cuda, functions)), squares) in plan.nodes.iter().zip(kernels).zip(passes_squares) {
-        let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+        let number = |name: &str| cuda.number(name).expect("every row has its numbers");
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for (i, pass) in cuda.passes.iter().enumerate() {
             geometries.push(geometry(&context, node, &cuda, pass, cuda.tiled_pass() == Some(i))?);
@@ -85,7 +86,7 @@ pub(super) fn compile<D: Driver>(
             squares,
         });
     }
-    // Behind the memory that passes share: a norm uses both.
+    // Behind the memory that passes share, since a GRN uses both.
     let squares_from = scratch_len.next_multiple_of(64);
     let counters_from = squares_from + squares_len;
     let scratch_bytes = 4 * (counters_from + counters);
@@ -115,7 +116,7 @@ pub(super) fn compile<D: Driver>(
 
 /// The launch of a pass of a node.
 fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, tiled: bool) -> Result<Geometry> {
-    let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+    let number = |name: &str| cuda.number(name).expect("every row has its numbers");
     let mut grid = pass.grid.map(|axis| axis.resolve(node, number));
     let clustered = tiled || pass.clusters;
     let cluster = if clustered { ["CLUSTER_X", "CLUSTER_Y"].map(|name| number(name) as u32) } else { [1; 2] };
@@ -124,7 +125,7 @@ fn geometry<D: Driver>(c: &Context<D>, node: &Node, cuda: &Cuda, pass: &Pass, ti
     }
     // Where tiles are copied, only for that.
     let given = tiled || cuda.tiles.is_empty();
-    let shared = if given { source::number(cuda.source, "SHARED") } else { None };
+    let shared = if given { cuda.number("SHARED") } else { None };
     let most = number("THREADS") as u32;
     let threads = pass.warps.map_or(most, |warps| 32 * warps.resolve(node, number) as u32);
     assert!(threads <= most, "{} is launched where it fits", pass.entry);
@@ -189,7 +190,7 @@ impl<D: Driver> CudaProgram<D> {
         if cuda.tiles.is_empty() {
             return Ok((args, None));
         }
-        let number = |name: &str| source::number(cuda.source, name).expect("every row has its numbers");
+        let number = |name: &str| cuda.number(name).expect("every row has its numbers");
         let maps = tensor_map::of(node, cuda.tiles, &operands, scratch, number);
         Ok((args, Some(self.context.call(|driver| driver.encode(&maps))?)))
     }

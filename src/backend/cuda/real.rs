@@ -10,7 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::sys::{self, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
+};
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
@@ -55,7 +57,7 @@ pub(super) struct Real {
 
 /// An error that says what the driver said, of device `index`.
 fn failed(index: usize, found: impl std::fmt::Display) -> Error {
-    let remedy = "update the NVIDIA driver, or use --device cpu; `cascade-rt devices` lists what there is";
+    let remedy = "update the NVIDIA driver, or use `device cpu`; `devices::all` lists what there is";
     Error::Device { wanted: format!("cuda:{index}"), found: found.to_string(), remedy: remedy.into() }
 }
 
@@ -124,7 +126,9 @@ impl Real {
         let hopper = if (major, minor) == HOPPER { Caps::SM90A } else { Caps::NONE };
         let dependent = (major, minor) >= HOPPER && version >= DEPENDENT_LAUNCHES;
         let caps = hopper.and(if dependent { Caps::DEPENDENT_LAUNCH } else { Caps::NONE });
-        let device = super::describe(name, Kind::Gpu, caps, free as u64);
+        let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let sms = guarded(index, || context.attribute(count))?;
+        let device = super::describe(name, Kind::Gpu, caps, sms as usize, free as u64);
         let (staging, next, replays) = Default::default();
         Ok(Self { device, context, stream, uploads, staging, next, replays })
     }
@@ -137,7 +141,7 @@ impl Real {
         done.map_err(|e| Fault::of(e.0, e.to_string(), bytes))
     }
 
-    /// The end of everything enqueued to a stream so far.
+    /// An event at the end of everything enqueued on a stream so far.
     fn end(&self, stream: &CudaStream) -> Outcome<CudaEvent> {
         self.check(stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING)))
     }

@@ -1,7 +1,7 @@
 //! What copies of tiles are told of the tensors that they copy from.
 
 use crate::plan::Node;
-use crate::registry::Tile;
+use crate::registry::cuda::Tile;
 
 /// Elements of a tile's row, 16 bits each: what the swizzle works on.
 const TILE_CHANNELS: u32 = 64;

@@ -32,6 +32,7 @@ pub(super) fn describe(adapter: &Adapter) -> Device {
         lang: Lang::Wgsl,
         kind,
         caps: caps(adapter),
+        sms: 0,
         free_bytes,
         copies_weights: true,
     }

@@ -21,8 +21,8 @@ const ALIGN: u64 = 256;
 /// The binding of memory that a kernel's passes share.
 const SCRATCH: u32 = 12;
 
-/// Work in one submission before the next begins, in FLOP: a display's watchdog
-/// waits seconds, and this takes the slowest of GPUs a few tenths of one.
+/// FLOP of a submission before the next one begins. A display's watchdog waits for seconds, and this takes the slowest
+/// GPUs a few tenths of a second.
 const SUBMISSION_FLOPS: u64 = 100_000_000_000;
 
 /// A node's dispatches.
@@ -37,7 +37,7 @@ pub(super) struct WgpuProgram {
     pub(super) context: Arc<Context>,
     plan: Arc<Plan>,
     weights: Weights<Context>,
-    /// That of the weights when `bind_groups` were made.
+    /// The epoch of the weights when `bind_groups` were made.
     epoch: u64,
     nodes: Vec<Dispatches>,
     /// For each node; `None` before its segment first runs, and where its weights have moved since.
@@ -49,7 +49,7 @@ pub(super) struct WgpuProgram {
     params: Buffer,
 }
 
-/// Chooses nothing, makes everything: `kernels` holds the row of each node.
+/// Makes everything that running `plan` needs. `kernels` holds the row of each node.
 pub(super) fn compile(
     context: Arc<Context>,
     shaders: &Shaders,
@@ -109,7 +109,7 @@ pub(super) fn compile(
     })
 }
 
-/// Holds what a node's shader binds against the device's limit, before anything is allocated.
+/// Compares what a node's shader binds with the device's limit, before anything is allocated.
 fn check_bindings(
     context: &Context,
     node: &Node,

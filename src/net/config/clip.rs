@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CHANNELS, Check, LAYERS, Table, clip_text_tensors, clip_vision_tensors, infer};
+use super::{CHANNELS, Check, LAYERS, infer, source_of};
 use crate::error::Result;
 use crate::files::Location;
 use crate::weights::Checkpoint;
@@ -110,21 +109,14 @@ impl Default for ClipVisionConfig {
 }
 
 impl ClipTextConfig {
-    /// Reads `config.json`, or infers the sizes from `weights` without one
-    /// (heads of 64, exact GELU: Stable Cascade's tower), and checks them
-    /// against `weights`.
-    ///
-    /// # Errors
-    /// As [`UNetConfig::open`](super::UNetConfig::open); also for a
-    /// `hidden_act` that is neither `gelu` nor `quick_gelu`.
-    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
-        let mut read = read_or(config, || infer::clip_text(weights))?;
+    /// Reads `config.json`, or infers the sizes from `weights` without one; and what to say of them in messages.
+    pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
+        let mut read = config.map_or_else(|| infer::clip_text(weights), Location::read_json)?;
         let rows = |name: &str| Some(*weights.dims(name)?.first()?);
         read.vocab_size = rows("text_model.embeddings.token_embedding.weight").unwrap_or(read.vocab_size);
         read.projection_dim = rows("text_projection.weight").unwrap_or(read.projection_dim);
         read.validate(config.map_or(&weights.path, Location::path))?;
-        check(config, weights, clip_text_tensors(&read))?;
-        Ok(read)
+        Ok((read, source_of(config)))
     }
 
     fn validate(&self, path: &Path) -> Result<()> {
@@ -138,18 +130,13 @@ impl ClipTextConfig {
 }
 
 impl ClipVisionConfig {
-    /// Reads `config.json`, or infers the sizes from `weights` without one
-    /// (heads of 64, quick GELU: ViT-L/14), and checks them against `weights`.
-    ///
-    /// # Errors
-    /// As [`ClipTextConfig::open`].
-    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
-        let mut read = read_or(config, || infer::clip_vision(weights))?;
+    /// As [`ClipTextConfig::read_or_infer`].
+    pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
+        let mut read = config.map_or_else(|| infer::clip_vision(weights), Location::read_json)?;
         let projection = weights.dims("visual_projection.weight").and_then(|d| d.first());
         read.projection_dim = projection.copied().unwrap_or(read.projection_dim);
         read.validate(config.map_or(&weights.path, Location::path))?;
-        check(config, weights, clip_vision_tensors(&read))?;
-        Ok(read)
+        Ok((read, source_of(config)))
     }
 
     /// Patches of a picture, the class token not counted.
@@ -166,15 +153,6 @@ impl ClipVisionConfig {
         check.within("num_channels", self.num_channels, 1..=64)?;
         check.within("projection_dim", self.projection_dim, CHANNELS)
     }
-}
-
-fn read_or<T: DeserializeOwned>(config: Option<&Location>, infer: impl FnOnce() -> Result<T>) -> Result<T> {
-    config.map_or_else(infer, Location::read_json)
-}
-
-fn check(config: Option<&Location>, weights: &Checkpoint, table: Table) -> Result<()> {
-    let source = config.map_or("as the other tensors imply".to_owned(), |p| format!("as {} says", p.display()));
-    weights.check(&table, &source)
 }
 
 fn tower(check: &Check<'_>, width: usize, hidden: usize, layers: usize, heads: usize) -> Result<()> {

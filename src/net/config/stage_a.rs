@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CHANNELS, Check, LAYERS, infer, stage_a_tensors};
+use super::{CHANNELS, Check, LAYERS, infer, source_of};
 use crate::error::Result;
 use crate::files::Location;
 use crate::weights::Checkpoint;
@@ -55,25 +55,17 @@ impl Default for StageAConfig {
 }
 
 impl StageAConfig {
-    /// Reads `config.json`, or infers the sizes from `weights` without one, and
-    /// checks them against `weights`. Files of the original repository and of
-    /// ComfyUI without a config have a scale of 0.43.
-    ///
-    /// # Errors
-    /// As [`UNetConfig::open`](super::UNetConfig::open).
-    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
-        let (read, source) = match config {
-            Some(file) => (Self::read(file)?, format!("as {} says", file.display())),
+    /// Reads `config.json`, or infers the sizes from `weights` without one; and what to say of them in messages.
+    pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
+        let read = match config {
+            Some(file) => Self::read(file)?,
             None => {
-                let mut inferred = infer::stage_a(weights)?;
-                if weights.original {
-                    inferred.scale_factor = ORIGINAL_SCALE;
-                }
-                (inferred, "as the other tensors imply".to_owned())
+                let inferred = infer::stage_a(weights)?;
+                let scale_factor = if weights.original { ORIGINAL_SCALE } else { inferred.scale_factor };
+                Self { scale_factor, ..inferred }
             }
         };
-        weights.check(&stage_a_tensors(&read), &source)?;
-        Ok(read)
+        Ok((read, source_of(config)))
     }
 
     /// Reads a `config.json`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{CHANNELS, Check, LAYERS, infer, tensors};
+use super::{CHANNELS, Check, LAYERS, infer, source_of};
 use crate::error::Result;
 use crate::files::Location;
 use crate::weights::Checkpoint;
@@ -111,20 +111,10 @@ impl Default for UNetConfig {
 }
 
 impl UNetConfig {
-    /// Reads `config.json`, or infers the sizes from `weights` without one, and
-    /// checks them against `weights`.
-    ///
-    /// # Errors
-    /// [`Error::Model`](crate::error::Error::Model) names a field with an absurd
-    /// value; [`Error::Tensor`](crate::error::Error::Tensor) names a tensor that
-    /// does not fit and the config.
-    pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
-        let (read, source) = match config {
-            Some(file) => (Self::read(file)?, format!("as {} says", file.display())),
-            None => (infer::unet(weights)?, "as the other tensors imply".to_owned()),
-        };
-        weights.check(&tensors(&read), &source)?;
-        Ok(read)
+    /// Reads `config.json`, or infers the sizes from `weights` without one; and what to say of them in messages.
+    pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
+        let read = config.map_or_else(|| infer::unet(weights), Self::read)?;
+        Ok((read, source_of(config)))
     }
 
     /// Reads a `config.json`.

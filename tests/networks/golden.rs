@@ -1,15 +1,12 @@
-//! Whole networks at tiny widths against golden vectors computed by the PyTorch
-//! modules. Weights come from a fill rule, so no files are needed; they go
-//! through a safetensors file all the same.
+//! Every network, at tiny widths, with weights that a rule makes: no files are needed, and the weights go
+//! through a safetensors file all the same. Of the PyTorch modules' output a few numbers are written down here.
 
-mod common;
-
-use cascade_rt::net::config::{self, Activation, Block, ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
+use crate::common::{Bench, golden_checkpoint, golden_input, to_nchw};
+use cascade_rt::net::config::{Activation, Block, ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
 use cascade_rt::net::unet::{Conditions, UNet};
-use cascade_rt::net::{Net, clip, effnet, previewer, stage_a};
+use cascade_rt::net::{Net, clip, effnet, previewer, stage_a, tensors};
 use cascade_rt::sampler::timestep_embedding;
 use cascade_rt::shape::Shape;
-use common::{Bench, golden_checkpoint, golden_input, to_nchw};
 
 /// What is known of an output: its first and last values, sum and sum of squares, in NCHW order.
 struct Golden<'a> {
@@ -88,7 +85,7 @@ fn decoder() -> UNetConfig {
 /// One evaluation with every golden input that the configuration takes, at timesteps 0.75 and 0.25.
 fn check_unet(config: &UNetConfig, sample: Shape, golden: Golden<'_>) {
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(config::tensors(config), dir.path());
+    let weights = golden_checkpoint(config.tensors(), dir.path());
     let mut bench = Bench::new();
     let table = |r: [f32; 2]| [timestep_embedding(r[0], 64), timestep_embedding(r[1], 64)].concat();
     let times = Shape::new(2, 1, 1, 64);
@@ -179,7 +176,7 @@ fn tiny_stage_a() -> StageAConfig {
 
 fn check_decode(config: &StageAConfig, latents: Shape, quantise: bool, golden: Golden<'_>) {
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(config::stage_a_tensors(config), dir.path());
+    let weights = golden_checkpoint(config.tensors(), dir.path());
     let mut bench = Bench::new();
     let z = bench.input_nchw(latents, &golden_input(5, latents.elements()));
     let y = stage_a::decode(&mut Net::new(&mut bench.rec, &weights), config, z, quantise).unwrap();
@@ -241,7 +238,7 @@ fn stage_a_decodes_at_full_width() {
 fn stage_a_encodes() {
     let config = tiny_stage_a();
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(config::stage_a_tensors(&config), dir.path());
+    let weights = golden_checkpoint(config.tensors(), dir.path());
     let mut bench = Bench::new();
     let picture = Shape::new(1, 24, 20, 3);
     let x = bench.input_nchw(picture, &golden_input(6, picture.elements()));
@@ -274,7 +271,7 @@ fn clip_text() {
         eos_token_id: 49407,
     };
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(config::clip_text_tensors(&config), dir.path());
+    let weights = golden_checkpoint(config.tensors(), dir.path());
     let mut ids = vec![49407u32; 2 * 77];
     ids[..8].copy_from_slice(&[49406, 320, 2368, 539, 320, 1000, 2000, 3000]);
     ids[77] = 49406;
@@ -318,7 +315,7 @@ fn clip_vision() {
         layer_norm_eps: 1e-5,
     };
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(config::clip_vision_tensors(&config), dir.path());
+    let weights = golden_checkpoint(config.tensors(), dir.path());
     let mut bench = Bench::new();
     let pixels = Shape::new(2, 28, 28, 3);
     let x = bench.input_nchw(pixels, &golden_input(7, pixels.elements()));
@@ -340,14 +337,14 @@ fn clip_vision() {
 }
 
 /// Values of a table, but for what is measured rather than learned.
-fn parameters(table: &config::Table) -> usize {
+fn parameters(table: &tensors::Table) -> usize {
     let learned = table.iter().filter(|(name, _)| !name.contains(".running_"));
     learned.map(|(_, dims)| dims.iter().product::<usize>()).sum()
 }
 
 #[test]
 fn effnet_encodes() {
-    let table = config::effnet_tensors();
+    let table = tensors::of_effnet();
     // Files have 784 tensors: each of the 111 batch norms also counts its steps.
     assert_eq!((table.len(), parameters(&table)), (784 - 111, 20_197_968));
     let dir = tempfile::tempdir().unwrap();
@@ -373,7 +370,7 @@ fn effnet_encodes() {
 #[test]
 fn effnet_takes_any_size() {
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(config::effnet_tensors(), dir.path());
+    let weights = golden_checkpoint(tensors::of_effnet(), dir.path());
     let mut bench = Bench::new();
     let x = bench.input(Shape::new(2, 33, 65, 3), &vec![0.0; 2 * 33 * 65 * 3]);
     let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), x).unwrap();
@@ -382,7 +379,7 @@ fn effnet_takes_any_size() {
 
 #[test]
 fn previewer() {
-    let table = config::previewer_tensors();
+    let table = tensors::of_previewer();
     assert_eq!(parameters(&table), 3_979_651);
     let dir = tempfile::tempdir().unwrap();
     let weights = golden_checkpoint(table, dir.path());

@@ -1,9 +1,12 @@
-//! From a node to the CPU kernel that computes it: operands unpacked, nothing else.
+//! For each op, a function that unpacks a node's operands and calls the CPU kernel.
 
-use super::Kernel;
-use crate::cpu::linear::Residual;
-use crate::cpu::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, group_norm, linear, norm};
-use crate::ops::{Affine, Function, Op, Shapes};
+use super::call::Kernel;
+use super::linear::Residual;
+use super::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, group_norm, linear, norm};
+use crate::ops::{
+    Add, Affine, Attention, Conv2d, ConvTranspose2d, DepthwiseNorm, DepthwiseResidual, FeedForward, GrnScale,
+    GroupNorm, LayerNorm, Linear, Op, PixelUnshuffle, Resample, Shapes,
+};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -15,11 +18,12 @@ fn extent(s: Shape) -> [usize; 4] {
     [s.n, s.h, s.w, s.c]
 }
 
-fn shape(inputs: Shapes<'_>, i: usize) -> Shape {
-    inputs.get(i).copied().flatten().unwrap_or(Shape::vector(0))
+/// The shape of an operand; an empty one if the operand is absent.
+fn shape(inputs: Shapes<'_>, operand: usize) -> Shape {
+    inputs[operand].unwrap_or(Shape::vector(0))
 }
 
-/// Makes a [`Kernel`] of op `$Op` from the body of its launch and its scratch.
+/// Defines a [`Kernel`] of op `$Op` by an expression that computes it and one for the size of its scratch memory.
 macro_rules! kernel {
     ($(#[$doc:meta])* $name:ident, $Op:ident, |$op:ident, $call:ident| $run:expr, |$sop:ident, $inputs:ident, $out:ident| $scratch:expr) => {
         $(#[$doc])*
@@ -43,10 +47,11 @@ kernel!(
     /// [`linear::linear`]
     linear, Linear,
     |op, call| {
-        let x = call.inputs[0].expect("x");
-        // One image's `(a, b)` lie side by side; those of several are gathered.
-        let (gathered, scratch) = call.scratch.split_at_mut(gathered(call.inputs.get(6).copied().flatten().map(|t| t.shape)));
-        let modulate = match (call.inputs[6], call.inputs[7]) {
+        let (x, weight) = (call.tensor(Linear::X), call.tensor(Linear::WEIGHT).weight());
+        // The kernel needs the current step's rows of all images to be contiguous. With several images they are copied
+        // to scratch memory.
+        let (gathered, scratch) = call.scratch.split_at_mut(gathered(call.inputs[Linear::TABLE].map(|t| t.shape)));
+        let modulate = match (call.inputs[Linear::TABLE], call.inputs[Linear::COUNTER]) {
             (Some(table), Some(counter)) => {
                 let (row, step) = (table.shape.c, counter.u32()[0] as usize);
                 let at = |image: usize| &table.f32()[(image * table.shape.w + step) * row..][..row];
@@ -60,37 +65,27 @@ kernel!(
             _ => None,
         };
         let args = linear::Linear {
-            bias: call.inputs[2].map(|t| t.weight()),
-            activation: activation(op.function),
-            residual: match (call.aliased, call.inputs[3]) {
+            bias: call.inputs[Linear::BIAS].map(|t| t.weight()),
+            function: op.function,
+            residual: match (call.aliased, call.inputs[Linear::RESIDUAL]) {
                 (Some(_), _) => Residual::InPlace,
                 (None, Some(residual)) => Residual::Slice(residual.f32()),
                 (None, None) => Residual::None,
             },
-            scale: call.inputs[4].map(|t| t.f32()),
-            shift: call.inputs[5].map(|t| t.weight()),
+            scale: call.inputs[Linear::SCALE].map(|t| t.f32()),
+            shift: call.inputs[Linear::SHIFT].map(|t| t.weight()),
             modulate,
-            ..linear::Linear::new(x.f32(), call.inputs[1].expect("weight").weight())
+            ..linear::Linear::new(x.f32(), weight)
         };
         linear::linear(call.isa, &args, call.out, scratch)
     },
     |_op, inputs, out| {
-        gathered(inputs.get(6).copied().flatten())
-            + linear::linear_scratch(out.rows(), out.c, shape(inputs, 0).c, threads())
+        gathered(inputs[Linear::TABLE])
+            + linear::linear_scratch(out.rows(), out.c, shape(inputs, Linear::X).c, threads())
     }
 );
 
-/// The kernels' word for an op's function.
-fn activation(function: Function) -> linear::Activation {
-    match function {
-        Function::Identity => linear::Activation::None,
-        Function::GeluErf => linear::Activation::Gelu,
-        Function::QuickGelu => linear::Activation::QuickGelu,
-        Function::Silu => linear::Activation::Silu,
-    }
-}
-
-/// Scratch in which the rows of a modulation table of several images are gathered.
+/// f32 of scratch for the rows of a modulation table of several images.
 fn gathered(table: Option<Shape>) -> usize {
     table.filter(|t| t.n > 1).map_or(0, |t| t.n * t.c)
 }
@@ -99,7 +94,7 @@ kernel!(
     /// [`attention::attention`]
     attention, Attention,
     |op, call| {
-        let (x, c) = (call.inputs[0].expect("x"), op.channels());
+        let (x, c) = (call.tensor(Attention::X), op.channels());
         let kv = |t: Tensor<'_>, at: usize| t.f32().len().min(at);
         let own = op.self_part.then(|| attention::KeyValue {
             k: &x.f32()[kv(x, c)..],
@@ -107,7 +102,7 @@ kernel!(
             stride: 3 * c,
             rows: call.shape.tokens(),
         });
-        let context = call.inputs[1].map(|t| attention::KeyValue {
+        let context = call.inputs[Attention::CONTEXT].map(|t| attention::KeyValue {
             k: t.f32(),
             v: &t.f32()[kv(t, c)..],
             stride: 2 * c,
@@ -123,13 +118,13 @@ kernel!(
             own,
             context,
             causal: op.causal,
-            key_len: call.inputs[2].map(|t| t.u32()),
+            key_len: call.inputs[Attention::KEY_LEN].map(|t| t.u32()),
         };
         attention::attention(call.isa, &args, call.out, call.scratch)
     },
     |op, inputs, _out| {
-        let own = if op.self_part { shape(inputs, 0).tokens() } else { 0 };
-        attention::attention_scratch(own + shape(inputs, 1).tokens(), op.head_dim, threads())
+        let own = if op.self_part { shape(inputs, Attention::X).tokens() } else { 0 };
+        attention::attention_scratch(own + shape(inputs, Attention::CONTEXT).tokens(), op.head_dim, threads())
     }
 );
 
@@ -137,38 +132,38 @@ kernel!(
     /// [`depthwise::depthwise_norm`]
     depthwise_norm, DepthwiseNorm,
     |op, call| {
-        let [x, weight, bias] = [0, 1, 2].map(|i| call.inputs[i].expect("every operand"));
-        depthwise::depthwise_norm(
-            call.isa, x.f32(), extent(x.shape), weight.weight(), Some(bias.weight()), op.eps, call.out, call.scratch,
-        )
+        let x = call.tensor(DepthwiseNorm::X);
+        let weight = call.tensor(DepthwiseNorm::WEIGHT).weight();
+        let bias = Some(call.tensor(DepthwiseNorm::BIAS).weight());
+        depthwise::depthwise_norm(call.isa, x.f32(), extent(x.shape), weight, bias, op.eps, call.out, call.scratch)
     },
-    |_op, inputs, out| depthwise::depthwise_scratch(out.c, shape(inputs, 1).w)
+    |_op, inputs, out| depthwise::depthwise_scratch(out.c, shape(inputs, DepthwiseNorm::WEIGHT).w)
 );
 
 kernel!(
     /// [`depthwise::depthwise_residual`]
     depthwise_residual, DepthwiseResidual,
     |_op, call| {
-        if let Some(x) = call.inputs[0] {
+        if let Some(x) = call.inputs[DepthwiseResidual::X] {
             call.out.copy_from_slice(x.f32());
         }
-        let [t, weight, bias, gammas] = [1, 2, 3, 4].map(|i| call.inputs[i].expect("every operand"));
-        let g = gammas.weight().row(0, 6).get(2);
-        depthwise::depthwise_residual(
-            call.isa, t.f32(), extent(t.shape), weight.weight(), Some(bias.weight()), g, call.out, call.scratch,
-        )
+        let t = call.tensor(DepthwiseResidual::T);
+        let weight = call.tensor(DepthwiseResidual::WEIGHT).weight();
+        let bias = Some(call.tensor(DepthwiseResidual::BIAS).weight());
+        let g = call.tensor(DepthwiseResidual::GAMMAS).weight().row(0, 6).get(2);
+        depthwise::depthwise_residual(call.isa, t.f32(), extent(t.shape), weight, bias, g, call.out, call.scratch)
     },
-    |_op, inputs, out| depthwise::depthwise_scratch(out.c, shape(inputs, 2).w)
+    |_op, inputs, out| depthwise::depthwise_scratch(out.c, shape(inputs, DepthwiseResidual::WEIGHT).w)
 );
 
 kernel!(
     /// [`grn::grn_scale`]
     grn_scale, GrnScale,
     |_op, call| {
-        let (x, gamma) = (call.inputs[0].expect("x"), call.inputs[1].expect("gamma"));
+        let (x, gamma) = (call.tensor(GrnScale::X), call.tensor(GrnScale::GAMMA));
         grn::grn_scale(call.isa, x.f32(), gamma.weight(), x.shape.tokens(), call.out, call.scratch)
     },
-    |_op, inputs, out| grn::grn_scale_scratch(out.n, shape(inputs, 0).tokens(), out.c)
+    |_op, inputs, out| grn::grn_scale_scratch(out.n, shape(inputs, GrnScale::X).tokens(), out.c)
 );
 
 kernel!(
@@ -178,14 +173,15 @@ kernel!(
         let affine = match op.affine {
             Affine::None => norm::Affine::None,
             Affine::Channels => {
-                norm::Affine::Weights(call.inputs[1].expect("weight").weight(), call.inputs[2].expect("bias").weight())
+                let [weight, bias] = [LayerNorm::WEIGHT, LayerNorm::BIAS].map(|i| call.tensor(i).weight());
+                norm::Affine::Weights(weight, bias)
             }
             Affine::Gammas => {
-                let gammas = call.inputs[1].expect("gammas").weight().row(0, 6);
+                let gammas = call.tensor(LayerNorm::GAMMAS).weight().row(0, 6);
                 norm::Affine::Scalars(gammas.get(0), gammas.get(1))
             }
         };
-        let x = call.inputs[0].map(|x| x.f32());
+        let x = call.inputs[LayerNorm::X].map(|x| x.f32());
         norm::layer_norm(call.isa, x, call.shape.c, op.eps, affine, call.out, call.scratch)
     },
     |_op, _inputs, out| norm::layer_norm_scratch(out.c)
@@ -195,9 +191,9 @@ kernel!(
     /// [`elementwise::add`]
     add, Add,
     |_op, call| {
-        let b = call.inputs[1].expect("b").f32();
+        let b = call.tensor(Add::B).f32();
         for (i, out) in call.out.chunks_mut(b.len()).enumerate() {
-            match call.inputs[0] {
+            match call.inputs[Add::A] {
                 Some(a) => elementwise::add(call.isa, &a.f32()[i * b.len()..][..b.len()], b, out),
                 None => elementwise::add_in_place(call.isa, b, out),
             }
@@ -210,8 +206,8 @@ kernel!(
     /// [`elementwise::resample`]
     resample, Resample,
     |op, call| {
-        let x = call.inputs[0].expect("x");
-        elementwise::resample(call.isa, x.f32(), extent(x.shape), [op.height, op.width], false, call.out)
+        let x = call.tensor(Resample::X);
+        elementwise::resample(call.isa, x.f32(), extent(x.shape), [op.height, op.width], call.out)
     },
     |_op, _inputs, _out| 0
 );
@@ -220,7 +216,7 @@ kernel!(
     /// [`elementwise::pixel_unshuffle`]
     pixel_unshuffle, PixelUnshuffle,
     |op, call| {
-        let x = call.inputs[0].expect("x");
+        let x = call.tensor(PixelUnshuffle::X);
         elementwise::pixel_unshuffle(x.f32(), extent(x.shape), op.patch, call.out)
     },
     |_op, _inputs, _out| 0
@@ -230,46 +226,46 @@ kernel!(
     /// [`conv::conv2d`]
     conv2d, Conv2d,
     |op, call| {
-        let (x, weight) = (call.inputs[0].expect("x"), call.inputs[1].expect("weight").weight());
+        let (x, weight) = (call.tensor(Conv2d::X), call.tensor(Conv2d::WEIGHT).weight());
         let params = conv::ConvParams { stride: op.stride, padding: op.padding };
-        let bias = call.inputs[2].map(|t| t.weight());
+        let bias = call.inputs[Conv2d::BIAS].map(|t| t.weight());
         conv::conv2d(call.isa, x.f32(), extent(x.shape), weight, bias, params, call.out, call.scratch)
     },
-    |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, 1)), false, threads())
+    |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, Conv2d::WEIGHT)), false, threads())
 );
 
 kernel!(
     /// [`conv::conv_transpose2d`]
     conv_transpose2d, ConvTranspose2d,
     |op, call| {
-        let (x, weight) = (call.inputs[0].expect("x"), call.inputs[1].expect("weight").weight());
+        let (x, weight) = (call.tensor(ConvTranspose2d::X), call.tensor(ConvTranspose2d::WEIGHT).weight());
         let params = conv::ConvParams { stride: op.stride, padding: op.padding };
-        let bias = call.inputs[2].map(|t| t.weight());
+        let bias = call.inputs[ConvTranspose2d::BIAS].map(|t| t.weight());
         conv::conv_transpose2d(call.isa, x.f32(), extent(x.shape), weight, bias, params, call.out, call.scratch)
     },
-    |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, 1)), true, threads())
+    |_op, inputs, out| conv::conv_scratch(out.rows(), &extent(shape(inputs, ConvTranspose2d::WEIGHT)), true, threads())
 );
 
 kernel!(
     /// [`feed_forward::feed_forward`]
     feed_forward, FeedForward,
     |op, call| {
-        if let Some(x) = call.inputs[0] {
+        if let Some(x) = call.inputs[FeedForward::X] {
             call.out.copy_from_slice(x.f32());
         }
-        let weight = |i: usize| call.inputs[i].expect("every operand").weight();
-        let g = |i| weight(1).row(0, 6).get(i);
+        let weight = |i: usize| call.tensor(i).weight();
+        let g = |i| weight(FeedForward::GAMMAS).row(0, 6).get(i);
         let args = feed_forward::FeedForward {
             eps: op.eps,
             gammas: [g(3), g(4), g(5)],
-            up: weight(2),
-            up_bias: weight(3),
-            down: weight(4),
-            down_bias: weight(5),
+            up: weight(FeedForward::W0),
+            up_bias: weight(FeedForward::B0),
+            down: weight(FeedForward::W2),
+            down_bias: weight(FeedForward::B2),
         };
         feed_forward::feed_forward(call.isa, &args, call.out, call.scratch)
     },
-    |_op, inputs, out| feed_forward::feed_forward_scratch(out.c, shape(inputs, 2).w, threads())
+    |_op, inputs, out| feed_forward::feed_forward_scratch(out.c, shape(inputs, FeedForward::W0).w, threads())
 );
 
 kernel!(
@@ -277,7 +273,7 @@ kernel!(
     group_norm,
     GroupNorm,
     |op, call| {
-        let [x, weight, bias] = [0, 1, 2].map(|i| call.inputs[i].expect("every operand"));
+        let [x, weight, bias] = [GroupNorm::X, GroupNorm::WEIGHT, GroupNorm::BIAS].map(|i| call.tensor(i));
         let args = group_norm::GroupNorm {
             x: x.f32(),
             pixels: x.shape.tokens(),
@@ -285,7 +281,7 @@ kernel!(
             eps: op.eps,
             weight: weight.weight(),
             bias: bias.weight(),
-            activation: activation(op.function),
+            function: op.function,
         };
         group_norm::group_norm(call.isa, &args, call.out, call.scratch)
     },

@@ -12,7 +12,7 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// The number that a kernel's text, or a file that it includes, calls `constexpr u32 <name>`.
-pub fn number(source: &str, name: &str) -> Option<u64> {
+pub(super) fn number(source: &str, name: &str) -> Option<u64> {
     source.lines().find_map(|line| {
         if let Some(rest) = line.strip_prefix("constexpr u32 ") {
             let (found, value) = rest.split_once(" = ")?;
@@ -60,7 +60,7 @@ mod tests {
                 .flat_map(|tile| tile.numbers().into_iter().chain(["CLUSTER_X", "CLUSTER_Y", "SHARED"]));
             let clusters = cuda.passes.iter().filter(|pass| pass.clusters).flat_map(|_| ["CLUSTER_X", "CLUSTER_Y"]);
             for name in axes.flat_map(names).chain(tiles).chain(clusters).chain(["THREADS"]) {
-                assert!(number(cuda.source, name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
+                assert!(cuda.number(name).is_some_and(|n| n > 0), "{}: no number {name}", kernel.name);
             }
         }
     }
