@@ -1,6 +1,6 @@
 //! Invalid input to the program: every case must fail quickly, with the right exit
 //! code and a message that names the problem, and must not write anything.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cli"))]
 
 #[path = "bad_input/models.rs"]
 mod models;
