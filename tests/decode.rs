@@ -165,9 +165,11 @@ fn text_is_encoded_once_for_many_runs() {
     // As diffusers has it: the negative prompt once for each prompt, and nobody knows the prompts.
     let twice: Tensors = tensors.iter().map(|(n, d, v)| (n.clone(), [&[2], &d[1..]].concat(), v.repeat(2))).collect();
     room.write("two.safetensors", &twice, None);
-    room.generate(&["--text", "two.safetensors", "-o", "two.png"]);
+    // With philox, the first picture of several is the one that is made alone.
+    room.generate(&["--text", "two.safetensors", "--noise", "philox", "-o", "two.png"]);
     assert_eq!(room.record("two-2.png").request.prompts, ["", ""]);
-    assert!(room.pixels("two-1.png") == room.pixels("text.png"));
+    room.generate(&["--text", "t.safetensors", "--noise", "philox", "-o", "one.png"]);
+    assert!(room.pixels("two-1.png") == room.pixels("one.png"));
 }
 
 #[test]
