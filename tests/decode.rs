@@ -39,6 +39,11 @@ impl Room {
         self.run(&[&["generate", "-W", "64", "-H", "64", "--steps", "2,2"], args].concat())
     }
 
+    fn inspect(&self, name: &str) -> String {
+        let output = common::program().args(["inspect", name, "--tensors"]).current_dir(&self.0).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// The program fails with this exit code and these words.
     #[track_caller]
     fn fails(&self, args: &[&str], code: i32, words: &[&str]) {
@@ -121,6 +126,8 @@ fn every_seed_makes_another_picture_of_the_same_latents() {
     assert_eq!(room.run(&["decode", "c.safetensors", "-s", "1,2", "-o", "x.png"]), "x-1.png\nx-2.png\n");
     assert!(fs::read(room.path("all/cascade-7.png")).unwrap() == fs::read(room.path("whole.png")).unwrap());
     assert!(room.pixels("all/cascade-8.png") != room.pixels("all/cascade-7.png"));
+    let shown = room.inspect("c.safetensors");
+    assert!(shown.contains("stage_c") && shown.contains("\na cactus on a pink background\nSteps: 2"), "{shown}");
     let record = room.record("all/cascade-8.png");
     assert_eq!(record.request.seed, 8);
     assert!(matches!(record.prior, Some(Origin::Request(prior)) if prior.seed == 7));
