@@ -137,30 +137,30 @@ struct Warpgroup {
             for (u32 k = 0; k < DIM / 16; ++k) {
                 load_matrices(queries[k], &s.queries[tile_place(first + warp() % 4 * 16 + lane() % 16, 2 * k + lane() / 16)]);
             }
-            products_fence();
+            wgmma_fence();
 #pragma unroll
-            for (u32 k = 0; k < DIM / 16; ++k) start_product(scores, queries[k], &keys[k * 16], k > 0);
+            for (u32 k = 0; k < DIM / 16; ++k) start_wgmma(scores, queries[k], &keys[k * 16], k > 0);
         } else {
-            products_fence();
+            wgmma_fence();
 #pragma unroll
-            for (u32 k = 0; k < DIM / 16; ++k) start_product(scores, &s.queries[first * DIM + k * 16], &keys[k * 16], k > 0);
+            for (u32 k = 0; k < DIM / 16; ++k) start_wgmma(scores, &s.queries[first * DIM + k * 16], &keys[k * 16], k > 0);
         }
-        products_commit();
+        wgmma_commit();
     }
 
     template <u32 COLUMNS> DEVICE void start_values(u32 tile) {
         pin(acc);
-        products_fence();
+        wgmma_fence();
 #pragma unroll
         for (u32 k = 0; k < (COLUMNS + 15) / 16; ++k) {
-            start_product<true>(acc, weights[k], &s.values[tile % STAGES][k * 16 * DIM], true);
+            start_wgmma<true>(acc, weights[k], &s.values[tile % STAGES][k * 16 * DIM], true);
         }
-        products_commit();
+        wgmma_commit();
     }
 
     // Waits until no MMA is in flight.
     DEVICE void finish_values() {
-        products_wait<0>();
+        wgmma_wait<0>();
         pin(acc);
     }
 
@@ -191,7 +191,7 @@ struct Warpgroup {
     DEVICE void first_tile() {
         float scores[KEYS / 2];
         start_scores(scores, 0);
-        products_wait<0>();
+        wgmma_wait<0>();
         pin(scores);
         to_weights(scores, 0);
         round_weights(scores);
@@ -207,7 +207,7 @@ struct Warpgroup {
         }
         start_scores(scores, tile);
         if (OVERLAP) start_values<KEYS>(tile - 1);
-        products_wait<OVERLAP>();
+        wgmma_wait<OVERLAP>();
         pin(scores);
         const float2 rescale = to_weights(scores, tile);
         if (OVERLAP) {

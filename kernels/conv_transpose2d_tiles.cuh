@@ -58,16 +58,16 @@ struct Place {
 DEVICE void produce(const Args& a, Stages& s, const Maps& maps, const Place& at) {
     const u32 row0 = cluster_rank() % CLUSTER_X * ROWS_PER_BLOCK, k0 = cluster_rank() / CLUSTER_X * K_PER_BLOCK;
     const u32 depth = a.shape[X].c;
-    Turn turn;
+    PipelineState state;
     for (u32 tap = 0; tap < TAPS * TAPS; ++tap) {
         // With one tap per class the input pixel is the tile's own; with 2 x 2 taps it is shifted, depending on class and tap.
         const u32 y = at.y + row0 + (TAPS == 1 ? 0 : at.cls / 2 - tap / 2), x = at.x + (TAPS == 1 ? 0 : at.cls % 2 - tap % 2);
-        for (u32 k = 0; k < depth; k += TILE_K, turn.next()) {
-            TileBarrier& full = s.full[turn.stage];
-            s.empty[turn.stage].wait(turn.parity ^ 1); // the first wait is for the phase before the first, which counts as over
+        for (u32 k = 0; k < depth; k += TILE_K, state.next()) {
+            TileBarrier& full = s.full[state.stage];
+            s.empty[state.stage].wait(state.parity ^ 1); // the first wait is for the phase before the first, which counts as over
             full.arrive_expecting(STAGE_BYTES);
-            u16* to_x = &s.x[turn.stage][row0 * TILE_W * TILE_K];
-            u16* to_weight = &s.weight[turn.stage][k0 * TILE_N];
+            u16* to_x = &s.x[state.stage][row0 * TILE_W * TILE_K];
+            u16* to_weight = &s.weight[state.stage][k0 * TILE_N];
             // K elements past the end of this tap are the next tap's or zeros, which is harmless: x is zero there.
             if constexpr (CLUSTER_X == 2) {
                 copy_pixels_to(3, to_x, maps.of[X], k, x, y, at.image, full);
@@ -84,20 +84,20 @@ DEVICE void produce(const Args& a, Stages& s, const Maps& maps, const Place& at)
 DEVICE void consume(const Args& a, Stages& s, float (&acc)[TILE_N / 2], u32 warpgroup) {
     const auto start = [&](u32 stage, bool onto) {
         const u16* x = &s.x[stage][warpgroup * 64 * TILE_K];
-        products_fence();
+        wgmma_fence();
 #pragma unroll
         for (u32 k = 0; k < TILE_K; k += 16) {
             const u16* weight = &s.weight[stage][k / K_PER_BLOCK * K_PER_BLOCK * TILE_N + k % K_PER_BLOCK * STRIP];
-            start_product<true>(acc, x + k, Strips{weight, K_PER_BLOCK * STRIP}, onto || k > 0);
+            start_wgmma<true>(acc, x + k, Strips{weight, K_PER_BLOCK * STRIP}, onto || k > 0);
         }
-        products_commit();
+        wgmma_commit();
     };
     multiply_stages(s, TAPS * TAPS * div_up(a.shape[X].c, TILE_K), start);
 }
 
 // The epilogue of a warp's 16 pixels: transposes accumulators through shared memory, so that a class's channels are contiguous.
 DEVICE void store_tile(const Args& a, Stages& s, const float (&acc)[TILE_N / 2], const Place& at) {
-    group_barrier<1, CONSUMERS * WARPGROUP>(); // all stages have been consumed
+    named_barrier<1, CONSUMERS * WARPGROUP>(); // all stages have been consumed
     constexpr u32 CHUNKS = TILE_N / CHUNK; // per pixel
     const u32 first = warp() * 16;
 #pragma unroll

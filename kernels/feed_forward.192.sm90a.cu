@@ -60,7 +60,7 @@ struct Rows {
 #pragma unroll
             for (u32 i = 0; i < VECS; ++i) {
                 for (u32 j = 0; j < VEC; ++j) x[half][i][j] = x[half][i][j] * scale + shift;
-                const uint2 pairs = row_factors(x[half][i]);
+                const uint2 pairs = row_fragments(x[half][i]);
                 fragments[i][half] = pairs.x, fragments[i][2 + half] = pairs.y;
             }
         }
@@ -68,7 +68,7 @@ struct Rows {
 
     DEVICE void start(float (&hidden)[TILE_H / 2], u32, u32 i, const u16* weight) const {
 #pragma unroll
-        for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, fragments[(i * TILE_K + k) / 16], weight + k, i + k > 0);
+        for (u32 k = 0; k < TILE_K; k += 16) start_wgmma(hidden, fragments[(i * TILE_K + k) / 16], weight + k, i + k > 0);
     }
 
     DEVICE Float4 x(u32 half, u32 i) const { return kept[half][i][threadIdx.x]; }

@@ -72,7 +72,7 @@ struct Rows {
     DEVICE void start(float (&hidden)[TILE_H / 2], u32 warpgroup, u32 i, const u16* weight) const {
         const u16* x = &normed[i][warpgroup * 64 * TILE_K];
 #pragma unroll
-        for (u32 k = 0; k < TILE_K; k += 16) start_product(hidden, x + k, weight + k, i + k > 0);
+        for (u32 k = 0; k < TILE_K; k += 16) start_wgmma(hidden, x + k, weight + k, i + k > 0);
     }
 
     DEVICE Float4 x(u32 half, u32 i) const {

@@ -86,12 +86,12 @@ struct Strip {
 #pragma unroll
         for (u32 step = 0; step < STAGES_PER_GEMM; ++step) {
             s.full[stage_of(fill + step)].wait(parity_of(fill + step));
-            products_fence();
+            wgmma_fence();
 #pragma unroll
             for (u32 i = 0; i < TILES; ++i) {
                 rows.start(hidden, warpgroup, step * TILES + i, &s.weight[stage_of(fill + step)][i * TILE_H * TILE_K]);
             }
-            products_commit();
+            wgmma_commit();
         }
     }
 
@@ -100,22 +100,22 @@ struct Strip {
 #pragma unroll
         for (u32 step = 0; step < STAGES_PER_GEMM; ++step) {
             s.full[stage_of(fill + step)].wait(parity_of(fill + step));
-            products_fence();
+            wgmma_fence();
 #pragma unroll
             for (u32 k = 0; k < TILE_H / 16; ++k) {
-                start_product(acc[step], fragments[k], &s.weight[stage_of(fill + step)][k * 16], true);
+                start_wgmma(acc[step], fragments[k], &s.weight[stage_of(fill + step)][k * 16], true);
             }
-            products_commit();
+            wgmma_commit();
         }
     }
 
     // Waits for a GEMM after which AFTER more MMA groups have been issued, and releases its stages.
     template <u32 AFTER> DEVICE void finish(Tiles& s, const Maps& maps, u32 fill) {
         if (STAGES_PER_GEMM == 2) {
-            products_wait<AFTER + 1>();
+            wgmma_wait<AFTER + 1>();
             release(s, maps, fill);
         }
-        products_wait<AFTER>();
+        wgmma_wait<AFTER>();
         release(s, maps, fill + STAGES_PER_GEMM - 1);
 #pragma unroll
         for (u32 step = 0; step < STAGES_PER_GEMM; ++step) pin(acc[step]);

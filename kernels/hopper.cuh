@@ -1,9 +1,9 @@
-// Instructions of Hopper (sm_90a): barriers in shared memory, copies of whole tiles, clusters of blocks. Like
-// ptx.cuh, with a body for the host; products are in wgmma.cuh.
+// Instructions of Hopper (sm_90a): mbarriers, TMA copies of tiles, clusters of blocks. Like ptx.cuh, each function has a second
+// body for the emulator; MMAs are in wgmma.cuh.
 #pragma once
 #include "common.cuh"
 
-// A tensor of 16-bit elements, and the tile of it that one copy takes. The driver makes it: backend/cuda/tensor_map.rs
+// A tensor of 16-bit elements and the tile of it that one TMA copy takes, encoded by the driver: backend/cuda/tensor_map.rs
 #ifdef __CUDACC__
 struct alignas(128) TensorMap {
     unsigned long long opaque[16];
@@ -12,23 +12,23 @@ struct alignas(128) TensorMap {
 using TensorMap = host::TensorMap;
 #endif
 
-// Those of a launch, as its row of the registry names them.
+// The tensor maps of a launch, in the order of its row in the registry.
 struct Maps {
     TensorMap of[2];
 };
 
 #ifdef __CUDACC__
-// KERNEL, given maps as well, for clusters of CLUSTER_X by CLUSTER_Y blocks; one block at a time on a processor.
+// KERNEL with tensor maps as a second argument, for clusters of CLUSTER_X by CLUSTER_Y blocks, one block at a time on an SM.
 #define KERNEL_TILED(name)                                                                                            \
     KERNEL_AS(extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, 1)      \
                   name(const __grid_constant__ Args a, const __grid_constant__ Maps maps),                            \
               name##_body, (const Args& a, const Maps& maps), a, maps)
-// KERNEL(name, blocks) for clusters of CLUSTER_X by CLUSTER_Y blocks.
+// KERNEL(name, blocks) for clusters of CLUSTER_X by CLUSTER_Y blocks, without tensor maps.
 #define KERNEL_CLUSTER(name, blocks)                                                                                  \
     KERNEL_AS(extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, blocks) \
                   name(const __grid_constant__ Args a),                                                               \
               name##_body, (const Args& a), a)
-// The shared memory of a block, SHARED bytes, where the swizzle begins; one such line a kernel.
+// The dynamic shared memory of a block, SHARED bytes, aligned for the swizzle; one such line per kernel.
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
     extern __shared__ __align__(1024) unsigned char shared_bytes[];                                                 \
@@ -42,28 +42,28 @@ struct Maps {
     Type& name = *static_cast<Type*>(host::shared_memory(SHARED))
 #endif
 
-// A tile's row has 64 terms: 128 bytes, which fill the banks once. The copy puts chunk c of 16 bytes of row
-// r at chunk c ^ r % 8, so that the same chunk of eight neighbouring rows lies in different banks.
+// A row of a tile has 64 elements: 128 bytes, as many as all banks hold. The swizzle puts the 16-byte chunk c of row r at chunk
+// c ^ r % 8, so that the same chunk of eight neighbouring rows lies in different banks.
 constexpr u32 TILE_K = 64;
 DEVICE u32 tile_place(u32 row, u32 chunk) { return row * TILE_K + (chunk ^ (row & 7)) * 8; }
 
-// Registers that the threads of a block begin with if it has a processor to itself. Groups may share them out anew, but a
-// group that wants more than others give back waits for ever.
+// Registers that the threads of a block start with if it has an SM to itself. Warpgroups may redistribute them, but one that asks
+// for more than others give back waits for ever.
 constexpr u32 block_registers(u32 threads) { return 65536 / threads / 8 * 8 * threads; }
 
-// A barrier in shared memory. A phase ends when as many threads have arrived as it counts, and as many bytes
-// have landed as they said; phases are told apart by their number's parity, the first is 0.
+// An mbarrier. A phase completes when as many threads have arrived as it counts and as many bytes have landed as they announced.
+// Phases are told apart by the parity of their number; the first is 0.
 struct alignas(8) TileBarrier {
     unsigned long long bits;
 
     DEVICE void init(u32 arrivals);
     DEVICE void arrive();
-    // At the same barrier of block `rank` of the cluster. What this orders are reads, which are over: nothing that the
-    // other block would have to see, for which all of the GPU's memory would be fenced.
+    // Arrives at the same barrier of block `rank` of the cluster. It orders reads of this block, which are over. The other block has
+    // nothing to see, so the fence of all of the GPU's memory that release semantics would cost is not needed.
     DEVICE void arrive_at(u32 rank);
-    // Says that so many more bytes will land in this phase, and arrives.
+    // Announces that so many more bytes will land in this phase, and arrives.
     DEVICE void arrive_expecting(u32 bytes);
-    // Until the phase of this parity is over.
+    // Waits until the phase of this parity is complete.
     DEVICE void wait(u32 parity);
 };
 
@@ -105,18 +105,19 @@ DEVICE void TileBarrier::wait(u32 parity) {
     } while (!over);
 }
 
-// Between what this thread does in shared memory, reads too, and copies to the same place, which go another way there.
-// Whoever asks for them must then learn of it: an arrival, a barrier. Products need none: waiting for them is enough.
+// Orders this thread's accesses to shared memory, reads included, before TMA copies to the same place, which use another path
+// (the "async proxy"). The thread that issues the copies must learn of it by an mbarrier or a barrier. Reads by MMAs need no fence:
+// waiting for the MMAs is enough.
 DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Shows barriers that this thread has made to copies and to the cluster; a barrier of threads must follow.
+// Makes mbarriers that this thread has initialised visible to TMA copies and to the cluster; a barrier of threads must follow.
 DEVICE void show_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     proxy_fence();
 }
 
-// Asks for the map's tile at these coordinates; zeros beyond the tensor. Its bytes count at the barrier. Of columns in strips,
-// `channel` is 0, and `image` the strip.
+// Issues a TMA copy of the map's tile at these coordinates; beyond the tensor it is zero. Its bytes count at the barrier. For
+// columns in strips, `channel` is 0 and `image` the number of the strip.
 DEVICE void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
                  "%4}], [%5];" ::"r"(shared_address(to)),
@@ -124,8 +125,8 @@ DEVICE void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 
                  : "memory");
 }
 
-// The same for all blocks of the cluster whose bit of `ranks` is set: to the same place in each, counted at the
-// same barrier of each.
+// The same by multicast, to all blocks of the cluster whose bit of `ranks` is set: to the same place in each, counted at the same
+// barrier of each.
 DEVICE void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel, u32 row, u32 image,
                          TileBarrier& barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
@@ -134,7 +135,7 @@ DEVICE void copy_tile_to(u32 ranks, void* to, const TensorMap& map, u32 channel,
                  : "memory");
 }
 
-// The same of pixels, which may lie outside of the picture.
+// The same for a rectangle of pixels, which may lie partly outside of the image.
 DEVICE void copy_pixels(void* to, const TensorMap& map, u32 channel, u32 x, u32 y, u32 image, TileBarrier& barrier) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
                  "%4, %5}], [%6];" ::"r"(shared_address(to)),
@@ -149,19 +150,19 @@ DEVICE void copy_pixels_to(u32 ranks, void* to, const TensorMap& map, u32 channe
                  : "memory");
 }
 
-// This block's number in its cluster; x first.
+// This block's rank in its cluster; x is the faster index.
 DEVICE u32 cluster_rank() {
     u32 rank;
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
 
-// A barrier of all threads of the cluster in two halves, whole warps each time: what this thread did before the first
-// half is done when another is through the second.
+// A barrier of all threads of the cluster in two halves, each executed by whole warps: what a thread did before it arrived is visible
+// to those that have waited.
 DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Sets what lies at this place in block `rank` of the cluster. That must have begun, and not end before.
+// Stores to the same place in block `rank` of the cluster, which must have begun and must not end before.
 DEVICE void store_at(u32 rank, float* place, float value) {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
@@ -171,12 +172,12 @@ DEVICE void store_at(u32 rank, float* place, float value) {
                  : "memory");
 }
 
-// Waits for `COUNT` threads that name the same ID, 1 to 15; whole warps.
-template <u32 ID, u32 COUNT> DEVICE void group_barrier() {
+// A barrier of COUNT threads, whole warps, that use the same ID, 1 to 15.
+template <u32 ID, u32 COUNT> DEVICE void named_barrier() {
     asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(COUNT) : "memory");
 }
 
-// Sets how many registers each thread of the group may use from here on; all four warps together.
+// Sets how many registers each thread of the warpgroup may use from here on (setmaxnreg). All four warps execute it.
 template <u32 N> DEVICE void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <u32 N> DEVICE void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -210,7 +211,7 @@ inline void cluster_wait() { host::cluster_wait(); }
 inline void store_at(u32 rank, float* place, float value) {
     *static_cast<float*>(host::place_in_cluster(rank, place)) = value;
 }
-template <u32 ID, u32 COUNT> void group_barrier() { host::wait(host::block->group_barriers[ID], COUNT); }
+template <u32 ID, u32 COUNT> void named_barrier() { host::wait(host::block->named_barriers[ID], COUNT); }
 template <u32 N> void fewer_registers() { host::registers_change(N, false); }
 template <u32 N> void more_registers() { host::registers_change(N, true); }
 

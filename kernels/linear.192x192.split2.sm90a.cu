@@ -22,9 +22,9 @@ constexpr u32 CLUSTER_X = 2;
 constexpr u32 CLUSTER_Y = 1;
 constexpr u32 THREADS = 512;
 constexpr u32 SHARED = 197632;
-#include "linear_parts.cuh"
+#include "linear_split_k.cuh"
 
 KERNEL_TILED(linear_192x192_split2_sm90a) {
     SHARED_TILES(Stages, s);
-    linear_of_parts(a, maps, s);
+    linear_split_k(a, maps, s);
 }

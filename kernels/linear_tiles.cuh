@@ -1,25 +1,25 @@
-// A linear layer on Hopper's tensor cores. The including file says how large TILE_M and TILE_N are, how many
-// STAGES there are, and how many blocks along rows (CLUSTER_X) and channels (CLUSTER_Y) form a cluster.
+// A linear layer on Hopper's tensor cores. The including file defines the tile size (TILE_M, TILE_N), the number of pipeline
+// STAGES, and how many blocks along rows (CLUSTER_X) and along channels (CLUSTER_Y) form a cluster.
 //
-// One warp copies tiles of x and of the weight, STAGES ahead; groups of four warps multiply them, 64 rows each.
-// Blocks of a cluster along rows use the same tile of the weight, those along channels the same of x: each
-// copies a part of it, to all of them. So a stage is free when the consumers of the whole cluster have left it.
+// One producer thread issues TMA copies of K tiles of x and of the weight, STAGES ahead; consumer warpgroups multiply them,
+// 64 rows each. Blocks of a cluster along rows share a tile of the weight, those along channels share x: each block copies a
+// part of it to all of them by multicast. So a stage is free when the consumers of the whole cluster have released it.
 #pragma once
-#include "linear.cuh"
 #include "grn_squares.cuh"
+#include "linear_scale.cuh"
 #include "stages.cuh"
 
-constexpr u32 GROUP = 128; // threads of a warp group
-constexpr u32 CONSUMERS = TILE_M / 64;
-constexpr u32 STEPS = TILE_K / 16;        // products of a stage
-constexpr u32 STRIDE = TILE_N + 8;        // of staged sums: four rows of pairs lie in different banks
-constexpr u32 CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : 240; // of 64 Ki, with those of the warps that copy
+constexpr u32 WARPGROUP = 128; // threads
+constexpr u32 CONSUMERS = TILE_M / 64; // warpgroups
+constexpr u32 STEPS = TILE_K / 16;  // MMAs of a stage
+constexpr u32 STRIDE = TILE_N + 8;  // of staged accumulators: four rows of pairs lie in different banks
+constexpr u32 CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : 240; // per thread; an SM has 64 Ki
 constexpr u32 PRODUCER_REGISTERS = CONSUMERS == 3 ? 32 : 24;
 constexpr u32 STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * sizeof(u16);
-static_assert(THREADS == GROUP * (CONSUMERS + 1) && TILE_M % 64 == 0, "a group has 64 rows, another one copies");
-static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are shared out for so many");
-static_assert(GROUP * (CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS) <= block_registers(THREADS), "there are so many");
-static_assert(TILE_M / CLUSTER_Y % 8 == 0 && TILE_N / CLUSTER_X % 8 == 0, "parts begin where the swizzle does");
+static_assert(THREADS == WARPGROUP * (CONSUMERS + 1) && TILE_M % 64 == 0, "a consumer warpgroup per 64 rows, and the producer's");
+static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are shared out for these");
+static_assert(WARPGROUP * (CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS) <= block_registers(THREADS), "registers suffice");
+static_assert(TILE_M / CLUSTER_Y % 8 == 0 && TILE_N / CLUSTER_X % 8 == 0, "each block's part begins at a multiple of the swizzle");
 
 struct Stages {
     union {
@@ -27,24 +27,24 @@ struct Stages {
             alignas(1024) u16 x[STAGES][TILE_M * TILE_K];
             alignas(1024) u16 weight[STAGES][TILE_N * TILE_K];
         };
-        float sums[TILE_M][STRIDE]; // when all has been multiplied
+        float staged[TILE_M][STRIDE]; // accumulators, in the epilogue
     };
     TileBarrier full[STAGES], empty[STAGES];
 };
 
-// Copies `count` stages, from terms `first` on. One thread.
+// The producer: copies `count` stages, the first from column `first` of x on. Called by one thread.
 DEVICE void produce(Stages& s, const Maps& maps, u32 first, u32 count) {
     constexpr u32 ROWS = TILE_M / CLUSTER_Y, COLUMNS = TILE_N / CLUSTER_X; // of this block's parts
     const u32 rank = cluster_rank(), x = rank % CLUSTER_X, y = rank / CLUSTER_X;
     const u32 row = blockIdx.x * TILE_M + y * ROWS, column = blockIdx.y * TILE_N + x * COLUMNS;
-    Turn turn;
-    for (u32 i = 0; i < count; ++i, turn.next()) {
+    PipelineState state;
+    for (u32 i = 0; i < count; ++i, state.next()) {
         const u32 k = first + i * TILE_K;
-        TileBarrier& full = s.full[turn.stage];
-        s.empty[turn.stage].wait(turn.parity ^ 1); // the first time, of a phase before the first
+        TileBarrier& full = s.full[state.stage];
+        s.empty[state.stage].wait(state.parity ^ 1); // the first wait is for the phase before the first, which counts as over
         full.arrive_expecting(STAGE_BYTES);
-        u16* to_x = &s.x[turn.stage][y * ROWS * TILE_K];
-        u16* to_weight = &s.weight[turn.stage][x * COLUMNS * TILE_K];
+        u16* to_x = &s.x[state.stage][y * ROWS * TILE_K];
+        u16* to_weight = &s.weight[state.stage][x * COLUMNS * TILE_K];
         if constexpr (CLUSTER_Y > 1) {
             copy_tile_to((1u | 1u << CLUSTER_X) << x, to_x, maps.of[X], k, row, 0, full);
         } else {
@@ -58,120 +58,91 @@ DEVICE void produce(Stages& s, const Maps& maps, u32 first, u32 count) {
     }
 }
 
-// sums = x w^T over `count` stages, at least one, x as it lies.
-DEVICE void consume(Stages& s, float (&sums)[TILE_N / 2], u32 group, u32 count) {
+// A consumer: acc = x w^T over `count` stages, at least one, with x as it lies in shared memory.
+DEVICE void consume(Stages& s, float (&acc)[TILE_N / 2], u32 warpgroup, u32 count) {
     const auto start = [&](u32 stage, bool onto) {
-        const u16* x = &s.x[stage][group * 64 * TILE_K];
+        const u16* x = &s.x[stage][warpgroup * 64 * TILE_K];
         const u16* weight = s.weight[stage];
-        products_fence();
+        wgmma_fence();
 #pragma unroll
-        for (u32 k = 0; k < STEPS; ++k) start_product(sums, x + k * 16, weight + k * 16, onto || k > 0);
-        products_commit();
+        for (u32 k = 0; k < STEPS; ++k) start_wgmma(acc, x + k * 16, weight + k * 16, onto || k > 0);
+        wgmma_commit();
     };
     multiply_stages(s, count, start);
 }
 
-// Eight terms, two at a time, of two rows of x: what `multiply` in ptx.cuh takes for 16 terms, times scale, plus shift.
-struct Ride {
-    const float* scale[2]; // of the images of this thread's two rows
-    Tensor shift;
-    u32 depth;
-
-    DEVICE Ride(const Args& a, u32 row) : shift(a.tensor(SHIFT)), depth(a.shape[X].c) {
-        // Rows past the last are multiplied, but not stored.
-        for (u32 i = 0; i < 2; ++i) {
-            scale[i] = a.real(SCALE) + min_of(row + 8 * i, a.out.rows() - 1) / a.out.tokens() * depth;
-        }
-    }
-    // x holds 16 terms, from `term` on.
-    DEVICE void apply_to(u32 (&x)[4], u32 term) const {
+// The same of x * scale + shift, which goes through registers. The fragments of half a stage are made while the tensor cores
+// multiply those of the half before. Each half has registers of its own, which are written again only when the MMAs
+// that read them are over. With one set of registers, copied to another when the MMAs are over, the compiler would make
+// them one and write them too early.
+template <u32 KIND>
+DEVICE void consume_scaled(const Args& a, Stages& s, float (&acc)[TILE_N / 2], u32 warpgroup, u32 first, u32 count) {
+    constexpr u32 HALF = STEPS / 2;
+    ScaleA<KIND> scale(a, blockIdx.x * TILE_M + warpgroup * 64 + warp() % 4 * 16 + lane() / 4, first);
+    const u32 row = warpgroup * 64 + warp() % 4 * 16 + lane() % 16;
+    u32 fragments[2][HALF][4], before = 0;
+#pragma unroll
+    for (u32 i = 0; i < TILE_N / 2; ++i) acc[i] = 0.0f;
+    PipelineState state;
+    for (u32 i = 0; i < count; ++i, state.next(), scale.next_stage()) {
+        s.full[state.stage].wait(state.parity);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
-            // Past the last term the weight is zero, and anything finite will do.
-            const u32 t = min_of(term + half * 8 + lane() % 4 * 2, depth - 2);
-            const float more[2] = {shift ? shift[t] : 0.0f, shift ? shift[t + 1] : 0.0f};
+            u32(&own)[HALF][4] = fragments[half];
 #pragma unroll
-            for (u32 r = 0; r < 2; ++r) {
-                const float2 by = *reinterpret_cast<const float2*>(scale[r] + t);
-                u32& pair = x[half * 2 + r];
-                pair = to_bf16(from_bf16(u16(pair)) * by.x + more[0], from_bf16(u16(pair >> 16)) * by.y + more[1]);
+            for (u32 j = 0; j < HALF; ++j) {
+                const u32 k = half * HALF + j;
+                load_matrices(own[j], &s.x[state.stage][tile_place(row, 2 * k + lane() / 16)]);
+                scale.apply_to(own[j], k * 16);
             }
+            if (half == 1) proxy_fence(); // x has been read, before the stage is released
+            wgmma_fence();
+#pragma unroll
+            for (u32 j = 0; j < HALF; ++j) {
+                start_wgmma(acc, own[j], s.weight[state.stage] + (half * HALF + j) * 16, true);
+            }
+            wgmma_commit();
+            wgmma_wait<1>(); // the MMAs of the other half are over
+            if (half == 0 && i > 0) release(s, before);
         }
+        before = state.stage;
     }
-};
-
-// The same of x * scale + shift, which goes through registers: the next stage's while one is multiplied.
-DEVICE void consume_scaled(const Args& a, Stages& s, float (&sums)[TILE_N / 2], u32 group, u32 first, u32 count) {
-    const Ride ride(a, blockIdx.x * TILE_M + group * 64 + warp() % 4 * 16 + lane() / 4);
-    u32 factors[STEPS][4], next[STEPS][4];
-    const auto load = [&](u32 stage, u32 term) {
-        const u32 row = group * 64 + warp() % 4 * 16 + lane() % 16;
-#pragma unroll
-        for (u32 k = 0; k < STEPS; ++k) {
-            load_matrices(next[k], &s.x[stage][tile_place(row, 2 * k + lane() / 16)]);
-            ride.apply_to(next[k], term + k * 16);
-        }
-        proxy_fence(); // before the stage is left
-    };
-    const auto start = [&](u32 stage, bool onto) {
-#pragma unroll
-        for (u32 k = 0; k < STEPS; ++k) {
-            for (u32 j = 0; j < 4; ++j) factors[k][j] = next[k][j];
-        }
-        products_fence();
-#pragma unroll
-        for (u32 k = 0; k < STEPS; ++k) start_product(sums, factors[k], s.weight[stage] + k * 16, onto || k > 0);
-        products_commit();
-    };
-    Turn turn;
-    s.full[turn.stage].wait(turn.parity);
-    load(turn.stage, first);
-    start(turn.stage, false);
-    for (u32 i = 1; i < count; ++i) {
-        const u32 before = turn.stage;
-        turn.next();
-        s.full[turn.stage].wait(turn.parity);
-        load(turn.stage, first + i * TILE_K);
-        products_wait<0>(); // so that factors may change
-        leave(s, before);
-        start(turn.stage, true);
-    }
-    products_wait<0>();
+    wgmma_wait<0>();
 }
 
-// Adds up what the warps of a group have left in their first rows.
-DEVICE void leave_squares(const Args& a, const Stages& s, u32 group) {
-    group_barrier<1, CONSUMERS * GROUP>(); // sums are there
-    const u32 row = blockIdx.x * TILE_M + group * 64, column = blockIdx.y * TILE_N;
-    static_assert(PART_ROWS == 64, "a group has a part");
-    for (u32 i = threadIdx.x % GROUP; i < TILE_N; i += GROUP) {
+// Sums up the squares that the warps of a warpgroup have left in their first rows.
+DEVICE void store_squares(const Args& a, const Stages& s, u32 warpgroup) {
+    named_barrier<1, CONSUMERS * WARPGROUP>(); // all warps have left theirs
+    const u32 row = blockIdx.x * TILE_M + warpgroup * 64, column = blockIdx.y * TILE_N;
+    static_assert(PART_ROWS == 64, "the rows of a warpgroup");
+    for (u32 i = threadIdx.x % WARPGROUP; i < TILE_N; i += WARPGROUP) {
         float sum = 0.0f;
-        for (u32 w = 0; w < 4; ++w) sum += s.sums[group * 64 + w * 16][i];
+        for (u32 w = 0; w < 4; ++w) sum += s.staged[warpgroup * 64 + w * 16][i];
         if (row < a.out.rows() && column + i < a.out.c) a.squares()[row / PART_ROWS * a.out.c + column + i] = sum;
     }
 }
 
-// First row in the block's tile of this warp's sixteen.
+// The first of this warp's sixteen rows in the block's tile.
 DEVICE u32 first_row() { return warp() * 16; }
 
-// Leaves a warp's sums in shared memory: there they change lanes, four neighbouring ones along a row. That is also what keeps
-// the epilogue from being written out for all of them.
-DEVICE void stage_sums(Stages& s, const float (&sums)[TILE_N / 2]) {
+// Stages a warp's accumulators in shared memory, where they change lanes, so that four neighbouring lanes hold a row's columns. A
+// loop over shared memory also keeps the epilogue's code short: registers could only be indexed by unrolling it.
+DEVICE void stage_accumulators(Stages& s, const float (&acc)[TILE_N / 2]) {
 #pragma unroll
     for (u32 j = 0; j < TILE_N / 8; ++j) {
-        float* at = &s.sums[first_row() + lane() / 4][j * 8 + lane() % 4 * 2];
-        *reinterpret_cast<float2*>(at) = make_float2(sums[4 * j], sums[4 * j + 1]);
-        *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(sums[4 * j + 2], sums[4 * j + 3]);
+        float* at = &s.staged[first_row() + lane() / 4][j * 8 + lane() % 4 * 2];
+        *reinterpret_cast<float2*>(at) = make_float2(acc[4 * j], acc[4 * j + 1]);
+        *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(acc[4 * j + 2], acc[4 * j + 3]);
     }
     __syncwarp();
 }
 
-// Results of a warp's sums in columns `begin` to `end` of the tile, whose squares are added up if the layer leaves that. The
-// residuals of the next chunks are read before these are stored.
+// The epilogue of columns `begin` to `end` of a warp's rows. If the layer computes GRN statistics, sums of squares are left in the
+// warp's first row. The residuals of the next chunks are loaded before these are stored.
 DEVICE void store_results(const Args& a, Stages& s, u32 begin, u32 end) {
     const Epilogue<true> epilogue(a);
     const u32 first = first_row();
-    // Of every SLICE columns a lane has a chunk of two rows, eight rows apart.
+    // Of every SLICE columns a lane has a chunk in each of two rows, eight rows apart.
     constexpr u32 SLICE = 4 * CHUNK, ROWS = 2;
     const u32 row = first + lane() / 4, column = lane() % 4 * CHUNK;
     float next[ROWS][CHUNK];
@@ -197,19 +168,19 @@ DEVICE void store_results(const Args& a, Stages& s, u32 begin, u32 end) {
 #pragma unroll
             for (u32 r = 0; r < ROWS; ++r) {
                 float chunk[CHUNK];
-                load_reals(chunk, &s.sums[row + 8 * r][from + column], CHUNK, true);
+                load_reals(chunk, &s.staged[row + 8 * r][from + column], CHUNK, true);
                 epilogue.store(blockIdx.x * TILE_M + row + 8 * r, at, chunk, bias, residual[r]);
                 squares.add(chunk);
             }
         }
         if (!a.squares()) continue;
         const float total = squares.total();
-        __syncwarp(); // all have read
-        if (from + Squares::column() < end) s.sums[first][from + Squares::column()] = total;
+        __syncwarp(); // all lanes have read
+        if (from + Squares::column() < end) s.staged[first][from + Squares::column()] = total;
     }
 }
 
-// A block's tile of the sums over `count` stages from term `first` on: finish(group), when they are where stages were.
+// A block's tile over `count` stages from column `first` of x on. Calls finish(warpgroup) when the accumulators are staged.
 template <class Finish>
 DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u32 count, const Finish& finish) {
     if (threadIdx.x == 0) {
@@ -217,32 +188,37 @@ DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u
         show_barriers();
     }
     cluster_barrier();
-    if (threadIdx.x >= CONSUMERS * GROUP) {
+    if (threadIdx.x >= CONSUMERS * WARPGROUP) {
         fewer_registers<PRODUCER_REGISTERS>();
-        if (threadIdx.x == CONSUMERS * GROUP) produce(s, maps, first, count);
-        __syncwarp(); // whole warps meet the cluster
+        if (threadIdx.x == CONSUMERS * WARPGROUP) produce(s, maps, first, count);
+        __syncwarp(); // the cluster barrier counts whole warps
         cluster_arrive();
     } else {
         more_registers<CONSUMER_REGISTERS>();
-        const u32 group = threadIdx.x / GROUP;
-        float sums[TILE_N / 2];
+        const u32 warpgroup = threadIdx.x / WARPGROUP;
+        float acc[TILE_N / 2];
         if (a.has(SCALE)) {
-            consume_scaled(a, s, sums, group, first, count);
+            const bool whole = first + count * TILE_K <= a.shape[X].c;
+            switch (whole ? a.kind[SHIFT] : u32(ANY)) {
+            case BF16: consume_scaled<BF16>(a, s, acc, warpgroup, first, count); break;
+            case F32: consume_scaled<F32>(a, s, acc, warpgroup, first, count); break;
+            default: consume_scaled<ANY>(a, s, acc, warpgroup, first, count);
+            }
         } else {
-            consume(s, sums, group, count);
+            consume(s, acc, warpgroup, count);
         }
-        cluster_arrive(); // before the result is stored, which no other block waits for
-        group_barrier<1, CONSUMERS * GROUP>(); // stages have been used
-        stage_sums(s, sums);
-        finish(group);
+        cluster_arrive(); // no other block waits for the stores below
+        named_barrier<1, CONSUMERS * WARPGROUP>(); // all stages have been consumed
+        stage_accumulators(s, acc);
+        finish(warpgroup);
     }
     cluster_wait(); // until then other blocks write to this one's stages and barriers
 }
 
 // The whole layer.
 DEVICE void linear_on_tiles(const Args& a, const Maps& maps, Stages& s) {
-    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), [&](u32 group) {
+    linear_tile(a, maps, s, 0, div_up(a.shape[X].c, TILE_K), [&](u32 warpgroup) {
         store_results(a, s, 0, TILE_N);
-        if (a.squares()) leave_squares(a, s, group);
+        if (a.squares()) store_squares(a, s, warpgroup);
     });
 }

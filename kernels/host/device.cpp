@@ -21,7 +21,7 @@ thread_local const void* tensor_maps;
 thread_local void (*body)(Args, const void*);
 
 #if defined(__x86_64__)
-// Saves this stack and goes on with another: the registers that a call preserves are all there is.
+// Saves this stack and switches to another. Only the registers that a call preserves need saving.
 extern "C" void cascade_switch(void** save, void* to);
 asm(R"(
 .text
@@ -78,7 +78,7 @@ cascade_switch:
     ret
 )");
 #else
-#error "no switch of stacks for this processor"
+#error "no switch of stacks for this architecture"
 #endif
 
 [[noreturn]] void run_fiber() {
@@ -108,11 +108,11 @@ void begin(Block& b, unsigned char* stacks) {
     b.running = launch.threads;
     b.shared_filled = false;
     b.barrier = Barrier{};
-    for (auto& barrier : b.group_barriers) barrier = Barrier{};
+    for (auto& barrier : b.named_barriers) barrier = Barrier{};
     b.phases.clear();
     b.free_registers = 0;
     const unsigned registers = REGISTERS / launch.threads / 8 * 8;
-    for (auto& warp : b.warps) warp.barrier = Barrier{}, warp.products = Products{}, warp.products.registers = registers;
+    for (auto& warp : b.warps) warp.barrier = Barrier{}, warp.mmas = Wgmmas{}, warp.mmas.registers = registers;
     for (unsigned i = 0; i < launch.threads; ++i) {
         Fiber& f = b.fibers[i];
         f.of = &b;
@@ -128,7 +128,7 @@ void begin(Block& b, unsigned char* stacks) {
     }
 }
 
-// Runs what can of a warp, until nothing can; says whether anything did.
+// Runs the fibers of a warp until none can run; returns whether any did.
 bool run_warp(Block& b, unsigned first, bool downwards) {
     const unsigned lanes = launch.threads - first < LANES ? launch.threads - first : LANES;
     bool ran = false;
@@ -149,7 +149,7 @@ bool run_warp(Block& b, unsigned first, bool downwards) {
 
 void run_cluster(Cluster& cluster, bool downwards) {
     const unsigned warps = (launch.threads + LANES - 1) / LANES;
-    // A block too runs as far as it can before the next one does.
+    // A block, like a warp, runs as far as it can before the next one does.
     const auto run_block = [&](Block& b) {
         bool ran = false;
         for (bool again = true; again && !launch.fault;) {
@@ -160,7 +160,7 @@ void run_cluster(Cluster& cluster, bool downwards) {
         return ran;
     };
     for (bool ran = true; (ran || !launch.idle) && !launch.fault;) {
-        launch.idle = !ran; // then one that waits for products goes on
+        launch.idle = !ran; // then a warp that waits for MMAs goes on
         ran = false;
         for (unsigned k = 0; k < cluster.size; ++k) ran |= run_block(*cluster.blocks[downwards ? cluster.size - 1 - k : k]);
     }
@@ -175,7 +175,7 @@ void run_cluster(Cluster& cluster, bool downwards) {
             if (!launch.fault && !phase.flying.empty()) launch.fault = "copies that nobody waits for";
         }
         for (const auto& warp : b.warps) {
-            if (!launch.fault && !warp.products.pending.empty()) launch.fault = "products that nobody waits for";
+            if (!launch.fault && !warp.mmas.committed.empty()) launch.fault = "MMAs that nobody waits for";
         }
     }
 }
@@ -232,7 +232,7 @@ struct Entry {
 };
 extern const Entry cascade_kernels[];
 
-// Runs a kernel, cluster after cluster and thread after thread, upwards or downwards. Null, or what went wrong.
+// Runs a kernel, cluster after cluster and thread after thread, in ascending or descending order. Returns null, or what went wrong.
 extern "C" const char* cascade_launch(const char* name, const unsigned* grid, const unsigned* cluster, unsigned threads,
                                       unsigned shared, const Args* args, const void* maps, bool downwards) {
     using namespace host;
@@ -241,7 +241,7 @@ extern "C" const char* cascade_launch(const char* name, const unsigned* grid, co
     if (!entry->name) return "no such kernel";
     if (threads == 0 || threads > MAX_THREADS || shared > MAX_SHARED) return "a block larger than a GPU allows";
     const unsigned size = cluster[0] * cluster[1];
-    if (size == 0 || size > MAX_BLOCKS) return "a cluster larger than the player allows";
+    if (size == 0 || size > MAX_BLOCKS) return "a cluster larger than the emulator allows";
     if (grid[0] % cluster[0] != 0 || grid[1] % cluster[1] != 0) return "a grid that is not whole clusters";
     static thread_local std::unique_ptr<Block> blocks[MAX_BLOCKS];
     static thread_local std::unique_ptr<unsigned char, void (*)(void*)> stacks{nullptr, std::free};

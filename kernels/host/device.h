@@ -1,14 +1,13 @@
 // An emulated GPU, for tests: what the kernels use of CUDA, in C++.
 //
-// A thread of a block is a fiber. It runs until it waits (for its block or its warp) or ends; then
-// the next one runs, upwards or downwards, and a warp runs as far as it can before the next one does.
-// So a missing barrier shows in one of the two orders.
-// Shared memory is full of NaN when a block begins, copies land only when they are waited for, and
-// whatever a GPU would punish (a misaligned copy, a conflict of banks in ldmatrix, a barrier that not
-// all threads reach) ends the launch with a message. Blocks of a cluster run at the same time, others
-// one after the other. What is Hopper's own is in hopper.h.
+// Each thread of a block is a fiber. It runs until it waits (for its block or its warp) or ends. Then the next one runs, in
+// ascending or descending order, and a warp runs as far as it can before the next one does, so that a missing barrier changes the
+// result in one of the two orders. Shared memory is NaN when a block begins, copies land only when they are waited for, and
+// what a GPU does not allow or is slow at (a misaligned copy, a bank conflict in ldmatrix, a barrier that not all threads reach)
+// ends the launch with a message. The blocks of a cluster run concurrently, others one after the other. What Hopper adds is
+// in hopper.h.
 //
-// It cannot show: speed, races within a warp, orders of memory accesses between blocks.
+// It cannot show speed, races within a warp, or the order of memory accesses between blocks.
 #pragma once
 
 #include <cmath>
@@ -72,7 +71,7 @@ struct Fiber {
     Block* of;
     uint3 thread;
     unsigned index;
-    bool waited; // for the launch before
+    bool waited; // for the previous launch
     bool done;
     void* stopped_at;                       // its stack, while it does not run
     const Condition* waits_for;             // or null
@@ -85,7 +84,7 @@ struct Fiber {
 
 struct Warp {
     Barrier barrier;
-    Products products;
+    Wgmmas mmas;
     // Two, in turn: who enters the next exchange has left the one before the last.
     alignas(64) unsigned char values[2][LANES][64];
 };
@@ -103,7 +102,7 @@ struct Block {
     unsigned rank;   // within the cluster
     unsigned running; // threads that have not ended
     bool shared_filled;
-    Barrier barrier, group_barriers[16];
+    Barrier barrier, named_barriers[16];
     std::map<std::size_t, Phase> phases; // of barriers in shared memory, by their place there
     unsigned free_registers;
     Warp warps[MAX_THREADS / LANES];
@@ -116,7 +115,7 @@ struct Launch {
     uint3 grid, size;
     unsigned threads, shared_limit;
     bool eager;        // whether tiles land at once
-    bool idle;         // whether nothing can run but what waits for products
+    bool idle;         // whether nothing can run but what waits for MMAs
     const char* fault; // what went wrong, if anything did
 };
 
@@ -155,11 +154,11 @@ template <class T> const T (&exchange(const T& mine))[LANES] {
 
 // A launch may begin before the one before it is over: until a thread has waited for that, memory is not its own.
 inline void wait_for_launch_before() {
-    if (fiber->waited) fail("a second wait for the launch before");
+    if (fiber->waited) fail("a second wait for the previous launch");
     fiber->waited = true;
 }
 inline void must_have_waited() {
-    if (!fiber->waited) fail("a thread that has not waited for the launch before");
+    if (!fiber->waited) fail("a thread that has not waited for the previous launch");
 }
 
 inline void must_be_aligned(const void* at, std::uintptr_t to) {
@@ -175,7 +174,7 @@ inline const std::uint16_t* matrix_row(const void* at) {
     return static_cast<const std::uint16_t*>(at);
 }
 
-// The eight rows of a matrix are read at once: each from banks of its own, or the GPU takes turns.
+// The eight rows of a matrix are read at once, if each is in banks of its own.
 inline void must_miss_each_other(const std::uint16_t* const (&rows)[LANES]) {
     for (unsigned matrix = 0; matrix < LANES; matrix += 8) {
         unsigned banks = 0;

@@ -1,18 +1,18 @@
-// Of hopper.h: barriers, copies, clusters. Products are in wgmma.cpp.
+// The parts of hopper.h that emulate mbarriers, TMA copies and clusters; wgmma is in wgmma.cpp.
 #include "../common.cuh"
 
 namespace host {
 
 namespace {
 
-// Where something in this block's shared memory lies there.
+// Offset in this block's shared memory.
 std::size_t place(const void* at) {
     const auto* byte = static_cast<const unsigned char*>(at);
     if (byte < block->shared || byte >= block->shared + sizeof block->shared) fail("an address outside of shared memory");
     return std::size_t(byte - block->shared);
 }
 
-// The barrier at a place of a block's.
+// The mbarrier at an offset in a block's shared memory.
 Phase& phase(Block& b, std::size_t at) {
     const auto found = b.phases.find(at);
     if (found == b.phases.end()) fail("a barrier that has not been made");
@@ -50,7 +50,7 @@ void land(const TileCopy& copy) {
     }
 }
 
-// A copy is not in the order of a thread's loads, unless that thread says so.
+// A copy is not ordered after a thread's loads, unless that thread has executed a proxy fence.
 void must_not_be_read(const Block& b, const unsigned char* to, unsigned bytes) {
     for (unsigned i = 0; i < launch.threads; ++i) {
         for (const unsigned char* row : b.fibers[i].rows_read) {
@@ -146,7 +146,7 @@ void registers_change(unsigned to, bool more) {
     };
     wait_warp();
     if (lane() == 0) {
-        unsigned& mine = warp().products.registers;
+        unsigned& mine = warp().mmas.registers;
         if (to % 8 != 0 || to < 24 || to > 256 || (more ? to < mine : to > mine)) fail("registers that cannot be set so");
         if (more) {
             wait_for(Enough((to - mine) * LANES));

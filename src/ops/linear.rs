@@ -173,6 +173,20 @@ pub(super) fn cases() -> Vec<Case> {
                 None,
             ],
         ),
+        // And with a K of whole tiles, as layers of the networks have it.
+        case(
+            Function::Identity,
+            vec![
+                slot(2, 5, 13, 640),
+                weight(&[104, 640]),
+                weight(&[104]),
+                None,
+                slot(2, 1, 1, 640),
+                weight(&[640]),
+                None,
+                None,
+            ],
+        ),
         case(gelu, plain(70, 1104, 168)),
         case(Function::QuickGelu, plain(1, 3, 5)),
         case(Function::Identity, plain(13, 1, 1)),

@@ -97,11 +97,14 @@ def read(driver):
     return known if compilers(driver) in text else None
 
 
-def write(mutations, driver, anew):
-    """Writes the verdicts of these mutations, unless those in the file are of another compiler; `anew` even then."""
-    if not anew and read(driver) is None:
+def write(every, found, driver, anew):
+    """Writes which of all mutations have a verdict: those of the hashes `found`, and those that the file has already. It stays as
+    it is where it is of another compiler, unless everything is found `anew`."""
+    known = read(driver)
+    if known is None and not anew:
         return
-    lines = [f"{m['key']} {m['fails']:8} {m['kernel']}: {m['what']}\n" for m in mutations]
+    known = found if anew else known | found
+    lines = [f"{m['key']} {m['fails']:8} {m['kernel']}: {m['what']}\n" for m in every if m["key"] in known]
     text = HEAD + compilers(driver) + "".join(lines)
     if not LOCK.exists() or LOCK.read_text() != text:
         LOCK.write_text(text)

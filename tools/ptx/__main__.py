@@ -9,8 +9,9 @@ What a compiler or an assembler said of the same sources before is kept in targe
 nvcc states the PTX version of its own release, which asks for a driver as new. The kernels need none of it: the stated version
 is lowered as far as the instructions allow, and an assembler of that age proves it.
 
-A kernel that spills registers, whose MMAs an assembler makes wait for each other, or of which fewer blocks run at once than its
-KERNEL(name, blocks) asks for, is an error. kernels/REGISTERS.md shows the rest, so that a change of it is seen.
+A kernel that spills registers, whose MMAs an assembler makes wait for each other, whose PTX or SASS touches registers of MMAs
+in flight (in_flight.py), or of which fewer blocks run at once than its KERNEL(name, blocks) asks for, is an error.
+kernels/REGISTERS.md shows registers and occupancy, so that a change of them is seen.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import tempfile
 
 sys.dont_write_bytecode = True
 
+import hopper  # noqa: E402
 import lock  # noqa: E402
 import occupancy  # noqa: E402
 import toolchain  # noqa: E402
@@ -58,17 +60,23 @@ def assemble(file, target, text, folder):
     machines = target[3]
     ptx = folder / "in.ptx"
     ptx.write_text(text)
+    cubins = {release: folder / f"{release}.cubin" for release in ASSEMBLERS}
+    lines, wrong = [], []
 
-    def said(release, machine):
-        return run(ASSEMBLERS[release], "-v", f"-arch=sm_{machine}", "-o", folder / f"{release}.cubin", ptx)
+    def heard(release, machine):
+        said = run(ASSEMBLERS[release], "-v", f"-arch=sm_{machine}", "-o", cubins[release], ptx)
+        faults = [*slower(file, said), *occupancy.spilled(machine, said)]
+        wrong.extend(f"CUDA {release}: {fault}" for fault in faults)
+        return said
 
-    lines, wrong = [], slower(file, said("12.4", machines[0]))
+    heard("12.4", machines[0])
     for machine in machines:
-        heard = said("13.0", machine)
-        wrong += slower(file, heard)
-        more, faults = occupancy.table(file, text, machine, heard)
+        more, faults = occupancy.table(file, text, machine, heard("13.0", machine))
         lines += more
         wrong += faults
+    if "wgmma" in text:
+        heard("13.3", machines[0])
+        wrong += hopper.faults(file.name, text, cubins)
     return lines, wrong
 
 
@@ -100,12 +108,18 @@ def main():
             result = cached([name, target, text, shared], lambda: assemble(file, target, text, folder), options.fresh)
         return name, sources, text, *result
 
+    def self_test():
+        with tempfile.TemporaryDirectory(dir=toolchain.WORK) as folder:
+            return hopper.self_test(pathlib.Path(folder))
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         made = list(pool.map(make, todo))
     files = {name: (sources, text) for name, sources, text, _, _ in made}
     table = occupancy.HEADER + "".join(f"{line}\n" for _, _, _, lines, _ in made for line in lines)
     wrong = [fault for _, _, _, _, faults in made for fault in faults]
     if options.check:
+        planted = (toolchain.HERE / "planted.cu").read_text()
+        wrong += cached(["planted", planted, lock.fingerprint(KERNELS / "wgmma.cuh")], self_test, options.fresh)
         stale = [name for name in sorted({*files, *known}) if files.get(name) != known.get(name)]
         wrong += [f"kernels/ptx.lzma: {name} is not what its sources give; run `python3 tools/ptx`" for name in stale]
         if not TABLE.exists() or TABLE.read_text() != table:

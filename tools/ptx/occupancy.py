@@ -30,16 +30,26 @@ def number(file, name):
     return int(found[1]) if found else 0
 
 
+def entries(said):
+    """What `ptxas -v` said of each entry: its name and the rest."""
+    for part in said.split("Compiling entry function '")[1:]:
+        yield part.split("'", 1)
+
+
+def spilled(machine, said):
+    """What an assembler could not keep in registers."""
+    for name, rest in entries(said):
+        stack, stores = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", rest).groups()
+        if stack != "0" or stores != "0":
+            yield f"{name} on sm_{machine}: {stack} bytes of stack, {stores} bytes spilled"
+
+
 def table(file, text, machine, said):
     """Lines of the table for each entry of a PTX, and what is wrong with them, by what `ptxas -v` said."""
     lines, wrong = [], []
-    for part in said.split("Compiling entry function '")[1:]:
-        name = part[: part.index("'")]
-        stack, spilled = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", part).groups()
-        if stack != "0" or spilled != "0":
-            wrong.append(f"{name} on sm_{machine}: {stack} bytes of stack, {spilled} bytes spilled")
-        registers = int(re.search(r"Used (\d+) registers", part)[1])
-        static = re.search(r"(\d+) bytes smem", part)
+    for name, rest in entries(said):
+        registers = int(re.search(r"Used (\d+) registers", rest)[1])
+        static = re.search(r"(\d+) bytes smem", rest)
         line, enough = occupancy(file, text, name, machine, registers, int(static[1]) if static else 0)
         lines.append(line)
         wrong += [] if enough else [f"fewer blocks run at once than asked for: {line}"]

@@ -14,13 +14,19 @@ WORK = ROOT / "target" / "ptx"
 
 # nvcc asks for its parts without versions, so all four are named.
 COMPILER = ["nvidia-cuda-nvcc==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-cuda-runtime==13.0.96"]
-PACKAGES = {"new": COMPILER, "old": ["nvidia-cuda-nvcc-cu12==12.4.131"]}
+PACKAGES = {
+    "new": COMPILER,
+    "old": ["nvidia-cuda-nvcc-cu12==12.4.131"],
+    "newest": ["nvidia-cuda-nvcc==13.3.73", "nvidia-cuda-nvdisasm==13.3.73"],
+}
 
 NVCC = TOOLS / "new" / "nvidia" / "cu13" / "bin" / "nvcc"
-# By the release of CUDA whose driver compiles PTX in the same way.
+NVDISASM = TOOLS / "newest" / "nvidia" / "cu13" / "bin" / "nvdisasm"
+# By the release of CUDA whose driver compiles PTX in the same way. They differ in how they treat wgmma.
 ASSEMBLERS = {
     "12.4": TOOLS / "old" / "nvidia" / "cuda_nvcc" / "bin" / "ptxas",
     "13.0": TOOLS / "new" / "nvidia" / "cu13" / "bin" / "ptxas",
+    "13.3": TOOLS / "newest" / "nvidia" / "cu13" / "bin" / "ptxas",
 }
 
 
