@@ -45,7 +45,7 @@ fn end_of(mut child: Child) -> Output {
 fn interruptible(room: &Room, side: &str, more: &[&str]) -> Child {
     model(room, "m");
     room.write("out.png", "precious");
-    let args = ["x", "-m", "m", "-W", "512", "-H", "512", "--steps", "1000,1000", "--force", "--dump", "dump"];
+    let args = ["x", "-m", "m", "-W", side, "-H", side, "--steps", "1000,1000", "--force", "--dump", "dump"];
     let child = room.generate(&[&args, more].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until_mapped(&child, "vqgan");
     std::thread::sleep(Duration::from_millis(1500));
