@@ -10,9 +10,6 @@ use crate::request::Request;
 #[cfg(feature = "png")]
 pub use self::png::{Metadata, read_metadata};
 
-/// The name of our own text in PNG files, also in the metadata of safetensors files: a [`Record`] as JSON.
-pub(crate) const CASCADE: &str = "cascade";
-
 /// A picture, 8-bit sRGB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -54,6 +51,9 @@ pub enum Origin {
 }
 
 impl Record {
+    /// The name of our own text in PNG files, and in the metadata of safetensors files: a record as JSON.
+    pub const KEY: &str = "cascade";
+
     /// The record of image `image` of a run of this program.
     pub fn new(request: &Request, model: &str, image: usize) -> Self {
         let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into();

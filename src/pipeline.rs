@@ -284,7 +284,11 @@ impl Pipeline {
             let device = self.backend.device();
             let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
             if let Some(free) = self.plans.make_room(need, activations, self.backend.as_ref())? {
-                let program = self.backend.compile(recorded.plan.clone())?;
+                let program = match self.backend.compile(recorded.plan.clone()) {
+                    // Beside the kept plans, of which one may need more weights at once than this one does.
+                    Err(Error::DoesNotFit { .. }) if self.plans.drop_oldest() => continue,
+                    program => program?,
+                };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());
                 let residency = program.residency();
                 observer.planned(&Footprint { images: most, activations, weights, free, residency });

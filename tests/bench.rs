@@ -1,6 +1,6 @@
 //! The commands that measure (`bench`, `profile`, `kernels --bench`) on the built-in model, and the library calls that
 //! they use.
-#![cfg(feature = "demo")]
+#![cfg(all(feature = "cli", feature = "demo"))]
 
 mod common;
 

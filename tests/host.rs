@@ -1,4 +1,5 @@
 //! Parts of the library that run on the host: tokenizer, picture files, metadata, parsers.
+#![cfg(feature = "png")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use png::text_metadata::ITXtChunk;
 
-use super::{CASCADE, Image, Record};
+use super::{Image, Record};
 use crate::error::{Error, Result};
 use crate::output::write_atomically;
 
@@ -56,7 +56,7 @@ impl Image {
                 true => encoder.add_text_chunk(PARAMETERS.into(), parameters)?,
                 false => encoder.add_itxt_chunk(PARAMETERS.into(), parameters)?,
             }
-            encoder.add_itxt_chunk(CASCADE.into(), serde_json::to_string(record).map_err(std::io::Error::from)?)?;
+            encoder.add_itxt_chunk(Record::KEY.into(), serde_json::to_string(record).map_err(std::io::Error::from)?)?;
         }
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.rgb)?;
@@ -104,7 +104,7 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
         let utf8 = info.utf8_text.iter().filter(|chunk| chunk.keyword == keyword).find_map(unpacked);
         latin1.map(|chunk| chunk.text.clone()).or(utf8)
     };
-    Ok(Metadata { width: info.width, height: info.height, parameters: text(PARAMETERS), cascade: text(CASCADE) })
+    Ok(Metadata { width: info.width, height: info.height, parameters: text(PARAMETERS), cascade: text(Record::KEY) })
 }
 
 /// The chunk's text, unless it is damaged or unpacks to something enormous.

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "no test program uses all of them")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use cascade_rt::backend::cpu::{self, Cpu};
@@ -195,9 +194,10 @@ pub fn root() -> PathBuf {
 }
 
 /// The program under test, or `CASCADE_PROGRAM`, without environment variables that would set its flags.
-pub fn program() -> Command {
+#[cfg(feature = "cli")]
+pub fn program() -> std::process::Command {
     let built = || env!("CARGO_BIN_EXE_cascade-rt").into();
-    let mut command = Command::new(std::env::var_os("CASCADE_PROGRAM").unwrap_or_else(built));
+    let mut command = std::process::Command::new(std::env::var_os("CASCADE_PROGRAM").unwrap_or_else(built));
     let flags = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CASCADE_"));
     flags.for_each(|name| {
         command.env_remove(name);
