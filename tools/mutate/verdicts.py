@@ -30,11 +30,8 @@ HEAD = """\
 # Verdicts of tools/mutate that need not be found again: the hash of all that one depends on, then which it is.
 # Made by tools/mutate. Where branches meet, keep the lines of both.
 """
-# What is between a test and a kernel, by the language of the kernel: the test, the weights in a device's memory, the launch.
-BOTH = [
-    *["tests/kernels.rs", "tests/kernels/*.rs", "tests/common/mod.rs"],
-    *["src/backend/operand.rs", "src/backend/weights.rs", "src/backend/weights/*.rs", "src/registry/grid.rs"],
-]
+# What is between a test and a kernel, by the language of the kernel. What a device's memory holds is in the digests.
+BOTH = ["tests/kernels.rs", "tests/kernels/*.rs", "src/backend/operand.rs", "src/registry/grid.rs"]
 CODE = {
     "cuda": [*BOTH, "src/backend/cuda.rs", "src/backend/cuda/*.rs", "src/registry/cuda/source.rs", "kernels/host/*"],
     "wgsl": [*BOTH, "src/backend/wgpu.rs", "src/backend/wgpu/*.rs", "shaders/common.wgsl", "shaders/*.shared.wgsl"],
