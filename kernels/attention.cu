@@ -77,8 +77,9 @@ KERNEL(attention) {
                 for (u32 fixed = 0; fixed < CHANNELS / PART; ++fixed) { // a compile-time index keeps sums in registers
                     if (fixed != part) continue;
                     for (u32 key = 0; key < KEYS; ++key) {
-                        const float value = s.key[key][lane()];
-                        for (u32 q = 0; q < QUERIES_PER_WARP; ++q) acc[q][fixed] += s.score[first_of_warp + q][key] * value;
+                        for (u32 q = 0; q < QUERIES_PER_WARP; ++q) {
+                            acc[q][fixed] += s.score[first_of_warp + q][key] * s.key[key][lane()];
+                        }
                     }
                 }
             }

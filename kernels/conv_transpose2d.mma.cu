@@ -23,8 +23,8 @@ struct Patches {
     u32 first, results, depth;
     DEVICE void load(float (&to)[CHUNK], u32 i, u32 k) const {
         const u32 mine = first + chunk_row(i);
-        const TransposedPatch patch(a, cls, cls.place(a, min_of(mine, results - 1)));
-        load_patch(to, a.tensor(X), patch, k, mine < results ? depth : 0);
+        load_patch(to, a.tensor(X), TransposedPatch(a, cls, cls.place(a, min_of(mine, results - 1))), k,
+                   mine < results ? depth : 0);
     }
 };
 

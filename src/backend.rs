@@ -75,7 +75,7 @@ pub enum Residency {
     Mapped,
     /// All of them stay in the device's memory, unless a program compiled later has to make them give way.
     All,
-    /// They are uploaded for the segments that are about to run, and other weights give way where there is no room.
+    /// They are uploaded for the [span](Plan::spans) that is about to run, and other weights give way where there is no room.
     Turns,
 }
 
@@ -137,7 +137,7 @@ pub trait Program: Send {
     /// Fills a slot from the host, 4 bytes an element.
     fn write(&mut self, slot: Slot, bytes: &[u8]) -> Result<()>;
 
-    /// Runs some nodes, usually a [segment](Plan::segment). Neither allocates nor
+    /// Runs some nodes, usually [those of a segment](Plan::nodes_of). Neither allocates nor
     /// compiles nor reads back.
     fn run(&mut self, nodes: Range<usize>) -> Result<()>;
 

@@ -1,4 +1,5 @@
-//! CPU kernels, one file per op, with `call` and `launch` between them and a plan. They share three principles.
+//! CPU kernels, one file per op. `launch` calls them for the nodes of a plan, through the interface in `call`.
+//! They share three principles.
 //!
 //! - **One body, several instruction sets.** Element-wise loops are plain Rust,
 //!   compiled once per [`Isa`] by `per_isa!` and vectorised by the compiler.

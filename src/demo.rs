@@ -3,10 +3,26 @@
 //! Only this file knows that it exists. Everything else opens it through a
 //! [`Location`](crate::files::Location), like any other model.
 
+#[cfg(feature = "demo")]
+use crate::error::Result;
 use crate::files::BuiltIn;
+#[cfg(feature = "demo")]
+use crate::model::Model;
 
 /// The built-in model, unless the program was built without the feature `demo`.
 pub const MODEL: Option<&BuiltIn> = embedded();
+
+#[cfg(feature = "demo")]
+impl Model {
+    /// Opens the small model that is embedded in the program. It makes pictures of 128×128 pixels, of small things
+    /// on plain backgrounds.
+    ///
+    /// # Errors
+    /// None in practice: those of [`Model::open`].
+    pub fn demo() -> Result<Self> {
+        Self::open_folder(MODEL.expect("the feature is on"))
+    }
+}
 
 #[cfg(not(feature = "demo"))]
 const fn embedded() -> Option<&'static BuiltIn> {

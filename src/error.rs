@@ -16,7 +16,7 @@ pub enum Error {
     /// A value of the request is outside what the program accepts.
     #[error("{what}: expected {expected}, got {found}")]
     Request {
-        /// The flag or field, e.g. `--width`.
+        /// The field, e.g. `width`.
         what: String,
         /// The accepted range or form.
         expected: String,
@@ -131,7 +131,7 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A node's result differs from the reference (`--check-nodes`).
+    /// A node's result differs from the reference, where nodes are checked.
     #[error("{0}")]
     Check(String),
 

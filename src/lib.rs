@@ -1,27 +1,70 @@
 #![doc = include_str!("../README.md")]
 
+#[doc(inline)]
+pub use backend::devices;
+pub use backend::{Backend, Device, Kind, Residency};
+pub use error::{Error, Result};
+pub use files::Location;
+pub use image::{Image, Origin, Record};
+#[cfg(feature = "png")]
+pub use image::{Metadata, read_metadata};
+pub use model::Model;
+pub use noise::NoiseKind;
+pub use pipeline::{
+    Batch, Footprint, HostTensor, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings, Times,
+};
+pub use registry::Caps;
+pub use request::Request;
+pub use shape::Shape;
+pub use weights::{ModelPaths, Overrides};
+
+// The parts, for the program and for this project's tests and benchmarks. They change without notice.
+#[doc(hidden)]
 pub mod backend;
-pub mod check;
+mod check;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
-pub mod cpu;
+mod cpu;
+#[doc(hidden)]
 pub mod demo;
+#[doc(hidden)]
 pub mod error;
-pub mod files;
+mod files;
+#[doc(hidden)]
 pub mod image;
+#[doc(hidden)]
 pub mod measure;
+#[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
 pub mod net;
+#[doc(hidden)]
 pub mod noise;
+#[doc(hidden)]
 pub mod ops;
+#[cfg(feature = "png")]
+#[doc(hidden)]
 pub mod output;
+#[doc(hidden)]
 pub mod pipeline;
+#[doc(hidden)]
 pub mod plan;
+#[doc(hidden)]
 pub mod registry;
+#[doc(hidden)]
 pub mod request;
+#[doc(hidden)]
 pub mod sampler;
+#[doc(hidden)]
 pub mod shape;
+#[doc(hidden)]
 pub mod sizes;
+#[doc(hidden)]
 pub mod synth;
+#[doc(hidden)]
 pub mod tensor;
+#[doc(hidden)]
 pub mod tokenizer;
+#[doc(hidden)]
 pub mod weights;

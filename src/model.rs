@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
 use crate::sampler;
-use crate::weights::{Checkpoint, ModelPaths, NetworkKind, PartFiles};
+use crate::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles};
 
 /// The parts of Stable Cascade, text to image.
 #[derive(Debug)]
@@ -30,6 +30,19 @@ pub struct Model {
 }
 
 impl Model {
+    /// Opens a model folder, as diffusers has it or with the original single files.
+    ///
+    /// # Errors
+    /// Those of [`ModelPaths::find`] and [`open`](Self::open).
+    ///
+    /// ```no_run
+    /// let model = cascade_rt::Model::open_folder("stable-cascade")?;
+    /// # Ok::<(), cascade_rt::Error>(())
+    /// ```
+    pub fn open_folder(folder: impl Into<Location>) -> Result<Self> {
+        Self::open(&ModelPaths::find(Some(&folder.into()), None, &Overrides::default())?)
+    }
+
     /// Opens every part. Reads headers and configs only; weights are read when
     /// they are used.
     ///

@@ -37,8 +37,8 @@ pub struct Net<'a> {
 enum Tensors<'a> {
     /// From a checkpoint, where they are read in place.
     Read(&'a Checkpoint),
-    /// From nowhere: what the network asks for is listed, and the plan serves no other purpose. Where a checkpoint is
-    /// given, it must have all that; the text says what the dimensions follow from.
+    /// A dry run, which only lists the tensors that the network requests; its plan is discarded. With a checkpoint,
+    /// checks that it has these tensors; the text says where the dimensions come from, for messages.
     Listed(&'a RefCell<Listing>, Option<(&'a Checkpoint, &'a str)>),
 }
 
@@ -83,7 +83,7 @@ impl<'a> Net<'a> {
         Self { rec, tensors: Tensors::Read(weights), prefix: String::new() }
     }
 
-    /// The root of a network that is recorded to learn which tensors it has.
+    /// The outermost scope of a dry run, which lists the network's tensors.
     fn listing(rec: &'a mut Recorder, list: &'a RefCell<Listing>, of: Option<(&'a Checkpoint, &'a str)>) -> Self {
         Self { rec, tensors: Tensors::Listed(list, of), prefix: String::new() }
     }
@@ -104,13 +104,13 @@ impl<'a> Net<'a> {
         self.weight_as(name, dims, dims)
     }
 
-    /// A weight that checkpoints hold with the dimensions `stored`, as an operand with the dimensions `dims`.
+    /// A weight that has the dimensions `stored` in checkpoints, as an operand with the dimensions `dims`.
     pub fn weight_as(&mut self, name: &str, stored: &[usize], dims: &[usize]) -> Result<Option<Source>> {
         self.stacked("", &[name], "", stored, dims).map(Some)
     }
 
-    /// Several weights as one, stacked by rows: those whose names are `scope`, one of `names`, and `end`. Each has the
-    /// dimensions `stored` in the checkpoint, and `dims` as a part of the operand.
+    /// Several weights as one operand, stacked by rows. Their names are `scope`, one of `names`, and `end`. Each has the
+    /// dimensions `stored` in checkpoints, and contributes `dims` to the operand.
     fn stacked(&mut self, scope: &str, names: &[&str], end: &str, stored: &[usize], dims: &[usize]) -> Result<Source> {
         let mut names = names.iter().map(|name| format!("{}{scope}{name}{end}", self.prefix));
         match self.tensors {
@@ -149,20 +149,21 @@ impl<'a> Net<'a> {
         self.layer(scope, names, &[o, x.shape.c], x, o, with)
     }
 
-    /// The 1×1 convolution `name.{weight,bias}` of `x [n, h, w, k]` → `[n, h, w, o]`: a linear layer, too.
+    /// The 1×1 convolution `name.{weight,bias}` of `x [n, h, w, k]` → `[n, h, w, o]`, recorded as a linear layer.
     pub fn pointwise(&mut self, name: &str, x: Slot, o: usize, with: With<'_>) -> Result<Slot> {
         self.layer("", &[name], &[o, x.shape.c, 1, 1], x, o, with)
     }
 
-    /// The convolution `name.{weight,bias}` of non-overlapping patches, `patch` pixels a side:
-    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is a linear layer on patches, whose pixels lie as its weight has them.
+    /// The convolution `name.{weight,bias}` whose kernel size and stride are both `patch`:
+    /// `x [n, h·patch, w·patch, c]` → `[n, h, w, o]`. It is recorded as a linear layer on patches, because
+    /// [`PixelUnshuffle`] arranges the values of a patch in the order of the convolution's weight.
     pub fn patches(&mut self, name: &str, x: Slot, patch: usize, o: usize, bias: bool) -> Result<Slot> {
         let stored = [o, x.shape.c, patch, patch];
         let x = self.op(name, PixelUnshuffle { patch }, &[slot(x)])?;
         self.layer("", &[name], &stored, x, o, With { bias, ..With::default() })
     }
 
-    /// Linear layers `scope.names[..]` side by side, whose weights are `stored` with these dimensions.
+    /// Linear layers `scope.names[..]` recorded as one. Their weights have the dimensions `stored` in checkpoints.
     fn layer(
         &mut self,
         scope: &str,

@@ -146,12 +146,12 @@ fn values(n: usize, h: usize, w: usize, c: usize, pattern: &[f32]) -> Option<Ope
     Some(Operand::Values(shape, pattern.iter().copied().cycle().take(shape.elements()).collect()))
 }
 
-/// `operands!(Op { X, WEIGHT })`: the position of each operand in the op's order, as a constant of its name: `Op::WEIGHT` is 1.
+/// `operands!(Op { X, WEIGHT })` defines a constant with the index of each operand: `Op::X` is 0, `Op::WEIGHT` is 1.
 macro_rules! operands {
     ($Op:ident { $($NAME:ident),+ }) => { impl $Op { positions!("operands" 0; $($NAME)+); } };
 }
 
-/// The same for the op's [constants](Define::constants).
+/// The same for the indices of the op's [constants](Define::constants).
 macro_rules! constants {
     ($Op:ident { $($NAME:ident),+ }) => { impl $Op { positions!("constants" 0; $($NAME)+); } };
 }

@@ -84,7 +84,7 @@ fn temporary(path: &Path, folder: &Path) -> Result<tempfile::NamedTempFile> {
 fn exists(path: &Path) -> Error {
     Error::Request {
         what: path.display().to_string(),
-        expected: "a new file, or --force to replace one".into(),
+        expected: "a new file, or `force` to replace one".into(),
         found: "one that exists".into(),
     }
 }

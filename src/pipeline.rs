@@ -107,17 +107,13 @@ impl Pipeline {
     ///
     /// ```
     /// # #[cfg(feature = "demo")] {
-    /// # use cascade_rt::backend::cpu::Cpu;
-    /// # use cascade_rt::pipeline::Pipeline;
-    /// # use cascade_rt::request::Request;
-    /// # use cascade_rt::weights::{Model, ModelPaths, Overrides};
-    /// # let paths = ModelPaths::find(Some(&cascade_rt::demo::MODEL.unwrap().into()), None, &Overrides::default())?;
-    /// let mut pipeline = Pipeline::new(Model::open(&paths)?, Box::new(Cpu::new(false)))?;
-    /// let request = Request { prompts: vec!["a fox".into()], width: 64, height: 64, steps: (2, 1), ..Request::default() };
+    /// # use cascade_rt::{Model, Pipeline, Request, devices};
+    /// let mut pipeline = Pipeline::new(Model::demo()?, devices::Choice::Cpu.open()?)?;
+    /// let request = Request { width: 64, height: 64, steps: (2, 1), ..Request::new("a fox") };
     /// let images = pipeline.generate(&request)?;
     /// assert_eq!(images[0].rgb.len(), 64 * 64 * 3);
     /// # }
-    /// # Ok::<(), cascade_rt::error::Error>(())
+    /// # Ok::<(), cascade_rt::Error>(())
     /// ```
     pub fn generate(&mut self, request: &Request) -> Result<Vec<Image>> {
         let mut images = Vec::new();
@@ -288,7 +284,11 @@ impl Pipeline {
             let device = self.backend.device();
             let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
             if let Some(free) = self.plans.make_room(need, activations, self.backend.as_ref())? {
-                let program = self.backend.compile(recorded.plan.clone())?;
+                let program = match self.backend.compile(recorded.plan.clone()) {
+                    // Beside the kept plans, of which one may need more weights at once than this one does.
+                    Err(Error::DoesNotFit { .. }) if self.plans.drop_oldest() => continue,
+                    program => program?,
+                };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());
                 let residency = program.residency();
                 observer.planned(&Footprint { images: most, activations, weights, free, residency });

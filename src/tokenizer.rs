@@ -291,7 +291,7 @@ fn read(file: &Location) -> Result<Cow<'static, [u8]>> {
         ErrorKind::NotFound => Error::ModelMissing {
             path: file.path().to_owned(),
             missing: "the tokenizer (tokenizer.json, or vocab.json and merges.txt)".into(),
-            remedy: "download the model's tokenizer folder, or set one with --tokenizer".into(),
+            remedy: "download the model's tokenizer folder, or set one as `tokenizer`".into(),
         },
         _ => Error::Disk { path: file.path().to_owned(), action: "read", source },
     })

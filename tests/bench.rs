@@ -1,6 +1,6 @@
 //! The commands that measure (`bench`, `profile`, `kernels --bench`) on the built-in model, and the library calls that
 //! they use.
-#![cfg(feature = "demo")]
+#![cfg(all(feature = "cli", feature = "demo"))]
 
 mod common;
 
@@ -231,6 +231,23 @@ fn kernels_are_compared() {
     }
     let text = stdout(&[&["kernels", "--bench", "--op", "gather"][..], &SMALL].concat());
     assert!(text.contains("chosen") && text.contains("would be saved"), "{text}");
+}
+
+/// The kernels of a GPU that is not here, by the number of its SMs.
+#[test]
+fn kernels_are_chosen_for_a_number_of_sms() {
+    let chosen = |sms: &str| {
+        let value = json(&[&["kernels", "--sms", sms, "--json", "--op", "linear"][..], &SMALL].concat());
+        assert_eq!(value["sms"].to_string(), sms);
+        let shapes = value["shapes"].as_array().unwrap().clone();
+        assert!(!shapes.is_empty() && shapes.iter().all(|shape| shape["op"] == "linear"));
+        shapes.iter().map(|shape| shape["kernel"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (many, few) = (chosen("132"), chosen("4"));
+    assert!(many.iter().any(|kernel| kernel.ends_with(".sm90a")), "{many:?}");
+    assert_ne!(many, few, "a few SMs are kept busy by larger tiles");
+    let text = stdout(&[&["kernels", "--sms", "114", "--op", "attention"][..], &SMALL].concat());
+    assert!(text.contains("attention.") && text.contains('×'), "{text}");
 }
 
 #[test]

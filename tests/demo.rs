@@ -1,5 +1,5 @@
 //! The built-in model: its pictures show what the prompts describe, on every backend, and within seconds.
-#![cfg(feature = "demo")]
+#![cfg(all(feature = "cli", feature = "demo"))]
 
 mod common;
 
@@ -10,12 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cascade_rt::backend::Backend;
-use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::model::Model;
 use cascade_rt::pipeline::Pipeline;
 use cascade_rt::request::Request;
-use cascade_rt::weights::{ModelPaths, Overrides};
 
 const APPLE: &str = "a red apple on a blue background";
 
@@ -94,8 +92,7 @@ fn seen(image: &Image) -> (&'static str, &'static str) {
 
 /// Pictures of the built-in model, `count` for each prompt.
 fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Image> {
-    let paths = ModelPaths::find(Some(&demo::MODEL.unwrap().into()), None, &Overrides::default()).unwrap();
-    let model = Model::open(&paths).unwrap();
+    let model = Model::demo().unwrap();
     let side = model.native_size.unwrap();
     let prompts = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let request = Request { prompts, width: side, height: side, count, ..Request::default() };

@@ -1,5 +1,6 @@
 //! Whole pictures from the program, compared tensor by tensor with the fixtures that diffusers
 //! computed for the same requests.
+#![cfg(feature = "cli")]
 
 mod common;
 

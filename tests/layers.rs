@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &str)] = &[
          request shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
-    ("demo", "files"),
+    ("demo", "error files model"),
     ("synth", "error files model net net::config tensor weights"),
     (
         "pipeline",
@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "error ops plan registry tensor"),
     ("registry", "cpu ops plan shape"),
     ("cpu", "ops shape tensor"),
-    ("image", "error request"),
+    ("image", "error output request"),
     ("output", "error"),
     ("request", "error noise sizes"),
     ("tokenizer", "error files"),

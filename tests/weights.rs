@@ -613,7 +613,7 @@ fn a_folder_is_a_model() {
     let elsewhere = dir.path().join("elsewhere");
     fs::rename(&sibling, &elsewhere).unwrap();
     let error = error_of(find(&root, &none));
-    assert!(error.contains("Stage C weights (prior/") && error.contains("--prior"), "{error}");
+    assert!(error.contains("Stage C weights (prior/") && error.contains("`prior`"), "{error}");
     assert!(
         ModelPaths::find(Some(&root.as_path().into()), Some(&elsewhere.as_path().into()), &none)
             .unwrap()
@@ -681,7 +681,7 @@ fn single_files_are_a_model() {
     assert!(error.contains("expected Stage C (prior UNet), found Stage A (image decoder)"), "{error}");
     all.stage_c = None;
     let error = ModelPaths::find(None, None, &all).unwrap_err();
-    assert!(error.to_string().contains("--stage-c") && error.exit_code() == 2, "{error}");
+    assert!(error.to_string().contains("`stage_c`") && error.exit_code() == 2, "{error}");
     assert!(error_of(find(&files.join("stage_a.safetensors"), &all)).contains("a file; set single files with"));
     assert!(error_of(find(&files.join("none"), &all)).contains("model folder not found"));
 }

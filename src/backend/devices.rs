@@ -76,6 +76,24 @@ pub fn wanted(round_bf16: bool, without: Caps) -> Caps {
     Caps::ALL.without(exact.and(without))
 }
 
+/// Opens the best device, see [`Choice::Auto`], with its exact kernels.
+///
+/// # Errors
+/// As [`open`].
+pub fn auto() -> Result<Box<dyn Backend>> {
+    Choice::Auto.open()
+}
+
+impl Choice {
+    /// Opens this device with its exact kernels.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(self) -> Result<Box<dyn Backend>> {
+        open(self, wanted(false, Caps::NONE), None)
+    }
+}
+
 /// Opens a device with those of these capabilities that it has, see [`wanted`]. Shaders in `shader_dir` replace
 /// those of the same name.
 ///
@@ -88,8 +106,8 @@ pub fn open(choice: Choice, caps: Caps, shader_dir: Option<&Path>) -> Result<Box
         Choice::Wgpu(index) => Box::new(Wgpu::with_caps(index, caps, shader_dir)?),
         _ if shader_dir.is_some() => {
             return Err(Error::Request {
-                what: "--shader-dir".into(),
-                expected: "a device that runs shaders, like --device wgpu".into(),
+                what: "shader_dir".into(),
+                expected: "a device that runs shaders, like `device wgpu`".into(),
                 found: choice.to_string(),
             });
         }

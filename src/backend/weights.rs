@@ -2,9 +2,9 @@
 //! needs of its device's [`Store`].
 //!
 //! A device has one store, and a tensor that is there is not uploaded again, whatever plan refers to it. If all weights
-//! of a plan fit they stay; if not, those of a segment that is about to run make other weights give way. Either way
-//! they are uploaded when the segment that reads them is about to run, or [before](Weights::upload_ahead), in the
-//! plan's order.
+//! of a plan fit they stay; if not, those of the span that is about to run make other weights give way: a loop's segments
+//! have theirs together. Either way they are uploaded when the span that reads them is about to run, or
+//! [before](Weights::upload_ahead), in the plan's order.
 
 mod layout;
 mod store;
@@ -60,17 +60,11 @@ pub(super) trait Memory: Send + Sync {
     fn wait(&self) -> Result<()>;
 }
 
-/// The runs of segments of which all weights are in memory together.
-fn spans(plan: &Plan) -> Vec<Range<usize>> {
-    (0..plan.segments.len()).map(|segment| segment..segment + 1).collect()
-}
-
-/// For each weight of a plan, the spans that read it, in ascending order.
-fn readers(plan: &Plan, spans: &[Range<usize>]) -> Vec<Vec<usize>> {
+/// For each weight of a plan, the [spans](Plan::spans) that read it, in ascending order.
+fn readers(plan: &Plan) -> Vec<Vec<usize>> {
     let mut readers = vec![Vec::new(); plan.weights.len()];
-    for (s, span) in spans.iter().enumerate() {
-        let nodes = plan.segments[span.clone()].iter().flat_map(|segment| &plan.nodes[segment.nodes.clone()]);
-        for source in nodes.flat_map(|node| node.inputs.iter().flatten()) {
+    for (s, span) in plan.spans.iter().enumerate() {
+        for source in plan.nodes[span.clone()].iter().flat_map(|node| node.inputs.iter().flatten()) {
             if let Source::Weight(w, _) = source
                 && readers[*w].last() != Some(&s)
             {
@@ -94,9 +88,8 @@ pub(super) struct Weights<M: Memory> {
     store: Arc<Store<M>>,
     /// The program's number in the store.
     id: usize,
-    /// Keeps the tensors that are uploaded.
-    _plan: Arc<Plan>,
-    spans: Vec<Range<usize>>,
+    /// It keeps the tensors, too, from which weights are uploaded.
+    plan: Arc<Plan>,
     /// For each weight; `None` if no node reads it.
     within: Vec<Option<Within>>,
     /// The blocks in the order in which they are uploaded, each with the spans that read it.
@@ -111,8 +104,7 @@ pub(super) struct Weights<M: Memory> {
 impl<M: Memory> Weights<M> {
     /// What `plan` needs; uploads and allocates nothing. `stores_bf16` as for the device.
     pub(super) fn new(store: &Arc<Store<M>>, plan: Arc<Plan>, stores_bf16: bool) -> Self {
-        let (spans, dtypes) = (spans(&plan), plan.weight_dtypes(stores_bf16));
-        let readers = readers(&plan, &spans);
+        let (readers, dtypes) = (readers(&plan), plan.weight_dtypes(stores_bf16));
         let mut state = store.lock();
         let id = state.number();
         // First those of many shards: others may lie inside them.
@@ -136,8 +128,8 @@ impl<M: Memory> Weights<M> {
         blocks.sort_unstable();
         let blocks: Vec<_> = blocks.into_iter().map(|(spans, _, block)| (spans, block)).collect();
         let index = blocks.iter().enumerate().map(|(i, (_, block))| (*block, i)).collect();
-        let (store, prepared) = (store.clone(), vec![None; spans.len()]);
-        Self { store, id, _plan: plan, spans, within, blocks, index, prepared, residency: Residency::Turns }
+        let (store, prepared) = (store.clone(), vec![None; plan.spans.len()]);
+        Self { store, id, plan, within, blocks, index, prepared, residency: Residency::Turns }
     }
 
     fn within(&self, w: usize) -> &Within {
@@ -192,7 +184,7 @@ impl<M: Memory> Weights<M> {
             self.blocks.iter().map(|(_, block)| *block).filter(|b| counts(*b)).map(|b| state.bytes(b)).sum()
         };
         let missing = sum(&|block| state.place(block).is_none());
-        let own = (0..self.spans.len()).map(|s| sum(&self.is_read_by(Some(s)))).max().unwrap_or(0);
+        let own = (0..self.plan.spans.len()).map(|s| sum(&self.is_read_by(Some(s)))).max().unwrap_or(0);
         let least = own.max(state.least.values().copied().max().unwrap_or(0));
         if around + least > free.saturating_add(state.resident_bytes()) {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
@@ -246,7 +238,7 @@ impl<M: Memory> Weights<M> {
     /// is enqueued after it finds it. Other weights make room if they must. Returns the epoch: whenever it is another
     /// one, weights may be elsewhere.
     pub(super) fn prepare(&mut self, state: &mut State<M::Buffer>, segment: usize) -> Result<u64> {
-        let span = self.spans.iter().position(|span| span.contains(&segment)).expect("every segment is in a span");
+        let span = self.plan.segments[segment].span;
         if let Some((epoch, chunks)) = &self.prepared[span]
             && *epoch == state.epoch
         {

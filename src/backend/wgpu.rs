@@ -57,7 +57,7 @@ impl Wgpu {
                 0 => ("no Vulkan, Metal or DX12 driver answers".to_owned(), "install a GPU driver"),
                 n => (format!("the last one here is wgpu:{}", n - 1), "choose a lower number"),
             };
-            let remedy = format!("{remedy}, or use --device cpu; `cascade-rt devices` lists what there is");
+            let remedy = format!("{remedy}, or use `device cpu`; `devices::all` lists what there is");
             return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy });
         };
         let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();

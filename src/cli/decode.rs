@@ -149,7 +149,7 @@ fn request(args: &Args, file: &Given, stage_c: &HostTensor, model: &Model) -> Re
 }
 
 /// Width and height of the pictures that latents without a description are of: what the model was made for, if
-/// its latents have this size, or else 42.67 times as large, as [`StageSizes`](crate::sampler::StageSizes) has it.
+/// its latents have this size, or else 42.67 times as large, as [`StageSizes`](crate::sizes::StageSizes) has it.
 fn size_of(stage_c: &HostTensor, model: &Model) -> (u32, u32) {
     let side = |latent: usize| (latent * 128 / 3 / 8 * 8).max(64) as u32;
     let scaled = (side(stage_c.shape.w), side(stage_c.shape.h));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::tensors::to_nhwc;
 use crate::error::{Error, Result};
-use crate::image::{CASCADE, Record};
+use crate::image::Record;
 use crate::model::Model;
 use crate::pipeline::{HostTensor, TextEmbeddings};
 use crate::request::Request;
@@ -155,7 +155,10 @@ impl Given {
 }
 
 /// The record in the metadata of a file that is known to be in safetensors format.
-fn record(path: &Path) -> Result<Option<Record>> {
+///
+/// # Errors
+/// If the file cannot be read, or the record is damaged.
+pub(super) fn record(path: &Path) -> Result<Option<Record>> {
     #[derive(Deserialize)]
     struct Header {
         #[serde(rename = "__metadata__")]
@@ -167,7 +170,7 @@ fn record(path: &Path) -> Result<Option<Record>> {
     let disk = |source| Error::Disk { path: path.to_owned(), action: "read", source };
     let damaged = |e: serde_json::Error| Error::Model {
         path: path.to_owned(),
-        expected: format!("a description of a request in the metadata `{CASCADE}`"),
+        expected: format!("a description of a request in the metadata `{}`", Record::KEY),
         found: format!("an error: {e}"),
     };
     let mut file = File::open(path).map_err(disk)?;
@@ -176,7 +179,7 @@ fn record(path: &Path) -> Result<Option<Record>> {
     let mut header = Vec::new();
     file.take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(disk)?;
     let header: Header = serde_json::from_slice(&header).map_err(damaged)?;
-    let text = header.metadata.and_then(|mut all| all.remove(CASCADE));
+    let text = header.metadata.and_then(|mut all| all.remove(Record::KEY));
     let record: Option<Record> = text.map(|text| serde_json::from_str(&text)).transpose().map_err(damaged)?;
     record.iter().try_for_each(|record| record.request.check())?;
     Ok(record)

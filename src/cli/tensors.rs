@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
-use crate::image::{CASCADE, Record};
+use crate::image::Record;
 use crate::pipeline::{HostTensor, TextEmbeddings};
 use crate::shape::Shape;
 
@@ -63,7 +63,7 @@ impl Tensors {
     pub(super) fn to_bytes(&self, path: &Path, record: Option<&Record>) -> Result<Vec<u8>> {
         let failed = |source: std::io::Error| Error::Disk { path: path.to_owned(), action: "encode", source };
         let metadata = record.map(serde_json::to_string).transpose().map_err(|e| failed(e.into()))?;
-        let metadata = metadata.map(|record| HashMap::from([(CASCADE.to_owned(), record)]));
+        let metadata = metadata.map(|record| HashMap::from([(Record::KEY.to_owned(), record)]));
         let view = |(name, dims, values): &(&'static str, Vec<usize>, Vec<f32>)| {
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             (*name, dims.clone(), bytes)

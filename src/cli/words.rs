@@ -35,6 +35,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("device cpu", "--device cpu"),
     ("device wgpu", "--device wgpu"),
     ("without sm_90a", "--without sm_90a"),
+    ("devices::all", "`cascade-rt devices`"),
 ];
 
 /// An error of the library, said to somebody who has a command line.

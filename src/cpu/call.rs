@@ -1,29 +1,30 @@
-//! What a CPU kernel is called with, what the registry keeps of it, and the kernel that every op has: its definition.
+//! The interface of CPU kernels: their arguments, their entry in the registry, and the fallback kernel of every op, its
+//! reference implementation.
 
 use super::Isa;
 use crate::ops::{Element, Op, Shapes};
 use crate::shape::Shape;
 use crate::tensor::{Data, Tensor};
 
-/// Most operands that an op takes.
+/// The largest number of operands of any op.
 pub const MAX_OPERANDS: usize = 8;
 
-/// A node as its kernel sees it.
+/// The arguments of a kernel: a node and its operands.
 #[derive(Debug)]
 pub struct Call<'a> {
     /// The op with its constants.
     pub op: &'a Op,
-    /// Instruction set of the kernel's row.
+    /// The instruction set to use.
     pub isa: Isa,
     /// Operands in the op's order. The [aliased](Self::aliased) one is `None`.
     pub inputs: &'a [Option<Tensor<'a>>],
-    /// The operand whose values lie in `out`, if one's do.
+    /// If the node works in place: the operand whose values are in `out` before the call.
     pub aliased: Option<usize>,
-    /// Extent of the result.
+    /// Shape of the result.
     pub shape: Shape,
-    /// The result; U32 elements as bits.
+    /// The result; u32 elements are stored as bits.
     pub out: &'a mut [f32],
-    /// At least as many elements as the kernel asked for; contents arbitrary.
+    /// Scratch memory of at least [`Kernel::scratch`] elements, with arbitrary contents.
     pub scratch: &'a mut [f32],
 }
 
@@ -31,25 +32,25 @@ impl<'a> Call<'a> {
     /// An operand that is neither optional nor aliased.
     ///
     /// # Panics
-    /// If it is absent, which the op's shape rule excludes.
+    /// If the operand is absent. The op's shape rule rules this out.
     pub fn tensor(&self, operand: usize) -> Tensor<'a> {
         self.inputs[operand].unwrap_or_else(|| panic!("{} has operand {operand}", self.op.name()))
     }
 }
 
-/// A kernel as the registry names it.
+/// A kernel's entry in the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
-    /// Instruction set that it is run with.
+    /// The instruction set to use.
     pub isa: Isa,
     /// Computes the node.
     pub run: fn(Call<'_>),
-    /// Elements of scratch that it needs for operands of these shapes.
+    /// f32 of scratch that it needs for operands and a result of these shapes.
     pub scratch: fn(&Op, Shapes<'_>, Shape) -> usize,
 }
 
-/// The op's own definition as a kernel. It knows nothing of aliasing: the
-/// aliased operand is copied aside first.
+/// The op's reference implementation as a kernel. Reference implementations do not support
+/// aliasing, so an aliased operand is copied first.
 pub const REFERENCE: Kernel = Kernel {
     isa: Isa::Portable,
     run: |call| {

@@ -1,4 +1,4 @@
-//! From a node to the CPU kernel that computes it: for each op, a function that unpacks its operands.
+//! For each op, a function that unpacks a node's operands and calls the CPU kernel.
 
 use super::call::Kernel;
 use super::linear::Residual;
@@ -18,12 +18,12 @@ fn extent(s: Shape) -> [usize; 4] {
     [s.n, s.h, s.w, s.c]
 }
 
-/// The extent of an operand, nothing of an absent one.
+/// The shape of an operand; an empty one if the operand is absent.
 fn shape(inputs: Shapes<'_>, operand: usize) -> Shape {
     inputs[operand].unwrap_or(Shape::vector(0))
 }
 
-/// Makes a [`Kernel`] of op `$Op` from the body of its launch and its scratch.
+/// Defines a [`Kernel`] of op `$Op` by an expression that computes it and one for the size of its scratch memory.
 macro_rules! kernel {
     ($(#[$doc:meta])* $name:ident, $Op:ident, |$op:ident, $call:ident| $run:expr, |$sop:ident, $inputs:ident, $out:ident| $scratch:expr) => {
         $(#[$doc])*
@@ -48,7 +48,8 @@ kernel!(
     linear, Linear,
     |op, call| {
         let (x, weight) = (call.tensor(Linear::X), call.tensor(Linear::WEIGHT).weight());
-        // One image's `(a, b)` lie side by side; those of several are gathered.
+        // The kernel needs the current step's rows of all images to be contiguous. With several images they are copied
+        // to scratch memory.
         let (gathered, scratch) = call.scratch.split_at_mut(gathered(call.inputs[Linear::TABLE].map(|t| t.shape)));
         let modulate = match (call.inputs[Linear::TABLE], call.inputs[Linear::COUNTER]) {
             (Some(table), Some(counter)) => {
@@ -84,7 +85,7 @@ kernel!(
     }
 );
 
-/// Scratch in which the rows of a modulation table of several images are gathered.
+/// f32 of scratch for the rows of a modulation table of several images.
 fn gathered(table: Option<Shape>) -> usize {
     table.filter(|t| t.n > 1).map_or(0, |t| t.n * t.c)
 }

@@ -184,7 +184,8 @@ impl Program for ProfiledProgram {
 }
 
 /// How executions of nodes are grouped in a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum By {
     /// By segment of the plan, e.g. `step_c`.
     Stage,

@@ -8,32 +8,32 @@ use crate::plan::Slot;
 /// The epsilon of the backbone's batch norms.
 const EPS: f32 = 1e-3;
 
-/// What a layer of EfficientNetV2 is.
+/// The kind of a layer of EfficientNetV2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// `FusedMBConv`: a full convolution widens and mixes at once.
+    /// `FusedMBConv`: a 3×3 convolution that also expands the channels, then a projection.
     Fused,
-    /// `MBConv`: widened, mixed by channel, gated.
+    /// `MBConv`: expansion, depthwise convolution, squeeze-and-excitation, projection.
     Inverted,
 }
 
-/// Equal layers of EfficientNetV2, but for the stride of the first.
+/// A sequence of layers of EfficientNetV2 that are equal except for the stride of the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stage {
-    /// What each layer is.
+    /// The kind of the layers.
     block: Kind,
-    /// Channels inside a layer, as a multiple of its input's.
+    /// Channels inside a layer, as a multiple of those of its input.
     expand: usize,
-    /// Of the first layer; 1 in the others.
+    /// Stride of the first layer; the others have a stride of 1.
     stride: usize,
     /// Channels of the result.
     width: usize,
-    /// How many.
+    /// Number of layers.
     layers: usize,
 }
 
-/// Stages 1 to 6 of EfficientNetV2-S. Before them a 3×3 convolution of stride 2
-/// to 24 channels, after them a 1×1 convolution to 1280.
+/// Stages 1 to 6 of EfficientNetV2-S. The backbone also has a 3×3 convolution of stride 2
+/// to 24 channels before them, and a 1×1 convolution to 1280 channels after them.
 const STAGES: [Stage; 6] = {
     use Kind::{Fused, Inverted};
     const fn stage(block: Kind, expand: usize, stride: usize, width: usize, layers: usize) -> Stage {

@@ -10,14 +10,13 @@ use crate::plan::Slot;
 enum Conv {
     /// 1×1.
     Pixel,
-    /// 3×3, padded.
+    /// 3×3 with padding.
     Square,
-    /// Transposed 2×2 of stride 2: doubles the size.
+    /// Transposed 2×2 with stride 2, which doubles height and width.
     Double,
 }
 
-/// The previewer's units, and the channels that each makes. After them a 1×1
-/// convolution to RGB.
+/// The previewer's units with their numbers of output channels. A 1×1 convolution to RGB follows them.
 const UNITS: [(Conv, usize); 8] = {
     use Conv::{Double, Pixel, Square};
     [

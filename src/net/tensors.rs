@@ -1,7 +1,7 @@
-//! Which tensors a network has: those that it asks for when it is recorded without weights.
+//! Lists the tensors of a network by a dry run: the network is recorded without weights, and its requests are collected.
 //!
-//! So each network is described once, by the code that records it. The list says what a checkpoint must hold, and what a
-//! synthetic one is made of.
+//! In this way each network is described only once, by the code that records it. The list is used to check checkpoints
+//! and to create synthetic ones.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -16,11 +16,10 @@ use crate::plan::{Recorder, Slot};
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
 
-/// Name and dimensions, as stored and in PyTorch's order, of each tensor of a network, in the order in which it first asks
-/// for them.
+/// Name and stored dimensions (in PyTorch's order) of each tensor of a network, in the order of the first requests.
 pub type Table = Vec<(String, Vec<usize>)>;
 
-/// The tensors that a network has asked for.
+/// The tensors that a network has requested.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     table: Table,
@@ -28,7 +27,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Notes a tensor, once.
+    /// Adds a tensor unless it is already in the list.
     pub(super) fn note(&mut self, name: String, dims: &[usize]) {
         if self.known.insert(name.clone()) {
             self.table.push((name, dims.to_vec()));
@@ -51,7 +50,7 @@ trait Dry {
         weights.expect_no_more(list.known.iter().map(String::as_str), source)
     }
 
-    /// Its tensors; the first that the checkpoint lacks, if one is given, is an error.
+    /// Its tensors. With a checkpoint, it is an error if the checkpoint lacks one of them.
     fn listing(&self, of: Option<(&Checkpoint, &str)>) -> Result<Listing> {
         let (mut rec, list) = (Recorder::new(), RefCell::default());
         self.record(&mut Net::listing(&mut rec, &list, of))?;
@@ -71,7 +70,7 @@ fn index(net: &mut Net<'_>, shape: Shape) -> Slot {
 
 impl Dry for UNetConfig {
     fn record(&self, net: &mut Net<'_>) -> Result<()> {
-        // As small as halving at each level allows.
+        // The smallest size that can be halved at each level.
         let side = self.patch_size << (self.levels() - 1);
         let x = input(net, Shape::new(1, side, side, self.in_channels));
         let mut vector = |channels| input(net, Shape::vector(channels));
@@ -155,11 +154,11 @@ pub fn of_previewer() -> Table {
 macro_rules! of_config {
     ($Config:ident, $open:literal) => {
         impl $Config {
-            /// The tensors of a network of these sizes, under their names in the `diffusers` scheme. Step counters of batch
-            /// norms, which are no weights, are not among them.
+            /// The tensors of a network of these sizes, with their names in the `diffusers` scheme. The step counters of batch
+            /// norms are not included, because they are not weights.
             ///
             /// # Panics
-            /// If the sizes contradict each other, which those that were read do not.
+            /// If the sizes contradict each other. Configurations that were read from a file are checked, so theirs do not.
             pub fn tensors(&self) -> Table {
                 self.list()
             }
@@ -167,7 +166,7 @@ macro_rules! of_config {
             #[doc = $open]
             ///
             /// # Errors
-            /// [`Error::Model`](crate::error::Error::Model) names a field with an absurd value;
+            /// [`Error::Model`](crate::error::Error::Model) names a field whose value is out of range;
             /// [`Error::Tensor`](crate::error::Error::Tensor) names a tensor that does not fit and the config.
             pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
                 let (read, source) = Self::read_or_infer(config, weights)?;

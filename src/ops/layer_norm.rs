@@ -17,7 +17,7 @@ pub struct LayerNorm {
 operands!(LayerNorm { X, WEIGHT, BIAS });
 
 impl LayerNorm {
-    /// Position of `gammas` among the operands, that of the weight in other affine maps.
+    /// Index of `gammas` among the operands, which is that of `weight` in [`Affine::Channels`].
     pub const GAMMAS: usize = Self::WEIGHT;
 }
 

@@ -67,6 +67,13 @@ impl Plans {
         }
     }
 
+    /// Drops the plan that was not used for longest; whether there was one.
+    pub fn drop_oldest(&mut self) -> bool {
+        let any = !self.kept.is_empty();
+        self.kept.drain(..usize::from(any));
+        any
+    }
+
     /// Keeps a plan, now the most recently used.
     pub fn push(&mut self, plan: Compiled) {
         self.largest = self.largest.max(plan.activations);

@@ -228,6 +228,38 @@ fn plans_are_kept_within_the_memory_that_was_stated() {
     assert_eq!(count(&mut pipeline, &one(64)), 0);
 }
 
+/// The CPU, which says as often as the number tells that a plan does not fit.
+struct Refusing(Cpu, Arc<AtomicUsize>);
+
+impl Backend for Refusing {
+    fn device(&self) -> &Device {
+        self.0.device()
+    }
+
+    fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
+        if self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| times.checked_sub(1)).is_ok() {
+            let (device, detail, remedy) = Default::default();
+            return Err(Error::DoesNotFit { device, free_mib: 0, need_mib: 0, detail, remedy });
+        }
+        self.0.compile_with(plan, kernels)
+    }
+}
+
+#[test]
+fn kept_plans_make_room_for_one_that_the_device_refuses() {
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let mut pipeline = Pipeline::new(model(), Box::new(Refusing(Cpu::new(false), refusals.clone()))).unwrap();
+    pipeline.keep_plans(1 << 30);
+    let one = |width| Request { prompts: vec!["a".into()], count: 1, width, ..request() };
+    for width in [64, 72] {
+        pipeline.generate(&one(width)).unwrap();
+    }
+    refusals.store(2, Ordering::Relaxed);
+    assert!(pipeline.generate(&one(80)).is_ok());
+    refusals.store(2, Ordering::Relaxed);
+    assert_eq!(pipeline.generate(&one(88)).unwrap_err().exit_code(), 4, "one plan was kept, and one refusal is final");
+}
+
 /// Runs one stage's segments of a plan on the CPU.
 fn noise_on_device(request: &Request, images: Range<usize>, keep: &mut Vec<HostTensor>) {
     let model = model();

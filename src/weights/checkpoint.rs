@@ -182,11 +182,11 @@ impl Checkpoint {
         Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
     }
 
-    /// The checks of [`require`](Self::require), without accessing the data. `source` says what the dimensions follow from,
+    /// The checks of [`require`](Self::require), without accessing the data. `source` says where the dimensions come from,
     /// e.g. "as decoder/config.json says".
     ///
     /// # Errors
-    /// As [`require`](Self::require).
+    /// Those of [`require`](Self::require).
     pub fn expect(&self, name: &str, dims: &[usize], source: &str) -> Result<()> {
         let stored = self.stored(name);
         if stored.is_some_and(|s| s.float().is_some() && same_dims(&self.tensors[name].dims(), dims)) {
@@ -202,11 +202,11 @@ impl Checkpoint {
         })
     }
 
-    /// Checks that the network has no further blocks than those of the tensors `known`. `source` as for
+    /// Checks that the network has no blocks besides those of the tensors `known`. `source` is as for
     /// [`expect`](Self::expect).
     ///
     /// # Errors
-    /// [`Error::Tensor`] for the first tensor of a known module that is not known itself.
+    /// [`Error::Tensor`] for the first tensor that is not in `known`, but in the same module as a tensor in `known`.
     pub fn expect_no_more<'a>(&self, known: impl Iterator<Item = &'a str>, source: &str) -> Result<()> {
         // Tensors of unknown modules are ignored. Unknown tensors of a known module, such as further blocks, mean
         // that the configuration is that of another network.

@@ -54,22 +54,22 @@ pub struct ModelPaths {
 /// contains the component's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `--stage-a`
+    /// Stage A weights.
     pub stage_a: Option<Location>,
-    /// `--stage-b`
+    /// Stage B weights.
     pub stage_b: Option<Location>,
-    /// `--stage-c`
+    /// Stage C weights.
     pub stage_c: Option<Location>,
-    /// `--text-encoder`
+    /// Text encoder weights.
     pub text_encoder: Option<Location>,
-    /// `--tokenizer`
+    /// The tokenizer: its folder, or `tokenizer.json`.
     pub tokenizer: Option<Location>,
 }
 
 /// The name of a component, and where it may be in a model folder.
 struct Component {
     what: &'static str,
-    flag: &'static str,
+    field: &'static str,
     kind: NetworkKind,
     /// Folders in the order of preference.
     folders: &'static [&'static str],
@@ -81,7 +81,7 @@ struct Component {
 
 const STAGE_A: Component = Component {
     what: "Stage A weights",
-    flag: "--stage-a",
+    field: "stage_a",
     kind: NetworkKind::StageA,
     folders: &["vqgan"],
     stem: "diffusion_pytorch_model",
@@ -89,7 +89,7 @@ const STAGE_A: Component = Component {
 };
 const STAGE_B: Component = Component {
     what: "Stage B weights",
-    flag: "--stage-b",
+    field: "stage_b",
     kind: NetworkKind::StageB,
     folders: &["decoder", "decoder_lite"],
     stem: "diffusion_pytorch_model",
@@ -103,7 +103,7 @@ const STAGE_B: Component = Component {
 };
 const STAGE_C: Component = Component {
     what: "Stage C weights",
-    flag: "--stage-c",
+    field: "stage_c",
     kind: NetworkKind::StageC,
     folders: &["prior", "prior_lite"],
     stem: "diffusion_pytorch_model",
@@ -117,7 +117,7 @@ const STAGE_C: Component = Component {
 };
 const TEXT_ENCODER: Component = Component {
     what: "text encoder weights",
-    flag: "--text-encoder",
+    field: "text_encoder",
     kind: NetworkKind::TextEncoder,
     folders: &["text_encoder"],
     stem: "model",
@@ -129,7 +129,7 @@ impl ModelPaths {
     ///
     /// # Errors
     /// [`Error::ModelMissing`] names the missing component, the places that
-    /// were searched, and the flag that sets it. [`Error::Request`] if no
+    /// were searched, and the field that sets it. [`Error::Request`] if no
     /// folder was given and the overrides do not cover every component.
     pub fn find(model: Option<&Location>, prior: Option<&Location>, overrides: &Overrides) -> Result<Self> {
         let roots = roots(model, prior)?;
@@ -184,7 +184,7 @@ fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Locat
                     path: root.path().to_owned(),
                     expected: format!("a {missing}"),
                     found:
-                        "a file; set single files with --stage-a, --stage-b, --stage-c, --text-encoder and --tokenizer"
+                        "a file; set single files with `stage_a`, `stage_b`, `stage_c`, `text_encoder` and `tokenizer`"
                             .to_owned(),
                 });
             }
@@ -236,8 +236,8 @@ impl Component {
         }
         let Some(root) = roots.first() else {
             return Err(Error::Request {
-                what: "--model".to_owned(),
-                expected: format!("a model folder, or {} FILE as well", self.flag),
+                what: "model".to_owned(),
+                expected: format!("a model folder, or `{}` FILE as well", self.field),
                 found: "neither".to_owned(),
             });
         };
@@ -257,9 +257,9 @@ impl Component {
     fn missing(&self, root: &Location, tried: &str) -> Error {
         let remedy = match self.kind {
             NetworkKind::StageC => {
-                "set the folder that contains prior/ with --prior, or the file with --stage-c".into()
+                "set the folder that contains prior/ with `prior`, or the file with `stage_c`".into()
             }
-            _ => format!("download this component of the model, or set its file with {}", self.flag),
+            _ => format!("download this component of the model, or set its file with `{}`", self.field),
         };
         Error::ModelMissing { path: root.path().to_owned(), missing: format!("{} ({tried})", self.what), remedy }
     }
@@ -293,7 +293,7 @@ fn tokenizer(given: Option<&Location>, roots: &[Location]) -> Result<Location> {
         path: place.path().to_owned(),
         missing: "tokenizer (tokenizer.json, or vocab.json and merges.txt; in tokenizer/ or the folder itself)"
             .to_owned(),
-        remedy: "download this component of the model, or set it with --tokenizer".to_owned(),
+        remedy: "download this component of the model, or set it with `tokenizer`".to_owned(),
     };
     if let Some(given) = given {
         return if given.is_file() || usable(given) { Ok(given.clone()) } else { Err(missing(given)) };
@@ -302,8 +302,8 @@ fn tokenizer(given: Option<&Location>, roots: &[Location]) -> Result<Location> {
     places.into_iter().find(usable).ok_or_else(|| match roots.first() {
         Some(root) => missing(root),
         None => Error::Request {
-            what: "--model".to_owned(),
-            expected: "a model folder, or --tokenizer FILE as well".to_owned(),
+            what: "model".to_owned(),
+            expected: "a model folder, or `tokenizer` FILE as well".to_owned(),
             found: "neither".to_owned(),
         },
     })

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "no test program uses all of them")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use cascade_rt::backend::cpu::{self, Cpu};
@@ -136,8 +135,8 @@ impl Bench {
     }
 }
 
-/// Every device that is here, each with its best exact kernels, and with nothing
-/// but those that any device of its kind can run.
+/// Every device of this machine twice: with its best kernels that compute in f32, and with only the kernels that any device
+/// of its kind can run.
 pub fn exact() -> Vec<Box<dyn Backend>> {
     let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new(false)), Box::new(Cpu::with_caps(Caps::NONE))];
     for i in 0..wgpu::adapters().len() {
@@ -152,8 +151,8 @@ pub fn exact() -> Vec<Box<dyn Backend>> {
     all
 }
 
-/// A device that has what `kernel` needs, `more` and nothing else that a kernel may need, so that the registry
-/// chooses it wherever it fits; `None` if no such device is here. Shaders in `shader_dir` replace those of the same name.
+/// A device that offers only the capabilities that `kernel` needs, and `more`, so that the registry chooses that kernel
+/// wherever it fits. `None` if this machine has no such device. Shaders in `shader_dir` replace built-in ones of the same name.
 pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Option<Box<dyn Backend>> {
     let needs = kernel.needs.and(more);
     let met = |caps: Caps| caps.and(Caps::ROUND_BF16).contains(needs);
@@ -164,7 +163,7 @@ pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Opti
             Some(Box::new(Wgpu::with_caps(i, needs, shader_dir).unwrap()))
         }
         Launch::Cuda(_) => {
-            let caps = needs.and(Caps::DEPENDENT_LAUNCH); // no kernel needs it; how they are launched does
+            let caps = needs.and(Caps::DEPENDENT_LAUNCH); // this is not a requirement of kernels but a way to launch them
             match cuda::usable().iter().find(|(_, device)| met(device.caps)) {
                 Some((i, _)) => Some(cuda::with_caps(*i, caps).unwrap()),
                 None => cuda::emulated(caps, true),
@@ -195,9 +194,10 @@ pub fn root() -> PathBuf {
 }
 
 /// The program under test, or `CASCADE_PROGRAM`, without environment variables that would set its flags.
-pub fn program() -> Command {
+#[cfg(feature = "cli")]
+pub fn program() -> std::process::Command {
     let built = || env!("CARGO_BIN_EXE_cascade-rt").into();
-    let mut command = Command::new(std::env::var_os("CASCADE_PROGRAM").unwrap_or_else(built));
+    let mut command = std::process::Command::new(std::env::var_os("CASCADE_PROGRAM").unwrap_or_else(built));
     let flags = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CASCADE_"));
     flags.for_each(|name| {
         command.env_remove(name);

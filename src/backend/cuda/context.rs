@@ -81,9 +81,9 @@ impl<D: Driver> Context<D> {
             }
             Fault::Lost(said, remedy) => device(format!("the device was lost ({said})"), remedy),
             Fault::Refused(said) => {
-                device(format!("the driver does not take the kernels: {said}"), "update it, or use --device cpu")
+                device(format!("the driver does not take the kernels: {said}"), "update it, or use `device cpu`")
             }
-            Fault::Other(said) => device(said, "update the NVIDIA driver, or use --device cpu"),
+            Fault::Other(said) => device(said, "update the NVIDIA driver, or use `device cpu`"),
         }
     }
 
@@ -94,7 +94,7 @@ impl<D: Driver> Context<D> {
             free_mib: self.driver().free_bytes().unwrap_or(0) >> 20,
             need_mib: need.div_ceil(1 << 20),
             detail: detail.into(),
-            remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
+            remedy: "try a smaller `width` and `height`, fewer images, or `device cpu`".into(),
         }
     }
 }

@@ -18,10 +18,10 @@ pub(super) enum Fault {
 /// What a driver's call gives.
 pub(super) type Outcome<T> = std::result::Result<T, Fault>;
 
-const KERNEL: &str = "this is a fault of a kernel: --check-nodes names it, --without sm_90a (on Hopper), --device wgpu and --device cpu do without it";
+const KERNEL: &str = "this is a fault of a kernel: `check_nodes` names it, `without sm_90a` (on Hopper), `device wgpu` and `device cpu` do without it";
 const HARDWARE: &str = "the hardware reports damage: reset the GPU (nvidia-smi --gpu-reset) or use another device";
-const WATCHDOG: &str = "a display's watchdog stopped it: use a GPU without a display, a smaller size, or --device wgpu";
-const AGAIN: &str = "run again; if it happens again restart the machine, or use --device cpu";
+const WATCHDOG: &str = "a display's watchdog stopped it: use a GPU without a display, a smaller size, or `device wgpu`";
+const AGAIN: &str = "run again; if it happens again restart the machine, or use `device cpu`";
 
 impl Fault {
     /// What a driver's result means; `said` is what the driver calls it, and `bytes` what was asked for.

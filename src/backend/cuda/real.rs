@@ -57,7 +57,7 @@ pub(super) struct Real {
 
 /// An error that says what the driver said, of device `index`.
 fn failed(index: usize, found: impl std::fmt::Display) -> Error {
-    let remedy = "update the NVIDIA driver, or use --device cpu; `cascade-rt devices` lists what there is";
+    let remedy = "update the NVIDIA driver, or use `device cpu`; `devices::all` lists what there is";
     Error::Device { wanted: format!("cuda:{index}"), found: found.to_string(), remedy: remedy.into() }
 }
 

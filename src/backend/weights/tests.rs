@@ -109,38 +109,48 @@ fn tensor(seed: usize, rows: usize) -> Weight {
 
 /// A plan whose segments read these weights.
 fn plan(segments: &[Vec<Weight>]) -> Arc<Plan> {
+    plan_with_loop(0, segments)
+}
+
+/// The same, the first so many segments in a loop.
+fn plan_with_loop(looped: usize, segments: &[Vec<Weight>]) -> Arc<Plan> {
     let mut rec = Recorder::new();
     let x = rec.input(Shape::matrix(1, SIDE), Element::F32);
-    for weights in segments {
+    let record = |rec: &mut Recorder, weights: &Vec<Weight>| -> Result<()> {
         rec.segment("segment");
         for weight in weights {
             let mut inputs = vec![Some(Source::Slot(x)), Some(rec.weight(weight.clone()))];
             inputs.resize(8, None);
-            rec.node("linear", Linear { function: Function::Identity }, &inputs).unwrap();
+            rec.node("linear", Linear { function: Function::Identity }, &inputs)?;
         }
+        Ok(())
+    };
+    let (first, others) = segments.split_at(looped);
+    if looped > 0 {
+        rec.repeat(2, |rec| first.iter().try_for_each(|weights| record(rec, weights))).unwrap();
     }
+    others.iter().try_for_each(|weights| record(&mut rec, weights)).unwrap();
     Arc::new(rec.finish())
 }
 
-/// The weights that a segment reads.
-fn read_by(plan: &Plan, segment: usize) -> Vec<usize> {
+/// The weights that nodes read.
+fn read_by(plan: &Plan, nodes: Range<usize>) -> Vec<usize> {
     let weight = |source: &Source| match *source {
         Source::Weight(w, _) => Some(w),
         Source::Slot(_) => None,
     };
-    let nodes = &plan.nodes[plan.segments[segment].nodes.clone()];
-    nodes.iter().flat_map(|node| node.inputs.iter().flatten().filter_map(weight)).collect()
+    plan.nodes[nodes].iter().flat_map(|node| node.inputs.iter().flatten().filter_map(weight)).collect()
 }
 
-/// Bytes of weights that must be on the device for the segment that reads most.
+/// Bytes of weights that must be on the device for the span that reads most.
 fn least(plan: &Plan, weights: &Weights<Fake>) -> u64 {
-    let sum = |segment: usize| -> u64 {
-        let mut blocks: Vec<_> = read_by(plan, segment).into_iter().map(|w| weights.within(w).block).collect();
+    let sum = |span: &Range<usize>| -> u64 {
+        let mut blocks: Vec<_> = read_by(plan, span.clone()).into_iter().map(|w| weights.within(w).block).collect();
         blocks.sort_unstable();
         blocks.dedup();
         blocks.into_iter().map(|block| weights.store.lock().bytes(block)).sum()
     };
-    (0..plan.segments.len()).map(sum).max().unwrap_or(0)
+    plan.spans.iter().map(sum).max().unwrap_or(0)
 }
 
 struct Program {
@@ -169,7 +179,7 @@ impl Program {
             self.seen = (epoch, Vec::new());
         }
         assert!(self.seen.1.iter().all(|noted| noted.strong_count() > 0), "addresses of this epoch are still good");
-        for w in read_by(&self.plan, segment) {
+        for w in read_by(&self.plan, self.plan.segments[segment].nodes.clone()) {
             let (buffer, range) = self.weights.at(&state, w);
             let values = self.plan.weights[w].to_f32();
             let want: Vec<u8> = match self.weights.dtype(w) {
@@ -277,6 +287,22 @@ fn what_was_not_used_for_longest_gives_way_first() {
         program.run(segment).unwrap();
         assert_eq!(uploaded(&store), rows, "segment {segment}");
     }
+}
+
+#[test]
+fn segments_of_a_loop_have_their_weights_together() {
+    let store = Fake::store(24 * ROW);
+    let plan = plan_with_loop(2, &[1, 2, 3].map(|seed| vec![tensor(seed, 10)]));
+    let mut program = Program::compile(&store, &plan, 4 * ROW, false).unwrap();
+    assert_eq!(program.weights.residency(), Residency::Turns);
+    for (segment, rows) in [(1, 20), (0, 0), (1, 0), (2, 10), (0, 20), (1, 0)] {
+        // What makes room for the third segment is one chunk of both.
+        program.run(segment).unwrap();
+        assert_eq!(uploaded(&store), rows, "segment {segment}");
+    }
+    drop(program);
+    let Err(error) = Program::compile(&store, &plan, 5 * ROW, false) else { panic!("both do not fit") };
+    assert_eq!(error.exit_code(), 4);
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Context {
         let (device, queue) = opened.map_err(|e| Error::Device {
             wanted: info.name.clone(),
             found: e.to_string(),
-            remedy: "try --device cpu".into(),
+            remedy: "try `device cpu`".into(),
         })?;
         let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
         // The first fault is the cause; those that follow are its consequences. Loss explains everything.
@@ -131,7 +131,7 @@ impl Context {
 
     /// The error of a call that failed without a fault being reported.
     pub(super) fn failed(&self, found: String) -> Error {
-        Error::Device { wanted: self.info.name.clone(), found, remedy: "try --device cpu".into() }
+        Error::Device { wanted: self.info.name.clone(), found, remedy: "try `device cpu`".into() }
     }
 
     /// The device's limits.
@@ -147,9 +147,9 @@ impl Context {
             Some(Fault::OutOfMemory) => return Err(self.does_not_fit(0, "the driver refused an allocation")),
             Some(Fault::Lost(why)) => (
                 format!("the device was lost ({why})"),
-                "run again; if it happens again try a smaller size, an updated driver, or --device cpu",
+                "run again; if it happens again try a smaller size, an updated driver, or `device cpu`",
             ),
-            Some(Fault::Other(why)) => (why, "this is a fault of a kernel or the driver; --device cpu always works"),
+            Some(Fault::Other(why)) => (why, "this is a fault of a kernel or the driver; `device cpu` always works"),
         };
         Err(Error::Device { wanted: self.info.name.clone(), found, remedy: remedy.into() })
     }
@@ -161,7 +161,7 @@ impl Context {
             free_mib: self.info.free_bytes >> 20,
             need_mib: need.div_ceil(1 << 20),
             detail: detail.into(),
-            remedy: "try a smaller --width and --height, fewer images, or --device cpu".into(),
+            remedy: "try a smaller `width` and `height`, fewer images, or `device cpu`".into(),
         }
     }
 

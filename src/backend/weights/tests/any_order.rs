@@ -43,7 +43,9 @@ proptest! {
         let segments = |plan: &Vec<Vec<Vec<usize>>>| -> Vec<Vec<Weight>> {
             plan.iter().map(|segment| segment.iter().map(stack).collect()).collect()
         };
-        let plans: Vec<Arc<Plan>> = plans.iter().map(|p| plan(&segments(p))).collect();
+        // The first has no loop, the second one of one segment, and so on.
+        let plan_of = |(looped, p): (usize, &Vec<Vec<Vec<usize>>>)| plan_with_loop(looped.min(p.len()), &segments(p));
+        let plans: Vec<Arc<Plan>> = plans.iter().enumerate().map(plan_of).collect();
         let store = Fake::store(capacity * ROW);
         let mut programs: Vec<Program> = Vec::new();
         for call in calls {
