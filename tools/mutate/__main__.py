@@ -21,6 +21,7 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,8 @@ import verdicts
 
 ROOT = verdicts.ROOT
 LIST = ROOT / "tests" / "mutations.toml"
-LIMIT = 120  # seconds, for a kernel that never ends
+LIMIT = 120  # seconds of processor time, for a kernel that never ends
+PATIENCE = 900  # seconds, for one that waits
 AGAIN = 10  # one of so many mutations whose verdict is known runs anyway
 # What the tests say.
 KINDS = {
@@ -117,13 +119,15 @@ class Runner:
                 if wrong:
                     return f"it does not compile: {wrong[:600]}"
                 environment |= {"CASCADE_LANG": "cuda", "CASCADE_HOST_KERNELS": str(library)}
-            command = [self.program, "every_kernel_matches_its_reference", "--exact", "--nocapture"]
+            command = ["prlimit", f"--cpu={LIMIT}", self.program, "every_kernel_matches_its_reference", "--exact", "--nocapture"]
             try:
                 done = subprocess.run(
-                    command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=LIMIT
+                    command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE
                 )
             except subprocess.TimeoutExpired:
                 return "endless"
+        if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return "endless"
         said = done.stdout + done.stderr
         kinds = [kind for kind, pattern in KINDS.items() if re.search(pattern, said)]
         return kinds[0] if kinds else f"neither passed nor failed as tests do ({done.returncode}): {said[-400:]}"
