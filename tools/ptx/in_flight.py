@@ -198,9 +198,16 @@ def sass_instruction(text, where):
         if first:
             one.writes = registers(result, width)
             sources = sources[1:]
-        # Of a wide multiplication or shift the last operand is wide as well.
-        one.reads = frozenset().union(*(registers(n, 2 if wide(name) else 1) for n in sources), *address(operands))
+        # A widening multiplication reads 32-bit factors; only its third source, the addend, is a pair.
+        pairs = (sources[-1:] if is_addend(operands) else []) if "WIDE" in name else sources if wide(name) else []
+        one.reads = frozenset().union(*(registers(n, 2 if n in pairs else 1) for n in sources), *address(operands))
     return one
+
+
+def is_addend(operands):
+    """Whether the last operand of result, two factors and addend is a register."""
+    parts = [part for part in operands if not re.match(r"^!?U?P[T\d]", part)]
+    return len(parts) == 4 and SASS_REGISTER.search(parts[3]) is not None
 
 
 def wide(name):
