@@ -1,4 +1,4 @@
-//! The command line: text to requests, results to files.
+//! The command line: turns arguments into requests, and results into files.
 
 mod bench;
 mod decode;
@@ -34,8 +34,8 @@ use crate::weights::paths::{ModelPaths, Overrides};
 /// Stable Cascade, from prompt to picture, on hand-written kernels.
 ///
 /// Results go to standard output, everything else to standard error. Every flag
-/// of `generate` can also be set by an environment variable, CASCADE_ and its
-/// name: CASCADE_MODEL for --model.
+/// of `generate` can also be set by an environment variable, like CASCADE_MODEL
+/// for --model.
 ///
 /// Exit codes: 0 done, 2 usage, 3 model missing or bad, 4 does not fit, 5 no
 /// usable device, 7 disk, 130 interrupted, 1 anything else.
@@ -54,17 +54,17 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Encode prompts, for `generate --text` or for another program.
     Encode(Box<encode::Args>),
-    /// Say what a model, a single file or a generated PNG holds.
+    /// Show what a model folder, a safetensors file or a generated PNG contains.
     Inspect(inspect::Args),
-    /// List devices: capabilities, memory, and which would be chosen.
+    /// List devices, their capabilities and memory, and which one --device auto takes.
     Devices(info::Args),
     /// List which kernel runs each op on each device, and why. With --bench, time them.
     Kernels(Box<kernels::Args>),
     /// Time whole pictures: median and spread of every stage, and memory.
     Bench(Box<bench::Args>),
-    /// Time every node of one run: time, share, FLOP/s, GB/s, and how far from the device's limit.
+    /// Time every node of one run: time, share, FLOP/s, GB/s, and the fraction of what the device allows.
     Profile(Box<profile::Args>),
-    /// Write a model with the real architecture and random weights, to measure speed and memory with.
+    /// Write a model with the real architecture and random weights, to measure speed and memory.
     SynthModel(SynthArgs),
 }
 
@@ -73,7 +73,7 @@ struct SynthArgs {
     /// Size: mid (0.4 GB), lite (5 GB), large (12 GB).
     #[arg(value_name = "PRESET")]
     preset: Preset,
-    /// Folder to make; must not exist yet.
+    /// Folder to make. It must not exist yet.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
@@ -108,12 +108,12 @@ struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Whether a model was asked for, or any part of one.
+    /// Whether a model folder or any part of a model was given.
     fn is_given(&self) -> bool {
         self.model.is_some() || self.prior.is_some() || self.parts() != Overrides::default()
     }
 
-    /// The model folder that was asked for; where nothing was, the built-in one.
+    /// The model folder that was given, or the built-in model if nothing was given.
     fn folder(&self) -> Result<Option<Location>> {
         if self.is_given() {
             return Ok(self.model.clone());
@@ -140,7 +140,7 @@ impl ModelArgs {
         ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &self.parts())
     }
 
-    /// What people call it.
+    /// The model's name, for records: its folder's, or that of Stage C's file.
     fn name(&self) -> Result<String> {
         let location = self.folder()?.or_else(|| self.stage_c.clone());
         let path = location.map(|l| l.path().canonicalize().unwrap_or_else(|_| l.path().to_owned()));
@@ -148,7 +148,7 @@ impl ModelArgs {
     }
 }
 
-/// What a path stands for: itself, or the built-in model of that name if there is nothing.
+/// The location that a path names: the path, or the built-in model if it has this name and nothing is there.
 fn locate(path: PathBuf) -> Location {
     let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && !path.exists());
     built_in.map_or_else(|| path.into(), Location::from)
@@ -157,7 +157,7 @@ fn locate(path: PathBuf) -> Location {
 /// Parses the command line and does what it says.
 ///
 /// # Errors
-/// Whatever goes wrong; usage errors that the parser finds end the process with
+/// Whatever goes wrong. Usage errors that the parser finds end the process with
 /// code 2 at once.
 pub fn run() -> Result<()> {
     let cli = Cli::parse();
@@ -192,23 +192,23 @@ fn no_handler(found: &str) -> Error {
     }
 }
 
-/// Prints a line to standard error. If even that fails, nobody is left to tell.
+/// Prints a line to standard error. If that fails, there is nowhere to report it.
 pub fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }
 
-/// The text without characters that would command a terminal. Inside of JSON it
-/// stays JSON.
+/// The text with control characters escaped, which a terminal would obey. JSON stays
+/// valid JSON.
 fn printable(text: &str) -> Cow<'_, str> {
-    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.contains(commands) {
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(control) {
         return text.into();
     }
-    let escape = |c: char| if commands(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    let escape = |c: char| if control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
     text.chars().map(escape).collect()
 }
 
-/// Prints a line of results; a reader that went away is no error.
+/// Prints a line of results. It is no error if the reader has closed standard output.
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {

@@ -171,7 +171,7 @@ fn kernel_sources() {
     room.fails(room.command(&["kernels", "--source", "attention.avx2"]), 2, &["--source", "WGSL"]);
     let output = room.command(&["kernels", "--source", "conv2d"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for part in ["fn main(", "fn multiply(", "struct Shape", "OUTSIDE"] {
+    for part in ["fn main(", "fn multiply_tiles(", "struct Shape", "OUTSIDE"] {
         assert!(text.contains(part), "conv2d does not contain {part}");
     }
 }

@@ -10,12 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cascade_rt::backend::Backend;
-use cascade_rt::demo;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::model::Model;
 use cascade_rt::pipeline::Pipeline;
 use cascade_rt::request::Request;
-use cascade_rt::weights::{ModelPaths, Overrides};
 
 const APPLE: &str = "a red apple on a blue background";
 

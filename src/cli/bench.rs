@@ -1,4 +1,4 @@
-//! `cascade-rt bench`: whole pictures, over and over.
+//! `cascade-rt bench`: times whole pictures, several times each.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::request::{Request, parse_whole};
 pub(super) struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Sizes in pixels, e.g. 512,1024 or 1152x896. Without any, what the model was made for, or 1024.
+    /// Sizes in pixels, e.g. 512,1024 or 1152x896. Without any, the size that the model was trained for, or 1024.
     #[arg(long, value_name = "PX,…", value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<(u32, u32)>,
     /// Pictures at once, e.g. 1,2,4.
@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Runs that are timed, 1 to 1000.
     #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Runs before them that are not, up to 1000.
+    /// Runs before those, which are not timed, up to 1000.
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(..=1000))]
     warmup: u32,
     /// Print one JSON object.
@@ -46,9 +46,9 @@ fn parse_size(text: &str) -> std::result::Result<(u32, u32), String> {
     Ok((width, height))
 }
 
-/// What is timed, in order.
+/// Names of what is timed, in the order of a run.
 const PARTS: [&str; 7] = ["load", "plan", "text", "stage_c", "stage_b", "stage_a", "encode"];
-/// The first of them that belongs to a picture.
+/// Index of the first of them that every picture takes anew. Those before it happen once.
 const PICTURE: usize = 2;
 
 /// One size and count, measured.
@@ -109,9 +109,9 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
     let (mut pipeline, mut request) = (None, Request::default());
     let mut seconds: Vec<(&str, Vec<f64>)> = PARTS.iter().map(|part| (*part, Vec::new())).collect();
     seconds.push(("picture", Vec::new()));
-    // Opening and planning, each time anew, as many times as there are runs.
+    // Opens the model and compiles the plan as many times as there are runs, to time both.
     for i in 0..args.runs {
-        // What the last one holds is free again before the next is made.
+        // Frees the memory of the previous pipeline before the next one is made.
         drop(pipeline.take());
         let start = Instant::now();
         let model = args.subject.open_model(!first || i > 0)?;
@@ -150,7 +150,7 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
     Ok(Cell { request, device, seconds, activations, weights, peak })
 }
 
-/// Notes down the memory of the latest plan.
+/// Remembers how much memory the latest plan takes.
 #[derive(Default)]
 struct Planned {
     activations: u64,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::interrupt::after_a_step;
+use super::interrupt::{after_a_step, at_once};
 use super::output::Output;
 use super::prompts;
 use super::report::Report;
@@ -62,6 +62,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut tensors = Tensors::default();
     tensors.append_text(&text, request.prompts.len());
     let record = Record::new(&request, &name, 0);
-    report.wrote(|| outputs.write(0, &tensors.to_bytes(outputs.name(0), Some(&record))?))?;
+    at_once(|| report.wrote(|| outputs.write(0, &tensors.to_bytes(outputs.name(0), Some(&record))?)))?;
     report.end("text", serde_json::Value::Null)
 }

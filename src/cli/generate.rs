@@ -122,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let mut tensors = Tensors::default();
         tensors.append_images("stage_c", prior.stage_c);
         tensors.append_text(&TextEmbeddings { states: None, ..prior.text }, request.prompts.len());
-        report.wrote(|| outputs.write(0, &tensors.to_bytes(outputs.name(0), Some(&record(0)))?))?;
+        at_once(|| report.wrote(|| outputs.write(0, &tensors.to_bytes(outputs.name(0), Some(&record(0)))?)))?;
     } else {
         let times = after_a_step(|| {
             pipeline.run(&request, options, |batch| {

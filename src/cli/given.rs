@@ -155,7 +155,10 @@ impl Given {
 }
 
 /// The record in the metadata of a file that is known to be in safetensors format.
-fn record(path: &Path) -> Result<Option<Record>> {
+///
+/// # Errors
+/// If the file cannot be read, or the record is damaged.
+pub(super) fn record(path: &Path) -> Result<Option<Record>> {
     #[derive(Deserialize)]
     struct Header {
         #[serde(rename = "__metadata__")]

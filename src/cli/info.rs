@@ -57,7 +57,7 @@ fn reason(device: &Device, chosen: bool) -> &'static str {
     }
 }
 
-/// Lists, for each op and device, the rows and the one that is used there.
+/// Lists, for each op and device, the registry's kernels, and which one is used there.
 pub(super) fn kernels(json: bool) -> Result<()> {
     let mut entries = Vec::new();
     for op in ops::NAMES {
@@ -81,7 +81,7 @@ pub(super) fn kernels(json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The rows of `op`, each with the reason why a device of these capabilities uses it or not.
+/// The kernels of `op`, each with the reason why a device with these capabilities uses it or not.
 fn explain(op: &str, lang: Lang, exact: Caps) -> Vec<(&'static Kernel, String)> {
     let rounding = exact.and(Caps::ROUND_BF16);
     let all: Vec<&Kernel> = registry::kernels(lang).filter(|k| k.op == op).collect();

@@ -1,4 +1,4 @@
-//! `cascade-rt inspect`: what a model, a single file or a generated PNG holds.
+//! `cascade-rt inspect`: what a model folder, a safetensors file or a generated PNG contains.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
-use super::{locate, printable, say};
+use super::{given, locate, printable, say};
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::image::read_metadata;
@@ -49,7 +49,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         read.map_err(|source| Error::Disk { path: path.to_owned(), action: "read", source })?;
     }
     let png = start == *b"\x89PNG\r\n\x1a\n";
-    if png { picture(path) } else { file(&args.path, args) }
+    if png {
+        return picture(path);
+    }
+    file(&args.path, args)?;
+    match given::record(path)? {
+        Some(record) => say(&printable(&record.parameters())),
+        None => Ok(()),
+    }
 }
 
 fn picture(path: &Path) -> Result<()> {

@@ -1,5 +1,5 @@
-//! `cascade-rt kernels --bench`: whether the registry's order is the fastest on a device; and `--sms`: what it is on a GPU that
-//! need not be here.
+//! `cascade-rt kernels --bench`: whether the kernels that the registry chooses are the fastest on a device. `--sms`: which
+//! kernels it chooses on a GPU that need not be here.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::registry::{self, Caps, Lang, Launch, Target};
 /// How long a kernel is timed on one shape.
 const BUDGET: Duration = Duration::from_millis(200);
 
-/// How much faster another row must be to be worth a word: less is noise.
+/// How many times faster another kernel must be to be reported. Smaller differences are noise.
 const WORTH: f64 = 1.05;
 
 #[derive(Debug, clap::Args)]
@@ -49,30 +49,30 @@ pub(super) struct Args {
     size: Size,
 }
 
-/// A row on a shape.
+/// A kernel, timed on one shape.
 #[derive(Debug, Serialize)]
 struct Timed {
     kernel: &'static str,
     seconds: f64,
 }
 
-/// A shape, measured.
+/// An op on one shape, with every kernel that could serve.
 #[derive(Debug, Serialize)]
 struct Entry {
     op: &'static str,
     operands: String,
     /// Calls in one batch.
     calls: usize,
-    /// Every row that could serve, the chosen one first.
+    /// Every kernel that could serve, the chosen one first.
     kernels: Vec<Timed>,
     fastest: &'static str,
     bound: String,
-    /// Of the chosen row.
+    /// The chosen kernel's rate, as a fraction of what the device allows.
     of_ceiling: f64,
 }
 
 impl Entry {
-    /// Seconds of one batch that the fastest row would save, if it is worth it.
+    /// Seconds of one batch that the fastest kernel would save, if it is faster by more than noise.
     fn gain(&self) -> Option<f64> {
         let fastest = self.kernels.iter().find(|timed| timed.kernel == self.fastest)?;
         let chosen = self.kernels[0].seconds;
@@ -114,11 +114,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let all: f64 = entries.iter().map(|entry| entry.kernels[0].seconds * entry.calls as f64).sum();
     let gains: Vec<f64> = entries.iter().filter_map(Entry::gain).collect();
-    // From zero, because the sum of nothing is a negative one.
+    // Starts from 0, because `sum` of no numbers is -0, which would be printed as such.
     let (slower, shapes, gain) = (gains.len(), entries.len(), gains.iter().fold(0.0, |sum, gain| sum + gain));
     say(&format!("{} with ceilings {ceilings}", backend.device().name))?;
     say(&format!(
-        "of {shapes} shapes, {slower} have a row faster than the chosen one: {} of {} would be saved",
+        "of {shapes} shapes, {slower} have a kernel faster than the chosen one: {} of {} would be saved",
         human_seconds(gain),
         human_seconds(all)
     ))
@@ -162,7 +162,7 @@ fn source(name: &str) -> Result<String> {
     Ok(shader.text(shader.source))
 }
 
-/// Times every row on a shape; `None` if one does not fit into the device's memory.
+/// Times every kernel on a shape; `None` if one does not fit into the device's memory.
 fn time(task: &Task, calls: usize, backend: &dyn Backend, ceilings: &Ceilings) -> Result<Option<Entry>> {
     let mut kernels = Vec::new();
     for kernel in task.kernels(backend.device().target()) {

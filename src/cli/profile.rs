@@ -21,10 +21,10 @@ pub(super) struct Args {
     subject: Subject,
     #[command(flatten)]
     size: Size,
-    /// What to sum up by: segments of the plan, ops, kernels, or layers of the networks.
+    /// What one line of the table is: a segment of the plan, an op, a kernel, or a layer of a network.
     #[arg(long, value_enum, default_value_t = By::Op)]
     by: By,
-    /// Lines of the table at most; 0 is all.
+    /// Most lines of the table. 0 prints all.
     #[arg(long, value_name = "N", default_value_t = 30)]
     top: usize,
     /// Runs before the one that is timed.
@@ -84,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     table(&rows, args.top)
 }
 
-/// Notes down when each stage begins.
+/// Tells the log when each stage begins.
 struct Stages<'a>(&'a Log);
 
 impl Observer for Stages<'_> {

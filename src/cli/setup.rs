@@ -1,4 +1,4 @@
-//! What is run, at which size and on what: flags that `generate` shares with the commands that measure.
+//! Flags that several commands share: the model, the device, how to sample, and at which size.
 
 use std::path::PathBuf;
 
@@ -30,8 +30,8 @@ pub(super) struct Setup {
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
     device: Choice,
-    /// Do without these abilities of the device, as `cascade-rt devices` names them: kernels that need them are
-    /// passed over, to compare them with others, or where one is wrong. `sm_90a`: what only Hopper has.
+    /// Do not use kernels that need these capabilities of the device (`cascade-rt devices` lists them), to compare
+    /// kernels, or to avoid one that is wrong. `sm_90a` stands for what only Hopper GPUs have.
     #[arg(long, value_name = "NAME,…", env = "CASCADE_WITHOUT")]
     without: Option<Caps>,
     /// Use the shaders in this folder instead of the built-in ones of the same name.
@@ -64,8 +64,8 @@ impl Setup {
 pub(super) struct Sampling {
     /// Denoising steps of Stage C, then Stage B.
     ///
-    /// More steps cost time in proportion and change the picture little past the
-    /// default.
+    /// Time grows in proportion to the steps. More than the default change the
+    /// picture little.
     #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
     pub(super) steps: (u32, u32),
     /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
@@ -73,10 +73,10 @@ pub(super) struct Sampling {
     pub(super) guidance: (f32, f32),
 }
 
-/// The pictures of one prompt.
+/// Size and number of the pictures of a prompt.
 #[derive(Debug, clap::Args)]
 pub(super) struct Size {
-    /// Width in pixels, a multiple of 8 from 64 up. Without it, what the model was made for, or 1024.
+    /// Width in pixels, a multiple of 8 from 64 up. Without it, the width that the model was trained for, or 1024.
     #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
     pub(super) width: Option<u32>,
     /// Height in pixels, like the width.
@@ -94,10 +94,10 @@ pub(super) struct Subject {
     pub(super) setup: Setup,
     #[command(flatten)]
     sampling: Sampling,
-    /// Measure a model of this size, mid, lite or large, without any file: weights are noise
-    /// in memory, ranges of 256 MiB that all of them share, in bf16.
+    /// Measure a model of this size, mid, lite or large, without any files. Its weights are random
+    /// numbers in bf16: ranges of one block of 256 MiB, which all weights share.
     ///
-    /// Times and the device's memory are those of the real network; the host's memory is
+    /// Times and the device's memory are those of a real model. The host's memory is
     /// less, and the pictures are noise.
     #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer"])]
     synthetic: Option<Preset>,
@@ -109,12 +109,12 @@ impl Subject {
         self.synthetic.map_or_else(|| self.setup.open_model(quiet), synth::in_memory)
     }
 
-    /// What people call the model.
+    /// The model's name, for results.
     pub(super) fn name(&self) -> Result<String> {
         self.synthetic.map_or_else(|| self.setup.model.name(), |preset| Ok(format!("synthetic {preset}")))
     }
 
-    /// One prompt at a size; where none is given, the size that the model was made for.
+    /// A request with one prompt. Where no size is given, pictures have the size that the model was trained for.
     pub(super) fn request(&self, size: (Option<u32>, Option<u32>), count: u32, model: &Model) -> Result<Request> {
         let usual = Request::default();
         let side = |given: Option<u32>, usual: u32| given.or(model.native_size).unwrap_or(usual);
@@ -131,7 +131,7 @@ impl Subject {
     }
 }
 
-/// A table with its first column to the left and the others to the right.
+/// The lines of a table, with the first column aligned to the left and the others to the right.
 pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let length = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());

@@ -154,11 +154,11 @@ pub fn of_previewer() -> Table {
 macro_rules! of_config {
     ($Config:ident, $open:literal) => {
         impl $Config {
-            /// The tensors of a network of these sizes, under their names in the `diffusers` scheme. Step counters of batch
-            /// norms, which are no weights, are not among them.
+            /// The tensors of a network of these sizes, with their names in the `diffusers` scheme. The step counters of batch
+            /// norms are not included, because they are not weights.
             ///
             /// # Panics
-            /// If the sizes contradict each other, which those that were read do not.
+            /// If the sizes contradict each other. Configurations that were read from a file are checked, so theirs do not.
             pub fn tensors(&self) -> Table {
                 self.list()
             }
@@ -166,7 +166,7 @@ macro_rules! of_config {
             #[doc = $open]
             ///
             /// # Errors
-            /// [`Error::Model`](crate::error::Error::Model) names a field with an absurd value;
+            /// [`Error::Model`](crate::error::Error::Model) names a field whose value is out of range;
             /// [`Error::Tensor`](crate::error::Error::Tensor) names a tensor that does not fit and the config.
             pub fn open(config: Option<&Location>, weights: &Checkpoint) -> Result<Self> {
                 let (read, source) = Self::read_or_infer(config, weights)?;

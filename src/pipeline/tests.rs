@@ -251,7 +251,9 @@ fn kept_plans_make_room_for_one_that_the_device_refuses() {
     let mut pipeline = Pipeline::new(model(), Box::new(Refusing(Cpu::new(false), refusals.clone()))).unwrap();
     pipeline.keep_plans(1 << 30);
     let one = |width| Request { prompts: vec!["a".into()], count: 1, width, ..request() };
-    [64, 72].map(|width| pipeline.generate(&one(width)).unwrap());
+    for width in [64, 72] {
+        pipeline.generate(&one(width)).unwrap();
+    }
     refusals.store(2, Ordering::Relaxed);
     assert!(pipeline.generate(&one(80)).is_ok());
     refusals.store(2, Ordering::Relaxed);

@@ -41,25 +41,71 @@ fn end_of(mut child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// Starts a run that would take minutes and might replace files, and returns it when the first step is about to begin.
+fn interruptible(room: &Room, side: &str, more: &[&str]) -> Child {
+    model(room, "m");
+    room.write("out.png", "precious");
+    let args = ["x", "-m", "m", "-W", side, "-H", side, "--steps", "1000,1000", "--force", "--dump", "dump"];
+    let child = room.generate(&[&args, more].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until_mapped(&child, "vqgan");
+    std::thread::sleep(Duration::from_millis(1500));
+    child
+}
+
 #[test]
-fn ctrl_c_ends_a_run_at_once() {
+fn the_first_signal_lets_the_step_finish() {
     for signal in ["INT", "TERM"] {
         let room = Room::new();
-        model(&room, "m");
-        room.write("out.png", "precious");
+        let child = interruptible(&room, "512", &[]);
         let before = room.files();
-        let force = ["x", "-m", "m", "-W", "512", "-H", "512", "--steps", "1000,1000", "--force", "--dump", "dump"];
-        let child = room.generate(&force).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_until_mapped(&child, "vqgan");
-        std::thread::sleep(Duration::from_millis(1500));
         send(signal, &child);
         let start = Instant::now();
         let output = end_of(child);
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
         assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("error: interrupted") && output.stdout.is_empty());
+        let stderr = text(&output.stderr);
+        // Said by the handler, which does not end the process, and by whoever stopped the run.
+        let said = ["interrupted: stopping after this step; interrupt again to stop at once\n", "error: interrupted\n"];
+        let found = said.map(|line| stderr.find(line));
+        assert!(found[0].is_some() && found[0] < found[1] && output.stdout.is_empty(), "{stderr}");
         assert!(room.files() == before, "{:?}", room.files().keys());
     }
+}
+
+#[test]
+fn the_second_signal_ends_a_run_in_the_middle_of_a_step() {
+    for signal in ["INT", "TERM"] {
+        let room = Room::new();
+        // With every node checked, a step takes many seconds.
+        let mut child = interruptible(&room, "2048", &["--check-nodes", "--noise", "philox"]);
+        let before = room.files();
+        send(signal, &child);
+        std::thread::sleep(Duration::from_millis(1000));
+        assert!(child.try_wait().unwrap().is_none(), "the step goes on");
+        send(signal, &child);
+        let start = Instant::now();
+        let output = end_of(child);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(stderr.contains("interrupted: stopping") && stderr.contains("error: interrupted"), "{stderr}");
+        assert!(room.files() == before, "{:?}", room.files().keys());
+    }
+}
+
+/// Measuring makes no files, so there is nothing to finish.
+#[test]
+fn where_nothing_is_written_the_first_signal_ends_the_process_at_once() {
+    let room = Room::new();
+    model(&room, "m");
+    let args = ["bench", "-m", "m", "--sizes", "512", "--steps", "1000,1000"];
+    let child = room.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until_mapped(&child, "vqgan");
+    send("INT", &child);
+    let output = end_of(child);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(!stderr.contains("stopping after") && stderr.contains("error: interrupted"), "{stderr}");
 }
 
 #[test]

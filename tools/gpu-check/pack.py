@@ -25,7 +25,7 @@ WHEELS = ["importlib_metadata", "zipp"]
 
 def executables() -> dict:
     """Builds all programs; returns a path for each name. They do not embed the demo model, because each would contain a copy."""
-    command = ["cargo", "test", "--release", "--no-run", "--no-default-features", "--message-format=json",
+    command = ["cargo", "test", "--release", "--no-run", "--no-default-features", "--features=cli", "--message-format=json",
                "--bin", "cascade-rt", "--bench", "kernels"]
     for name in TESTS:
         command += ["--test", name]

@@ -199,7 +199,7 @@ def main():
     seconds = time.monotonic() - start
     print(f"ran {len(mutations)}, kept {kept} of {len(every)}; {wrong} not as the list says, {seconds:.0f} s")
     if not options.texts:
-        verdicts.write(every, found, driver, options.all)
+        verdicts.write(every, found, driver, options.all and not options.words)
     sys.exit(bool(wrong) or not every)
 
 

@@ -30,12 +30,14 @@ HEAD = """\
 # Verdicts of tools/mutate that need not be found again: the hash of all that one depends on, then which it is.
 # Made by tools/mutate. Where branches meet, keep the lines of both.
 """
-TESTS = ["tests/kernels.rs", "tests/kernels/*.rs", "tests/common/mod.rs"]
-MEMORY = ["src/backend/operand.rs", "src/backend/weights.rs", "src/backend/weights/*.rs"]
-# What is between a test and a kernel, by the language of the kernel.
+# What is between a test and a kernel, by the language of the kernel: the test, the weights in a device's memory, the launch.
+BOTH = [
+    *["tests/kernels.rs", "tests/kernels/*.rs", "tests/common/mod.rs"],
+    *["src/backend/operand.rs", "src/backend/weights.rs", "src/backend/weights/*.rs", "src/registry/grid.rs"],
+]
 CODE = {
-    "cuda": [*TESTS, *MEMORY, "kernels/host/*", "src/backend/cuda.rs", "src/backend/cuda/*.rs", "src/registry/grid.rs"],
-    "wgsl": [*TESTS, *MEMORY, "shaders/common.wgsl", "shaders/*.shared.wgsl", "src/backend/wgpu.rs", "src/backend/wgpu/*.rs"],
+    "cuda": [*BOTH, "src/backend/cuda.rs", "src/backend/cuda/*.rs", "src/registry/cuda/source.rs", "kernels/host/*"],
+    "wgsl": [*BOTH, "src/backend/wgpu.rs", "src/backend/wgpu/*.rs", "shaders/common.wgsl", "shaders/*.shared.wgsl"],
 }
 RUST = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])\'|//[^\n]*|/\*.*?\*/', re.S)
 
@@ -73,6 +75,8 @@ def code(lang):
 def key(mutation, text, digests, flags, kinds):
     """The hash of all that a verdict depends on. `text` is that of the mutated file, `digests` are the test program's."""
     lang = "wgsl" if mutation["file"].endswith(".wgsl") else "cuda"
+    if (lang, mutation["kernel"]) not in digests:
+        return "no device of this machine runs it"
     digest, others = digests[lang, mutation["kernel"]]
     if lang == "wgsl":
         kernel = bare(text, False)

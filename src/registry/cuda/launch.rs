@@ -12,7 +12,7 @@ pub struct Cuda {
     pub source: &'static str,
     /// What the compiler made of it.
     pub ptx: &'static str,
-    /// The same for devices with [`Caps::DEPENDENT_LAUNCH`]: its kernels wait for the launch before.
+    /// The same for devices with [`Caps::DEPENDENT_LAUNCH`](crate::registry::Caps::DEPENDENT_LAUNCH): its kernels wait for the launch before.
     pub ptx_sm90: &'static str,
     /// Kernels, run one after the other.
     pub passes: &'static [Pass],
