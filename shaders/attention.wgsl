@@ -13,6 +13,7 @@
 // Needs      nothing optional; 15.3 KiB of workgroup memory. Any d; beyond VALUES channels the scores are recomputed for
 //            the next VALUES channels, so that accumulators stay in registers.
 // Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
+// Reference  src/ops/attention.rs
 const TILE_Q: u32 = 64u;
 const KEYS: u32 = 32u;
 const VALUES: u32 = 64u;

@@ -15,6 +15,7 @@ enable wgpu_cooperative_matrix;
 //            check at the end of the stage. Weights are far below 65504; larger ones are clamped.
 // Needs      f16; cooperative matrices of 16 x 16 x 16, f16 with f32 accumulators; subgroups of exactly 32 lanes;
 //            14.8 KiB of workgroup memory. Compiled by naga in the tests; not run so far.
+// Tunables   none.
 // Reference  src/ops/linear.rs
 const WG: u32 = 128u;
 const TILE_M: u32 = 64u;

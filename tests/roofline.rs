@@ -1,14 +1,15 @@
 //! How fast the CUDA kernels can be on an H100, by count: `kernels/ROOFLINE.md`, for every shape that a picture of 1024×1024
 //! pixels has with the large model and guidance. Shapes come from a recorded plan, blocks from the registry, registers from
-//! the assembler's table, and what a kernel moves from the line `Counts` of its header:
+//! the table of registers, and what a kernel moves from the line `Counts` of its header:
 //!
 //! ```text
 //! // Counts     x halo TILE_H TILE_W, weight tile, y once; 16 bytes a thread
 //! ```
 //!
-//! For every operand in order, then the result: how often it passes from the L2 cache to a processor or back. `once` or `twice`; `tile`, whole
-//! for every tile of pixels; `halo`, with a border of a pixel around tiles of this extent. `scratch 2` counts what
-//! passes share, written and read. Then what is under way at once: `bytes a thread`, `row a warp` or `halo a block`.
+//! It says, for every operand in order and then for the result, how often it moves between the L2 cache and an SM: `once` or
+//! `twice`; `tile`, as a whole for every tile of pixels; `halo`, with a border of one pixel around tiles of this extent. `scratch
+//! 2` counts scratch memory that passes share, written and read. Then follow the bytes in flight at once: `bytes a thread`,
+//! `row a warp` or `halo a block`.
 //!
 //! `CASCADE_ROOFLINE=update` writes the table anew. Nothing in it was measured.
 
@@ -32,7 +33,7 @@ use estimate::{Estimate, estimate, geometry, h100};
 /// Shapes that take less time than this at the roofline are left out, seconds: a launch takes longer.
 const SMALL: f64 = 1.5e-6;
 
-/// What a row must reach, percent: of the roofline, or of what the best cut into tiles would.
+/// What a row must reach, percent: of the roofline, or of what the best tiling would reach.
 const WANTED: f64 = 80.0;
 
 /// A line of the table.
@@ -48,7 +49,7 @@ struct Line {
     cells: [String; 6],
 }
 
-/// A plan of ops that no stage has, at shapes of networks that have them.
+/// A plan of ops that no stage has, at shapes that other networks have.
 fn others() -> Plan {
     let mut rec = Recorder::new();
     for (side, c) in [(64, 320), (32, 640)] {
@@ -60,7 +61,8 @@ fn others() -> Plan {
     rec.finish()
 }
 
-/// Adds a line for every different op of a plan that is not small, with its number of calls where they are `counted`; what the small ones take at the roofline, seconds.
+/// Adds a line for every distinct op of a plan that is not small, with its number of calls where they are `counted`. Returns the
+/// seconds that the small ones take at the roofline.
 fn add_lines(lines: &mut Vec<Line>, plan: &Plan, counted: bool) -> f64 {
     let target = Target::new(Lang::Cuda, Caps::SM90A.and(Caps::ROUND_BF16));
     let mut small = 0.0;
@@ -71,7 +73,7 @@ fn add_lines(lines: &mut Vec<Line>, plan: &Plan, counted: bool) -> f64 {
         let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
         let cost = plan.cost(node, true);
         let flops = if kernel.needs.contains(Caps::ROUND_BF16) { cost.flops as f64 } else { 0.0 };
-        let roof = (cost.bytes as f64 / h100::MEMORY).max(flops / (h100::FLOP * h100::PROCESSORS * h100::CLOCK));
+        let roof = (cost.bytes as f64 / h100::MEMORY).max(flops / (h100::FLOP * h100::SMS * h100::CLOCK));
         if roof < SMALL {
             small += roof * calls as f64;
             continue;
@@ -83,7 +85,7 @@ fn add_lines(lines: &mut Vec<Line>, plan: &Plan, counted: bool) -> f64 {
             moved.map_or_else(String::new, |(l2, _)| format!("{:.1}", l2 / 1e6)),
             format!("{:.2}", cost.flops as f64 / 1e9),
             format!("{blocks} × {threads}"),
-            format!("{:.2}", blocks / (at_once as f64 * h100::PROCESSORS)),
+            format!("{:.2}", blocks / (at_once as f64 * h100::SMS)),
             moved.map_or_else(String::new, |(_, bytes)| format!("{:.0}", bytes / 1024.0)),
         ];
         lines.push(Line {
@@ -153,22 +155,20 @@ with the large model, `--dtype bf16`, guidance in Stage C, 20 + 10 steps. Shapes
 out: a launch takes longer.
 
 * *must*: MB that the op has to move, each byte once
-* *by L2*: MB that the kernel moves between L2 cache and processors: halos, weights of every tile and memory that passes share included
-* *blocks*: of the largest launch, and threads of each; *turns*: blocks by how many run at once
-* *under way*: KiB that a processor asks for at once, of which latency and rate take 20
+* *by L2*: MB that the kernel moves between the L2 cache and SMs, with halos, weights that are read for every tile, and scratch memory
+* *blocks*: of the largest launch, and threads of each; *waves*: blocks divided by how many run at once
+* *in flight*: KiB that an SM has requested at once; bandwidth times latency is 20
 * *roof*: µs that memory or the tensor cores take at least
-* *limit*: what takes longest in this kernel; `tiles` is the estimate of `registry/cuda/tiling.rs` (products, copies from L2, shared memory),
-  `blocks` what the busiest processor multiplies, tiles of keys filled up, and rows that come and go while nothing is multiplied
-* *share*: of what the roofline allows, by count of bytes and FLOP: kernels cannot exceed it
-* *any cut*: the share that the best cut of a linear layer would have, of all into tiles whose sums fit registers and one to eight parts
-  of the terms. Few rows leave each of 132 processors little to multiply of much that it has to read; *share* is at least 80 % or 80 %
-  of this
-* *with ends*: the share with the begin of a block and its end too, in which results are made of sums, as far as they are estimated; no
-  launches
+* *limit*: what takes longest in this kernel. `tiles` is the estimate of `registry/cuda/tiling.rs` (MMAs, copies from L2, shared memory),
+  `blocks` the time of the busiest SM: its MMAs, with the last tile of keys padded, and loads and stores that nothing overlaps
+* *share*: of what the roofline allows, by count of bytes and FLOP; a kernel cannot be faster than that
+* *best tiling*: the share that a linear layer would have with the best of all tilings whose accumulators fit registers, with a split-K
+  of one to eight. With few rows, each of 132 SMs has little to multiply and much to read. *share* is at least 80 %, or 80 % of this
+* *with ends*: the share if prologues and epilogues of blocks count too, as far as they are estimated; launches do not count
 * *ms*: of all calls of a picture, with ends; none where no stage has the op
 
-`grn_scale.split` is counted as if it read x; after a linear layer that leaves sums of squares it reads a 30th.
+`grn_scale.split` is counted as if it read x; after a linear layer that stores sums of squares it reads a 30th of that.
 
-| kernel | operands | must | by L2 | GFLOP | blocks | turns | under way | roof | limit | share | any cut | with ends | calls | ms |
+| kernel | operands | must | by L2 | GFLOP | blocks | waves | in flight | roof | limit | share | best tiling | with ends | calls | ms |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";

@@ -174,7 +174,9 @@ impl One {
     pub fn reference(&self) -> Arc<Vec<f32>> {
         /// Case, type of the learned values, whether GEMM inputs are rounded.
         type Key = (usize, usize, bool);
-        static KNOWN: LazyLock<Mutex<HashMap<Key, Arc<OnceLock<Arc<Vec<f32>>>>>>> = LazyLock::new(Mutex::default);
+        /// Computed by whoever asks first; others wait.
+        type Result = Arc<OnceLock<Arc<Vec<f32>>>>;
+        static KNOWN: LazyLock<Mutex<HashMap<Key, Result>>> = LazyLock::new(Mutex::default);
         let (number, Stored { dtype, state, gemm_inputs }) = self.case;
         let known = KNOWN
             .lock()

@@ -5,31 +5,31 @@ use cascade_rt::plan::{Node, Plan, Source};
 use cascade_rt::registry::cuda::{Cuda, Cycles, H100_SMS, Tiling};
 use cascade_rt::registry::{self, Fit, Kernel, Launch};
 
-/// An H100 (SXM) as its data sheet has it, with what others have measured where that has nothing.
+/// An H100 (SXM) by its data sheet, and by measurements of others where that says nothing.
 pub mod h100 {
-    /// Processors.
-    pub const PROCESSORS: f64 = super::H100_SMS as f64;
-    /// Bytes from and to memory, a second.
+    /// Streaming multiprocessors.
+    pub const SMS: f64 = super::H100_SMS as f64;
+    /// Bytes from and to memory per second.
     pub const MEMORY: f64 = 3.35e12;
-    /// Bytes between the L2 cache and processors, a second: measured by others, 5.5 to 7.
+    /// Bytes between the L2 cache and all SMs per second; others have measured 5.5e12 to 7e12.
     pub const L2: f64 = 5.5e12;
-    /// The same of one processor: 64 bytes a clock.
+    /// The same for one SM: 64 bytes per cycle.
     pub const L2_OF_ONE: f64 = 64.0 * CLOCK;
-    /// Clocks a second.
+    /// Cycles per second.
     pub const CLOCK: f64 = 1.755e9;
-    /// Seconds until memory answers, under load.
+    /// Latency of memory under load, seconds.
     pub const LATENCY: f64 = 800e-9;
-    /// Operations of a clock of a processor's tensor cores on bf16.
+    /// FLOP per cycle of an SM's tensor cores in bf16.
     pub const FLOP: f64 = 4096.0;
-    /// Bytes that shared memory takes or gives in a clock.
+    /// Bytes that shared memory reads or writes per cycle.
     pub const SHARED: f64 = 128.0;
-    /// Threads of which a processor issues an instruction in a clock.
+    /// Threads for which an SM issues an instruction per cycle.
     pub const LANES: f64 = 128.0;
-    /// What mma.sync gets of it, as others have measured; wgmma gets all.
+    /// The share of it that mma.sync reaches, measured by others; wgmma reaches all.
     pub const MMA: f64 = 0.62;
 }
 
-/// Bytes of an operand, or the result as `i` past the last.
+/// Bytes of operand `i`, or of the result if there is no such operand.
 fn bytes(plan: &Plan, node: &Node, i: usize) -> f64 {
     let size = |slot: usize| if plan.slots[slot].element == Element::GemmInput { 2 } else { 4 };
     let all = match node.inputs.get(i) {
@@ -44,13 +44,13 @@ fn bytes(plan: &Plan, node: &Node, i: usize) -> f64 {
     all as f64
 }
 
-/// Rows or columns that tiles of `tile` read of `extent`, a border of one around each, as far as it is there.
+/// Rows or columns of `extent` that tiles of `tile` read, each with a border of one where there is any.
 fn with_borders(extent: usize, tile: usize) -> f64 {
     let of = |first: usize| (first + tile + 1).min(extent) - first.saturating_sub(1);
     (0..extent).step_by(tile).map(of).sum::<usize>() as f64
 }
 
-/// Registers a thread and bytes of shared memory a block, by the assembler's table.
+/// Registers per thread and bytes of shared memory per block, from the table of registers.
 fn takes(entry: &str) -> (u64, u64) {
     let table = include_str!("../../kernels/REGISTERS.md");
     let row = table.lines().find(|line| line.starts_with(&format!("| `{entry}` | sm_90")));
@@ -58,7 +58,7 @@ fn takes(entry: &str) -> (u64, u64) {
     (cells[3].trim().parse().unwrap(), cells[5].trim().parse().unwrap())
 }
 
-/// Blocks of a launch, threads of each, and how many run at once on a processor.
+/// Blocks of a launch, threads per block, and how many blocks run at once on an SM.
 pub fn geometry(node: &Node, cuda: &Cuda) -> (f64, u64, u64) {
     let of = |name: &str| cuda.number(name).expect("every row has its numbers");
     let blocks = |pass: &registry::Pass| pass.grid.iter().map(|axis| axis.resolve(node, of)).product::<u64>();
@@ -71,9 +71,9 @@ pub fn geometry(node: &Node, cuda: &Cuda) -> (f64, u64, u64) {
     (blocks(pass) as f64, threads, at_once)
 }
 
-/// A row whose header has `Counts`: bytes by L2, and under way on a processor.
+/// For a kernel whose header has `Counts`: bytes that pass L2, and bytes in flight per SM.
 fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
-    let (times, under_way) = counts.split_once("; ").expect("what is moved; what is under way");
+    let (times, in_flight) = counts.split_once("; ").expect("what is moved; what is in flight");
     let of = |words: &str| {
         words.split('*').map(|word| cuda.number(word).unwrap_or_else(|| panic!("no number {word}"))).product::<u64>()
             as usize
@@ -105,17 +105,17 @@ fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
         all += 4.0 * elements as f64 * often.parse::<f64>().expect("how often");
     }
     let (blocks, threads, at_once) = geometry(node, cuda);
-    let of_block = match under_way {
+    let of_block = match in_flight {
         "row a warp" => bytes(plan, node, 0) / node.output.shape.rows() as f64 * threads as f64 / 32.0,
         "halo a block" => halo * bytes(plan, node, 0) / blocks,
         text => threads as f64 * text.strip_suffix(" bytes a thread").expect("a unit").parse::<f64>().unwrap(),
     };
-    (all, of_block * (at_once as f64).min((blocks / h100::PROCESSORS).ceil()))
+    (all, of_block * (at_once as f64).min((blocks / h100::SMS).ceil()))
 }
 
-/// What a kernel takes: seconds by count of bytes and FLOP, and what limits; what any would take that cuts a linear layer into
-/// tiles; the same as the first with the ends of its blocks, where they are estimated; bytes by L2, and under way on a processor,
-/// where they are counted.
+/// How long a kernel takes: seconds by count of bytes and FLOP, and what limits it; the seconds of a linear layer's best tiling;
+/// seconds with prologues and epilogues of blocks, where they are estimated; bytes that pass L2 and bytes in flight per SM, where
+/// they are counted.
 pub struct Estimate {
     pub seconds: f64,
     pub limit: &'static str,
@@ -131,9 +131,9 @@ impl Estimate {
     }
 }
 
-/// Cycles of the best of all cuts of a linear layer by count, of tiles whose sums a thread's registers can hold: what no kernel
-/// of this kind can go below, few rows and channels being shared out among many processors.
-fn of_best_cut(node: &Node) -> usize {
+/// Cycles of the best tiling of a linear layer, by count, among those whose accumulators fit registers. No kernel of this kind
+/// can be faster.
+fn of_best_tiling(node: &Node) -> usize {
     let sizes = [(64, 256), (128, 256), (192, 192), (256, 96)];
     let mut cycles = Vec::new();
     for (rows, most) in sizes {
@@ -144,16 +144,16 @@ fn of_best_cut(node: &Node) -> usize {
             }
         }
     }
-    cycles.iter().map(|cycles| cycles.gemm).min().expect("there are cuts")
+    cycles.iter().map(|cycles| cycles.gemm).min().expect("there are tilings")
 }
 
-/// What attention on Hopper takes.
+/// The estimate of attention on Hopper.
 fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     let (blocks, ..) = geometry(node, cuda);
-    // The queries of the processor that has most, and for each whole tiles of keys. Of a last tile with few, FEW or SOME
-    // keys are multiplied, and their values 16 at a time.
+    // The busiest SM's queries, each with whole tiles of keys. A last tile of few keys is multiplied at a width of FEW or SOME,
+    // and its values 16 at a time.
     let of = |name: &str| cuda.number(name).expect("every row has its numbers") as usize;
-    let queries = (blocks / h100::PROCESSORS).ceil() * of("QUERIES") as f64;
+    let queries = (blocks / h100::SMS).ceil() * of("QUERIES") as f64;
     let tokens = |i: usize| node.inputs.get(i).copied().flatten().map_or(0, |source| source.shape().tokens());
     let [_, dim, own, _] = node.op.constants()[..] else { panic!("an attention has four constants") };
     let (tile, keys) = (of("KEYS"), [own as usize * tokens(Attention::X), tokens(Attention::CONTEXT)]);
@@ -166,33 +166,33 @@ fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
 }
 
-/// What a feed-forward block on Hopper takes.
+/// The estimate of a feed-forward block on Hopper.
 fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memory: f64) -> Estimate {
     let (blocks, ..) = geometry(node, cuda);
-    // A strip of hidden values takes a block as long as its products; or as shared memory takes to get both weights, give
-    // them to two groups, and their normed rows if it has them; or as a loop's instructions take, which find the values and
-    // start products. While a block reads its rows, and stores the result, nothing is multiplied.
+    // A strip of hidden values takes the longest of three: its MMAs; shared memory, which receives both weights and serves them
+    // to two warpgroups, with the normed rows where these are there; and issuing the loop's instructions. Nothing overlaps
+    // with loading the rows at the beginning and storing the result.
     let of = |name: &str| cuda.number(name).expect("every row has its numbers") as f64;
     let (rows, hidden, channels) = (of("TILE_M"), of("TILE_H"), of("C"));
-    let products = 4.0 * rows * hidden * channels / h100::FLOP;
-    // How often x is read; bytes of normed rows in shared memory; instructions of the loop, as the assembler has it.
+    let mmas = 4.0 * rows * hidden * channels / h100::FLOP;
+    // How often x is read; bytes of normed rows in shared memory; instructions of the loop, counted in SASS.
     let (reads, normed, instructions) = match kernel.name {
         "feed_forward.192.sm90a" => (1.0, 0.0, 666.0),
         _ => (2.0, 2.0 * rows * channels, 1179.0),
     };
     let shared = (3.0 * 4.0 * hidden * channels + normed) / h100::SHARED;
     let issued = instructions * of("THREADS") / h100::LANES;
-    let strips = of("HIDDEN") / hidden * products.max(shared).max(issued) / h100::CLOCK;
+    let strips = of("HIDDEN") / hidden * mmas.max(shared).max(issued) / h100::CLOCK;
     let moved = reads * bytes(plan, node, FeedForward::X) + bytes(plan, node, node.inputs.len());
     let ends = moved / blocks / h100::L2_OF_ONE;
-    let turns = (blocks / h100::PROCESSORS).ceil();
-    Estimate::of(&[(memory, "memory"), (turns * (strips + ends), "blocks")])
+    let waves = (blocks / h100::SMS).ceil();
+    Estimate::of(&[(memory, "memory"), (waves * (strips + ends), "blocks")])
 }
 
-/// What a transposed convolution on Hopper takes.
+/// The estimate of a transposed convolution on Hopper.
 fn of_conv_transpose(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
-    // A product of pixels, in whole tiles, by the columns of all four classes. Where passes share memory, one has written
-    // the weight there.
+    // A GEMM of the pixels of whole tiles with the columns of all four classes. With scratch memory, a pass before rearranges
+    // the weight.
     let of = |name: &str| cuda.number(name).expect("every row has its numbers") as usize;
     let (height, width) = (of("TILE_H"), of("TILE_W"));
     let cluster = (of("CLUSTER_Y"), of("CLUSTER_X"));
@@ -212,24 +212,24 @@ fn of_conv_transpose(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Esti
     }
 }
 
-/// What a kernel takes that memory limits, whose header counts what it moves.
+/// The estimate of a memory-bound kernel, whose header counts what it moves.
 fn of_moved(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memory: f64) -> Estimate {
     let (blocks, ..) = geometry(node, cuda);
     let cost = plan.cost(node, true);
     let counts = cuda.source.lines().find_map(|line| line.strip_prefix("// Counts     "));
-    let (l2, under_way) = moved(plan, node, cuda, counts.unwrap_or_else(|| panic!("{} counts nothing", kernel.name)));
+    let (l2, in_flight) = moved(plan, node, cuda, counts.unwrap_or_else(|| panic!("{} counts nothing", kernel.name)));
     let reads = cost.bytes as f64 - bytes(plan, node, node.inputs.len());
-    let of_busiest = l2 / blocks * (blocks / h100::PROCESSORS).ceil();
+    let of_busiest = l2 / blocks * (blocks / h100::SMS).ceil();
     let limits = [
         (memory, "memory"),
         (l2 / h100::L2, "L2"),
-        (of_busiest / h100::L2_OF_ONE, "one processor"),
-        (reads * h100::LATENCY / (under_way * blocks.min(h100::PROCESSORS)), "latency"),
+        (of_busiest / h100::L2_OF_ONE, "one SM"),
+        (reads * h100::LATENCY / (in_flight * blocks.min(h100::SMS)), "latency"),
     ];
-    Estimate { moved: Some((l2, under_way)), ..Estimate::of(&limits) }
+    Estimate { moved: Some((l2, in_flight)), ..Estimate::of(&limits) }
 }
 
-/// What a kernel takes for a node.
+/// The estimate of a kernel for a node.
 pub fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
     let Launch::Cuda(cuda) = &kernel.launch else { panic!("rows of CUDA are CUDA") };
     let cost = plan.cost(node, true);
@@ -237,16 +237,16 @@ pub fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
     let tiling = kernel.fit.contains(&Fit::Fastest).then(|| Tiling::stated_by(cuda)).flatten();
     match tiling.and_then(|tiling| tiling.of(node, H100_SMS)) {
         Some(Cycles { gemm, ends }) => Estimate {
-            any: Some(memory.max(of_best_cut(node) as f64 / h100::CLOCK)),
+            any: Some(memory.max(of_best_tiling(node) as f64 / h100::CLOCK)),
             with_ends: Some(memory.max((gemm + ends) as f64 / h100::CLOCK)),
             ..Estimate::of(&[(memory, "memory"), (gemm as f64 / h100::CLOCK, "tiles")])
         },
         None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
             let (blocks, _, at_once) = geometry(node, cuda);
-            let at_once = at_once as f64 * h100::PROCESSORS;
-            let turns = (blocks / at_once).ceil() * at_once / blocks;
-            let products = cost.flops as f64 / (h100::FLOP * h100::PROCESSORS * h100::CLOCK);
-            Estimate::of(&[(memory, "memory"), (products / h100::MMA * turns, "mma.sync")])
+            let at_once = at_once as f64 * h100::SMS;
+            let padding = (blocks / at_once).ceil() * at_once / blocks;
+            let mmas = cost.flops as f64 / (h100::FLOP * h100::SMS * h100::CLOCK);
+            Estimate::of(&[(memory, "memory"), (mmas / h100::MMA * padding, "mma.sync")])
         }
         None if kernel.op == "attention" => of_attention(node, cuda, memory),
         None if kernel.op == "feed_forward" => of_feed_forward(plan, node, kernel, cuda, memory),

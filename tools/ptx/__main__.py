@@ -16,11 +16,13 @@ kernels/REGISTERS.md shows registers and occupancy, so that a change of them is 
 
 import argparse
 import concurrent.futures
+import inspect
 import os
 import pathlib
 import re
 import sys
 import tempfile
+import unittest
 
 sys.dont_write_bytecode = True
 
@@ -28,7 +30,7 @@ import hopper  # noqa: E402
 import lock  # noqa: E402
 import occupancy  # noqa: E402
 import toolchain  # noqa: E402
-from toolchain import ASSEMBLERS, KERNELS, NVCC, cached, run  # noqa: E402
+from toolchain import ASSEMBLERS, KERNELS, NVCC, VERSION, cached, run  # noqa: E402
 
 TABLE = KERNELS / "REGISTERS.md"
 # By the end of a kernel's name, what is made of it: what its PTX ends in; the architecture that it is compiled for; the
@@ -103,12 +105,16 @@ def main():
         with tempfile.TemporaryDirectory(dir=toolchain.WORK) as folder:
             folder = pathlib.Path(folder)
             if options.all or options.check or of != sources:
-                text = cached([name, target, sources], lambda: compile(file, target, folder), options.fresh)
+                key = [inspect.getsource(compile), toolchain.COMPILER, name, target, sources]
+                text = cached(key, lambda: compile(file, target, folder), options.fresh)
             shared = occupancy.number(file, "SHARED")
-            result = cached([name, target, text, shared], lambda: assemble(file, target, text, folder), options.fresh)
+            result = cached([VERSION, name, target, text, shared], lambda: assemble(file, target, text, folder), options.fresh)
         return name, sources, text, *result
 
     def self_test():
+        tests = unittest.defaultTestLoader.discover(str(toolchain.HERE), pattern="test_*.py")
+        if not unittest.TextTestRunner().run(tests).wasSuccessful():
+            return ["tools/ptx fails its own tests"]
         with tempfile.TemporaryDirectory(dir=toolchain.WORK) as folder:
             return hopper.self_test(pathlib.Path(folder))
 
@@ -119,7 +125,7 @@ def main():
     wrong = [fault for _, _, _, _, faults in made for fault in faults]
     if options.check:
         planted = (toolchain.HERE / "planted.cu").read_text()
-        wrong += cached(["planted", planted, lock.fingerprint(KERNELS / "wgmma.cuh")], self_test, options.fresh)
+        wrong += cached([VERSION, planted, lock.fingerprint(KERNELS / "wgmma.cuh")], self_test, options.fresh)
         stale = [name for name in sorted({*files, *known}) if files.get(name) != known.get(name)]
         wrong += [f"kernels/ptx.lzma: {name} is not what its sources give; run `python3 tools/ptx`" for name in stale]
         if not TABLE.exists() or TABLE.read_text() != table:

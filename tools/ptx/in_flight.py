@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 NONE = frozenset()
+MOST = 8  # groups told apart; a wait leaves fewer, and in a loop without a wait there would be ever more
 
 
 @dataclass
@@ -77,6 +78,8 @@ def faults(program):
                 group = (group[0] | one.a, group[1] | one.accumulators)
             if one.kind == "commit" or one.commits:
                 groups, group = (*groups, group), (NONE, NONE)
+                if len(groups) > MOST:
+                    groups = ((groups[0][0] | groups[1][0], groups[0][1] | groups[1][1]), *groups[2:])
             if one.kind == "wait":
                 groups = groups[max(0, len(groups) - one.left) :]
             if one.target:
@@ -198,8 +201,9 @@ def sass_instruction(text, where):
         if first:
             one.writes = registers(result, width)
             sources = sources[1:]
-        # Of a wide multiplication or shift the last operand is wide as well.
-        one.reads = frozenset().union(*(registers(n, 2 if wide(name) else 1) for n in sources), *address(operands))
+        # Of what a wide multiplication reads, the addend is wide.
+        widths = [1] * (len(sources) - 1) + [2] if "WIDE" in name else [2 if wide(name) else 1] * len(sources)
+        one.reads = frozenset().union(*map(registers, sources, widths), *address(operands))
     return one
 
 

@@ -45,13 +45,13 @@ def digest(*parts):
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-# Another version of these scripts or of a compiler may come to other results.
+# Other scripts or other tools may find something else.
 VERSION = digest(PACKAGES, *(path.read_text() for path in sorted(HERE.glob("*.py"))))
 
 
 def cached(key, make, fresh=False):
-    """What `make()` returned when it was last called with this key and these tools; it must survive JSON."""
-    path = WORK / f"{digest(VERSION, key)}.json"
+    """What `make()` returned when it was last called with this key, which names all that it depends on; it must survive JSON."""
+    path = WORK / f"{digest(key)}.json"
     if not fresh and path.exists():
         return json.loads(path.read_text())
     value = make()
