@@ -18,7 +18,7 @@ enum Precision {
     Auto,
     /// f32 throughout. Weights that are stored in fewer bits are converted, which is exact.
     F32,
-    /// Operands rounded to bf16, accumulators in f32. About twice as fast on CPUs with AVX512-BF16.
+    /// Operands rounded to bf16, accumulators in f32. Faster on some CPUs with AVX512-BF16; `bench` measures it.
     Bf16,
 }
 
