@@ -16,8 +16,8 @@ use super::grid::{channels, elements, gemm, pass, rows, squares, tiles};
 use super::{Axis, Caps, Count, Fit, Kernel, Lang, Launch, Of};
 use crate::ops::{Attention, ConvTranspose2d, DepthwiseNorm, DepthwiseResidual, FeedForward, Linear, PixelUnshuffle};
 use grids::{
-    CLASSES, GROUPS, HIDDEN, ONE, PARTS, PIXEL_TILES, PIXEL_TILES_OF_CLASSES, QUADS, QUERIES, SPLIT_GEMM, SPLITS,
-    STRIPS, THREADS, TILES, WEIGHT,
+    CLASSES, GROUPS, HIDDEN, ONE, PARTS, PIXEL_TILES, PIXEL_TILES_OF_CLASSES, QUERIES, SPLIT_GEMM, SPLITS, STRIPS,
+    THREADS, TILES, WARPS_OF_CHANNELS, WEIGHT,
 };
 
 /// SMs of an H100 SXM or H200. An H100 PCIe has 114, an H20 78, a MIG slice fewer: the device is asked.
@@ -202,11 +202,11 @@ pub(super) static ROWS: &[Kernel] = &[
     cuda!("depthwise_norm", "depthwise_norm.512.sm90a", Caps::SM90A, [pass("depthwise_norm_512_sm90a", TILES).in_clusters()])
         .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     cuda!("depthwise_norm", "depthwise_norm.3x3", Caps::NONE, [
-        pass("depthwise_norm_3x3", squares("TILE")).with_warps(QUADS),
+        pass("depthwise_norm_3x3", squares("TILE")).with_warps(WARPS_OF_CHANNELS),
     ]).fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_norm", rows("PIXELS")).with_scratch(&[Axis::each(Count::Elements(Of::Out))]),
     cuda!("depthwise_residual", "depthwise_residual.3x3", Caps::NONE, [
-        pass("depthwise_residual_3x3", squares("TILE")).with_warps(QUADS),
+        pass("depthwise_residual_3x3", squares("TILE")).with_warps(WARPS_OF_CHANNELS),
     ]).fit(&[Fit::KernelSize(DepthwiseResidual::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
     only!("depthwise_residual", THREADS),
     only!("embed", THREADS),

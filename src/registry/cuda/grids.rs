@@ -57,7 +57,7 @@ pub(super) const TILES: Grid = [
 ];
 
 /// A thread for every four channels (a float4), in whole warps.
-pub(super) const QUADS: Axis = Axis::every(Count::Channels(Of::Out), "WARP_CHANNELS");
+pub(super) const WARPS_OF_CHANNELS: Axis = Axis::every(Count::Channels(Of::Out), "WARP_CHANNELS");
 
 /// Tiles of a GEMM, for each part of its K.
 pub(super) const SPLIT_GEMM: Grid =
