@@ -150,7 +150,7 @@ macro_rules! upsample {
 }
 
 /// What kernels that move float4 ask for: no more than they have registers or threads for.
-const QUADS_FIT: &[Fit] = &[Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)];
+const FLOAT4_FIT: &[Fit] = &[Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)];
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
@@ -252,7 +252,7 @@ pub(super) static ROWS: &[Kernel] = &[
         Axis::each(Count::Number("MOMENTS")),
     ]),
     only!("group_norm", GROUPS),
-    cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(QUADS_FIT),
+    cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(FLOAT4_FIT),
     only!("layer_norm", rows("ROWS")),
     whole_k!("linear.192x192.sm90a", "linear_192x192_sm90a"),
     whole_k!("linear.192x144.sm90a", "linear_192x144_sm90a"),
