@@ -80,7 +80,7 @@ DEVICE void release(Tiles& s, const Maps& maps, const KeyTiles& key_tiles, u32 t
 struct Softmax {
     float total[2] = {}, largest[2] = {-INFINITY, -INFINITY};
 
-    // Turns scores into weights. Returns the factors by which accumulators must be rescaled, as the maximum may have grown.
+    // Online softmax: replaces scores by exponentials, and returns what the accumulators are multiplied by if a maximum grew.
     template <u32 COUNT> DEVICE float2 update(float (&scores)[COUNT], float factor) {
         float rescale[2];
 #pragma unroll

@@ -68,7 +68,7 @@ struct ResidueClass {
     u32 row, rows, column, columns; // first output row of the class, number of rows; the same for columns
     u32 ky, taps_y, kx, taps_x;     // first kernel row of the class, number of rows; the same for columns
 
-    // The class of outputs whose row plus padding is `remainder_y` modulo the stride, and likewise for columns.
+    // The outputs whose (row + padding) modulo the stride is `remainder_y`, and whose (column + padding) is `remainder_x`.
     DEVICE ResidueClass(const Args& a, u32 remainder_y, u32 remainder_x) : stride(a.constant[0]) {
         const u32 padding = a.constant[1];
         ky = remainder_y;

@@ -94,7 +94,7 @@ DEVICE void mma_tiles(Accumulator& acc, const u16* a, const u16* b) {
 // sums += a b^T over `depth` elements of K.
 //
 // If A::ASYNC, a.chunk(i, k) is the address of eight bf16 elements of row chunk_row(i) from k on, or null for zeros.
-// Otherwise a.load(values, i, k) loads those elements, with zeros beyond the last row and beyond K. Likewise b.
+// Otherwise a.load(values, i, k) loads those elements, with zeros beyond the last row and beyond K. The same holds for b.
 template <class A, class B> DEVICE void gemm_tile(OperandTiles& s, Accumulator& acc, u32 depth, const A& a, const B& b) {
     constexpr bool ASYNC = A::ASYNC || B::ASYNC;
     float next_a[CHUNKS_M][CHUNK], next_b[CHUNKS_N][CHUNK];

@@ -23,7 +23,7 @@ const COLUMNS: u32 = 6u;
 const C_MAX: u32 = 384u; // WG * COLUMNS
 
 var<workgroup> normed: array<vec4<f32>, 768>; // [C_MAX][2], rows 0..4 and 4..8
-var<workgroup> hidden: array<vec4<f32>, 256>; // [CHUNK][2], likewise; first used for the norm's partial sums
+var<workgroup> hidden: array<vec4<f32>, 256>; // [CHUNK][2], rows 0..4 and 4..8; before that, partial sums of the norm
 
 // A row past the last is clamped to the last; its results are not stored.
 fn load_x(row: u32, k: u32) -> f32 {

@@ -24,8 +24,8 @@ fn device() -> Option<Wgpu> {
 const SIDE: usize = 64;
 /// More than the variants for few rows take.
 const ROWS: usize = 16;
-/// Bytes that a program of up to four nodes takes beside activations and weights: a placeholder, memory that passes share,
-/// and parameters.
+/// Bytes that a program of up to four nodes takes beside activations and weights: the buffer that is bound in place of an
+/// absent operand, scratch memory, and parameters.
 const SMALL: u64 = 2 * 256 + 5 * 256;
 
 /// A linear layer for each weight, in a segment of its own, for so many rows.

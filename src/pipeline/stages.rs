@@ -6,7 +6,7 @@
 //! | `condition_c` | once per batch      | Stage C's context keys and values, timestep tables |
 //! | `step_c`      | per step of Stage C | the network, guidance, the sampler's update        |
 //! | `check_c`     | once per batch      | a count of latents that are not finite             |
-//! | `condition_b`, `step_b`, `check_b` | likewise | the same for Stage B, given Stage C's latents |
+//! | `condition_b`, `step_b`, `check_b` | as for Stage C | the same for Stage B, conditioned on Stage C's latents |
 //! | `decode`      | once per batch      | Stage A, conversion to bytes                       |
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Which tensors are in a device's memory, and where: one store for everything that is compiled for the device.
 //!
-//! A tensor is one [block](Block), whoever asks for it. Blocks that the same part of a plan reads lie in one allocation,
+//! A tensor is one [block](Block), which all programs of the device share. Blocks that the same part of a plan reads lie in one allocation,
 //! a *chunk*, which is allocated and given back as a whole. What no program needs any more stays until memory is needed
 //! for something else, or until the host has lost the tensor too.
 
