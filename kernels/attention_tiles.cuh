@@ -245,14 +245,16 @@ struct Warpgroup {
 
 // Attention for a block's queries.
 DEVICE void attention_on_tiles(const Args& a, const Maps& maps, Tiles& s) {
-    const Head head(a, blockIdx.y, blockIdx.z);
-    const KeyTiles key_tiles(head);
     if (is_producer()) {
+        for (const TensorMap& map : maps.of) prefetch_map(map);
         s.queries_full.init(1);
         for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * WARPGROUPS);
         show_barriers();
-        load_first(s, maps, key_tiles);
     }
+    wait_for_previous_launch();
+    const Head head(a, blockIdx.y, blockIdx.z);
+    const KeyTiles key_tiles(head);
+    if (is_producer()) load_first(s, maps, key_tiles);
     __syncthreads();
     Warpgroup warpgroup(s, maps, key_tiles);
     s.queries_full.wait(0);

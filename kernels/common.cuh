@@ -22,25 +22,25 @@ DEVICE float from_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
 
 #include "ptx.cuh"
 
-// Defines the __global__ function `entry` and, after the macro, the kernel's body as a device function. Every launch waits
-// for the launch before it before the body runs, and lets the next one start when it is over (programmatic dependent
-// launch, kernels/README.md). Here no kernel can forget either.
-#define KERNEL_AS(entry, body, parameters, ...)                                                                       \
+// Defines the __global__ function `entry` and, after the macro, the kernel's body as a device function. The body runs after
+// `begin`, and lets the next launch start when it is over (programmatic dependent launch, kernels/README.md).
+#define KERNEL_AS(entry, begin, body, parameters, ...)                                                                \
     DEVICE void body parameters;                                                                                      \
     entry {                                                                                                           \
-        wait_for_previous_launch();                                                                                     \
+        begin;                                                                                                        \
         body(__VA_ARGS__);                                                                                            \
-        allow_next_launch();                                                                                      \
+        allow_next_launch();                                                                                          \
     }                                                                                                                 \
     DEVICE void body parameters
 
 #ifdef __CUDACC__
 // KERNEL(name) or KERNEL(name, blocks): a kernel whose block is one row of THREADS threads, THREADS being a constant of
-// its file. `blocks` of them must fit on one SM, which bounds the registers per thread.
+// its file. `blocks` of them must fit on one SM, which bounds the registers per thread. The body runs when the previous
+// launch is over.
 #define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
 #define KERNEL_OF(name, blocks, ...)                                                                                  \
-    KERNEL_AS(extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(Args a), name##_body,                \
-              (const Args& a), a)
+    KERNEL_AS(extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(Args a),                              \
+              wait_for_previous_launch(), name##_body, (const Args& a), a)
 // The block's static shared memory, at most 48 KiB, uninitialised; one such line per kernel.
 #define SHARED(Type, name) __shared__ Type name
 #endif
@@ -84,7 +84,7 @@ struct Args {
     u32 out_kind;    // F32, or BF16 if only GEMMs read the result
     u32 squares_from; // offset in scratch of the sums of squares that a linear layer leaves for a GRN (grn_squares.cuh); 0 if none
     u32 counters_from; // offset in scratch of the split-K counters: zero when a launch starts, and zero again when it ends
-    u32 unused;
+    u32 sms;           // of the GPU, for hints
 
     // Stores element i of the result.
     DEVICE void store(u32 i, float value) const {
@@ -97,9 +97,10 @@ struct Args {
     DEVICE float* scratch() const { return static_cast<float*>(scratch_at); }
     DEVICE float* squares() const { return squares_from ? scratch() + squares_from : nullptr; }
     DEVICE u32* counters() const { return static_cast<u32*>(scratch_at) + counters_from; }
-    DEVICE const float* real(u32 i) const { return static_cast<const float*>(operand_at[i]); }
-    DEVICE const u32* index(u32 i) const { return static_cast<const u32*>(operand_at[i]); }
-    DEVICE Tensor tensor(u32 i) const { return {operand_at[i], kind[i]}; }
+    DEVICE const float* real(u32 i) const { return static_cast<const float*>(operand(i)); }
+    DEVICE const u32* index(u32 i) const { return static_cast<const u32*>(operand(i)); }
+    DEVICE Tensor tensor(u32 i) const { return {operand(i), kind[i]}; }
+    DEVICE const void* operand(u32 i) const { return readable(operand_at[i]); }
     DEVICE bool has(u32 i) const { return kind[i] != ABSENT; }
     DEVICE float number(u32 i) const { return __uint_as_float(constant[i]); }
 };

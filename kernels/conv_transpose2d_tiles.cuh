@@ -14,18 +14,18 @@
 // consumers of both blocks have released it.
 #pragma once
 #include "conv.cuh"
+
+constexpr u32 TILE_M = TILE_H * TILE_W;
 #include "stages.cuh"
 
 constexpr u32 CLASSES = 4;
 constexpr u32 CLASSES_PER_TILE = TAPS == 1 ? CLASSES : 1;
-constexpr u32 TILE_M = TILE_H * TILE_W;
 constexpr u32 WARPGROUP = 128; // threads
 constexpr u32 CONSUMERS = TILE_M / 64;
 constexpr u32 STRIP = 32;                          // columns of the weight per strip: 64 bytes, the width of its swizzle
 constexpr u32 ROWS_PER_BLOCK = TILE_H / CLUSTER_X; // rows of pixels of an x tile that this block copies
 constexpr u32 K_PER_BLOCK = TILE_K / CLUSTER_Y;    // K elements of a weight tile that this block copies
 constexpr u32 STRIDE = TILE_N + 4;                 // of staged accumulators
-constexpr u32 STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * sizeof(u16);
 static_assert(THREADS == CONSUMERS * WARPGROUP + 32 && TILE_M % 64 == 0, "a warpgroup has 64 pixels, a warp copies");
 static_assert(CHANNELS == TILE_N / CLASSES_PER_TILE && CHANNELS % CHUNK == 0, "a chunk is of one class");
 static_assert(CLUSTER == 2 && TILE_N % STRIP == 0, "a cluster is two blocks, strips are whole");
@@ -54,34 +54,46 @@ struct Place {
     }
 };
 
-// The producer: issues the copies of all stages. Called by one thread.
-DEVICE void produce(const Args& a, Stages& s, const Maps& maps, const Place& at) {
+// The copies of this block's parts of a stage. Stages run over taps, then input channels.
+struct Copies {
+    static constexpr bool EARLY = TAPS == 1; // else a launch rearranges the weight
+    Stages& s;
+    const Maps& maps;
+    const Place& at;
+    const u32 depth, per_tap; // input channels, and stages of them
     const u32 row0 = cluster_rank() % CLUSTER_X * ROWS_PER_BLOCK, k0 = cluster_rank() / CLUSTER_X * K_PER_BLOCK;
-    const u32 depth = a.shape[X].c;
-    PipelineState state;
-    for (u32 tap = 0; tap < TAPS * TAPS; ++tap) {
+    DEVICE Copies(const Args& a, Stages& stages, const Maps& of, const Place& place)
+        : s(stages), maps(of), at(place), depth(a.shape[X].c), per_tap(div_up(depth, TILE_K)) {}
+
+    DEVICE u32 count() const { return TAPS * TAPS * per_tap; }
+    DEVICE u32 tap(u32 i) const { return TAPS == 1 ? 0 : i / per_tap; }
+    DEVICE u32 channel(u32 i) const { return (i - tap(i) * per_tap) * TILE_K; }
+
+    DEVICE void x(u32 stage, u32 i) const {
         // With one tap per class the input pixel is the tile's own; with 2 x 2 taps it is shifted, depending on class and tap.
-        const u32 y = at.y + row0 + (TAPS == 1 ? 0 : at.cls / 2 - tap / 2), x = at.x + (TAPS == 1 ? 0 : at.cls % 2 - tap % 2);
-        for (u32 k = 0; k < depth; k += TILE_K, state.next()) {
-            TileBarrier& full = s.full[state.stage];
-            s.empty[state.stage].wait(state.parity ^ 1); // the first wait is for the phase before the first, which counts as over
-            full.arrive_expecting(STAGE_BYTES);
-            u16* to_x = &s.x[state.stage][row0 * TILE_W * TILE_K];
-            u16* to_weight = &s.weight[state.stage][k0 * TILE_N];
-            // K elements past the end of this tap are the next tap's or zeros, which is harmless: x is zero there.
-            if constexpr (CLUSTER_X == 2) {
-                copy_pixels_to(3, to_x, maps.of[X], k, x, y, at.image, full);
-                copy_tile(to_weight, maps.of[WEIGHT], 0, tap * depth + k, at.column / STRIP, full);
-            } else {
-                copy_pixels(to_x, maps.of[X], k, x, y, at.image, full);
-                copy_tile_to(3, to_weight, maps.of[WEIGHT], 0, tap * depth + k + k0, at.column / STRIP, full);
-            }
+        const u32 y = at.y + row0 + (TAPS == 1 ? 0 : at.cls / 2 - tap(i) / 2);
+        const u32 x = at.x + (TAPS == 1 ? 0 : at.cls % 2 - tap(i) % 2);
+        u16* to = &s.x[stage][row0 * TILE_W * TILE_K];
+        if constexpr (CLUSTER_X == 2) {
+            copy_pixels_to(3, to, maps.of[X], channel(i), x, y, at.image, s.full[stage]);
+        } else {
+            copy_pixels(to, maps.of[X], channel(i), x, y, at.image, s.full[stage]);
         }
     }
-}
+    DEVICE void weight(u32 stage, u32 i) const {
+        // K elements past the end of this tap are the next tap's or zeros, which is harmless: x is zero there.
+        const u32 k = tap(i) * depth + channel(i) + k0;
+        u16* to = &s.weight[stage][k0 * TILE_N];
+        if constexpr (CLUSTER_X == 2) {
+            copy_tile(to, maps.of[WEIGHT], 0, k, at.column / STRIP, s.full[stage]);
+        } else {
+            copy_tile_to(3, to, maps.of[WEIGHT], 0, k, at.column / STRIP, s.full[stage]);
+        }
+    }
+};
 
 // A consumer: acc = x w over all stages.
-DEVICE void consume(const Args& a, Stages& s, float (&acc)[TILE_N / 2], u32 warpgroup) {
+DEVICE void consume(Stages& s, float (&acc)[TILE_N / 2], u32 warpgroup, u32 count) {
     const auto start = [&](u32 stage, bool onto) {
         const u16* x = &s.x[stage][warpgroup * 64 * TILE_K];
         wgmma_fence();
@@ -92,7 +104,7 @@ DEVICE void consume(const Args& a, Stages& s, float (&acc)[TILE_N / 2], u32 warp
         }
         wgmma_commit();
     };
-    multiply_stages(s, TAPS * TAPS * div_up(a.shape[X].c, TILE_K), start);
+    multiply_stages(s, count, start);
 }
 
 // The epilogue of a warp's 16 pixels: transposes accumulators through shared memory, so that a class's channels are contiguous.
@@ -123,21 +135,15 @@ DEVICE void store_tile(const Args& a, Stages& s, const float (&acc)[TILE_N / 2],
 
 // Computes and stores a block's tile.
 DEVICE void conv_transpose_on_tiles(const Args& a, const Maps& maps, Stages& s) {
-    if (threadIdx.x == 0) {
-        for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * CONSUMERS * CLUSTER);
-        show_barriers();
-    }
-    cluster_barrier();
     const Place at(a);
-    if (threadIdx.x >= CONSUMERS * WARPGROUP) {
-        if (threadIdx.x == CONSUMERS * WARPGROUP) produce(a, s, maps, at);
-        __syncwarp(); // the cluster barrier counts whole warps
-        cluster_arrive();
-    } else {
+    const Copies copies(a, s, maps, at);
+    const bool is_producer = threadIdx.x == CONSUMERS * WARPGROUP;
+    begin_stages(s, maps, copies, is_producer, copies.count());
+    if (is_producer) {
+        fill_stages(s, copies, copies.count());
+    } else if (threadIdx.x < CONSUMERS * WARPGROUP) {
         float acc[TILE_N / 2];
-        consume(a, s, acc, threadIdx.x / WARPGROUP);
-        cluster_arrive(); // no other block waits for the stores below
+        consume(s, acc, threadIdx.x / WARPGROUP, copies.count());
         store_tile(a, s, acc, at);
     }
-    cluster_wait(); // until then the other block writes to this one's stages and barriers
 }

@@ -60,6 +60,12 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
     const u32 channel = inside ? (begin + vec) * VEC : 0;
     const auto element = [&](u32 row, u32 col) { return ((image * h + row) * w + col) * c + channel; };
 
+    // No launch writes weights: these loads, and the other blocks' begin, need not wait for the previous one.
+    Columns y;
+    load_float4s(y.weights, a.tensor(1), channel * TAPS);
+    const Float4 bias = load_float4(a.tensor(2), channel);
+    cluster_begin();
+    wait_for_previous_launch();
     for (u32 i = 0; i < ROWS_IN; ++i) {
         const u32 row = first_row + i - 1; // -1 wraps around and fails the bounds test
         for (u32 j = group; inside && j < COLUMNS_IN; j += GROUPS) {
@@ -69,12 +75,8 @@ DEVICE void depthwise_norm_of_cluster(const Args& a, Shared& s) {
         }
         copies_commit();
     }
-    Columns y;
-    load_float4s(y.weights, a.tensor(1), channel * TAPS);
-    const Float4 bias = load_float4(a.tensor(2), channel);
 #pragma unroll
     for (u32 p = 0; p < PIXELS; ++p) y.at[p] = inside ? bias : Float4{};
-    cluster_barrier(); // all blocks have started; the copies are still in flight
     add_rows<0>(y, s, group, vec, inside);
 
     // Mean and squared deviations of each warp's channels, merged over all warps: as accurate as a second pass over all.

@@ -20,7 +20,6 @@ constexpr u32 STAGES_PER_GEMM = C / TILE_N;         // for one strip
 constexpr u32 FILLS = STRIPS * 2 * STAGES_PER_GEMM; // of stages: for each strip W0, then W2
 constexpr u32 STAGE_ELEMENTS = TILE_N * TILE_K;
 constexpr u32 VECS = C / 16; // vectors of a row per thread
-constexpr u32 SMS = 132;      // of an H100, one block on each
 static_assert(TILE_M == 64 * THREADS / WARPGROUP && TILE_H == TILE_K, "a warpgroup has 64 rows, a strip is one K tile");
 static_assert(C == STAGES_PER_GEMM * TILE_N && STAGES_PER_GEMM <= 2, "tiles are whole");
 
@@ -37,12 +36,16 @@ DEVICE u32 parity_of(u32 fill) { return fill / STAGES % 2; }
 DEVICE u32 upper_row() { return blockIdx.x * TILE_M + warp() * 16 + lane() / 4; }
 DEVICE u32 first_column() { return lane() % 2 * 8 + lane() % 4 / 2 * 4; }
 
-// Loads this block's half of fill number `fill` and multicasts it to both blocks, once all warps have released the stage.
-// Called by one thread.
+// Whether this thread issues the TMA copies; it belongs to the warpgroup that runs behind.
+DEVICE bool is_producer() { return threadIdx.x == WARPGROUP; }
+
+// Waits until all warps of both blocks have released the fill that the stage of a later one held before.
+DEVICE void wait_empty(Tiles& s, u32 fill) { s.empty[stage_of(fill)].wait(parity_of(fill) ^ 1); }
+
+// Loads this block's half of fill number `fill` and multicasts it to both blocks, whose stage is empty. Called by one thread.
 DEVICE void load_stage(Tiles& s, const Maps& maps, u32 fill) {
     const u32 strip = fill / (2 * STAGES_PER_GEMM), first = fill % STAGES_PER_GEMM * TILE_N, rank = cluster_rank();
     TileBarrier& full = s.full[stage_of(fill)];
-    s.empty[stage_of(fill)].wait(parity_of(fill) ^ 1); // the first wait is for the phase before the first, which counts as over
     full.arrive_expecting(STAGE_ELEMENTS * sizeof(u16));
     u16* to = s.weight[stage_of(fill)];
     if (fill / STAGES_PER_GEMM % 2 == 0) {
@@ -57,11 +60,14 @@ DEVICE void load_stage(Tiles& s, const Maps& maps, u32 fill) {
     }
 }
 
-// Releases a stage in both blocks for this warp. A thread of the warpgroup that runs behind issues its next fill.
+// Releases a stage in both blocks for this warp, and issues its next fill.
 DEVICE void release(Tiles& s, const Maps& maps, u32 fill) {
     __syncwarp();
     if (lane() < CLUSTER_X) s.empty[stage_of(fill)].arrive_at(lane());
-    if (threadIdx.x == WARPGROUP && fill + STAGES < FILLS) load_stage(s, maps, fill + STAGES);
+    if (is_producer() && fill + STAGES < FILLS) {
+        wait_empty(s, fill + STAGES);
+        load_stage(s, maps, fill + STAGES);
+    }
 }
 
 // A warpgroup's registers for its 64 rows.
@@ -135,10 +141,10 @@ struct Strip {
     }
 };
 
-// Prefetches into L2 the rows of the block that will run on this SM after this one.
+// Prefetches into L2 the rows of the block that will run on this SM after this one, if each SM runs one at a time.
 DEVICE void prefetch_rows(const Args& a) {
     constexpr u32 LINE = 128 / sizeof(float);
-    const u32 end = a.out.rows() * C, first = (blockIdx.x + SMS) * TILE_M * C;
+    const u32 end = a.out.rows() * C, first = (blockIdx.x + a.sms) * TILE_M * C;
     for (u32 i = threadIdx.x * LINE; i < TILE_M * C && first + i < end; i += THREADS * LINE) fetch_to_l2(a.real(X) + first + i);
 }
 
@@ -169,16 +175,18 @@ template <class Rows> DEVICE void store_rows(const Args& a, const Rows& rows, co
 // Computes a block's rows.
 template <class Rows, class Kept> DEVICE void feed_forward_on_tiles(const Args& a, const Maps& maps, Tiles& s, Kept& kept) {
     if (threadIdx.x == 0) {
+        for (const TensorMap& map : maps.of) prefetch_map(map);
         for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(THREADS / 32 * CLUSTER_X);
         for (u32 i = 0; i < 2; ++i) s.turn[i].init(WARPGROUP / 32);
         show_barriers();
     }
-    cluster_barrier();
-    if (threadIdx.x == WARPGROUP) {
+    cluster_begin();
+    if (is_producer()) {
         for (u32 fill = 0; fill < STAGES; ++fill) load_stage(s, maps, fill);
     }
     for (u32 i = threadIdx.x; i < HIDDEN; i += THREADS) s.b0[i] = a.tensor(B0)[i];
     for (u32 i = threadIdx.x; i < C; i += THREADS) s.b2[i] = a.tensor(B2)[i];
+    wait_for_previous_launch(); // no launch writes weights
     const Rows rows(a, kept);
     __syncthreads();
 
@@ -211,7 +219,9 @@ template <class Rows, class Kept> DEVICE void feed_forward_on_tiles(const Args& 
     strip.start_down(s, FILLS - STAGES_PER_GEMM);
     your_turn();
     strip.finish<0>(s, maps, FILLS - STAGES_PER_GEMM);
-    cluster_arrive(); // no other block waits for the stores below
     store_rows(a, rows, strip);
-    cluster_wait(); // until then the other block writes to this one's stages and barriers
+    if (!is_producer()) return;
+    // When both blocks have released the last fills, this block's copies have landed in both, and the other one arrives at
+    // this one's barriers no more: it may end.
+    for (u32 fill = FILLS; fill < FILLS + STAGES; ++fill) wait_empty(s, fill);
 }

@@ -19,15 +19,16 @@ struct Maps {
 
 #ifdef __CUDACC__
 // KERNEL with tensor maps as a second argument, for clusters of CLUSTER_X by CLUSTER_Y blocks, one block at a time on an SM.
+// The body runs at once: it prepares what it can before it calls wait_for_previous_launch().
 #define KERNEL_TILED(name)                                                                                            \
     KERNEL_AS(extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, 1)      \
                   name(const __grid_constant__ Args a, const __grid_constant__ Maps maps),                            \
-              name##_body, (const Args& a, const Maps& maps), a, maps)
-// KERNEL(name, blocks) for clusters of CLUSTER_X by CLUSTER_Y blocks, without tensor maps.
+              , name##_body, (const Args& a, const Maps& maps), a, maps)
+// The same without tensor maps; `blocks` of them must fit on one SM.
 #define KERNEL_CLUSTER(name, blocks)                                                                                  \
     KERNEL_AS(extern "C" __global__ void __cluster_dims__(CLUSTER_X, CLUSTER_Y, 1) __launch_bounds__(THREADS, blocks) \
                   name(const __grid_constant__ Args a),                                                               \
-              name##_body, (const Args& a), a)
+              , name##_body, (const Args& a), a)
 // The dynamic shared memory of a block, SHARED bytes, aligned for the swizzle; one such line per kernel.
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
@@ -35,8 +36,9 @@ struct Maps {
     Type& name = *reinterpret_cast<Type*>(shared_bytes)
 #else
 #define KERNEL_TILED(name)                                                                                            \
-    KERNEL_AS(extern "C" void kernel_##name(Args a, const Maps& maps), name##_body, (const Args& a, const Maps& maps), a, maps)
-#define KERNEL_CLUSTER(name, blocks) KERNEL(name, blocks)
+    KERNEL_AS(extern "C" void kernel_##name(Args a, const Maps& maps), , name##_body, (const Args& a, const Maps& maps), a, maps)
+#define KERNEL_CLUSTER(name, blocks)                                                                                  \
+    KERNEL_AS(extern "C" void kernel_##name(Args a, const void*), , name##_body, (const Args& a), a)
 #define SHARED_TILES(Type, name)                                                                                    \
     static_assert(sizeof(Type) <= SHARED, "it has room");                                                           \
     Type& name = *static_cast<Type*>(host::shared_memory(SHARED))
@@ -116,6 +118,9 @@ DEVICE void show_barriers() {
     proxy_fence();
 }
 
+// A hint that copies by this map will follow. Unlike the copies, it reads nothing that a launch writes.
+DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+
 // Issues a TMA copy of the map's tile at these coordinates; beyond the tensor it is zero. Its bytes count at the barrier. For
 // columns in strips, `channel` is 0 and `image` the number of the strip.
 DEVICE void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
@@ -157,12 +162,23 @@ DEVICE u32 cluster_rank() {
     return rank;
 }
 
-// A barrier of all threads of the cluster in two halves, each executed by whole warps: what a thread did before it arrived is visible
-// to those that have waited.
-DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// Waits until all blocks of the cluster have begun, so that others may write to their shared memory, and mbarriers that were shown
+// are visible. The arrival is relaxed, as CUTLASS has it: mbarriers are published by the fence in show_barriers, and there is
+// nothing else to publish. With release semantics each warp would wait until all its writes are visible to the whole GPU
+// (MEMBAR.ALL.GPU in SASS). Executed by whole warps.
+DEVICE void cluster_begin() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
-// Stores to the same place in block `rank` of the cluster, which must have begun and must not end before.
+// A barrier of all threads of the cluster, executed by whole warps, that does publish what each has written: store_at needs it.
+DEVICE void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Stores to the same place in block `rank` of the cluster, which must have begun and must not end before. It is read there after a
+// cluster_barrier.
 DEVICE void store_at(u32 rank, float* place, float value) {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
@@ -191,6 +207,7 @@ inline void TileBarrier::wait(u32 parity) { host::barrier_wait(this, parity); }
 inline u32 shared_address(const void* at) { return host::shared_address(at); }
 inline void proxy_fence() { host::proxy_fence(); }
 inline void show_barriers() { host::barriers_show(); }
+inline void prefetch_map(const TensorMap&) {}
 inline void copy_tile(void* to, const TensorMap& map, u32 channel, u32 row, u32 image, TileBarrier& barrier) {
     host::tile_copy(to, map, {int(channel), int(row), int(image)}, &barrier, 1u << host::cluster_rank());
 }
@@ -206,19 +223,13 @@ inline void copy_pixels(void* to, const TensorMap& map, u32 channel, u32 x, u32 
     copy_pixels_to(1u << host::cluster_rank(), to, map, channel, x, y, image, barrier);
 }
 inline u32 cluster_rank() { return host::cluster_rank(); }
-inline void cluster_arrive() { host::cluster_arrive(); }
-inline void cluster_wait() { host::cluster_wait(); }
+inline void cluster_begin() { host::cluster_barrier(false); }
+inline void cluster_barrier() { host::cluster_barrier(true); }
 inline void store_at(u32 rank, float* place, float value) {
-    *static_cast<float*>(host::place_in_cluster(rank, place)) = value;
+    host::fiber->remote.push_back({static_cast<float*>(host::place_in_cluster(rank, place)), value});
 }
 template <u32 ID, u32 COUNT> void named_barrier() { host::wait(host::block->named_barriers[ID], COUNT); }
 template <u32 N> void fewer_registers() { host::registers_change(N, false); }
 template <u32 N> void more_registers() { host::registers_change(N, true); }
 
 #endif
-
-// Both halves at once.
-DEVICE void cluster_barrier() {
-    cluster_arrive();
-    cluster_wait();
-}

@@ -15,7 +15,6 @@ constexpr u32 STEPS = TILE_K / 16;  // MMAs of a stage
 constexpr u32 STRIDE = TILE_N + 8;  // of staged accumulators: four rows of pairs lie in different banks
 constexpr u32 CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : 240; // per thread; an SM has 64 Ki
 constexpr u32 PRODUCER_REGISTERS = CONSUMERS == 3 ? 32 : 24;
-constexpr u32 STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * sizeof(u16);
 static_assert(THREADS == WARPGROUP * (CONSUMERS + 1) && TILE_M % 64 == 0, "a consumer warpgroup per 64 rows, and the producer's");
 static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are shared out for these");
 static_assert(WARPGROUP * (CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS) <= block_registers(THREADS), "registers suffice");
@@ -32,31 +31,35 @@ struct Stages {
     TileBarrier full[STAGES], empty[STAGES];
 };
 
-// The producer: copies `count` stages, the first from column `first` of x on. Called by one thread.
-DEVICE void produce(Stages& s, const Maps& maps, u32 first, u32 count) {
-    constexpr u32 ROWS = TILE_M / CLUSTER_Y, COLUMNS = TILE_N / CLUSTER_X; // of this block's parts
-    const u32 rank = cluster_rank(), x = rank % CLUSTER_X, y = rank / CLUSTER_X;
-    const u32 row = blockIdx.x * TILE_M + y * ROWS, column = blockIdx.y * TILE_N + x * COLUMNS;
-    PipelineState state;
-    for (u32 i = 0; i < count; ++i, state.next()) {
-        const u32 k = first + i * TILE_K;
-        TileBarrier& full = s.full[state.stage];
-        s.empty[state.stage].wait(state.parity ^ 1); // the first wait is for the phase before the first, which counts as over
-        full.arrive_expecting(STAGE_BYTES);
-        u16* to_x = &s.x[state.stage][y * ROWS * TILE_K];
-        u16* to_weight = &s.weight[state.stage][x * COLUMNS * TILE_K];
+// The copies of this block's parts of a stage, which it shares with the blocks beside it. The first stage begins at column `first`
+// of x.
+struct Copies {
+    static constexpr bool EARLY = true; // weights are learned
+    static constexpr u32 ROWS = TILE_M / CLUSTER_Y, COLUMNS = TILE_N / CLUSTER_X;
+    Stages& s;
+    const Maps& maps;
+    const u32 first, across = cluster_rank() % CLUSTER_X, along = cluster_rank() / CLUSTER_X; // place in the cluster
+    DEVICE Copies(Stages& stages, const Maps& of, u32 from) : s(stages), maps(of), first(from) {}
+
+    DEVICE void x(u32 stage, u32 i) const {
+        const u32 k = first + i * TILE_K, row = blockIdx.x * TILE_M + along * ROWS;
+        u16* to = &s.x[stage][along * ROWS * TILE_K];
         if constexpr (CLUSTER_Y > 1) {
-            copy_tile_to((1u | 1u << CLUSTER_X) << x, to_x, maps.of[X], k, row, 0, full);
+            copy_tile_to((1u | 1u << CLUSTER_X) << across, to, maps.of[X], k, row, 0, s.full[stage]);
         } else {
-            copy_tile(to_x, maps.of[X], k, row, 0, full);
-        }
-        if constexpr (CLUSTER_X > 1) {
-            copy_tile_to(3u << y * CLUSTER_X, to_weight, maps.of[WEIGHT], k, column, 0, full);
-        } else {
-            copy_tile(to_weight, maps.of[WEIGHT], k, column, 0, full);
+            copy_tile(to, maps.of[X], k, row, 0, s.full[stage]);
         }
     }
-}
+    DEVICE void weight(u32 stage, u32 i) const {
+        const u32 k = first + i * TILE_K, column = blockIdx.y * TILE_N + across * COLUMNS;
+        u16* to = &s.weight[stage][across * COLUMNS * TILE_K];
+        if constexpr (CLUSTER_X > 1) {
+            copy_tile_to(3u << along * CLUSTER_X, to, maps.of[WEIGHT], k, column, 0, s.full[stage]);
+        } else {
+            copy_tile(to, maps.of[WEIGHT], k, column, 0, s.full[stage]);
+        }
+    }
+};
 
 // A consumer: acc = x w^T over `count` stages, at least one, with x as it lies in shared memory.
 DEVICE void consume(Stages& s, float (&acc)[TILE_N / 2], u32 warpgroup, u32 count) {
@@ -108,6 +111,7 @@ DEVICE void consume_scaled(const Args& a, Stages& s, float (&acc)[TILE_N / 2], u
         before = state.stage;
     }
     wgmma_wait<0>();
+    release(s, before);
 }
 
 // Sums up the squares that the warps of a warpgroup have left in their first rows.
@@ -183,16 +187,12 @@ DEVICE void store_results(const Args& a, Stages& s, u32 begin, u32 end) {
 // A block's tile over `count` stages from column `first` of x on. Calls finish(warpgroup) when the accumulators are staged.
 template <class Finish>
 DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u32 count, const Finish& finish) {
-    if (threadIdx.x == 0) {
-        for (u32 i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(4 * CONSUMERS * CLUSTER);
-        show_barriers();
-    }
-    cluster_barrier();
+    const Copies copies(s, maps, first);
+    const bool is_producer = threadIdx.x == CONSUMERS * WARPGROUP;
+    begin_stages(s, maps, copies, is_producer, count);
     if (threadIdx.x >= CONSUMERS * WARPGROUP) {
         fewer_registers<PRODUCER_REGISTERS>();
-        if (threadIdx.x == CONSUMERS * WARPGROUP) produce(s, maps, first, count);
-        __syncwarp(); // the cluster barrier counts whole warps
-        cluster_arrive();
+        if (is_producer) fill_stages(s, copies, count);
     } else {
         more_registers<CONSUMER_REGISTERS>();
         const u32 warpgroup = threadIdx.x / WARPGROUP;
@@ -207,12 +207,10 @@ DEVICE void linear_tile(const Args& a, const Maps& maps, Stages& s, u32 first, u
         } else {
             consume(s, acc, warpgroup, count);
         }
-        cluster_arrive(); // no other block waits for the stores below
         named_barrier<1, CONSUMERS * WARPGROUP>(); // all stages have been consumed
         stage_accumulators(s, acc);
         finish(warpgroup);
     }
-    cluster_wait(); // until then other blocks write to this one's stages and barriers
 }
 
 // The whole layer.

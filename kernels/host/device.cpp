@@ -83,7 +83,8 @@ cascade_switch:
 
 [[noreturn]] void run_fiber() {
     body(*arguments, tensor_maps);
-    must_have_waited();
+    if (!fiber->waited) fail("a thread that has not waited for the previous launch");
+    if (!fiber->remote.empty()) fail("a place in a block that never sees what was stored there");
     fiber->done = true;
     --block->running;
     for (;;) yield();
@@ -123,6 +124,7 @@ void begin(Block& b, unsigned char* stacks) {
         f.exchanges = 0;
         f.open.clear();
         f.groups.clear();
+        f.remote.clear();
         f.rows_read.clear();
         f.stopped_at = prepare(stacks + i * STACK);
     }
@@ -232,9 +234,11 @@ struct Entry {
 };
 extern const Entry cascade_kernels[];
 
-// Runs a kernel, cluster after cluster and thread after thread, in ascending or descending order. Returns null, or what went wrong.
+// Runs a kernel, cluster after cluster and thread after thread, in ascending or descending order. `written` is the memory that
+// launches write. Returns null, or what went wrong.
 extern "C" const char* cascade_launch(const char* name, const unsigned* grid, const unsigned* cluster, unsigned threads,
-                                      unsigned shared, const Args* args, const void* maps, bool downwards) {
+                                      unsigned shared, const Args* args, const void* maps, bool downwards,
+                                      const host::Range* written, unsigned ranges) {
     using namespace host;
     const Entry* entry = cascade_kernels;
     while (entry->name && std::strcmp(entry->name, name) != 0) ++entry;
@@ -246,7 +250,8 @@ extern "C" const char* cascade_launch(const char* name, const unsigned* grid, co
     static thread_local std::unique_ptr<Block> blocks[MAX_BLOCKS];
     static thread_local std::unique_ptr<unsigned char, void (*)(void*)> stacks{nullptr, std::free};
     if (!stacks) stacks.reset(static_cast<unsigned char*>(std::aligned_alloc(64, MAX_BLOCKS * MAX_THREADS * STACK)));
-    launch = {{grid[0], grid[1], grid[2]}, {threads, 1, 1}, threads, shared > 0 ? shared : STATIC_SHARED, downwards, false, nullptr};
+    launch = {{grid[0], grid[1], grid[2]}, {threads, 1, 1}, threads, shared > 0 ? shared : STATIC_SHARED, written, ranges,
+              downwards, false, nullptr};
     body = entry->run;
     arguments = args;
     tensor_maps = maps;

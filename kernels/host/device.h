@@ -21,7 +21,7 @@
 #define __forceinline__ inline
 #define KERNEL(...) KERNEL_OF(__VA_ARGS__, 1)
 #define KERNEL_OF(name, ...)                                                                                          \
-    KERNEL_AS(extern "C" void kernel_##name(Args a, const void*), name##_body, (const Args& a), a)
+    KERNEL_AS(extern "C" void kernel_##name(Args a, const void*), wait_for_previous_launch(), name##_body, (const Args& a), a)
 #define SHARED(Type, name) Type& name = *static_cast<Type*>(host::shared_memory(sizeof(Type)))
 
 struct uint3 {
@@ -76,9 +76,9 @@ struct Fiber {
     void* stopped_at;                       // its stack, while it does not run
     const Condition* waits_for;             // or null
     unsigned exchanges;                     // how often this thread has exchanged values with its warp
-    unsigned arrived;                       // at which generation of the cluster's barrier
     std::vector<Copy> open;                 // copies of the group being made
     std::vector<std::vector<Copy>> groups;  // committed
+    std::vector<RemoteStore> remote;        // that no barrier of the cluster has released
     std::vector<const unsigned char*> rows_read; // by ldmatrix since the last proxy fence, in blocks that copy tiles
 };
 
@@ -110,10 +110,17 @@ struct Block {
     alignas(1024) unsigned char shared[MAX_SHARED];
 };
 
+// Memory from one address up to another.
+struct Range {
+    std::uint64_t begin, end;
+};
+
 // Of all blocks of a launch.
 struct Launch {
     uint3 grid, size;
     unsigned threads, shared_limit;
+    const Range* written; // memory that launches write
+    unsigned ranges;
     bool eager;        // whether tiles land at once
     bool idle;         // whether nothing can run but what waits for MMAs
     const char* fault; // what went wrong, if anything did
@@ -152,13 +159,18 @@ template <class T> const T (&exchange(const T& mine))[LANES] {
     return all;
 }
 
-// A launch may begin before the one before it is over: until a thread has waited for that, memory is not its own.
+// A launch may begin before the one before it is over: until a thread has waited for that, it may read only what no launch writes.
 inline void wait_for_launch_before() {
     if (fiber->waited) fail("a second wait for the previous launch");
     fiber->waited = true;
 }
-inline void must_have_waited() {
-    if (!fiber->waited) fail("a thread that has not waited for the previous launch");
+inline void must_not_be_in_flight(const void* at) {
+    if (fiber->waited) return;
+    const auto address = reinterpret_cast<std::uintptr_t>(at);
+    for (unsigned i = 0; i < launch.ranges; ++i) {
+        const Range& range = launch.written[i];
+        if (address >= range.begin && address < range.end) fail("a thread that has not waited for the previous launch");
+    }
 }
 
 inline void must_be_aligned(const void* at, std::uintptr_t to) {

@@ -113,7 +113,7 @@ void barrier_wait(const void* at, unsigned parity) {
 
 void tile_copy(void* to, const TensorMap& map, const std::vector<int>& first, const void* barrier, unsigned ranks) {
     must_be_aligned(to, map.row() * 8); // where the swizzle begins
-    must_have_waited();
+    must_not_be_in_flight(reinterpret_cast<const void*>(map.address));
     if (map.rank != first.size()) fail("a place of other dimensions than the tensor");
     if (map.row() != 128 && map.row() != 64) fail("a tile that cannot be copied at once");
     for (unsigned d = 1; d < map.rank; ++d) {
@@ -161,8 +161,13 @@ void registers_change(unsigned to, bool more) {
 
 unsigned cluster_rank() { return block->rank; }
 
-void cluster_arrive() { fiber->arrived = arrive(block->cluster->barrier, block->cluster->size * launch.threads); }
-void cluster_wait() { pass(block->cluster->barrier, fiber->arrived); }
+void cluster_barrier(bool releases) {
+    if (releases) {
+        for (const auto& store : fiber->remote) *store.to = store.value;
+        fiber->remote.clear();
+    }
+    wait(block->cluster->barrier, block->cluster->size * launch.threads);
+}
 
 void* place_in_cluster(unsigned rank, const void* at) {
     if (rank >= block->cluster->size) fail("a block that the cluster does not have");

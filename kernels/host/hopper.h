@@ -40,6 +40,12 @@ static_assert(sizeof(TensorMap) == 128, "as large as a driver's");
 // with the address bits from 7 on.
 inline std::uintptr_t swizzled(std::uintptr_t address, unsigned row) { return address ^ ((address >> 7 & (row / 16 - 1)) << 4); }
 
+// A store to another block's shared memory, on its way until a barrier of the cluster releases it.
+struct RemoteStore {
+    float* to;
+    float value;
+};
+
 // A tile on its way to shared memory.
 struct TileCopy {
     const TensorMap* map;
@@ -97,8 +103,8 @@ void wgmma_wait(unsigned left);
 
 void registers_change(unsigned to, bool more);
 unsigned cluster_rank();
-void cluster_arrive();
-void cluster_wait();
+// A barrier of all threads of the cluster, which publishes their stores to other blocks if it `releases`.
+void cluster_barrier(bool releases);
 // The same place in the shared memory of block `rank`.
 void* place_in_cluster(unsigned rank, const void* at);
 

@@ -70,7 +70,13 @@ macro_rules! linear {
                 Tile::Rows { operand: Linear::X, per_image: false, rows: "TILE_M", among: "CLUSTER_Y" },
                 Tile::Rows { operand: Linear::WEIGHT, per_image: false, rows: "TILE_N", among: "CLUSTER_X" },
             ])
-            .fit(&[Fit::GemmInput(Linear::X), Fit::ChannelsMultipleOf(8), Fit::GemmInput(Linear::WEIGHT), Fit::Fastest])
+            .fit(&[
+                Fit::GemmInput(Linear::X),
+                Fit::ChannelsMultipleOf(8),
+                Fit::GemmInput(Linear::WEIGHT),
+                Fit::Learned(Linear::WEIGHT),
+                Fit::Fastest,
+            ])
     };
 }
 
@@ -125,26 +131,31 @@ macro_rules! feed_forward {
                 Fit::Matrix(FeedForward::W0, 4 * $channels, $channels),
                 Fit::GemmInput(FeedForward::W0),
                 Fit::GemmInput(FeedForward::W2),
+                Fit::Learned(FeedForward::W0),
+                Fit::Learned(FeedForward::W2),
+                Fit::Learned(FeedForward::B0),
+                Fit::Learned(FeedForward::B2),
             ])
     };
 }
 
-/// A transposed convolution of non-overlapping patches of two by two pixels: `upsample!("kernel", "entry", [fits…])`.
+/// A transposed convolution of non-overlapping patches of two by two pixels: `upsample!("kernel", "entry")`.
 macro_rules! upsample {
-    ($name:literal, $entry:literal, [$($fit:expr),*]) => {
+    ($name:literal, $entry:literal) => {
         cuda!("conv_transpose2d", $name, HOPPER, [pass($entry, PIXEL_TILES)])
             .with_tiles(&[
                 Tile::Pixels { operand: ConvTranspose2d::X, among: "CLUSTER_X" },
                 Tile::Columns { operand: ConvTranspose2d::WEIGHT, laid_out: None, among: "CLUSTER_Y" },
             ])
             .fit(&[
-                $($fit,)*
                 Fit::KernelSize(ConvTranspose2d::WEIGHT, 2),
                 Fit::Constant(ConvTranspose2d::STRIDE, 2),
                 Fit::Constant(ConvTranspose2d::PADDING, 0),
                 Fit::ChannelsMultipleOf(8),
                 Fit::GemmInput(ConvTranspose2d::X),
                 Fit::GemmInput(ConvTranspose2d::WEIGHT),
+                Fit::Learned(ConvTranspose2d::WEIGHT),
+                Fit::Fastest,
             ])
     };
 }
@@ -167,8 +178,8 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("concat", THREADS),
     cuda!("conv2d", "conv2d.mma", Caps::ROUND_BF16, [pass("conv2d_mma", gemm("TILE_M", "TILE_N"))]),
     only!("conv2d", gemm("TILE_M", "TILE_N")),
-    upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a", [Fit::RowsAtMost(256)]),
-    upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a", []),
+    upsample!("conv_transpose2d.128x96.sm90a", "conv_transpose2d_128x96_sm90a"),
+    upsample!("conv_transpose2d.128x160.sm90a", "conv_transpose2d_128x160_sm90a"),
     cuda!("conv_transpose2d", "conv_transpose2d.4x4.sm90a", HOPPER, [
         pass("conv_transpose2d_4x4_sm90a_weight", [
             Axis::every(WEIGHT, "LAID_OUT"),
@@ -198,9 +209,15 @@ pub(super) static ROWS: &[Kernel] = &[
     only!("denoise", THREADS),
     only!("depthwise_conv", THREADS),
     cuda!("depthwise_norm", "depthwise_norm.160.sm90a", Caps::SM90A, [pass("depthwise_norm_160_sm90a", TILES).in_clusters()])
-        .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(640)]),
+        .fit(&[
+            Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(640),
+            Fit::Learned(DepthwiseNorm::WEIGHT), Fit::Learned(DepthwiseNorm::BIAS),
+        ]),
     cuda!("depthwise_norm", "depthwise_norm.512.sm90a", Caps::SM90A, [pass("depthwise_norm_512_sm90a", TILES).in_clusters()])
-        .fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),
+        .fit(&[
+            Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048),
+            Fit::Learned(DepthwiseNorm::WEIGHT), Fit::Learned(DepthwiseNorm::BIAS),
+        ]),
     cuda!("depthwise_norm", "depthwise_norm.3x3", Caps::NONE, [
         pass("depthwise_norm_3x3", squares("TILE")).with_warps(WARPS_OF_CHANNELS),
     ]).fit(&[Fit::KernelSize(DepthwiseNorm::WEIGHT, 3), Fit::ChannelsMultipleOf(4), Fit::ChannelsAtMost(2048)]),

@@ -30,6 +30,8 @@ pub enum Fit {
     GemmInput(usize),
     /// The same, or the operand is absent.
     GemmInputOrAbsent(usize),
+    /// This operand is learned or absent: no launch writes it, so that a launch may read it before the one before it is over.
+    Learned(usize),
     /// No other row of the op with this fit is estimated to take less time, see `registry/cuda/fastest.rs`.
     Fastest,
 }
@@ -67,6 +69,7 @@ impl Fit {
                 None => false,
             },
             Fit::GemmInputOrAbsent(i) => node.inputs[i].is_none() || Fit::GemmInput(i).met(kernel, node, plan, sms),
+            Fit::Learned(i) => !matches!(node.inputs[i], Some(Source::Slot(_))),
             Fit::Fastest => cuda::is_fastest(kernel, node, sms),
         }
     }

@@ -1,9 +1,11 @@
 //! What a kernel takes on an H100, by count of bytes and FLOP.
 
-use cascade_rt::ops::{Attention, ConvTranspose2d, Element, FeedForward, Function};
+use cascade_rt::ops::{Attention, ConvTranspose2d, Element, FeedForward, Linear};
 use cascade_rt::plan::{Node, Plan, Source};
 use cascade_rt::registry::cuda::{Cuda, Cycles, H100_SMS, Tiling};
-use cascade_rt::registry::{self, Fit, Kernel, Launch};
+use cascade_rt::registry::{self, Kernel, Launch};
+
+use super::measured;
 
 /// An H100 (SXM) by its data sheet, and by measurements of others where that says nothing.
 pub mod h100 {
@@ -113,21 +115,65 @@ fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
     (all, of_block * (at_once as f64).min((blocks / h100::SMS).ceil()))
 }
 
-/// How long a kernel takes: seconds by count of bytes and FLOP, and what limits it; the seconds of a linear layer's best tiling;
-/// seconds with prologues and epilogues of blocks, where they are estimated; bytes that pass L2 and bytes in flight per SM, where
-/// they are counted.
+/// Something that a kernel cannot be faster than.
+struct Limit {
+    /// By count of bytes and FLOP.
+    seconds: f64,
+    what: &'static str,
+    /// What blocks take besides, at their begin and end.
+    ends: f64,
+}
+
+impl Limit {
+    fn of(seconds: f64, what: &'static str) -> Limit {
+        Limit { seconds, what, ends: 0.0 }
+    }
+
+    /// Seconds at the rates that others have measured, without ends.
+    fn measured(&self) -> f64 {
+        let data_sheet = match self.what {
+            "memory" => h100::MEMORY / measured::MEMORY,
+            "tiles" | "blocks" | "mma.sync" => h100::FLOP * h100::SMS * h100::CLOCK / measured::FLOP,
+            _ => 1.0,
+        };
+        self.seconds * data_sheet
+    }
+}
+
+/// How long a kernel takes.
 pub struct Estimate {
-    pub seconds: f64,
-    pub limit: &'static str,
+    limits: Vec<Limit>,
+    /// Seconds of a linear layer's best tiling, by count.
     pub any: Option<f64>,
-    pub with_ends: Option<f64>,
+    /// Seconds that others take for the same FLOP at such a size.
+    pub others: Option<f64>,
+    /// Bytes that pass L2, and bytes in flight per SM, where they are counted.
     pub moved: Option<(f64, f64)>,
 }
 
 impl Estimate {
-    fn of(limits: &[(f64, &'static str)]) -> Estimate {
-        let (seconds, limit) = *limits.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some");
-        Estimate { seconds, limit, any: None, with_ends: None, moved: None }
+    fn of(limits: Vec<Limit>) -> Estimate {
+        Estimate { limits, any: None, others: None, moved: None }
+    }
+
+    fn most(&self, seconds: impl Fn(&Limit) -> f64) -> (f64, &'static str) {
+        let limits = self.limits.iter().map(|limit| (seconds(limit), limit.what));
+        limits.max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some")
+    }
+
+    /// By count of bytes and FLOP, and what limits it.
+    pub fn by_count(&self) -> (f64, &'static str) {
+        self.most(|limit| limit.seconds)
+    }
+
+    /// The same with begins and ends of blocks.
+    pub fn with_ends(&self) -> f64 {
+        self.most(|limit| limit.seconds + limit.ends).0
+    }
+
+    /// The same at the rates that others have measured.
+    pub fn at_measured_rates(&self) -> f64 {
+        self.most(|limit| limit.measured() + limit.ends).0
     }
 }
 
@@ -139,8 +185,9 @@ fn of_best_tiling(node: &Node) -> usize {
     for (rows, most) in sizes {
         for channels in (16..=most).step_by(16) {
             for cluster in [(1, 1), (1, 2), (2, 1)] {
-                cycles
-                    .extend((1..=8).filter_map(|splits| Tiling { rows, channels, cluster, splits }.of(node, H100_SMS)));
+                cycles.extend((1..=8).filter_map(|splits| {
+                    Tiling { rows, channels, cluster, splits, pixels: (1, rows) }.of(node, H100_SMS)
+                }));
             }
         }
     }
@@ -163,7 +210,17 @@ fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     let scores = (before + narrow) as f64;
     let values = (before + narrow.next_multiple_of(16)) as f64;
     let flops = queries * 2.0 * (scores + values) * f64::from(dim);
-    Estimate::of(&[(memory, "memory"), (flops / (h100::FLOP * h100::CLOCK), "blocks")])
+    let waves = (blocks / h100::SMS).ceil();
+    let blocks = Limit {
+        ends: waves * Tiling::BEGIN as f64 / h100::CLOCK,
+        ..Limit::of(flops / (h100::FLOP * h100::CLOCK), "blocks")
+    };
+    let useful = node.output.shape.n as f64 * (tokens(Attention::X) * keys.iter().sum::<usize>()) as f64;
+    let useful = 4.0 * useful * node.output.shape.c as f64;
+    Estimate {
+        others: Some(measured::attention(keys.iter().sum(), useful)),
+        ..Estimate::of(vec![Limit { ends: h100::LATENCY, ..Limit::of(memory, "memory") }, blocks])
+    }
 }
 
 /// The estimate of a feed-forward block on Hopper.
@@ -184,31 +241,22 @@ fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memor
     let issued = instructions * of("THREADS") / h100::LANES;
     let strips = of("HIDDEN") / hidden * mmas.max(shared).max(issued) / h100::CLOCK;
     let moved = reads * bytes(plan, node, FeedForward::X) + bytes(plan, node, node.inputs.len());
-    let ends = moved / blocks / h100::L2_OF_ONE;
+    let moving = moved / blocks / h100::L2_OF_ONE;
     let waves = (blocks / h100::SMS).ceil();
-    Estimate::of(&[(memory, "memory"), (waves * (strips + ends), "blocks")])
+    let ends = waves * Tiling::BEGIN as f64 / h100::CLOCK;
+    Estimate::of(vec![Limit::of(memory, "memory"), Limit { ends, ..Limit::of(waves * (strips + moving), "blocks") }])
 }
 
-/// The estimate of a transposed convolution on Hopper.
-fn of_conv_transpose(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
-    // A GEMM of the pixels of whole tiles with the columns of all four classes. With scratch memory, a pass before rearranges
-    // the weight.
-    let of = |name: &str| cuda.number(name).expect("every row has its numbers") as usize;
-    let (height, width) = (of("TILE_H"), of("TILE_W"));
-    let cluster = (of("CLUSTER_Y"), of("CLUSTER_X"));
-    let tiling = Tiling { rows: height * width, channels: of("TILE_N"), cluster, splits: 1 };
-    let [Some(x), Some(w), _] = node.inputs[..] else { panic!("it has x and a weight") };
-    let (x, w) = (x.shape(), w.shape());
-    let rows = x.n * x.h.next_multiple_of(height) * x.w.next_multiple_of(width);
-    let columns = 4 * node.output.shape.c;
-    let k = w.elements() / columns;
-    let Cycles { gemm, ends } = tiling.cycles(rows, columns, k, Function::Identity, H100_SMS);
-    let before =
-        if cuda.scratch.is_empty() { 0.0 } else { 2.0 * bytes(plan, node, ConvTranspose2d::WEIGHT) / h100::MEMORY };
-    let after = |cycles: usize| before + cycles as f64 / h100::CLOCK;
+/// The estimate of a GEMM on Hopper, a linear layer's or a transposed convolution's. With scratch memory, a pass before
+/// rearranges the weight.
+fn of_tiles(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64, Cycles { gemm, ends }: Cycles) -> Estimate {
+    let rearranged = cuda.tiled_pass() == Some(1);
+    let before = if rearranged { 2.0 * bytes(plan, node, ConvTranspose2d::WEIGHT) / h100::MEMORY } else { 0.0 };
+    let tiles = Limit { ends: ends as f64 / h100::CLOCK, ..Limit::of(before + gemm as f64 / h100::CLOCK, "tiles") };
+    let rows = node.inputs[Linear::X].expect("a GEMM has x").shape().rows();
     Estimate {
-        with_ends: Some(memory.max(after(gemm + ends))),
-        ..Estimate::of(&[(memory, "memory"), (after(gemm), "tiles")])
+        others: measured::gemm(rows, plan.cost(node, true).flops as f64),
+        ..Estimate::of(vec![Limit { ends: h100::LATENCY, ..Limit::of(memory, "memory") }, tiles])
     }
 }
 
@@ -226,7 +274,9 @@ fn of_moved(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memory: f64)
         (of_busiest / h100::L2_OF_ONE, "one SM"),
         (reads * h100::LATENCY / (in_flight * blocks.min(h100::SMS)), "latency"),
     ];
-    Estimate { moved: Some((l2, in_flight)), ..Estimate::of(&limits) }
+    // Nothing moves before the first loads have come back.
+    let limits = limits.map(|(seconds, what)| Limit { ends: h100::LATENCY, ..Limit::of(seconds, what) });
+    Estimate { moved: Some((l2, in_flight)), ..Estimate::of(limits.into()) }
 }
 
 /// The estimate of a kernel for a node.
@@ -234,23 +284,24 @@ pub fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
     let Launch::Cuda(cuda) = &kernel.launch else { panic!("rows of CUDA are CUDA") };
     let cost = plan.cost(node, true);
     let memory = cost.bytes as f64 / h100::MEMORY;
-    let tiling = kernel.fit.contains(&Fit::Fastest).then(|| Tiling::stated_by(cuda)).flatten();
+    let on_tiles = ["linear", "conv_transpose2d"].contains(&kernel.op) && kernel.name.ends_with(".sm90a");
+    let tiling = on_tiles.then(|| Tiling::stated_by(cuda)).flatten();
     match tiling.and_then(|tiling| tiling.of(node, H100_SMS)) {
-        Some(Cycles { gemm, ends }) => Estimate {
-            any: Some(memory.max(of_best_tiling(node) as f64 / h100::CLOCK)),
-            with_ends: Some(memory.max((gemm + ends) as f64 / h100::CLOCK)),
-            ..Estimate::of(&[(memory, "memory"), (gemm as f64 / h100::CLOCK, "tiles")])
+        Some(cycles) => Estimate {
+            any: (kernel.op == "linear").then(|| memory.max(of_best_tiling(node) as f64 / h100::CLOCK)),
+            ..of_tiles(plan, node, cuda, memory, cycles)
         },
         None if kernel.name.ends_with(".mma") || kernel.name.ends_with(".mma_rows") => {
             let (blocks, _, at_once) = geometry(node, cuda);
             let at_once = at_once as f64 * h100::SMS;
             let padding = (blocks / at_once).ceil() * at_once / blocks;
             let mmas = cost.flops as f64 / (h100::FLOP * h100::SMS * h100::CLOCK);
-            Estimate::of(&[(memory, "memory"), (mmas / h100::MMA * padding, "mma.sync")])
+            let limits = [(memory, "memory"), (mmas / h100::MMA * padding, "mma.sync")];
+            let limits = limits.map(|(seconds, what)| Limit { ends: h100::LATENCY, ..Limit::of(seconds, what) });
+            Estimate::of(limits.into())
         }
         None if kernel.op == "attention" => of_attention(node, cuda, memory),
         None if kernel.op == "feed_forward" => of_feed_forward(plan, node, kernel, cuda, memory),
-        None if kernel.op == "conv_transpose2d" => of_conv_transpose(plan, node, cuda, memory),
         None => of_moved(plan, node, kernel, cuda, memory),
     }
 }

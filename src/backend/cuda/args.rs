@@ -22,19 +22,32 @@ pub(super) struct Args {
     out_kind: u32,
     squares_from: u32,
     counters_from: u32,
-    unused: u32,
+    sms: u32,
 }
 
 // As in `kernels/common.cuh`.
 const _: () = assert!(size_of::<Args>() == 304);
 
 impl Args {
-    /// The argument of a node's kernels. Addresses are those of the result, of each operand (0 where
+    /// The argument of a node's kernels on a GPU of so many SMs. Addresses are those of the result, of each operand (0 where
     /// absent) and of the memory that passes share; `out_kind` and `kinds` what the result and the operands are.
-    pub(super) fn new(node: &Node, (out, out_kind): (u64, u32), operands: &[u64], scratch: u64, kinds: &[u32]) -> Self {
+    pub(super) fn new(
+        node: &Node,
+        sms: usize,
+        (out, out_kind): (u64, u32),
+        operands: &[u64],
+        scratch: u64,
+        kinds: &[u32],
+    ) -> Self {
         let extent = |s: Shape| [s.n, s.h, s.w, s.c].map(|v| u32::try_from(v).expect("extents were checked"));
-        let mut args =
-            Args { out, scratch, out_kind, out_shape: extent(node.output.shape), ..bytemuck::Zeroable::zeroed() };
+        let mut args = Args {
+            out,
+            scratch,
+            out_kind,
+            sms: sms as u32,
+            out_shape: extent(node.output.shape),
+            ..bytemuck::Zeroable::zeroed()
+        };
         for (i, source) in node.inputs.iter().enumerate() {
             args.operands[i] = operands[i];
             args.kinds[i] = kinds[i];
@@ -43,6 +56,12 @@ impl Args {
         let constants = node.op.constants();
         args.constants[..constants.len()].copy_from_slice(&constants);
         args
+    }
+
+    /// SMs of the GPU, as the kernel is told.
+    #[cfg(feature = "cuda-emu")]
+    pub(super) fn sms(&self) -> u32 {
+        self.sms
     }
 
     /// The same, with sums of squares that a layer leaves or a norm finds, from this element of the shared memory on.

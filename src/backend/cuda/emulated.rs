@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,13 +30,18 @@ unsafe extern "C" {
         args: *const Args,
         maps: *const Maps,
         downwards: bool,
+        written: *const Written,
+        ranges: u32,
     ) -> *const c_char;
 }
+
+/// Addresses of memory that launches write, from the first up to the second: `Range` in `kernels/host/device.h`.
+type Written = [u64; 2];
 
 /// The type of `cascade_launch`.
 #[rustfmt::skip]
 type Emulate = unsafe extern "C" fn(
-    *const c_char, *const u32, *const u32, u32, u32, *const Args, *const Maps, bool,
+    *const c_char, *const u32, *const u32, u32, u32, *const Args, *const Maps, bool, *const Written, u32,
 ) -> *const c_char;
 
 /// The emulator and its kernels: those of this program, or of the library that `CASCADE_HOST_KERNELS` names. So kernels are
@@ -71,6 +77,8 @@ pub(super) struct Allocation {
     lines: Box<[UnsafeCell<Line>]>,
     /// Bytes asked for.
     len: u64,
+    /// Whether launches write to it: another launch may only read it when it has waited for them.
+    written: AtomicBool,
 }
 
 // SAFETY: its bytes are read and written by methods of the `Emulated` that made it alone, and by kernels while one of them
@@ -83,7 +91,11 @@ impl Allocation {
         // one, so that computing with it is.
         let nan = |i: usize| 0xff80_0001 | ((i as u32 * 2) & 0x003f_ffff);
         let line = |l: usize| UnsafeCell::new(Line(std::array::from_fn(|i| nan(l * 64 + i))));
-        Self { lines: (0..bytes.div_ceil(256) as usize + 2 * GUARD).map(line).collect(), len: bytes }
+        Self {
+            lines: (0..bytes.div_ceil(256) as usize + 2 * GUARD).map(line).collect(),
+            len: bytes,
+            written: AtomicBool::new(false),
+        }
     }
 
     /// Where its own bytes begin.
@@ -169,15 +181,29 @@ impl Emulated {
         Fault::Other(format!("{}: {what}", kernel.to_string_lossy()))
     }
 
+    /// The memory that launches write, this one included.
+    fn written(&self, args: &Args) -> Vec<Written> {
+        let range = |buffer: &Arc<Allocation>| {
+            let all = buffer.address()..buffer.address() + buffer.len;
+            let now = all.contains(&args.result().start) || all.start == args.scratch();
+            (buffer.written.fetch_or(now, Ordering::Relaxed) || now).then_some([all.start, all.end])
+        };
+        self.buffers().iter().filter_map(range).collect()
+    }
+
     fn run(&self, (name, geometry, args, maps): &Launch, downwards: bool) -> Outcome<()> {
         let Geometry { grid, cluster, threads, shared } = *geometry;
         let maps = maps.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let (name_at, grid, cluster) = (name.as_ptr(), grid.as_ptr(), cluster.as_ptr());
+        let written = self.written(args);
+        let (written_at, ranges) = (written.as_ptr(), written.len() as u32);
         let cascade_launch = *EMULATE;
         // SAFETY: every address in `args` and `maps` is that of a living buffer of this driver, or 0 where
         // there is no operand: `CudaProgram`, the only maker of `Args`, holds them. That a kernel stays
         // inside them is what tests are for. Kernels that take maps are rows with tiles, which have them.
-        let fault = unsafe { cascade_launch(name_at, grid, cluster, threads, shared, args, maps, downwards) };
+        let fault = unsafe {
+            cascade_launch(name_at, grid, cluster, threads, shared, args, maps, downwards, written_at, ranges)
+        };
         if fault.is_null() {
             return Ok(());
         }
@@ -319,6 +345,9 @@ impl Driver for Emulated {
     ) -> Outcome<()> {
         if dependent && !function.waits {
             return Err(self.fault(&function.name, "may begin before the launch before it is over, and does not wait"));
+        }
+        if args.sms() as usize != self.device.sms {
+            return Err(self.fault(&function.name, "is told of another number of SMs than the device has"));
         }
         let launch = (function.name.clone(), geometry, *args, maps.copied());
         match self.recording().as_mut() {

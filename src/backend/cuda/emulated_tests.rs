@@ -243,6 +243,50 @@ fn only_what_waits_may_begin_early() {
     }
 }
 
+/// The emulated GPU compares what kernels are told with what it has.
+#[test]
+fn kernels_are_told_how_many_sms_there_are() {
+    for sms in [114, 78] {
+        let mut emulated = Emulated::new(Caps::NONE, true);
+        emulated.device_mut().sms = sms;
+        let gpu = Cuda::new(Failing { inner: emulated, fails: Cell::default(), calls: RefCell::default() });
+        let (plan, input, out) = three_segments();
+        run(gpu.compile(plan.clone()).unwrap().as_mut(), &plan, input, out);
+    }
+}
+
+/// Where weights take turns, a launch that reads them before the one before it is over finds them there all the same: the first
+/// launch of a segment begins after the uploads before it, and no upload goes to where a launch under way may read.
+#[test]
+fn weights_that_take_turns_are_there_before_any_launch_begins() {
+    let (plan, input, out) = three_segments();
+    let gpu = device_with(Caps::DEPENDENT_LAUNCH, plan.arena_bytes() + LAYER);
+    let mut program = gpu.compile(plan.clone()).unwrap();
+    assert_eq!(program.residency(), Residency::Turns);
+    for round in 0..2 {
+        gpu.context.driver().calls.take();
+        run(program.as_mut(), &plan, input, out);
+        let calls = gpu.context.driver().calls.take();
+        // Between two replays: memory is given back when the device has finished, then come uploads, and what is replayed next
+        // begins after them, with a launch that does not depend on the one before.
+        let mut segments = calls.split(|call| *call == "replay").collect::<Vec<_>>();
+        assert_eq!(segments.len(), 4, "{calls:?}");
+        segments.pop();
+        for (i, segment) in segments.into_iter().enumerate() {
+            let at = |wanted: &str| segment.iter().position(|call| *call == wanted);
+            let last_upload =
+                segment.iter().rposition(|call| *call == "upload").expect("the layer's weight was not there");
+            let (wait, order) = (at("wait"), at("order").expect("uploads are waited for"));
+            let first = round == 0 && i == 0; // there is still room
+            assert!(first || wait.is_some_and(|wait| wait < at("upload").unwrap()), "{segment:?}");
+            assert!(
+                last_upload < order && order < at("launch").expect("the first launch depends on none"),
+                "{segment:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn hopper_runs_the_kernels_of_older_gpus_too() {
     let mut rec = Recorder::new();

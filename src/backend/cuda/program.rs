@@ -184,7 +184,8 @@ impl<D: Driver> CudaProgram<D> {
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
         let scratch = D::address(&self.scratch);
         let Launches { cuda, out_kind, kinds, squares, .. } = &self.nodes[i];
-        let args = Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds);
+        let args =
+            Args::new(node, self.context.device().sms, (slot(node.output), *out_kind), &operands, scratch, kinds);
         let args = if *squares { args.with_squares(self.squares_from) } else { args };
         let args = if cuda.counters.is_empty() { args } else { args.with_counters(self.counters_from) };
         if cuda.tiles.is_empty() {

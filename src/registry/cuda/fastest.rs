@@ -21,7 +21,7 @@ pub(in crate::registry) fn is_fastest(kernel: &Kernel, node: &Node, sms: usize) 
 /// What the blocks of a kernel do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
-    /// Each multiplies a tile of a linear layer.
+    /// Each multiplies a tile of a linear layer or of a transposed convolution.
     Tiles(Tiling),
     /// Each takes so many queries of a head; an SM runs one block at a time.
     Queries(usize),
@@ -47,7 +47,9 @@ impl Work {
     /// Something that grows with the time that a node takes.
     fn time(&self, node: &Node, sms: usize) -> usize {
         match (*self, &node.op) {
-            (Work::Tiles(tiling), Op::Linear(_)) => tiling.of(node, sms).map_or(usize::MAX, |cycles| cycles.all()),
+            (Work::Tiles(tiling), Op::Linear(_) | Op::ConvTranspose2d(_)) => {
+                tiling.of(node, sms).map_or(usize::MAX, |cycles| cycles.all())
+            }
             (Work::Queries(queries), Op::Attention(Attention { heads, .. })) => {
                 let out = node.output.shape;
                 of_busiest(queries, out.n * heads, out.tokens(), sms)
@@ -73,14 +75,26 @@ mod tests {
         ROWS.iter().filter(move |row| row.op == op && row.fit.contains(&Fit::Fastest))
     }
 
-    fn linear(rows_of_x: usize, channels: usize, k: usize, sms: usize) -> (usize, usize, usize) {
+    /// The tiling of an op that is the fastest for a GEMM, and the share of the tensor cores' time that it uses.
+    fn tiling(op: &str, [rows_of_x, channels, k]: [usize; 3], sms: usize) -> (Tiling, f64) {
         let function = if channels == 4 * k { Function::GeluErf } else { Function::Identity };
-        let tilings = rows("linear").map(|row| match Work::of(row) {
+        let tilings = rows(op).map(|row| match Work::of(row) {
             Work::Tiles(tiling) => tiling,
             other => panic!("{} has {other:?}", row.name),
         });
-        let best = tilings.min_by_key(|tiling| tiling.cycles(rows_of_x, channels, k, function, sms).all()).unwrap();
+        let cycles = |tiling: &Tiling| tiling.cycles(rows_of_x, channels, k, function, sms).all();
+        let best = tilings.min_by_key(cycles).unwrap();
+        (best, (rows_of_x * channels * k / 2048) as f64 / (cycles(&best) * sms) as f64)
+    }
+
+    fn linear(rows_of_x: usize, channels: usize, k: usize, sms: usize) -> (usize, usize, usize) {
+        let (best, _) = tiling("linear", [rows_of_x, channels, k], sms);
         (best.rows, best.channels, best.splits)
+    }
+
+    /// Columns of the tiles of a transposed convolution from `c` to `o` channels.
+    fn upsample(pixels: usize, c: usize, o: usize, sms: usize) -> usize {
+        tiling("conv_transpose2d", [pixels, 4 * o, c], sms).0.channels
     }
 
     fn attention(heads: usize, tokens: usize, sms: usize) -> usize {
@@ -127,7 +141,7 @@ mod tests {
         assert_eq!(best(20, 256), 192);
     }
 
-    /// On the SMs of an H100 PCIe and of an H20 the work is shared out otherwise.
+    /// On the SMs of an H100 PCIe, of an H20 and of MIG slices of an H100, the work is shared out otherwise.
     #[test]
     fn the_number_of_sms_is_taken_into_account() {
         let sms = [H100_SMS, 114, 78];
@@ -136,5 +150,23 @@ mod tests {
         assert_eq!(sms.map(|sms| linear(1152, 8192, 2048, sms)), [(192, 192, 1), (128, 256, 1), (192, 192, 1)]);
         assert_eq!(sms.map(|sms| linear(1024, 5120, 1280, sms)), [(128, 160, 1), (192, 144, 1), (192, 144, 1)]);
         assert_eq!(sms.map(|sms| linear(1024, 1280, 5120, sms)), [(128, 160, 2), (192, 192, 2), (128, 160, 1)]);
+        assert_eq!(sms.map(|sms| upsample(256, 1280, 1280, sms)), [96, 96, 160]);
+        assert_eq!(sms.map(|sms| upsample(1024, 1280, 640, sms)), [160, 96, 160]);
+        let slices = [60, 32, 16];
+        assert_eq!(slices.map(|sms| linear(256, 1280, 5120, sms)), [(128, 160, 2), (128, 160, 2), (128, 160, 1)]);
+        assert_eq!(slices.map(|sms| upsample(256, 1280, 1280, sms)), [96, 160, 160]);
+    }
+
+    /// Whatever the number, the large layers of Stages C and B use most of the tensor cores.
+    #[test]
+    fn tiles_fill_gpus_of_any_size() {
+        for sms in [H100_SMS, 114, 78, 60, 32, 16] {
+            for shape in
+                [[1152, 8192, 2048], [1152, 2048, 8192], [1152, 6144, 2048], [1024, 5120, 1280], [1024, 1280, 5120]]
+            {
+                let (best, share) = tiling("linear", shape, sms);
+                assert!((0.5..1.0).contains(&share), "{shape:?} on {sms} SMs: {best:?} uses {share:.2}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! How a GEMM is cut into tiles on a Hopper GPU, and an estimate of how long that takes.
 
 use super::Cuda;
-use crate::ops::{Function, Linear, Op};
+use crate::ops::{ConvTranspose2d, Function, Linear, Op};
 use crate::plan::Node;
 
 /// Multiply-adds of bf16 that the tensor cores of an SM do in a cycle.
@@ -29,13 +29,10 @@ const WARPGROUP: usize = 64;
 /// Rows of each of its warps.
 const WARP_ROWS: usize = 16;
 
-/// Cycles from a block's begin to its first MMA.
-const BEGIN: usize = 1800;
-
 /// How a kernel cuts a GEMM into tiles, one a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiling {
-    /// Rows of a tile.
+    /// Rows of a tile. Of a transposed convolution they are [pixels](Self::pixels) of x.
     pub rows: usize,
     /// Channels of a tile.
     pub channels: usize,
@@ -43,6 +40,8 @@ pub struct Tiling {
     pub cluster: (usize, usize),
     /// Split-K: parts of the K dimension, each multiplied by a block of its own.
     pub splits: usize,
+    /// Lines and columns of the rectangle of pixels that a tile of a transposed convolution has; one line elsewhere.
+    pub pixels: (usize, usize),
 }
 
 /// What a GEMM takes, in cycles.
@@ -62,22 +61,41 @@ impl Cycles {
 }
 
 impl Tiling {
-    /// The tiling that a kernel's source states: TILE_M, TILE_N, CLUSTER_X, CLUSTER_Y and, where K is split, SPLITS.
+    /// Cycles from a block's begin to its first MMA.
+    pub const BEGIN: usize = 1800;
+
+    /// The tiling that a kernel's source states: TILE_M, TILE_N, CLUSTER_X, CLUSTER_Y and, where K is split, SPLITS; for a
+    /// transposed convolution, TILE_H and TILE_W instead of TILE_M.
     pub fn stated_by(cuda: &Cuda) -> Option<Tiling> {
         let number = |name| cuda.number(name).map(|value| value as usize);
-        Some(Tiling {
-            rows: number("TILE_M")?,
-            channels: number("TILE_N")?,
-            cluster: (number("CLUSTER_X")?, number("CLUSTER_Y")?),
-            splits: number("SPLITS").unwrap_or(1),
+        let (channels, across, along) = (number("TILE_N")?, number("CLUSTER_X")?, number("CLUSTER_Y")?);
+        Some(match (number("TILE_H"), number("TILE_W")) {
+            // Its grid has channels along x.
+            (Some(h), Some(w)) => Tiling { rows: h * w, channels, cluster: (along, across), splits: 1, pixels: (h, w) },
+            _ => {
+                let (rows, splits) = (number("TILE_M")?, number("SPLITS").unwrap_or(1));
+                Tiling { rows, channels, cluster: (across, along), splits, pixels: (1, rows) }
+            }
         })
     }
 
-    /// What a linear layer takes on a GPU of so many SMs; `None` for other ops.
+    /// What a linear layer, or a transposed convolution of stride 2, takes on a GPU of so many SMs; `None` for other ops.
     pub fn of(&self, node: &Node, sms: usize) -> Option<Cycles> {
-        let Op::Linear(Linear { function }) = node.op else { return None };
-        let x = node.inputs[Linear::X]?.shape();
-        Some(self.cycles(x.rows(), node.output.shape.c, x.c, function, sms))
+        match node.op {
+            Op::Linear(Linear { function }) => {
+                let x = node.inputs[Linear::X]?.shape();
+                Some(self.cycles(x.rows(), node.output.shape.c, x.c, function, sms))
+            }
+            // A GEMM of the pixels of whole tiles with the columns of all four classes.
+            Op::ConvTranspose2d(_) => {
+                let (x, weight) =
+                    (node.inputs[ConvTranspose2d::X]?.shape(), node.inputs[ConvTranspose2d::WEIGHT]?.shape());
+                let rows = x.n * x.h.next_multiple_of(self.pixels.0) * x.w.next_multiple_of(self.pixels.1);
+                let columns = 4 * node.output.shape.c;
+                Some(self.cycles(rows, columns, weight.elements() / columns, Function::Identity, sms))
+            }
+            _ => None,
+        }
     }
 
     /// What a GEMM of `[rows, k]` and `[channels, k]` takes, by an estimate that is good for comparing tilings. Nothing in
@@ -95,7 +113,7 @@ impl Tiling {
         let stages = k.div_ceil(STAGE).div_ceil(self.splits);
         // Instructions for a result, of which an SM does 128 in a cycle: 11 are the function.
         let results = if function == Function::GeluErf { 5 } else { 9 };
-        let ends = BEGIN + self.rows * self.channels / results / self.splits;
+        let ends = Self::BEGIN + self.rows * self.channels / results / self.splits;
         // Blocks that end together write all of a tile's split-K partials but one each, as far as warps have rows, and
         // read as much: from L2, which gives an SM more if not all ask.
         let written = rows.next_multiple_of(WARP_ROWS).min(self.rows);
