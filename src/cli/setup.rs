@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
+use crate::sizes::StageSizes;
 use crate::synth::{self, Preset};
 
 /// Precision of GEMMs.
@@ -71,6 +72,9 @@ pub(super) struct Sampling {
     /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
     #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
     guidance: (f32, f32),
+    /// Pixels of the picture for a pixel of Stage C's latent, 4 to 128. Fewer give more, smaller things.
+    #[arg(long, value_name = "PX", default_value_t = StageSizes::COMPRESSION, env = "CASCADE_COMPRESSION")]
+    compression: f32,
     #[command(flatten)]
     method: super::method::Args,
 }
@@ -78,7 +82,12 @@ pub(super) struct Sampling {
 impl Sampling {
     /// `request`, sampled like this.
     pub(super) fn apply(&self, request: Request) -> Request {
-        self.method.apply(Request { steps: self.steps, guidance: self.guidance, ..request })
+        self.method.apply(Request {
+            steps: self.steps,
+            guidance: self.guidance,
+            compression: self.compression,
+            ..request
+        })
     }
 }
 
