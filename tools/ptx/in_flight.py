@@ -197,13 +197,13 @@ def sass_instruction(text, where):
         # The first register outside of an address is the result; a predicate may stand before it.
         result = next((found[0] for part, found in zip(operands, named) if found and "[" not in part), None)
         first = re.match(r"^(?:P[T\d], )*R\d+", ", ".join(operands)) is not None
-        sources = [n for part, found in zip(operands, named) for n in found if "[" not in part]
+        # Of what a wide multiplication reads, the addend is wide, its last operand.
+        wides = operands[-1:] if "WIDE" in name else operands if wide(name) else []
+        sources = [registers(n, 2 if part in wides else 1) for part, found in zip(operands, named) for n in found if "[" not in part]
         if first:
             one.writes = registers(result, width)
             sources = sources[1:]
-        # Of what a wide multiplication reads, the addend is wide.
-        widths = [1] * (len(sources) - 1) + [2] if "WIDE" in name else [2 if wide(name) else 1] * len(sources)
-        one.reads = frozenset().union(*map(registers, sources, widths), *address(operands))
+        one.reads = frozenset().union(*sources, *address(operands))
     return one
 
 

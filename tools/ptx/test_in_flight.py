@@ -49,7 +49,12 @@ class Sass(unittest.TestCase):
             "LDG.E R1, desc[UR8][R23.64]",
         ]:
             self.assertEqual(len(sass(COMMIT, touch, WAIT)), 1, touch)
-        for miss in ["STS.128 [R1], R20", "IMAD.WIDE.U32 R6, R23, 0x2, R8", "LDG.E R1, desc[UR8][R22.64]"]:
+        for miss in [
+            "STS.128 [R1], R20",
+            "IMAD.WIDE.U32 R6, R23, 0x2, R8",
+            "IMAD.WIDE.U32 R6, R23, 0x2, RZ",
+            "LDG.E R1, desc[UR8][R22.64]",
+        ]:
             self.assertEqual(sass(COMMIT, miss, WAIT), [], f"{miss}, up to R23")
         self.assertEqual(len(sass(COMMIT, "IMAD.WIDE.U32 R6, R1, 0x2, R23", WAIT)), 1, "up to R24")
 
