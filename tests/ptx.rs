@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 // The build script's own.
+#[path = "ptx/early.rs"]
+mod early;
 #[path = "../build/fingerprint.rs"]
 mod fingerprint;
 #[path = "ptx/launches.rs"]
