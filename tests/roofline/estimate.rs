@@ -117,16 +117,17 @@ fn moved(plan: &Plan, node: &Node, cuda: &Cuda, counts: &str) -> (f64, f64) {
 
 /// Something that a kernel cannot be faster than.
 struct Limit {
+    what: &'static str,
     /// By count of bytes and FLOP.
     seconds: f64,
-    what: &'static str,
     /// What blocks take besides, at their begin and end.
     ends: f64,
 }
 
 impl Limit {
-    fn of(seconds: f64, what: &'static str) -> Limit {
-        Limit { seconds, what, ends: 0.0 }
+    /// Memory, or what a kernel does with it: nothing moves before the first loads have come back.
+    fn moving(what: &'static str, seconds: f64) -> Limit {
+        Limit { what, seconds, ends: h100::LATENCY }
     }
 
     /// Seconds at the rates that others have measured, without ends.
@@ -195,7 +196,7 @@ fn of_best_tiling(node: &Node) -> usize {
 }
 
 /// The estimate of attention on Hopper.
-fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
+fn of_attention(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     let (blocks, ..) = geometry(node, cuda);
     // The busiest SM's queries, each with whole tiles of keys. A last tile of few keys is multiplied at a width of FEW or SOME,
     // and its values 16 at a time.
@@ -210,16 +211,11 @@ fn of_attention(node: &Node, cuda: &Cuda, memory: f64) -> Estimate {
     let scores = (before + narrow) as f64;
     let values = (before + narrow.next_multiple_of(16)) as f64;
     let flops = queries * 2.0 * (scores + values) * f64::from(dim);
-    let waves = (blocks / h100::SMS).ceil();
-    let blocks = Limit {
-        ends: waves * Tiling::BEGIN as f64 / h100::CLOCK,
-        ..Limit::of(flops / (h100::FLOP * h100::CLOCK), "blocks")
-    };
-    let useful = node.output.shape.n as f64 * (tokens(Attention::X) * keys.iter().sum::<usize>()) as f64;
-    let useful = 4.0 * useful * node.output.shape.c as f64;
+    let ends = (blocks / h100::SMS).ceil() * Tiling::BEGIN as f64 / h100::CLOCK;
+    let blocks = Limit { what: "blocks", seconds: flops / (h100::FLOP * h100::CLOCK), ends };
     Estimate {
-        others: Some(measured::attention(keys.iter().sum(), useful)),
-        ..Estimate::of(vec![Limit { ends: h100::LATENCY, ..Limit::of(memory, "memory") }, blocks])
+        others: Some(measured::attention(keys.iter().sum(), plan.cost(node, true).flops as f64)),
+        ..Estimate::of(vec![Limit::moving("memory", memory), blocks])
     }
 }
 
@@ -244,7 +240,8 @@ fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memor
     let moving = moved / blocks / h100::L2_OF_ONE;
     let waves = (blocks / h100::SMS).ceil();
     let ends = waves * Tiling::BEGIN as f64 / h100::CLOCK;
-    Estimate::of(vec![Limit::of(memory, "memory"), Limit { ends, ..Limit::of(waves * (strips + moving), "blocks") }])
+    let blocks = Limit { what: "blocks", seconds: waves * (strips + moving), ends };
+    Estimate::of(vec![Limit::moving("memory", memory), blocks])
 }
 
 /// The estimate of a GEMM on Hopper, a linear layer's or a transposed convolution's. With scratch memory, a pass before
@@ -252,11 +249,12 @@ fn of_feed_forward(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memor
 fn of_tiles(plan: &Plan, node: &Node, cuda: &Cuda, memory: f64, Cycles { gemm, ends }: Cycles) -> Estimate {
     let rearranged = cuda.tiled_pass() == Some(1);
     let before = if rearranged { 2.0 * bytes(plan, node, ConvTranspose2d::WEIGHT) / h100::MEMORY } else { 0.0 };
-    let tiles = Limit { ends: ends as f64 / h100::CLOCK, ..Limit::of(before + gemm as f64 / h100::CLOCK, "tiles") };
+    let tiles = before + gemm as f64 / h100::CLOCK;
+    let tiles = Limit { what: "tiles", seconds: tiles, ends: ends as f64 / h100::CLOCK };
     let rows = node.inputs[Linear::X].expect("a GEMM has x").shape().rows();
     Estimate {
         others: measured::gemm(rows, plan.cost(node, true).flops as f64),
-        ..Estimate::of(vec![Limit { ends: h100::LATENCY, ..Limit::of(memory, "memory") }, tiles])
+        ..Estimate::of(vec![Limit::moving("memory", memory), tiles])
     }
 }
 
@@ -268,15 +266,13 @@ fn of_moved(plan: &Plan, node: &Node, kernel: &Kernel, cuda: &Cuda, memory: f64)
     let (l2, in_flight) = moved(plan, node, cuda, counts.unwrap_or_else(|| panic!("{} counts nothing", kernel.name)));
     let reads = cost.bytes as f64 - bytes(plan, node, node.inputs.len());
     let of_busiest = l2 / blocks * (blocks / h100::SMS).ceil();
-    let limits = [
-        (memory, "memory"),
-        (l2 / h100::L2, "L2"),
-        (of_busiest / h100::L2_OF_ONE, "one SM"),
-        (reads * h100::LATENCY / (in_flight * blocks.min(h100::SMS)), "latency"),
+    let limits = vec![
+        Limit::moving("memory", memory),
+        Limit::moving("L2", l2 / h100::L2),
+        Limit::moving("one SM", of_busiest / h100::L2_OF_ONE),
+        Limit::moving("latency", reads * h100::LATENCY / (in_flight * blocks.min(h100::SMS))),
     ];
-    // Nothing moves before the first loads have come back.
-    let limits = limits.map(|(seconds, what)| Limit { ends: h100::LATENCY, ..Limit::of(seconds, what) });
-    Estimate { moved: Some((l2, in_flight)), ..Estimate::of(limits.into()) }
+    Estimate { moved: Some((l2, in_flight)), ..Estimate::of(limits) }
 }
 
 /// The estimate of a kernel for a node.
@@ -296,11 +292,10 @@ pub fn estimate(plan: &Plan, node: &Node, kernel: &Kernel) -> Estimate {
             let at_once = at_once as f64 * h100::SMS;
             let padding = (blocks / at_once).ceil() * at_once / blocks;
             let mmas = cost.flops as f64 / (h100::FLOP * h100::SMS * h100::CLOCK);
-            let limits = [(memory, "memory"), (mmas / h100::MMA * padding, "mma.sync")];
-            let limits = limits.map(|(seconds, what)| Limit { ends: h100::LATENCY, ..Limit::of(seconds, what) });
-            Estimate::of(limits.into())
+            let mmas = Limit::moving("mma.sync", mmas / h100::MMA * padding);
+            Estimate::of(vec![Limit::moving("memory", memory), mmas])
         }
-        None if kernel.op == "attention" => of_attention(node, cuda, memory),
+        None if kernel.op == "attention" => of_attention(plan, node, cuda, memory),
         None if kernel.op == "feed_forward" => of_feed_forward(plan, node, kernel, cuda, memory),
         None => of_moved(plan, node, kernel, cuda, memory),
     }
