@@ -232,7 +232,8 @@ fn launches_begin_early_after_other_launches_alone() {
 
 #[test]
 fn only_what_waits_may_begin_early() {
-    let gpu = Emulated::new(Caps::DEPENDENT_LAUNCH, false);
+    let mut gpu = Emulated::new(Caps::DEPENDENT_LAUNCH, false);
+    gpu.device_mut().sms = 0; // as in arguments that are all zero
     let row = registry::kernels(Lang::Cuda).find(|kernel| kernel.name == "add").unwrap();
     let Launch::Cuda(cuda) = row.launch else { unreachable!("rows of CUDA are CUDA") };
     let geometry = Geometry { grid: [1; 3], threads: 256, cluster: [1; 2], shared: 0 };
