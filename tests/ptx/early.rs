@@ -159,7 +159,10 @@ impl<'a> Entry<'a> {
         let operand = operand.trim_matches(['[', ']']);
         let (base, offset) = operand.split_once('+').unwrap_or((operand, "0"));
         let moved = |origin| match origin {
-            Origin::Parameter(which, at) => Origin::Parameter(which, at + offset.parse::<usize>().expect("a number")),
+            Origin::Parameter(which, at) => {
+                let there = offset.parse().ok().and_then(|by: isize| at.checked_add_signed(by));
+                there.map_or(Origin::Unknown, |at| Origin::Parameter(which, at))
+            }
             other => other,
         };
         if let Some((_, which)) = base.rsplit_once("_param_") {

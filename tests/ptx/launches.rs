@@ -111,6 +111,8 @@ fn only_learned_operands_are_read_early() {
     ];
     let map = ["mov.b64 \t%rd1, a_param_1;", "add.s64 \t%rd2, %rd1, 128;", "cvta.param.u64 \t%rd3, %rd2;", copy];
     assert_eq!((hurries(&weight), hurries(&map)), (None, None));
+    let from_behind = ["mov.b64 \t%rd5, a_param_0;", "add.s64 \t%rd6, %rd5, 88;", "ld.param.u64 %rd1, [%rd6+-72];"];
+    assert_eq!(hurries(&[&from_behind[..], &weight[2..]].concat()), None);
     // Another operand, a pair of addresses of which one is another, one that may be either, one that comes from memory.
     let instead = |all: &[&'static str], i: usize, by: &[&'static str]| [&all[..i], by, &all[i + 1..]].concat();
     let bad = [
