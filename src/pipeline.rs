@@ -323,7 +323,7 @@ impl Pipeline {
         prompts.map(&mut encode).collect()
     }
 
-    /// Makes the latest plan one for the first of `images`, as many as memory allows; returns how many.
+    /// Makes the latest plan one for the first of `images`, as many as memory and the device's limits allow; returns how many.
     fn compile(
         &mut self,
         request: &Request,
@@ -345,6 +345,11 @@ impl Pipeline {
                 let program = match self.backend.compile(recorded.plan.clone()) {
                     // Beside the kept plans, of which one may need more weights at once than this one does.
                     Err(Error::DoesNotFit { .. }) if self.plans.drop_oldest() => continue,
+                    // The device has less memory than it said, or something of so many images exceeds its limits.
+                    Err(Error::DoesNotFit { .. } | Error::TooLarge { .. }) if most > 1 => {
+                        most = most.div_ceil(2);
+                        continue;
+                    }
                     program => program?,
                 };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());

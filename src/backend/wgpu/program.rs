@@ -151,9 +151,8 @@ fn check_bindings(
     match bindings.iter().map(bytes).find(|&bytes| bytes > limit) {
         None => Ok(()),
         Some(bytes) => {
-            let detail =
-                format!("{} ({}) in one binding; the device allows {} MiB", node.at, node.op.name(), limit >> 20);
-            Err(context.does_not_fit(bytes, &detail))
+            let at = format!("{} ({})", node.at, node.op.name());
+            Err(context.too_large("binding", &at, bytes, limit))
         }
     }
 }
@@ -168,13 +167,7 @@ fn words(node: &Node) -> Vec<u32> {
 }
 
 /// Workgroups of a node along each axis, `limit` at most.
-fn workgroups(
-    grid: &Grid,
-    number: impl Fn(&str) -> u64,
-    limit: u32,
-    node: &Node,
-    kernel: &Kernel,
-) -> Result<[u32; 3]> {
+fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, limit: u32, node: &Node, kernel: &Kernel) -> Result<[u32; 3]> {
     let groups = grid.map(|axis| axis.resolve(node, &number));
     match groups.iter().all(|&g| g <= limit.into()) {
         true => Ok(groups.map(|g| g as u32)),
