@@ -6,6 +6,8 @@ mod cases;
 mod common;
 #[path = "kernels/gelu.rs"]
 mod gelu;
+#[path = "kernels/repeats.rs"]
+mod repeats;
 #[path = "kernels/squares.rs"]
 mod squares;
 
