@@ -4,6 +4,12 @@ use cascade_rt::registry::cuda::Cuda;
 use cascade_rt::registry::{Kernel, Lang, Launch, kernels};
 
 use super::early::{Early, Entry, MAP, NEXT, OPERANDS, WAIT};
+use super::{HOPPER, OLDEST, code};
+
+/// The PTX of a kernel for GPUs whose launches may overlap.
+fn newer(kernel: &Kernel) -> &'static str {
+    code::ptx(kernel.name, HOPPER).expect("it has PTX")
+}
 
 /// The rows of CUDA, with how they are launched.
 fn rows() -> impl Iterator<Item = (&'static Kernel, Cuda)> {
@@ -18,13 +24,14 @@ fn what_begins_early_reads_only_what_no_launch_writes() {
     let mut seen = 0;
     for (kernel, cuda) in rows() {
         let early = Early::of(kernel, &cuda);
-        for (name, entry) in Entry::all(cuda.ptx_sm90) {
+        for (name, entry) in Entry::all(newer(kernel)) {
             assert_eq!(entry.hurries(&early), None, "{name}");
             seen += 1;
         }
         let of_hopper = kernel.name.ends_with(".sm90a");
-        assert_eq!(cuda.ptx == cuda.ptx_sm90, of_hopper, "{}", kernel.name);
-        assert_eq!(cuda.ptx.contains("griddepcontrol"), of_hopper, "{}: older machines do not know it", kernel.name);
+        let older = code::ptx(kernel.name, OLDEST).expect("it has PTX");
+        assert_eq!(older == newer(kernel), of_hopper, "{}", kernel.name);
+        assert_eq!(older.contains("griddepcontrol"), of_hopper, "{}: older machines do not know it", kernel.name);
     }
     assert!(seen > 50, "entries are found");
 }
@@ -35,7 +42,7 @@ fn what_begins_early_reads_only_what_no_launch_writes() {
 fn hopper_kernels_prepare_before_they_wait() {
     let mut seen = 0;
     for (kernel, cuda) in rows().filter(|(kernel, _)| kernel.name.ends_with(".sm90a")) {
-        let (name, entry) = Entry::all(cuda.ptx).pop().expect("the last pass is the op");
+        let (name, entry) = Entry::all(newer(kernel)).pop().expect("the last pass is the op");
         let (before, _) = entry.before_wait();
         let counted = |word: &str| before.iter().filter(|i| entry.0[**i].contains(word)).count();
         let clusters = cuda.number("CLUSTER_X").unwrap() * cuda.number("CLUSTER_Y").unwrap_or(1) > 1;
@@ -54,8 +61,8 @@ fn hopper_kernels_prepare_before_they_wait() {
 #[test]
 fn barriers_of_clusters_release_where_there_is_something_to_publish() {
     let mut releasing = 0;
-    for (_, cuda) in rows() {
-        for (name, entry) in Entry::all(cuda.ptx_sm90) {
+    for (kernel, _) in rows() {
+        for (name, entry) in Entry::all(newer(kernel)) {
             let counted = |word: &str| entry.0.iter().filter(|i| i.contains(word)).count();
             let releases = counted("barrier.cluster.arrive.release");
             assert_eq!(releases > 0, counted("st.shared::cluster") > 0, "{name}");
@@ -140,9 +147,9 @@ fn kernels_that_read_activations_early_are_found() {
     let row = |name: &str| rows().find(|(kernel, _)| kernel.name == name).expect("there is such a row");
     let broken = |name: &str, change: &dyn Fn(&str) -> String| {
         let (kernel, cuda) = row(name);
-        let (before, after) = cuda.ptx.split_once(WAIT).expect("it waits");
+        let (before, after) = newer(kernel).split_once(WAIT).expect("it waits");
         let ptx = change(before) + after;
-        assert_ne!(ptx, cuda.ptx, "{name}");
+        assert_ne!(ptx, newer(kernel), "{name}");
         Entry::all(&ptx)[0].1.hurries(&Early::of(kernel, &cuda))
     };
     let x_for_weight = |before: &str| {
@@ -160,7 +167,7 @@ fn kernels_that_read_activations_early_are_found() {
     // Without its wait, and with one at the end instead.
     for name in ["attention.192.sm90a", "depthwise_norm.512.sm90a", "feed_forward.384.sm90a"] {
         let (kernel, cuda) = row(name);
-        let late = cuda.ptx.replacen(WAIT, "", 1).replacen(NEXT, &format!("{WAIT}\n{NEXT}"), 1);
+        let late = newer(kernel).replacen(WAIT, "", 1).replacen(NEXT, &format!("{WAIT}\n{NEXT}"), 1);
         let found = Entry::all(&late)[0].1.hurries(&Early::of(kernel, &cuda)).expect("it waits too late");
         assert!(found.contains("before the wait"), "{name}: {found}");
     }
