@@ -47,6 +47,8 @@ pub mod ops;
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
+pub mod picture;
+#[doc(hidden)]
 pub mod pipeline;
 #[doc(hidden)]
 pub mod plan;

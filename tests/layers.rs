@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "error ops plan registry tensor"),
     ("registry", "cpu ops plan shape"),
     ("cpu", "ops shape tensor"),
+    ("picture", "error image"),
     ("image", "error output request"),
     ("output", "error"),
     ("request", "error noise sizes"),
