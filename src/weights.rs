@@ -20,4 +20,4 @@ pub mod paths;
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
-pub use paths::{ModelPaths, Overrides, PartFiles};
+pub use paths::{Missing, ModelPaths, Overrides, PartFiles};

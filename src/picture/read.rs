@@ -39,11 +39,8 @@ pub fn read(path: &Path) -> Result<Image> {
 /// [`Error::Picture`] if this is no picture of a known format, if it is damaged, or if it is too large. Nothing is
 /// decoded before its size is known.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<Image> {
-    let bad = |expected: &str, found: String| Error::Picture {
-        path: path.to_owned(),
-        expected: expected.to_owned(),
-        found,
-    };
+    let bad =
+        |expected: &str, found: String| Error::Picture { path: path.to_owned(), expected: expected.to_owned(), found };
     let failed = |error: ImageError| match error {
         ImageError::Limits(_) => bad("a picture that can be decoded in little memory", error.to_string()),
         error => bad("a whole PNG, JPEG or WebP picture", format!("an error: {error}")),

@@ -1,4 +1,4 @@
-//! Resizing as Pillow does it, byte for byte.
+//! Resizing as Pillow does it.
 
 use std::ops::Range;
 
