@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub use adapters::{Adapter, Applied};
 #[doc(inline)]
 pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
@@ -20,6 +21,7 @@ pub use shape::Shape;
 pub use weights::{ModelPaths, Overrides};
 
 // The parts, for the program and for this project's tests and benchmarks. They change without notice.
+mod adapters;
 #[doc(hidden)]
 pub mod backend;
 mod check;
