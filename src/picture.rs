@@ -1,13 +1,11 @@
-//! Pictures that are given: read from files, fitted to a size, resized as Pillow does it.
+//! Pictures that are given: read from files, resized as Pillow does it, normalised for an encoder.
 
-mod fit;
 mod normalise;
 #[cfg(feature = "png")]
 mod read;
 mod resample;
 
-pub use fit::{Fit, psnr};
-pub use normalise::{Statistics, clip_crop};
+pub use normalise::{clip_crop, clip_pixels};
 #[cfg(feature = "png")]
 pub use read::{decode, read};
 pub use resample::{Area, Filter, resample};

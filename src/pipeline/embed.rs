@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::net::{Net, clip};
 use crate::ops::Element;
-use crate::picture::{Statistics, clip_crop};
+use crate::picture::clip_pixels;
 use crate::plan::Recorder;
 use crate::shape::Shape;
 
@@ -52,7 +52,7 @@ impl Pipeline {
         let ids: Vec<u32> = (1..=config.patches() as u32).collect();
         let mut values = Vec::new();
         for picture in pictures {
-            let normalised = Statistics::CLIP.normalise(&clip_crop(picture, side as u32));
+            let normalised = clip_pixels(picture, side as u32);
             program.write(pixels, bytemuck::cast_slice(&normalised))?;
             program.write(class_id, &[0; 4])?;
             program.write(class_row, &[0; 4])?;
