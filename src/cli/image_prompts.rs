@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn names_and_weights() {
-        let named = |path: &str, weight| Ok(Named { path: path.into(), weight });
+        let named = |path: &str, weight| Named { path: path.into(), weight };
         for (text, want) in [
             ("a.png", named("a.png", 1.0)),
             ("a.png:0.5", named("a.png", 0.5)),
@@ -107,7 +107,7 @@ mod tests {
             ("c:/a.png", named("c:/a.png", 1.0)),
             ("c:/a.png: 2 ", named("c:/a.png", 2.0)),
         ] {
-            assert_eq!(text.parse(), want, "{text}");
+            assert_eq!(text.parse::<Named>().unwrap(), want, "{text}");
         }
         for bad in ["", ":1", "a.png:11", "a.png:nan", "a.png:-inf"] {
             assert!(bad.parse::<Named>().unwrap_err().contains(&format!("`{bad}`")), "{bad}");
