@@ -41,7 +41,7 @@ pub(super) struct Prompt {
 
 enum Source {
     Picture(Image),
-    Embeddings(Given),
+    Embeddings(Box<Given>),
 }
 
 /// Reads every file.
@@ -51,7 +51,7 @@ enum Source {
 pub(super) fn read(all: &[Named]) -> Result<Vec<Prompt>> {
     let one = |named: &Named| {
         let source = match named.path.extension().is_some_and(|extension| extension == "safetensors") {
-            true => Source::Embeddings(Given::open(&named.path)?),
+            true => Source::Embeddings(Box::new(Given::open(&named.path)?)),
             false => Source::Picture(picture::read(&named.path)?),
         };
         let name = named.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
