@@ -4,6 +4,8 @@
 //! the same bits, and nothing but the result and the memory that passes share may change.
 #![allow(unsafe_code, reason = "kernels are C++ and write to memory by address")]
 
+mod loader;
+
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::Range;
@@ -12,13 +14,13 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::args::Args;
-use super::code::Capability;
-use super::driver::{Driver, Geometry, Image, Loader, Needs};
+use super::driver::{Driver, Geometry};
 use super::fault::{Fault, Outcome};
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::registry::Caps;
 use crate::registry::cuda::H100_SMS;
+use loader::{Function, Kernels};
 
 unsafe extern "C" {
     /// `kernels/host/device.cpp`. Null, or what went wrong.
@@ -119,51 +121,6 @@ impl Allocation {
         let to = self.lines.as_ptr() as *mut u8;
         // SAFETY: as the line above says; and the cells may be written through a shared reference.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(at), bytes.len()) };
-    }
-}
-
-/// A kernel of a module.
-#[derive(Debug, Clone)]
-pub(super) struct Function {
-    name: CString,
-    /// Whether it waits for the launch before.
-    waits: bool,
-    needs: Needs,
-}
-
-/// What finds kernels by name; they are part of this program, whatever image of them is loaded.
-#[derive(Debug, Clone)]
-pub(super) struct Kernels {
-    pub(super) capability: Capability,
-}
-
-impl Loader for Kernels {
-    type Function = Function;
-
-    fn capability(&self) -> Capability {
-        self.capability
-    }
-
-    fn load(&self, image: Image<'_>, entries: &[&str], needs: Needs) -> Outcome<Arc<[Function]>> {
-        let function = |entry: &&str| {
-            let waits = match image {
-                Image::Ptx(ptx) => {
-                    let body = ptx.split(&format!(".entry {entry}(")).nth(1);
-                    let body = body.and_then(|rest| rest.split(".entry ").next());
-                    body.map(|body| body.contains("griddepcontrol.wait;"))
-                }
-                // Made of PTX for this GPU, which tests/ptx.rs looks at.
-                Image::Cubin(cubin) => {
-                    let section = format!(".text.{entry}\0");
-                    let has_it = cubin.windows(section.len()).any(|name| name == section.as_bytes());
-                    has_it.then_some(self.capability >= (9, 0))
-                }
-            };
-            let name = CString::new(*entry).expect("names have no zero bytes");
-            let missing = || Fault::Other(format!("named symbol not found: {entry}"), "");
-            Ok(Function { name, waits: waits.ok_or_else(missing)?, needs })
-        };
-        entries.iter().map(function).collect()
     }
 }
 

@@ -240,7 +240,7 @@ fn kernels_are_told_how_many_sms_there_are() {
     for sms in [114, 78] {
         let mut emulated = Emulated::new(Caps::NONE, true);
         emulated.device_mut().sms = sms;
-        let gpu = Cuda::new(Failing { inner: emulated, fails: Cell::default(), calls: RefCell::default() });
+        let gpu = Cuda::new(Failing { inner: emulated, told: Told::default() });
         let (plan, input, out) = three_segments();
         run(gpu.compile(plan.clone()).unwrap().as_mut(), &plan, input, out);
     }
@@ -255,9 +255,9 @@ fn weights_that_take_turns_are_there_before_any_launch_begins() {
     let mut program = gpu.compile(plan.clone()).unwrap();
     assert_eq!(program.residency(), Residency::Turns);
     for round in 0..2 {
-        gpu.context.driver().calls.take();
+        told(&gpu).calls();
         run(program.as_mut(), &plan, input, out);
-        let calls = gpu.context.driver().calls.take();
+        let calls = told(&gpu).calls();
         // Between two replays: memory is given back when the device has finished, then come uploads, and what is replayed next
         // begins after them, with a launch that does not depend on the one before.
         let mut segments = calls.split(|call| *call == "replay").collect::<Vec<_>>();

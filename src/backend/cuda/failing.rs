@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::args::Args;
 use super::code::Capability;
 use super::driver::{Driver, Geometry, Image, Loader, Needs};
-use super::emulated::{Emulated, Kernels};
+use super::emulated::Emulated;
 use super::fault::{Fault, Outcome};
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::Device;
@@ -88,7 +88,7 @@ impl Failing {
 /// Its loader: `cubin` and `ptx` are calls of it.
 #[derive(Clone)]
 pub(super) struct FailingLoader {
-    pub(super) inner: Kernels,
+    pub(super) inner: <Emulated as Driver>::Loader,
     told: Told,
 }
 
