@@ -21,7 +21,8 @@ pub use weights::{ModelPaths, Overrides};
 // The parts, for the program and for this project's tests and benchmarks. They change without notice.
 #[doc(hidden)]
 pub mod backend;
-mod check;
+#[doc(hidden)]
+pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -174,8 +174,19 @@ fn shaders_from_a_folder() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains(&line) && error.to_string().contains("return 1u"), "{error}");
 
-    // A folder or a file that replaces nothing is a mistake.
+    // What shaders share can be replaced as well, and a mistake in it is found there.
     std::fs::remove_file(&file).unwrap();
+    let (shared, text) = (folder.path().join("common.wgsl"), include_str!("../shaders/common.wgsl"));
+    std::fs::write(&shared, text.replace("case SILU: { return x /", "case SILU: { return 2.0 * x /")).unwrap();
+    let got = run(open().unwrap().compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
+    assert!(common::relative_l2(&got, &want) > 0.1);
+    std::fs::write(&shared, format!("{text}\nfn broken() -> f32 {{ return 1u; }}\n")).unwrap();
+    let Err(error) = open().unwrap().compile(plan.clone()) else { panic!("it is broken") };
+    let line = format!("this is line {} of {}", text.lines().count() + 2, shared.display());
+    assert!(error.exit_code() == 2 && error.to_string().contains(&line), "{error}");
+
+    // A folder or a file that replaces nothing is a mistake.
+    std::fs::remove_file(&shared).unwrap();
     let Err(error) = open() else { panic!("no shader is there") };
     assert!(error.to_string().contains("no file here is called KERNEL.wgsl"), "{error}");
     std::fs::write(folder.path().join("liner.wgsl"), shipped).unwrap();

@@ -10,6 +10,7 @@ mod context;
 mod program;
 mod shader;
 mod shaders;
+pub mod spirv;
 mod timer;
 
 use std::path::Path;
@@ -21,11 +22,19 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::{Caps, Kernel, Launch};
 use context::Context;
-use shaders::Shaders;
+use shaders::{Replacements, Shaders};
 
 /// What is known of every adapter without opening it, by number.
 pub fn adapters() -> Vec<Device> {
     adapter::all().iter().map(adapter::describe).collect()
+}
+
+/// The kernels that the shaders in a folder change.
+///
+/// # Errors
+/// If the folder cannot be read, or holds what is no shader, or none.
+pub fn changed(shader_dir: &Path) -> Result<Vec<&'static str>> {
+    Replacements::read(shader_dir).map(|replacements| replacements.changed().collect())
 }
 
 /// An opened GPU.
@@ -60,7 +69,7 @@ impl Wgpu {
             let remedy = format!("{remedy}, or use `device cpu`; `devices::all` lists what there is");
             return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy });
         };
-        let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();
+        let replacements = shader_dir.map(Replacements::read).transpose()?.unwrap_or_default();
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
         let context = Arc::new(Context::open(adapter, caps.without(missing))?);
         let shaders = Shaders::new(context.clone(), replacements);

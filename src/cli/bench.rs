@@ -180,7 +180,7 @@ fn print(cell: &Cell, model: &str) -> Result<()> {
     let whole = cell.spread(PARTS.len()).median;
     let mut rows = vec![["", "median", "min … max", "share"].map(str::to_owned).to_vec()];
     for (i, (name, _)) in cell.seconds.iter().enumerate() {
-        let Spread { median, min, max } = cell.spread(i);
+        let Spread { median, min, max, .. } = cell.spread(i);
         let share = if i < PICTURE { String::new() } else { format!("{:.1} %", 100.0 * median / whole) };
         let range = format!("{} … {}", human_seconds(min), human_seconds(max));
         rows.push(vec![format!("  {name}"), human_seconds(median), range, share]);
@@ -208,7 +208,7 @@ fn markdown(cells: &[Cell], model: &str) -> Result<()> {
     say(&format!("|---|{}", "---|".repeat(PARTS.len() + 3)))?;
     for cell in cells {
         let part = |i| {
-            let Spread { median, min, max } = cell.spread(i);
+            let Spread { median, min, max, .. } = cell.spread(i);
             format!("{median:.3} ({min:.3} to {max:.3})")
         };
         let parts: Vec<String> = (0..=PARTS.len()).map(part).collect();
@@ -220,7 +220,7 @@ fn markdown(cells: &[Cell], model: &str) -> Result<()> {
 
 fn json(cell: &Cell) -> Value {
     let part = |(i, (name, values)): (usize, &(&'static str, Vec<f64>))| {
-        let Spread { median, min, max } = cell.spread(i);
+        let Spread { median, min, max, .. } = cell.spread(i);
         ((*name).to_owned(), json!({ "median": median, "min": min, "max": max, "runs": values }))
     };
     let Request { width, height, count, steps, guidance, .. } = cell.request;

@@ -1,6 +1,6 @@
 //! Flags that several commands share: the model, the device, how to sample, and at which size.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{ModelArgs, note};
 use crate::backend::Backend;
@@ -54,8 +54,13 @@ impl Setup {
 
     /// Opens the device.
     pub(super) fn open_device(&self) -> Result<Box<dyn Backend>> {
+        self.open_with(self.shader_dir.as_deref())
+    }
+
+    /// Opens the device with the shaders of another folder than the one that was asked for.
+    pub(super) fn open_with(&self, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
         let caps = devices::wanted(self.dtype == Precision::Bf16, self.without.unwrap_or_default());
-        devices::open(self.device, caps, self.shader_dir.as_deref())
+        devices::open(self.device, caps, shader_dir)
     }
 }
 

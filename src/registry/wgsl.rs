@@ -10,7 +10,7 @@ pub struct Shader {
     /// Text of the file. It may name any tunable `override` or `const`; see [`Axis::per`].
     pub source: &'static str,
     /// Texts that it shares with other shaders, appended to its own.
-    pub shared: &'static [&'static str],
+    pub shared: &'static [Shared],
     /// Entry points, run one after the other.
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.
@@ -19,14 +19,35 @@ pub struct Shader {
     pub tunables: &'static [(&'static str, u32)],
 }
 
-impl Shader {
-    /// What every shader can use.
-    const COMMON: &str = include_str!("../../shaders/common.wgsl");
+/// A text that is appended to those of several shaders.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared {
+    /// Its file is `shaders/<name>.wgsl`.
+    pub name: &'static str,
+    /// What the file says.
+    pub text: &'static str,
+}
 
-    /// The whole text that a device compiles, with `own` as the shader's own. That comes first, so that
-    /// the line numbers of messages are those of its file.
-    pub fn text(&self, own: &str) -> String {
-        format!("{own}\n{}\n{}", self.shared.join("\n"), Self::COMMON)
+/// `shared!("linear.shared")`.
+macro_rules! shared {
+    ($name:literal) => {
+        Shared { name: $name, text: include_str!(concat!("../../shaders/", $name, ".wgsl")) }
+    };
+}
+
+/// What every shader can use.
+static COMMON: Shared = shared!("common");
+
+impl Shader {
+    /// What is appended to its own text, in this order.
+    pub fn appended(&self) -> impl Iterator<Item = &'static Shared> {
+        self.shared.iter().chain([&COMMON])
+    }
+
+    /// The whole text that a device compiles.
+    pub fn text(&self) -> String {
+        let texts: Vec<_> = [self.source].into_iter().chain(self.appended().map(|shared| shared.text)).collect();
+        texts.join("\n")
     }
 }
 
@@ -49,7 +70,7 @@ const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) 
 
 impl Kernel {
     /// Texts appended to a shader's own.
-    const fn sharing(self, shared: &'static [&'static str]) -> Kernel {
+    const fn sharing(self, shared: &'static [Shared]) -> Kernel {
         match self.launch {
             Launch::Wgsl(shader) => Kernel { launch: Launch::Wgsl(Shader { shared, ..shader }), ..self },
             _ => panic!("a shader"),
@@ -58,13 +79,13 @@ impl Kernel {
 }
 
 /// What the variants of an op share, and what several ops do.
-const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
-const PRODUCT: &str = include_str!("../../shaders/gemm.shared.wgsl");
-const CONV: &str = include_str!("../../shaders/conv.shared.wgsl");
-const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
-const DEPTHWISE_NORM: &str = include_str!("../../shaders/depthwise_norm.shared.wgsl");
-const FEED_FORWARD: &str = include_str!("../../shaders/feed_forward.shared.wgsl");
-const SUM: &str = include_str!("../../shaders/sum.shared.wgsl");
+const LINEAR: Shared = shared!("linear.shared");
+const PRODUCT: Shared = shared!("gemm.shared");
+const CONV: Shared = shared!("conv.shared");
+const LAYER_NORM: Shared = shared!("layer_norm.shared");
+const DEPTHWISE_NORM: Shared = shared!("depthwise_norm.shared");
+const FEED_FORWARD: Shared = shared!("feed_forward.shared");
+const SUM: Shared = shared!("sum.shared");
 
 const ONE: Grid = [Axis::ONE; 3];
 /// Images of the first operand, blocks of its pixels, and its channels, one or a workgroup's lanes at a time.

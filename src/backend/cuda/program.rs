@@ -82,7 +82,7 @@ pub(super) fn compile<D: Driver>(
             functions,
             geometries,
             out_kind: operand::kind(&plan, node.output, stores_bf16),
-            kinds: operand::kinds(node, &plan, &weights, stores_bf16),
+            kinds: operand::kinds(node, &plan, |w| weights.dtype(w), stores_bf16),
             squares,
         });
     }

@@ -62,7 +62,7 @@ pub(super) fn compile(
     let mut scratch_len = 0;
     for (node, (kernel, shader)) in plan.nodes.iter().zip(kernels) {
         let loaded = shaders.load(kernel, shader)?;
-        let kinds = operand::kinds(node, &plan, &weights, false);
+        let kinds = operand::kinds(node, &plan, |w| weights.dtype(w), false);
         let number = |name: &str| loaded.module.number(name).expect("looked up when the shader was loaded");
         let mut passes = Vec::new();
         for pass in shader.passes {

@@ -1,13 +1,13 @@
 //! Shaders and pipelines of a device, each made once and kept for all programs.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::context::Context;
 use super::shader::Module;
 use crate::error::{Error, Result};
-use crate::registry::{self, Kernel, Lang, Shader};
+use crate::registry::{self, Kernel, Lang, Launch, Shader};
 
 /// A shader that the device has accepted.
 pub(super) struct Loaded {
@@ -18,47 +18,87 @@ pub(super) struct Loaded {
     pipelines: wgpu::PipelineLayout,
 }
 
+/// What wgpu adds to shaders of this crate.
+pub(super) const CHECKS: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks::checked();
+
 type Constants = Vec<(String, f64)>;
 
 /// Every shader and pipeline made so far.
 pub(super) struct Shaders {
     context: Arc<Context>,
-    replacements: HashMap<&'static str, PathBuf>,
+    replacements: Replacements,
     loaded: Mutex<HashMap<&'static str, Arc<Loaded>>>,
     pipelines: Mutex<HashMap<(&'static str, &'static str, String), wgpu::ComputePipeline>>,
 }
 
-/// The files of `--shader-dir` by the kernel that they replace.
-///
-/// # Errors
-/// If the folder cannot be read, or a shader in it has no kernel's name.
-pub(super) fn replacements(folder: &std::path::Path) -> Result<HashMap<&'static str, PathBuf>> {
-    let disk = |source| Error::Disk { path: folder.into(), action: "read", source };
-    let mut found = HashMap::new();
-    for entry in std::fs::read_dir(folder).map_err(disk)? {
-        let path = entry.map_err(disk)?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".wgsl")) else {
-            continue;
+/// The files of a folder that stand for built-in ones of the same name.
+#[derive(Debug, Default)]
+pub(super) struct Replacements {
+    /// Of kernels, by their names; read when they are first used.
+    kernels: HashMap<&'static str, PathBuf>,
+    /// Of what is appended to kernels, with their texts.
+    shared: HashMap<&'static str, (PathBuf, String)>,
+}
+
+impl Replacements {
+    /// Looks through a folder.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a shader in it has no known name, or there is none.
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let disk = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Disk { path, action: "read", source }
         };
-        let Some(kernel) = registry::kernels(Lang::Wgsl).find(|k| k.name == name) else {
-            return Err(Error::Shader {
-                message: format!("no kernel is called `{name}`; `cascade-rt kernels` lists the names\n"),
-                path,
-            });
+        let mut found = Self::default();
+        for entry in std::fs::read_dir(folder).map_err(disk(folder))? {
+            let path = entry.map_err(disk(folder))?.path();
+            let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".wgsl")) else {
+                continue;
+            };
+            let appended = shaders().flat_map(|(_, shader)| shader.appended()).find(|shared| shared.name == name);
+            if let Some((kernel, _)) = shaders().find(|(kernel, _)| kernel.name == name) {
+                found.kernels.insert(kernel.name, path);
+            } else if let Some(shared) = appended {
+                let text = std::fs::read_to_string(&path).map_err(disk(&path))?;
+                found.shared.insert(shared.name, (path, text));
+            } else {
+                let message = format!(
+                    "neither a kernel nor a text that kernels share is called `{name}`; `cascade-rt kernels` lists the \
+                     kernels, and they share common and what ends in .shared\n"
+                );
+                return Err(Error::Shader { message, path });
+            }
+        }
+        match found.kernels.is_empty() && found.shared.is_empty() {
+            false => Ok(found),
+            true => Err(Error::Shader {
+                path: folder.into(),
+                message: "no file here is called KERNEL.wgsl; `cascade-rt kernels` lists the kernels".into(),
+            }),
+        }
+    }
+
+    /// The kernels whose text is not the built-in one.
+    pub(super) fn changed(&self) -> impl Iterator<Item = &'static str> {
+        let changed = |kernel: &Kernel, shader: &Shader| {
+            self.kernels.contains_key(kernel.name)
+                || shader.appended().any(|shared| self.shared.contains_key(shared.name))
         };
-        found.insert(kernel.name, path);
+        shaders().filter(move |(kernel, shader)| changed(kernel, shader)).map(|(kernel, _)| kernel.name)
     }
-    if found.is_empty() {
-        return Err(Error::Shader {
-            path: folder.into(),
-            message: "no file here is called KERNEL.wgsl; `cascade-rt kernels` lists the kernels".into(),
-        });
-    }
-    Ok(found)
+}
+
+/// Every row that is a shader.
+fn shaders() -> impl Iterator<Item = (&'static Kernel, &'static Shader)> {
+    registry::kernels(Lang::Wgsl).filter_map(|kernel| match &kernel.launch {
+        Launch::Wgsl(shader) => Some((kernel, shader)),
+        _ => None,
+    })
 }
 
 impl Shaders {
-    pub(super) fn new(context: Arc<Context>, replacements: HashMap<&'static str, PathBuf>) -> Self {
+    pub(super) fn new(context: Arc<Context>, replacements: Replacements) -> Self {
         Self { context, replacements, loaded: Mutex::default(), pipelines: Mutex::default() }
     }
 
@@ -68,14 +108,20 @@ impl Shaders {
         if let Some(known) = loaded.get(kernel.name) {
             return Ok(known.clone());
         }
-        let (path, replaced) = match self.replacements.get(kernel.name) {
-            Some(path) => {
-                let text = std::fs::read_to_string(path);
-                (path.clone(), Some(text.map_err(|source| Error::Disk { path: path.clone(), action: "read", source })?))
-            }
-            None => (PathBuf::from(format!("shaders/{}.wgsl", kernel.name)), None),
+        let file = |name| PathBuf::from(format!("shaders/{name}.wgsl"));
+        let given = self.replacements.kernels.get(kernel.name);
+        let path = given.cloned().unwrap_or_else(|| file(kernel.name));
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|source| Error::Disk { path: path.clone(), action: "read", source })
         };
-        let module = Module::parse(&path, replaced.as_deref().unwrap_or(shader.source), shader)?;
+        let given = given.map(read).transpose()?;
+        let own = given.as_deref().unwrap_or(shader.source);
+        let appended = shader.appended().map(|shared| match self.replacements.shared.get(shared.name) {
+            Some((path, text)) => (path.clone(), text.as_str()),
+            None => (file(shared.name), shared.text),
+        });
+        let texts: Vec<_> = [(path.clone(), own)].into_iter().chain(appended).collect();
+        let module = Module::parse(&texts, shader)?;
         let broken = |message: String| Error::Shader { path: path.clone(), message };
         for pass in shader.passes {
             if !module.has_entry(pass.entry) {
