@@ -1,5 +1,6 @@
 //! The command line: turns arguments into requests, and results into files.
 
+mod adapters;
 mod bench;
 mod decode;
 mod encode;
@@ -9,6 +10,7 @@ mod info;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod method;
 mod output;
 mod profile;
 mod prompts;

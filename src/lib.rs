@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub use adapters::{Adapter, Applied};
 #[doc(inline)]
 pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
@@ -15,10 +16,12 @@ pub use pipeline::{
 };
 pub use registry::Caps;
 pub use request::Request;
+pub use sampler::{Method, Sampler, Spacing};
 pub use shape::Shape;
 pub use weights::{ModelPaths, Overrides};
 
 // The parts, for the program and for this project's tests and benchmarks. They change without notice.
+mod adapters;
 #[doc(hidden)]
 pub mod backend;
 #[doc(hidden)]

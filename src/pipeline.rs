@@ -13,11 +13,13 @@ mod stage_c;
 mod stages;
 mod tests;
 mod text;
+mod update;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::adapters::{Adapter, Applied};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -87,6 +89,17 @@ impl Pipeline {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Replaces the adapters that change the model's weights, see [`Model::adapt`]. The weights that are on the device
+    /// stay there.
+    ///
+    /// # Errors
+    /// Those of [`Model::adapt`]; the adapters are then those of before.
+    pub fn adapt(&mut self, adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
+        let applied = self.model.adapt(adapters)?;
+        while self.plans.drop_oldest() {}
+        Ok(applied)
     }
 
     /// The device.

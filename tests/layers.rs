@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "backend backend::cuda backend::devices backend::wgpu check demo error files image measure model noise ops \
-         output pipeline plan registry request shape synth weights",
+        "adapters backend backend::cuda backend::devices backend::wgpu check demo error files image measure model noise ops \
+         output pipeline plan registry request sampler shape sizes synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
     ("synth", "error files model net net::config tensor weights"),
     (
         "pipeline",
-        "backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
+        "adapters backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
     ),
     ("check", "backend backend::cpu error ops plan registry shape tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
@@ -30,8 +30,9 @@ const LAYERS: &[(&str, &str)] = &[
     ("cpu", "ops shape tensor"),
     ("image", "error output request"),
     ("output", "error"),
-    ("request", "error noise sizes"),
+    ("request", "error noise sampler sizes"),
     ("tokenizer", "error files"),
+    ("adapters", "error files model tensor weights"),
     ("model", "error files net::config sampler weights"),
     ("net", "error files net::config ops plan shape tensor weights"),
     ("net::config", "error files weights"),
@@ -39,7 +40,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("plan", "error ops shape tensor"),
     ("ops", "noise shape tensor"),
     ("noise", "shape"),
-    ("sampler", ""),
+    ("sampler", "error"),
     ("sizes", ""),
     ("tensor", "shape"),
     ("shape", ""),

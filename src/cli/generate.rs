@@ -66,24 +66,24 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     let text = args.text.as_deref().map(Given::open).transpose()?;
     let usual = Request::default();
-    let mut request = Request {
+    let mut request = args.sampling.apply(Request {
         width: args.size.width.unwrap_or(usual.width),
         height: args.size.height.unwrap_or(usual.height),
         seed: args.seed,
-        steps: args.sampling.steps,
-        guidance: args.sampling.guidance,
         count: args.size.count,
         noise: args.noise,
         ..asked(args, text.as_ref())?
-    };
+    });
+    let tags = args.setup.adapters.take_tags(&mut request.prompts)?;
     request.check()?;
     let outputs = match args.prior_only {
         true => args.output.plan_tensors()?,
         false => args.output.plan_pictures(request.images(), &[request.seed])?,
     };
 
-    let model = args.setup.open_model(args.quiet)?;
+    let model = args.setup.open_model_with(&tags, args.quiet)?;
     let read = [&args.prompts, &args.latents, &args.text].into_iter().flatten().map(PathBuf::as_path);
+    let read = read.chain(args.setup.adapters.files(&tags));
     outputs.spare(model.files().into_iter().chain(read))?;
     if let Some(side) = model.native_size {
         (request.width, request.height) = (args.size.width.unwrap_or(side), args.size.height.unwrap_or(side));
