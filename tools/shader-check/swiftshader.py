@@ -10,10 +10,10 @@ import zlib
 from packages import LeftOut, built, environment, program, run, swiftshader
 
 
-def kernels(options, **env):
+def kernels(env, quick):
     """Runs the shaders of tests/kernels.rs on the only driver that `env` leaves; what they print."""
-    more = {"CASCADE_QUICK": "1"} if options.short else {}
-    env = environment(**env, **more, CASCADE_LANG="wgsl", CASCADE_REQUIRE="wgpu", MESA_SHADER_CACHE_DISABLE="true")
+    more = {"CASCADE_QUICK": "1"} if quick else {}
+    env = environment(**env, **more, CASCADE_LANG="wgsl")
     command = [built("--test", "kernels"), "every_kernel", "--nocapture"]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", env=env, cwd=pathlib.Path(__file__).parent.parent.parent)
 
@@ -67,6 +67,6 @@ def check(options):
     devices = run(program(), "devices", env=environment(**env))
     if "SwiftShader" not in devices:
         raise LeftOut(f"SwiftShader does not answer: {devices}")
-    done = kernels(options, **env)
+    done = kernels(env, options.short)
     faults = wrong(done) + ([] if options.short else picture({**environment(**env), "CASCADE_MODEL": "demo"}))
     return faults, f"{ran(done)} kernel cases" + ("" if options.short else ", one picture")

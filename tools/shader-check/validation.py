@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 import swiftshader
-from packages import DEBS, LIBRARIES, ROOT, WORK, debian, driver, mesa
+from packages import DEBS, LIBRARIES, ROOT, WORK, debian, driver, mesa, spirv
+from vulkan import shares
 
 LAYER = "VK_LAYER_KHRONOS_validation"
 SETTINGS = {
@@ -22,8 +23,6 @@ SETTINGS = {
 }
 # Faults of naga and wgpu, not of shaders: OpConstantNull and the like, which every driver takes.
 KNOWN = ["VUID-StandaloneSpirv-None-10684"]
-# Without these there is nothing to race for.
-SHARED = "var<workgroup>"
 # A kernel without one of its barriers, and one that reads past the end of its operand. wgpu asks drivers to make such a read
 # harmless, so that the layers take it for intended; the result shows it.
 PLANTED = {
@@ -59,7 +58,7 @@ def reports(done):
     return sorted({f"{name}: {text.strip()}"[:400] for name, text in found if not any(known in name for known in KNOWN)})
 
 
-def planted(options, env):
+def planted(env):
     """Whether planted faults are found."""
     faults = []
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +68,7 @@ def planted(options, env):
                 return [f"validation.py plants a fault into shaders/{kernel}.wgsl, which has no `{text}`"]
             (Path(folder) / f"{kernel}.wgsl").write_text(source.replace(text, instead, 1))
         names = ",".join(f"={kernel}" for kernel in PLANTED)
-        done = swiftshader.kernels(options, **env, CASCADE_SHADER_DIR=folder, CASCADE_KERNELS=names, CASCADE_FAIL_FAST="1")
+        done = swiftshader.kernels(env | {"CASCADE_SHADER_DIR": folder, "CASCADE_KERNELS": names}, quick=True)
         said = [*reports(done), *swiftshader.wrong(done)]
         for kernel, (text, instead, sign) in PLANTED.items():
             if not any(sign in line for line in said):
@@ -81,14 +80,14 @@ def check(options):
     version = debian("chromium-common")
     mesa()
     env = layers(version)
-    faults = planted(options, env)
+    faults = planted(env)
     # In short: shaders whose invocations share memory; the others have no races, and their calls are the same.
-    sharing = {"CASCADE_KERNELS": ",".join(f"={name}" for name in shared())} if options.short else {}
-    done = swiftshader.kernels(options, **env, **sharing)
+    some = {"CASCADE_KERNELS": ",".join(f"={name}" for name in sharing())} if options.short else {}
+    done = swiftshader.kernels(env | some, quick=options.short)
     faults += reports(done) + swiftshader.wrong(done)
     return faults, f"{swiftshader.ran(done)} kernel cases, {len(PLANTED)} planted faults, layers of chromium-common {version}"
 
 
-def shared():
-    """Names of the shaders whose own text declares workgroup memory."""
-    return [file.stem for file in sorted((ROOT / "shaders").glob("*.wgsl")) if SHARED in file.read_text() and ".shared" not in file.name]
+def sharing():
+    """Names of the kernels whose invocations share memory."""
+    return sorted({file.stem.split(",")[0] for file in spirv() if shares(file.read_bytes())})

@@ -27,6 +27,10 @@ CAPTURE = 0x40 | 0x80  # statistics and code
 ANY_WIDTH = 1  # of subgroups, as wgpu asks for
 IMMEDIATE_BYTES = 128
 
+# Numbers of SPIR-V: instructions, a decoration, storage classes.
+ENTRY_POINT, VARIABLE, DECORATE, BINDING = 15, 59, 71, 33
+UNIFORM, WORKGROUP, STORAGE = 2, 4, 12
+
 
 def structure(*fields):
     """A type with these fields, (name, type) each; the first two of every structure of Vulkan are `kind` and `next`."""
@@ -135,21 +139,30 @@ class Driver:
 
 def reflect(words):
     """The entry point of SPIR-V, and the bindings of its uniform and of its storage buffers."""
-    words = struct.unpack(f"<{len(words) // 4}I", words)
-    entry, bindings, storage, at = b"", {}, {}, 5
-    while at < len(words):
-        length, op = words[at] >> 16, words[at] & 0xFFFF
-        one = words[at : at + length]
-        if op == 15:  # OpEntryPoint
-            entry = struct.pack(f"<{length - 3}I", *one[3:]).split(b"\0")[0]
-        elif op == 71 and one[2] == 33:  # OpDecorate … Binding
+    entry, bindings, storage = b"", {}, {}
+    for op, one in instructions(words):
+        if op == ENTRY_POINT:
+            entry = struct.pack(f"<{len(one) - 3}I", *one[3:]).split(b"\0")[0]
+        elif op == DECORATE and one[2] == BINDING:
             bindings[one[1]] = one[3]
-        elif op == 59:  # OpVariable
+        elif op == VARIABLE:
             storage[one[2]] = one[3]
-        at += length
-    # Storage class 2 is Uniform, 12 is StorageBuffer.
     of = lambda wanted: sorted(binding for variable, binding in bindings.items() if storage[variable] == wanted)
-    return entry, of(2), of(12)
+    return entry, of(UNIFORM), of(STORAGE)
+
+
+def instructions(words):
+    """The instructions of SPIR-V, each with its number and all its words."""
+    words, at = struct.unpack(f"<{len(words) // 4}I", words), 5
+    while at < len(words):
+        length = words[at] >> 16
+        yield words[at] & 0xFFFF, words[at : at + length]
+        at += length
+
+
+def shares(words):
+    """Whether invocations share memory of their workgroup."""
+    return any(op == VARIABLE and one[3] == WORKGROUP for op, one in instructions(words))
 
 
 def main():
@@ -158,4 +171,5 @@ def main():
     out.write_text(json.dumps({file.stem: driver.compiled(file.read_bytes()) for file in files}))
 
 
-main()
+if __name__ == "__main__":
+    main()
