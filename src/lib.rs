@@ -14,6 +14,7 @@ pub use noise::NoiseKind;
 pub use pipeline::{
     Batch, Footprint, HostTensor, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings, Times,
 };
+pub use prompts::{Syntax, encode as encode_prompts};
 pub use registry::Caps;
 pub use request::Request;
 pub use sampler::{Method, Sampler, Spacing};
@@ -54,6 +55,7 @@ pub mod output;
 pub mod pipeline;
 #[doc(hidden)]
 pub mod plan;
+mod prompts;
 #[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]

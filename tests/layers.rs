@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices backend::wgpu check demo error files image measure model noise ops \
-         output pipeline plan registry request sampler shape sizes synth weights",
+        "adapters backend backend::cuda backend::devices backend::wgpu check demo error files image measure model \
+         noise ops output pipeline plan prompts registry request sampler shape sizes synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
     ("synth", "error files model net net::config tensor weights"),
+    ("prompts", "error pipeline shape tokenizer"),
     (
         "pipeline",
         "adapters backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
