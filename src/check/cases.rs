@@ -201,6 +201,11 @@ impl One {
         (error > allowed).then(|| Difference { case, stored, shape, at, got: got[at], want: want[at], error, allowed })
     }
 
+    /// Elements of the result.
+    pub fn elements(&self) -> usize {
+        self.out.shape.elements()
+    }
+
     /// Runs the plan; values are as real numbers whatever the element.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::adapters::Chosen;
-use super::{ModelArgs, note};
+use super::{ModelArgs, note, probe};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
@@ -71,7 +71,10 @@ impl Setup {
     /// Opens the device with the shaders of another folder than the one that was asked for.
     pub(super) fn open_with(&self, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
         let caps = devices::wanted(self.dtype == Precision::Bf16, self.without.unwrap_or_default());
-        devices::open(self.device, caps, shader_dir)
+        let (choice, wrong) = probe::choose(self.device)?;
+        let backend = devices::open(choice, caps, shader_dir)?;
+        wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
+        Ok(backend)
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Loaded {
 
 /// What wgpu adds to shaders of this crate.
 pub(super) const CHECKS: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks::checked();
+/// `Part` of `common.wgsl`: three u32, and one more to fill it up.
+pub(super) const PART_BYTES: u32 = 16;
 
 type Constants = Vec<(String, f64)>;
 
@@ -32,7 +34,7 @@ pub(super) struct Shaders {
 }
 
 /// The files of a folder that stand for built-in ones of the same name.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Replacements {
     /// Of kernels, by their names; read when they are first used.
     kernels: HashMap<&'static str, PathBuf>,
@@ -157,7 +159,7 @@ impl Shaders {
         let pipelines = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
             bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
+            immediate_size: PART_BYTES,
         });
         Arc::new(Loaded { module, shader, bindings, layout, pipelines })
     }
