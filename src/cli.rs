@@ -6,6 +6,7 @@ mod decode;
 mod encode;
 mod generate;
 mod given;
+mod image_prompts;
 mod info;
 mod inspect;
 mod interrupt;
@@ -55,7 +56,7 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Make pictures from Stage C's latents, which `generate --prior-only` wrote.
     Decode(Box<decode::Args>),
-    /// Encode prompts, for `generate --text` or for another program.
+    /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
     /// Show what a model folder, a safetensors file or a generated PNG contains.
     Inspect(inspect::Args),
@@ -111,6 +112,9 @@ struct ModelArgs {
     /// Tokenizer file or folder, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_TOKENIZER")]
     tokenizer: Option<Location>,
+    /// Image encoder weights, for --image, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_IMAGE_ENCODER")]
+    image_encoder: Option<Location>,
 }
 
 impl ModelArgs {
@@ -139,6 +143,7 @@ impl ModelArgs {
             stage_c: self.stage_c.clone(),
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
+            image_encoder: self.image_encoder.clone(),
         }
     }
 

@@ -35,9 +35,21 @@ pub struct Record {
     /// The file that encoded text was read from, where the request's prompts were not encoded in this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The pictures that Stage C was shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImagePrompt>,
     /// Where Stage C's latents came from, if not from this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<Origin>,
+}
+
+/// A picture that Stage C was shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImagePrompt {
+    /// Its file, by name.
+    pub file: String,
+    /// What its embedding was multiplied by.
+    pub weight: f32,
 }
 
 /// Where latents came from that a picture was decoded from.
@@ -57,7 +69,15 @@ impl Record {
     /// The record of image `image` of a run of this program.
     pub fn new(request: &Request, model: &str, image: usize) -> Self {
         let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into();
-        Self { program, model: model.into(), image, request: request.clone(), text: None, prior: None }
+        Self {
+            program,
+            model: model.into(),
+            image,
+            request: request.clone(),
+            text: None,
+            images: Vec::new(),
+            prior: None,
+        }
     }
 
     /// The record as `parameters` text: prompt, negative prompt, one line of settings.

@@ -6,7 +6,7 @@ pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
 pub use error::{Error, Result};
 pub use files::Location;
-pub use image::{Image, Origin, Record};
+pub use image::{Image, ImagePrompt, Origin, Record};
 #[cfg(feature = "png")]
 pub use image::{Metadata, read_metadata};
 pub use model::Model;
@@ -51,6 +51,8 @@ pub mod ops;
 #[cfg(feature = "png")]
 #[doc(hidden)]
 pub mod output;
+#[doc(hidden)]
+pub mod picture;
 #[doc(hidden)]
 pub mod pipeline;
 #[doc(hidden)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::given::Given;
+use super::image_prompts;
 use super::interrupt::{after_a_step, at_once};
 use super::output::Output;
 use super::prompts;
@@ -21,7 +22,7 @@ use crate::request::{Request, parse_whole};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What the picture shows. May be empty.
-    #[arg(required_unless_present_any = ["prompts", "text"], env = "CASCADE_PROMPT")]
+    #[arg(required_unless_present_any = ["prompts", "text", "image"], env = "CASCADE_PROMPT")]
     prompt: Option<String>,
     #[command(flatten)]
     setup: Setup,
@@ -51,6 +52,10 @@ pub(super) struct Args {
     /// Take encoded text from this safetensors file, which `encode` or diffusers wrote, instead of a prompt.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompts", "negative"], env = "CASCADE_TEXT")]
     text: Option<PathBuf>,
+    /// Show something like this picture (PNG, JPEG, WebP), with or without a prompt. Several are mixed; a weight, 1 unless
+    /// given, says how strongly. A .safetensors file that `encode --image` wrote takes a picture's place.
+    #[arg(long, value_name = "FILE[:WEIGHT]", env = "CASCADE_IMAGE")]
+    image: Vec<image_prompts::Named>,
     /// Stop after Stage C, and write its latents and the text to the output, which ends in .safetensors, for
     /// `decode`.
     #[arg(long, env = "CASCADE_PRIOR_ONLY")]
@@ -72,6 +77,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     let text = args.text.as_deref().map(Given::open).transpose()?;
+    let prompts = image_prompts::read(&args.image)?;
     let usual = Request::default();
     let mut request = args.sampling.apply(Request {
         width: args.size.width.unwrap_or(usual.width),
@@ -90,13 +96,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let model = args.setup.open_model_with(&tags, args.quiet)?;
     let read = [&args.prompts, &args.latents, &args.text].into_iter().flatten().map(PathBuf::as_path);
+    let read = read.chain(args.image.iter().map(|image| image.path.as_path()));
     let read = read.chain(args.setup.adapters.files(&tags));
     outputs.spare(model.files().into_iter().chain(read))?;
     if let Some(side) = model.native_size {
         (request.width, request.height) = (args.size.width.unwrap_or(side), args.size.height.unwrap_or(side));
     }
     let name = args.setup.model.name()?;
-    let record = |image| Record { text: text.as_ref().map(Given::name), ..Record::new(&request, &name, image) };
+    let record = |image| Record {
+        text: text.as_ref().map(Given::name),
+        images: prompts.iter().map(image_prompts::Prompt::record).collect(),
+        ..Record::new(&request, &name, image)
+    };
     let latents = match &args.latents {
         Some(path) => Given::open(path)?.start_latents(&request, &model)?,
         None => [None, None],
@@ -111,6 +122,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let device = pipeline.backend().device().name.clone();
     let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);
 
+    let images = image_prompts::embed(&prompts, &mut pipeline, args.check_nodes)?;
     let mut watch = Watch::new(args.quiet, args.output.json);
     let states = match (states, args.prompt_syntax) {
         (None, syntax) if syntax != Syntax::Plain => {
@@ -121,6 +133,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = Options {
         inputs: Inputs {
             text: states.as_ref(),
+            image: images.as_ref(),
             start_c: latents[0].as_ref(),
             start_b: latents[1].as_ref(),
             ..Inputs::default()
@@ -156,7 +169,8 @@ fn asked(args: &Args, text: Option<&Given>) -> Result<Request> {
     let (prompts, negative) = match (text, &args.prompts) {
         (Some(file), _) => file.prompts(),
         (None, Some(path)) => (prompts::read(path)?, args.negative.clone()),
-        (None, None) => (args.prompt.iter().cloned().collect(), args.negative.clone()),
+        // An image prompt may stand alone.
+        (None, None) => (vec![args.prompt.clone().unwrap_or_default()], args.negative.clone()),
     };
     Ok(Request { prompts, negative, ..Request::default() })
 }
