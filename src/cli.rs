@@ -7,7 +7,7 @@ mod generate;
 mod given;
 mod info;
 mod inspect;
-mod interrupt;
+pub mod interrupt;
 mod kernels;
 mod output;
 mod profile;
@@ -29,7 +29,7 @@ use crate::demo;
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::synth::Preset;
-use crate::weights::paths::{ModelPaths, Overrides};
+use crate::weights::{ModelPaths, Overrides, Variant};
 
 /// Stable Cascade, from prompt to picture, on hand-written kernels.
 ///
@@ -105,6 +105,10 @@ struct ModelArgs {
     /// Tokenizer file or folder, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_TOKENIZER")]
     tokenizer: Option<Location>,
+    /// Which weights to take where the model has several: `none`, or the name in a file's name, such as bf16; as
+    /// `variant` in diffusers. Without it: bf16, else those without a name; with --dtype f32 the other way round.
+    #[arg(long, value_name = "NAME", env = "CASCADE_VARIANT")]
+    variant: Option<Variant>,
 }
 
 impl ModelArgs {
@@ -133,11 +137,14 @@ impl ModelArgs {
             stage_c: self.stage_c.clone(),
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
+            ..Overrides::default()
         }
     }
 
-    fn find(&self) -> Result<ModelPaths> {
-        ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &self.parts())
+    /// The model's files; `usual` is which to take where there are several and no variant was given.
+    fn find(&self, usual: Variant) -> Result<ModelPaths> {
+        let overrides = Overrides { variant: self.variant.clone().unwrap_or(usual), ..self.parts() };
+        ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &overrides)
     }
 
     /// The model's name, for records: its folder's, or that of Stage C's file.
@@ -150,7 +157,8 @@ impl ModelArgs {
 
 /// The location that a path names: the path, or the built-in model if it has this name and nothing is there.
 fn locate(path: PathBuf) -> Location {
-    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && !path.exists());
+    let nothing = || path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && nothing());
     built_in.map_or_else(|| path.into(), Location::from)
 }
 
@@ -168,6 +176,7 @@ fn execute(command: &Command) -> Result<()> {
     // Without it, a file that shrinks while it is mapped ends the program with a bare SIGBUS.
     crate::weights::install_sigbus_handler().map_err(|e| no_handler(&e.to_string()))?;
     interrupt::install()?;
+    start_threads()?;
     match command {
         Command::Generate(args) => generate::run(args),
         Command::Decode(args) => decode::run(args),
@@ -181,6 +190,20 @@ fn execute(command: &Command) -> Result<()> {
             let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
             say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))
         }
+    }
+}
+
+/// Starts the threads that kernels run on: as many as RAYON_NUM_THREADS says, or as the machine has cores.
+fn start_threads() -> Result<()> {
+    const NAME: &str = "RAYON_NUM_THREADS";
+    const MOST: usize = 1024;
+    match std::env::var(NAME).ok().and_then(|text| text.parse::<usize>().ok()) {
+        Some(count) if count > MOST => Err(Error::Request {
+            what: NAME.into(),
+            expected: format!("at most {MOST} threads"),
+            found: count.to_string(),
+        }),
+        _ => crate::backend::devices::start_threads(),
     }
 }
 

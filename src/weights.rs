@@ -1,23 +1,26 @@
 //! Learned tensors: memory-mapped files, tensor names, and networks.
 //!
 //! ```text
-//! mmap ─▶ file ─▶ index ─▶ checkpoint      paths
-//!                            ▲
-//!                       names, kind
+//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
+//!                            ▲              ▲
+//!                       names, kind      variant
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
 //! its bytes are read from disk when a kernel or an upload first accesses them.
 
 pub mod checkpoint;
+mod component;
 pub mod file;
 pub mod index;
 pub mod kind;
 pub mod mmap;
 pub mod names;
 pub mod paths;
+mod variant;
 
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
-pub use paths::{ModelPaths, Overrides, PartFiles};
+pub use paths::{ModelPaths, Overrides, PartFiles, Source};
+pub use variant::Variant;

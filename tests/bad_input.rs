@@ -8,6 +8,8 @@ mod models;
 mod outputs;
 #[path = "bad_input/signals.rs"]
 mod signals;
+#[path = "bad_input/system.rs"]
+mod system;
 #[path = "bad_input/weights.rs"]
 mod weights;
 

@@ -10,6 +10,7 @@ use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 use crate::synth::{self, Preset};
+use crate::weights::Variant;
 
 /// Precision of GEMMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -45,11 +46,16 @@ pub(super) struct Setup {
 impl Setup {
     /// Opens the model.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
-        let paths = self.model.find()?;
+        let usual = if self.dtype == Precision::F32 { Variant::Exact } else { Variant::Small };
+        let paths = self.model.find(usual)?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
-        Model::open(&paths)
+        let model = Model::open(&paths)?;
+        if !quiet {
+            model.choices().iter().for_each(|choice| note(&format!("weights: {choice}; --variant chooses")));
+        }
+        Ok(model)
     }
 
     /// Opens the device.

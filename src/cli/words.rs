@@ -30,6 +30,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("stage_c", "--stage-c"),
     ("text_encoder", "--text-encoder"),
     ("tokenizer", "--tokenizer"),
+    ("variant", "--variant"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

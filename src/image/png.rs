@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind};
 use std::path::Path;
 
-use png::text_metadata::ITXtChunk;
+use png::text_metadata::{ITXtChunk, ZTXtChunk};
 
 use super::{Image, Record};
 use crate::error::{Error, Result};
@@ -12,8 +12,11 @@ use crate::output::write_atomically;
 
 /// Text chunk that most programs for such pictures read and write.
 const PARAMETERS: &str = "parameters";
-/// Most bytes of text to take from somebody's PNG.
+/// Most bytes of text to take from somebody's PNG, as they are stored.
 const TEXT_LIMIT: usize = 64 << 20;
+/// Most bytes that one text may take when it is unpacked, and how many of the same keyword are tried.
+const UNPACKED_LIMIT: usize = 16 << 20;
+const TRIES: usize = 4;
 
 impl Image {
     /// Writes a PNG file, in place of one that exists. It appears whole or not at all.
@@ -87,22 +90,28 @@ impl Metadata {
     }
 }
 
-/// Reads what a PNG file says about itself, up to its first pixels.
+/// Reads what a PNG file says about itself: text that is stored as it is or packed, before the pixels or after them.
 ///
 /// # Errors
 /// [`Error::Disk`] if there is no such file, [`Error::Model`] if it is no PNG.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
     let file = File::open(path).map_err(|e| disk(path, "open", e))?;
     let decoder = png::Decoder::new_with_limits(BufReader::new(file), png::Limits { bytes: TEXT_LIMIT });
-    let reader = decoder.read_info().map_err(|e| match e {
+    let mut reader = decoder.read_info().map_err(|e| match e {
         png::DecodingError::IoError(e) if e.kind() != ErrorKind::UnexpectedEof => disk(path, "read", e),
         e => Error::Model { path: path.to_owned(), expected: "a PNG image".into(), found: e.to_string() },
     })?;
+    // Text may follow the pixels. Where those are damaged, what precedes them is still of use.
+    let _ = reader.finish();
     let info = reader.info();
     let text = |keyword: &str| {
-        let latin1 = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword);
-        let utf8 = info.utf8_text.iter().filter(|chunk| chunk.keyword == keyword).find_map(unpacked);
-        latin1.map(|chunk| chunk.text.clone()).or(utf8)
+        let plain = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword);
+        let packed = info.compressed_latin1_text.iter().filter(|chunk| chunk.keyword == keyword);
+        let utf8 = info.utf8_text.iter().filter(|chunk| chunk.keyword == keyword);
+        plain
+            .map(|chunk| chunk.text.clone())
+            .or_else(|| packed.take(TRIES).find_map(unpacked_latin1))
+            .or_else(|| utf8.take(TRIES).find_map(unpacked))
     };
     Ok(Metadata { width: info.width, height: info.height, parameters: text(PARAMETERS), cascade: text(Record::KEY) })
 }
@@ -110,7 +119,14 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
 /// The chunk's text, unless it is damaged or unpacks to something enormous.
 fn unpacked(chunk: &ITXtChunk) -> Option<String> {
     let mut chunk = chunk.clone();
-    chunk.decompress_text_with_limit(TEXT_LIMIT).ok()?;
+    chunk.decompress_text_with_limit(UNPACKED_LIMIT).ok()?;
+    chunk.get_text().ok()
+}
+
+/// As [`unpacked`].
+fn unpacked_latin1(chunk: &ZTXtChunk) -> Option<String> {
+    let mut chunk = chunk.clone();
+    chunk.decompress_text_with_limit(UNPACKED_LIMIT).ok()?;
     chunk.get_text().ok()
 }
 

@@ -114,6 +114,8 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         text: (part("text_encoder", t)?, text),
         tokenizer: tokenizer_files(),
         native_size: None,
+        sources: Vec::new(),
+        texts: Vec::new(),
     })
 }
 

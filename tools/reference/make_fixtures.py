@@ -18,6 +18,7 @@ import network_cases
 import pipeline_cases
 import tiny_model
 import tokenizer_cases
+import tokenizer_folders
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
     fixtures = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     tiny_model.save(tiny_model.build(), fixtures)
     tokenizer_cases.write(fixtures)
+    tokenizer_folders.write(fixtures)
     pipeline_cases.write(fixtures)
     network_cases.write(fixtures)
     total = 0
