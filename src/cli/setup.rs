@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
+use crate::sizes::StageSizes;
 use crate::synth::{self, Preset};
 use crate::weights::Variant;
 
@@ -73,10 +74,27 @@ pub(super) struct Sampling {
     /// Time grows in proportion to the steps. More than the default change the
     /// picture little.
     #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
-    pub(super) steps: (u32, u32),
+    steps: (u32, u32),
     /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
     #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
-    pub(super) guidance: (f32, f32),
+    guidance: (f32, f32),
+    /// Pixels of the picture for a pixel of Stage C's latent, 4 to 128. Fewer give more, smaller things.
+    #[arg(long, value_name = "PX", default_value_t = StageSizes::COMPRESSION, env = "CASCADE_COMPRESSION")]
+    compression: f32,
+    #[command(flatten)]
+    method: super::method::Args,
+}
+
+impl Sampling {
+    /// `request`, sampled like this.
+    pub(super) fn apply(&self, request: Request) -> Request {
+        self.method.apply(Request {
+            steps: self.steps,
+            guidance: self.guidance,
+            compression: self.compression,
+            ..request
+        })
+    }
 }
 
 /// Size and number of the pictures of a prompt.
@@ -128,11 +146,10 @@ impl Subject {
             prompts: vec!["a red apple on a blue background".into()],
             width: side(size.0, usual.width),
             height: side(size.1, usual.height),
-            steps: self.sampling.steps,
-            guidance: self.sampling.guidance,
             count,
             ..usual
         };
+        let request = self.sampling.apply(request);
         request.check().map(|()| request)
     }
 }

@@ -14,13 +14,12 @@ use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
 use crate::plan::{Recorder, Slot};
 use crate::shape::Shape;
-use crate::sizes::StageSizes;
 
 pub(super) const KIND: Kind = Kind {
     stage: StageName::StageB,
     index: 1,
     stream: NoiseStream::StageB,
-    segments: ["condition_b", "step_b", "check_b"],
+    segments: ["condition_b", "step_b", "unguided_b", "check_b"],
 };
 
 /// Stage B.
@@ -30,7 +29,7 @@ impl StageB {
     /// Records the sampler, conditioned on `stage_c [n, h, w, 16]`.
     pub fn record(rec: &mut Recorder, model: &Model, key: &PlanKey, text: TextSlots, stage_c: Slot) -> Result<Self> {
         let config = &model.stage_b.1;
-        let size = StageSizes::for_image(key.width, key.height).b;
+        let size = key.sizes().b;
         Sampling::record(rec, &model.stage_b, key, &KIND, size, |rec, feed, batch| {
             let text_of = TextOfImages::record(rec, feed, batch);
             Ok(Conditions {

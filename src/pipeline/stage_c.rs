@@ -15,13 +15,12 @@ use crate::noise::NoiseStream;
 use crate::ops::Element;
 use crate::plan::{Recorder, Slot};
 use crate::shape::Shape;
-use crate::sizes::StageSizes;
 
 pub(super) const KIND: Kind = Kind {
     stage: StageName::StageC,
     index: 0,
     stream: NoiseStream::StageC,
-    segments: ["condition_c", "step_c", "check_c"],
+    segments: ["condition_c", "step_c", "unguided_c", "check_c"],
 };
 
 /// Stage C.
@@ -51,7 +50,7 @@ impl StageC {
             });
             return Ok(Self { source: Source::Given(x, feed), is_result });
         }
-        let size = StageSizes::for_image(key.width, key.height).c;
+        let size = key.sizes().c;
         let sampling = Sampling::record(rec, &model.stage_c, key, &KIND, size, |rec, feed, batch| {
             let text_of = TextOfImages::record(rec, feed, batch);
             let states = text.states.filter(|_| config.clip_text_in_channels.is_some());
