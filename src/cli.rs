@@ -39,7 +39,8 @@ use crate::weights::{ModelPaths, Overrides, Variant};
 /// for --model.
 ///
 /// Exit codes: 0 done, 2 usage, 3 model missing or bad, 4 does not fit, 5 no
-/// usable device, 7 disk, 130 interrupted, 1 anything else.
+/// usable device, 7 disk, 1 anything else. An interrupted run dies of the
+/// signal, which a shell shows as 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP).
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {

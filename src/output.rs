@@ -1,6 +1,8 @@
 //! Output files: each appears whole or not at all, and whether it can be written is known before any work is done.
 
-use std::fs::{self, File};
+mod unfinished;
+
+use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,8 +79,7 @@ fn folder_of(path: &Path) -> &Path {
 
 /// A file without a final name in `folder`; `path` is what it will become.
 fn temporary(path: &Path, folder: &Path) -> Result<tempfile::NamedTempFile> {
-    let open = |temporary: &Path| File::options().write(true).create_new(true).open(temporary);
-    tempfile::Builder::new().prefix(".cascade-rt-").make_in(folder, open).map_err(|e| disk(path, "create", e))
+    unfinished::create(folder).map_err(|e| disk(path, "create", e))
 }
 
 fn exists(path: &Path) -> Error {

@@ -35,6 +35,8 @@ pub struct Tokenizer {
     bos: u32,
     eos: u32,
     pad: u32,
+    /// How many bytes behind a place of a word may change how the word is merged before it.
+    reach: usize,
 }
 
 impl Tokenizer {
@@ -54,12 +56,15 @@ impl Tokenizer {
             return Err(bad(location.path(), "a text encoder of at least 2 positions", positions));
         }
         let mut files = Files::read(location, positions, vocabulary)?;
+        // A character of a token stands for a byte of text.
+        let longest = files.vocab.keys().map(|token| token.chars().count()).max().unwrap_or(0);
+        let reach = files.merges.len().saturating_mul(longest);
         let bpe = pipeline(&mut files).map_err(|e| bad(&files.path, "a tokenizer", e))?;
-        for (id, token) in bpe.get_added_tokens_decoder() {
-            if id as usize >= vocabulary {
-                let found = format!("`{}` = {id}", token.content);
-                return Err(bad(location.path(), format!("token ids below {vocabulary}"), found));
-            }
+        let added = bpe.get_added_tokens_decoder();
+        if let Some((id, token)) = added.iter().filter(|&(&id, _)| id as usize >= vocabulary).min_by_key(|&(&id, _)| id)
+        {
+            let found = format!("`{}` = {id}", token.content);
+            return Err(bad(location.path(), format!("token ids below {vocabulary}"), found));
         }
         let id = |token: &str| {
             let found =
@@ -68,7 +73,7 @@ impl Tokenizer {
         };
         let [bos, eos, pad, _] = &files.special;
         let (bos, eos, pad) = (id(bos)?, id(eos)?, id(pad)?);
-        Ok(Self { bpe, path: files.path, positions, bos, eos, pad })
+        Ok(Self { bpe, path: files.path, positions, bos, eos, pad, reach })
     }
 
     /// Token ids of a prompt, truncated to the sequence length.
@@ -83,7 +88,7 @@ impl Tokenizer {
             self.bpe.encode(text, false).map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))
         };
         let room = self.positions - 2;
-        let head = head(prompt);
+        let head = self.head(prompt);
         let mut text = encode(head)?;
         if text.get_ids().len() <= room && head.len() < prompt.len() {
             text = encode(prompt)?;
@@ -102,17 +107,21 @@ impl Tokenizer {
         Ok(Encoding { ids, len: kept + 2, cut })
     }
 
+    /// The beginning of a prompt, about 64 KiB, which nearly always fills the sequence. Words are
+    /// tokenised independently, so these tokens are the first tokens of the whole prompt.
+    ///
+    /// A word is cut where it goes on for longer than its end can matter: a merge depends on what those of lower ranks
+    /// have done behind it, and each of them reaches at most one token further.
+    fn head<'a>(&self, prompt: &'a str) -> &'a str {
+        let start = prompt.floor_char_boundary(64 << 10);
+        let end = prompt[start..].find(char::is_whitespace).map_or(prompt.len(), |end| start + end);
+        &prompt[..end.min(prompt.floor_char_boundary(start + self.reach))]
+    }
+
     /// The padding id: EOS in the published Stable Cascade files, 0 in some others.
     pub fn pad(&self) -> u32 {
         self.pad
     }
-}
-
-/// The first words of a prompt, about 64 KiB, which nearly always fill the sequence. Words are
-/// tokenised independently, so these tokens are the first tokens of the whole prompt.
-fn head(prompt: &str) -> &str {
-    let start = prompt.floor_char_boundary(64 << 10);
-    prompt[start..].find(char::is_whitespace).map_or(prompt, |end| &prompt[..start + end])
 }
 
 /// CLIP's pipeline from text to tokens, with the vocabulary and the tokens of `files`.

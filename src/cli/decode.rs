@@ -91,6 +91,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);
 
     let mut watch = Watch::new(args.quiet, args.output.json);
+    watch.about(pipeline.model());
     for (run, &seed) in seeds.iter().enumerate() {
         let request = Request { seed, ..request.clone() };
         let record = |image| Record {

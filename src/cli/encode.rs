@@ -56,6 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, false, args.quiet, &name, &device);
 
     let mut watch = Watch::new(args.quiet, false);
+    watch.about(pipeline.model());
     let options = Options { observer: Some(&mut watch), ..Options::default() };
     let (text, times) = after_a_step(|| pipeline.encode_text(&request, options))?;
     report.times += times;

@@ -103,6 +103,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);
 
     let mut watch = Watch::new(args.quiet, args.output.json);
+    watch.about(pipeline.model());
     let options = Options {
         inputs: Inputs {
             text: states.as_ref(),

@@ -52,11 +52,7 @@ impl Setup {
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
-        let model = Model::open(&paths)?;
-        if !quiet {
-            model.choices().iter().for_each(|choice| note(&format!("weights: {choice}; --variant chooses")));
-        }
-        Ok(model)
+        Model::open(&paths)
     }
 
     /// Opens the device.

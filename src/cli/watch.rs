@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::tensors::Tensors;
 use super::{interrupt, note};
 use crate::backend::Residency;
+use crate::model::Model;
 use crate::pipeline::{Footprint, HostTensor, Observer, StageName, Step};
 
 /// Shows how far a run has come, and collects what `--dump` asks for.
@@ -16,6 +17,8 @@ pub(super) struct Watch {
     shows_progress: bool,
     shows_memory: bool,
     shows_warnings: bool,
+    /// Which weights were taken where the model has several.
+    choices: Vec<String>,
     /// Intermediate results of all batches.
     pub(super) dump: Tensors,
 }
@@ -28,15 +31,24 @@ impl Watch {
             shows_progress: !quiet && !json && std::io::stderr().is_terminal(),
             shows_memory: !quiet && !json,
             shows_warnings: !quiet,
+            choices: Vec::new(),
             dump: Tensors::default(),
         }
+    }
+}
+
+impl Watch {
+    /// The model that runs: where it has several files for a network, the line about memory says which was taken.
+    pub(super) fn about(&mut self, model: &Model) {
+        self.choices = model.choices();
     }
 }
 
 impl Observer for Watch {
     fn planned(&mut self, plan: &Footprint) {
         if self.shows_memory {
-            note(&memory(plan));
+            let choices = self.choices.iter().map(|choice| format!("; {choice}"));
+            note(&(memory(plan) + &choices.collect::<String>()));
         }
     }
 

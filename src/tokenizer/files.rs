@@ -32,6 +32,10 @@ const EOS: &str = "<|endoftext|>";
 /// Roles of special tokens, in the order in which they are added.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// A list of further special tokens, by its name and by that of older files.
+const EXTRA: &str = "extra_special_tokens";
+const OLD_EXTRA: &str = "additional_special_tokens";
+
 /// What a tokenizer's files say.
 pub(super) struct Files {
     /// The file of the vocabulary, for messages.
@@ -76,6 +80,9 @@ impl Files {
         let config = named("tokenizer_config.json");
         let mut settings = read_settings("tokenizer_config.json")?;
         check_settings(&config, &settings, positions)?;
+        if let Some(list) = settings.remove(OLD_EXTRA) {
+            settings.entry(EXTRA).or_insert(list);
+        }
         // By index, as they are added in this order.
         let mut added: BTreeMap<i64, AddedToken> = BTreeMap::new();
         match settings.remove("added_tokens_decoder") {
@@ -96,7 +103,10 @@ impl Files {
                     }
                     settings.insert(role, value);
                 }
-                let names: Vec<String> = named_tokens(&config, &settings)?.into_iter().map(|t| t.content).collect();
+                // The old name of the list is not looked at here, and below it is.
+                let mut known = settings.clone();
+                known.remove(OLD_EXTRA);
+                let names: Vec<String> = named_tokens(&config, &known)?.into_iter().map(|t| t.content).collect();
                 for (content, index) in read_settings("added_tokens.json")? {
                     let index = index.as_i64().ok_or_else(|| {
                         bad(named("added_tokens.json").path(), "JSON of token → id", format!("`{content}`: {index}"))
@@ -151,8 +161,8 @@ fn named_tokens(file: &Location, settings: &Map<String, Value>) -> Result<Vec<Ad
     let own = settings.iter().filter(|(role, value)| {
         role.ends_with("_token") && !ROLES.contains(&role.as_str()) && content(value).is_some()
     });
-    let more = ["extra_special_tokens", "additional_special_tokens"].into_iter().filter_map(|key| settings.get(key));
-    let more = more.flat_map(|value| match value {
+    let more = settings.get(EXTRA).or_else(|| settings.get(OLD_EXTRA));
+    let more = more.into_iter().flat_map(|value| match value {
         Value::Array(list) => list.iter().collect(),
         Value::Object(map) => map.values().collect(),
         _ => Vec::new(),

@@ -104,7 +104,7 @@ fn tokenizers() {
             ["merges.txt: expected merges of two tokens", "`oneword`; use the tokenizer files"],
         ),
         ("tokenizer_config.json", "nonsense", ["tokenizer_config.json", "expected a JSON object"]),
-        ("tokenizer_config.json", r#"{"bos_token":"<|nothing|>"}"#, ["token ids below 49408", "<|nothing|>"]),
+        ("special_tokens_map.json", r#"{"bos_token":"<|nothing|>"}"#, ["token ids below 49408", "<|nothing|>"]),
     ] {
         let room = Room::new();
         model(&room, "m");

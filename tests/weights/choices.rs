@@ -168,7 +168,7 @@ fn a_variant_is_chosen_and_the_others_are_said() {
         put(&name.replace("{}", stem));
     }
     put("text_encoder/model.safetensors.index.json");
-    let taken = |variant: Variant| {
+    let taken = |variant: Variant| -> Result<_, Error> {
         let paths = find(&root, &Overrides { variant, ..Overrides::default() })?;
         let of = |part: &str| {
             let source = paths.sources().into_iter().find(|source| source.part == part).unwrap();
