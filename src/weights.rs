@@ -3,12 +3,13 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
 //!                            ▲              ▲
-//!                       names, kind      variant
+//!                  names, kind, change    variant
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
 //! its bytes are read from disk when a kernel or an upload first accesses them.
 
+pub mod change;
 pub mod checkpoint;
 mod component;
 pub mod file;
@@ -19,6 +20,7 @@ pub mod names;
 pub mod paths;
 mod variant;
 
+pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;

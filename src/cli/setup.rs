@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::adapters::Chosen;
 use super::{ModelArgs, note};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
@@ -29,6 +30,8 @@ enum Precision {
 pub(super) struct Setup {
     #[command(flatten)]
     pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) adapters: super::adapters::Args,
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
     device: Choice,
@@ -45,14 +48,21 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Opens the model.
+    /// Opens the model, changed by the adapters of the flags.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
+        self.open_model_with(&[], quiet)
+    }
+
+    /// Opens the model, changed by the adapters of the flags, and those that prompts ask for.
+    pub(super) fn open_model_with(&self, tags: &[Chosen], quiet: bool) -> Result<Model> {
         let usual = if self.dtype == Precision::F32 { Variant::Exact } else { Variant::Small };
         let paths = self.model.find(usual)?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
-        Model::open(&paths)
+        let mut model = Model::open(&paths)?;
+        self.adapters.apply(&mut model, tags, quiet)?;
+        Ok(model)
     }
 
     /// Opens the device.
@@ -126,7 +136,10 @@ pub(super) struct Subject {
 impl Subject {
     /// Opens or makes the model.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
-        self.synthetic.map_or_else(|| self.setup.open_model(quiet), synth::in_memory)
+        let Some(preset) = self.synthetic else { return self.setup.open_model(quiet) };
+        let mut model = synth::in_memory(preset)?;
+        self.setup.adapters.apply(&mut model, &[], quiet)?;
+        Ok(model)
     }
 
     /// The model's name, for results.

@@ -177,11 +177,7 @@ fn choices_are_said() {
         let line = stderr.lines().find(|line| line.starts_with("memory: ")).unwrap();
         assert!(line.contains(&format!("; {taken} rather than {other}")), "{flags:?}: {line}");
     }
-    room.fails(
-        room.generate(&["x", "-m", "m", "--force", "--variant", "int4"]),
-        3,
-        &["[.int4].safetensors", "m-prior/prior"],
-    );
+    room.fails(room.generate(&["x", "-m", "m", "--force", "--variant", "int4"]), 2, &["--variant: expected", "`int4`"]);
     let shown = text(&room.succeeds(room.command(&["inspect", "m"])).stdout);
     assert!(shown.contains(&format!("  instead of {exact}\n")), "{shown}");
 }
