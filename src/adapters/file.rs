@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Adapter, foreign};
 use crate::error::{Error, Result};
-use crate::files::{Found, Location};
+use crate::files::{self, Location};
 use crate::tensor::Weight;
 use crate::weights::file::{self, Stored};
 
@@ -111,7 +111,7 @@ impl Config {
 /// See [`Adapter::open`].
 pub(super) fn open(given: &Location) -> Result<Adapter> {
     let location = match given.look()? {
-        Found::Folder => given.join("adapter_model.safetensors"),
+        files::Found::Folder => given.join("adapter_model.safetensors"),
         _ => given.clone(),
     };
     let config = location.with_file_name("adapter_config.json");
