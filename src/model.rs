@@ -88,10 +88,8 @@ impl Model {
     /// A line for each network of which there were several files: which one was taken, and instead of what.
     pub fn choices(&self) -> Vec<String> {
         let names = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        let several = self.sources.iter().filter(|source| !source.instead_of.is_empty());
-        several
-            .map(|Source { file, instead_of, .. }| format!("{}, not {}", file.display(), names(instead_of)))
-            .collect()
+        let line = |source: &Source| format!("{} rather than {}", source.file.display(), names(&source.instead_of));
+        self.sources.iter().filter(|source| !source.instead_of.is_empty()).map(line).collect()
     }
 
     /// Widths at which one part meets another.

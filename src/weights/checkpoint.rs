@@ -12,7 +12,7 @@ use super::file::{self, Stored};
 use super::index;
 use super::kind::NetworkKind;
 use super::names::{self, AVERAGED, PLAIN, Rename};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::files::Location;
 use crate::tensor::Weight;
 
@@ -65,7 +65,9 @@ impl Checkpoint {
         let location = location.into();
         let all = Self::open_all(&location)?;
         let what = |c: &Checkpoint| match c.kind {
-            NetworkKind::Unknown => format!("an unknown network (with `{}`)", c.names().next().unwrap_or_default()),
+            NetworkKind::Unknown => {
+                format!("an unknown network (with `{}`)", short(c.names().next().unwrap_or_default()))
+            }
             kind => kind.to_string(),
         };
         let found: Vec<String> = all.iter().map(what).collect();

@@ -77,7 +77,8 @@ fn remove(path: &Path) {
 #[test]
 fn what_is_there_but_broken_is_an_error_that_names_it() {
     use std::os::unix::fs::symlink;
-    let breaks: [(&str, fn(&Path)); 4] = [
+    type Break = (&'static str, fn(&Path));
+    let breaks: [Break; 4] = [
         ("a link to nowhere", |path| symlink("gone", path).unwrap()),
         ("a circle of links", |path| symlink(path.file_name().unwrap(), path).unwrap()),
         ("a file for a folder, or the other way round", |path| match path.extension() {

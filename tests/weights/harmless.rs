@@ -52,7 +52,8 @@ fn prefixes_of_wrappers_are_left_out() {
     let inner = |name: &str| {
         name.replacen("blocks.", "blocks._orig_mod.", 1).replacen(".attention", "._fsdp_wrapped_module.attention", 1)
     };
-    let cases: Vec<Box<dyn Fn(&str) -> String>> = vec![
+    type Rename = Box<dyn Fn(&str) -> String>;
+    let cases: Vec<Rename> = vec![
         Box::new(first("_orig_mod.")),
         Box::new(first("module.")),
         Box::new(first("module._orig_mod.")),
