@@ -38,7 +38,7 @@ fn ranges(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = group.x + group.y * groups.x;
-    if row >= p.out.n * p.out.h * p.out.w { return; }
+    if row >= rows() { return; }
     let scales = row / (p.x.h * p.x.w) * p.x.c;
     // The bit patterns of magnitudes sort like the magnitudes, with infinity and NaN above all.
     var largest = 0u;
@@ -58,7 +58,7 @@ fn store(subgroup: u32, here: u32, row0: u32, o0: u32, tile_row: u32) {
     for (var i = here; i < 256u; i += 32u) {
         let row = row0 + tile_row + i / 16u;
         let o = o0 + i % 16u;
-        if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
+        if row < rows() && o < p.out.c {
             out[row * p.out.c + o] = epilogue(row, o, sums[subgroup * 256u + i] / powers[tile_row + i / 16u]);
         }
     }
@@ -78,7 +78,7 @@ fn main(
     let m = subgroup / 2u * 32u;
     let n = subgroup % 2u * 32u;
     if lane < TILE_M {
-        let row = min(row0 + lane, p.out.n * p.out.h * p.out.w - 1u);
+        let row = min(row0 + lane, rows() - 1u);
         powers[lane] = scratch[row];
         scales[lane] = row / (p.x.h * p.x.w) * p.x.c;
     }

@@ -48,6 +48,14 @@ const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) 
 }
 
 impl Kernel {
+    /// The same file under another name, with these values for its tunables.
+    const fn tuned(self, name: &'static str, tunables: &'static [(&'static str, u32)]) -> Kernel {
+        match self.launch {
+            Launch::Wgsl(shader) => Kernel { name, launch: Launch::Wgsl(Shader { tunables, ..shader }), ..self },
+            _ => panic!("a shader"),
+        }
+    }
+
     /// Texts appended to a shader's own.
     const fn sharing(self, shared: &'static [&'static str]) -> Kernel {
         match self.launch {
@@ -58,13 +66,19 @@ impl Kernel {
 }
 
 /// What the variants of an op share, and what several ops do.
+const LINEAR_PARAMS: &str = include_str!("../../shaders/linear.params.shared.wgsl");
 const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
+const LINEAR_VEC4: &str = include_str!("../../shaders/linear.vec4.shared.wgsl");
 const PRODUCT: &str = include_str!("../../shaders/gemm.shared.wgsl");
 const CONV: &str = include_str!("../../shaders/conv.shared.wgsl");
+const CONV_VEC4: &str = include_str!("../../shaders/conv.vec4.shared.wgsl");
 const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
 const DEPTHWISE_NORM: &str = include_str!("../../shaders/depthwise_norm.shared.wgsl");
 const FEED_FORWARD: &str = include_str!("../../shaders/feed_forward.shared.wgsl");
 const SUM: &str = include_str!("../../shaders/sum.shared.wgsl");
+
+/// Results that make enough tiles of 128 x 128 to keep a large GPU busy: 128 of them.
+const MANY: usize = 128 * 128 * 128;
 
 const ONE: Grid = [Axis::ONE; 3];
 /// Images of the first operand, blocks of its pixels, and its channels, one or a workgroup's lanes at a time.
@@ -90,10 +104,15 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("activation", "activation", Caps::NONE, [main(elements("WG"))]),
     shader!("add", "add", Caps::NONE, [main(elements("WG"))]),
     shader!("advance", "advance", Caps::NONE, [main(ONE)]),
+    shader!("attention", "attention.vec4", Caps::NONE, [main(QUERIES)]).fit(&[Fit::HeadDimMultipleOf(4)]),
     shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
     shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),
     shader!("concat", "concat", Caps::NONE, [main(elements("WG"))]),
+    shader!("conv2d", "conv2d.vec4", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[CONV_VEC4, PRODUCT])
+        .fit(&[Fit::ChannelsMultipleOf(4)]),
     shader!("conv2d", "conv2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[CONV, PRODUCT]),
+    shader!("conv_transpose2d", "conv_transpose2d.vec4", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))])
+        .sharing(&[CONV_VEC4, PRODUCT]).fit(&[Fit::ChannelsMultipleOf(4)]),
     shader!("conv_transpose2d", "conv_transpose2d", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[CONV, PRODUCT]),
     shader!("count_non_finite", "count_non_finite", Caps::NONE, [
         pass("clear", ONE),
@@ -125,11 +144,16 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("linear", "linear.coop", COOPERATIVE, [
         pass("ranges", rows("")),
         main(tiles("TILE_N", "TILE_M")),
-    ]).sharing(&[LINEAR]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
-    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR]),
+    ]).sharing(&[LINEAR_PARAMS, LINEAR]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
+    shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))])
+        .sharing(&[LINEAR_PARAMS, LINEAR]),
     shader!("linear", "linear.rows", Caps::NONE, [main([Axis::every(Count::Channels(Of::Out), "TILE_N"), Axis::ONE, Axis::ONE])])
-        .sharing(&[LINEAR]).fit(&[Fit::RowsAtMost(8)]),
-    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR, PRODUCT]),
+        .sharing(&[LINEAR_PARAMS, LINEAR]).fit(&[Fit::RowsAtMost(8)]),
+    shader!("linear", "linear.vec4", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR_PARAMS, LINEAR_VEC4, PRODUCT])
+        .fit(&[Fit::ChannelsMultipleOf(4), Fit::ResultsAtLeast(MANY)]).tuned("linear.vec4.large", &[("SIDE", 16)]),
+    shader!("linear", "linear.vec4", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR_PARAMS, LINEAR_VEC4, PRODUCT])
+        .fit(&[Fit::ChannelsMultipleOf(4)]),
+    shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR_PARAMS, LINEAR, PRODUCT]),
     shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("modulate", "modulate", Caps::NONE, [main(elements("WG"))]),

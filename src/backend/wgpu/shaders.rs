@@ -20,6 +20,13 @@ pub(super) struct Loaded {
 
 type Constants = Vec<(String, f64)>;
 
+/// The checks that shaders of this crate do without.
+const TRUSTED: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks {
+    bounds_checks: false,
+    force_loop_bounding: false,
+    ..wgpu::ShaderRuntimeChecks::checked()
+};
+
 /// Every shader and pipeline made so far.
 pub(super) struct Shaders {
     context: Arc<Context>,
@@ -96,16 +103,26 @@ impl Shaders {
             }
             None => return Err(broken("the size of its workgroup memory cannot be told\n".into())),
         }
-        let made = self.make(kernel.name, module);
+        let made = self.make(kernel.name, module, replaced.is_none());
         self.context.check()?;
         loaded.insert(kernel.name, made.clone());
         Ok(made)
     }
 
-    fn make(&self, name: &str, module: Module) -> Arc<Loaded> {
+    fn make(&self, name: &str, module: Module, built_in: bool) -> Arc<Loaded> {
         let device = &self.context.device;
         let label = Some(name);
-        let shader = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source: module.source() });
+        let descriptor = wgpu::ShaderModuleDescriptor { label, source: module.source() };
+        let shader = match built_in {
+            #[expect(unsafe_code, reason = "clamped indices and counters in every loop cost a third of a GEMM's time")]
+            // SAFETY: the shaders of this crate index in bounds and their loops end, for every shape that the op's shape
+            // rule accepts: indices are compared with, or clamped to, shapes in `Params`, which are those of what is bound,
+            // and loops count up to them. tests/kernels.rs runs every shader on every case of its op so, and .ci/run once
+            // more with all checks, where a clamped index would change a result and a counter would end a loop. What
+            // drivers check of buffers (robustBufferAccess) stays on, and so do checks of divisors.
+            true => unsafe { device.create_shader_module_trusted(descriptor, TRUSTED) },
+            false => device.create_shader_module(descriptor),
+        };
         let bindings = module.bindings();
         let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &bindings });
         let pipelines = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
