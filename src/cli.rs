@@ -9,6 +9,7 @@ mod info;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod method;
 mod output;
 mod profile;
 mod prompts;

@@ -15,6 +15,7 @@ pub use pipeline::{
 };
 pub use registry::Caps;
 pub use request::Request;
+pub use sampler::{Method, Sampler, Spacing};
 pub use shape::Shape;
 pub use weights::{ModelPaths, Overrides};
 

@@ -13,6 +13,7 @@ mod stage_c;
 mod stages;
 mod tests;
 mod text;
+mod update;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -66,16 +66,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     let text = args.text.as_deref().map(Given::open).transpose()?;
     let usual = Request::default();
-    let mut request = Request {
+    let mut request = args.sampling.apply(Request {
         width: args.size.width.unwrap_or(usual.width),
         height: args.size.height.unwrap_or(usual.height),
         seed: args.seed,
-        steps: args.sampling.steps,
-        guidance: args.sampling.guidance,
         count: args.size.count,
         noise: args.noise,
         ..asked(args, text.as_ref())?
-    };
+    });
     request.check()?;
     let outputs = match args.prior_only {
         true => args.output.plan_tensors()?,

@@ -67,10 +67,19 @@ pub(super) struct Sampling {
     /// Time grows in proportion to the steps. More than the default change the
     /// picture little.
     #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
-    pub(super) steps: (u32, u32),
+    steps: (u32, u32),
     /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
     #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
-    pub(super) guidance: (f32, f32),
+    guidance: (f32, f32),
+    #[command(flatten)]
+    method: super::method::Args,
+}
+
+impl Sampling {
+    /// `request`, sampled like this.
+    pub(super) fn apply(&self, request: Request) -> Request {
+        self.method.apply(Request { steps: self.steps, guidance: self.guidance, ..request })
+    }
 }
 
 /// Size and number of the pictures of a prompt.
@@ -122,11 +131,10 @@ impl Subject {
             prompts: vec!["a red apple on a blue background".into()],
             width: side(size.0, usual.width),
             height: side(size.1, usual.height),
-            steps: self.sampling.steps,
-            guidance: self.sampling.guidance,
             count,
             ..usual
         };
+        let request = self.sampling.apply(request);
         request.check().map(|()| request)
     }
 }

@@ -20,7 +20,7 @@ pub(super) const KIND: Kind = Kind {
     stage: StageName::StageB,
     index: 1,
     stream: NoiseStream::StageB,
-    segments: ["condition_b", "step_b", "check_b"],
+    segments: ["condition_b", "step_b", "unguided_b", "check_b"],
 };
 
 /// Stage B.

@@ -21,7 +21,7 @@ pub(super) const KIND: Kind = Kind {
     stage: StageName::StageC,
     index: 0,
     stream: NoiseStream::StageC,
-    segments: ["condition_c", "step_c", "check_c"],
+    segments: ["condition_c", "step_c", "unguided_c", "check_c"],
 };
 
 /// Stage C.
