@@ -44,7 +44,7 @@ fn epilogue(row: u32, o: u32, dot: f32) -> f32 {
     }
     if table_kind != ABSENT {
         let image = select(row / (p.out.h * p.out.w), 0u, p.table.n == 1u);
-        let ab = (image * p.table.w + counter[0]) * p.table.c + o;
+        let ab = (image * p.table.w + min(counter[0], p.table.w - 1u)) * p.table.c + o;
         v = v * (1.0 + table[ab]) + table[ab + p.out.c];
     }
     return v;
