@@ -147,10 +147,11 @@ fn stage_values(lane: u32, keys: Keys, key0: u32, column: u32) {
 
 @compute @workgroup_size(8, 8)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_id) at: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let group = part.first + id;
     let tokens = p.out.h * p.out.w;
     let token0 = group.x * TILE_Q;
     let image = group.z;
@@ -173,14 +174,14 @@ fn main(
         var sum = vec4(0.0);        // running sum of this lane's weights
 
         // First the image's own keys, then those of the context.
-        for (var part = 0u; part < 2u; part++) {
+        for (var source = 0u; source < 2u; source++) {
             var keys = Keys(
                 false, (image * own * p.x.c + p.out.c + channel) / 4u, (image * own * p.x.c + 2u * p.out.c + channel) / 4u,
                 p.x.c / 4u, own);
             // In a causal attention, no token of this workgroup attends to its own keys after its last token.
             var count = select(own, min(own, token0 + TILE_Q), p.causal != 0u);
             var visible = seen;
-            if part == 1u {
+            if source == 1u {
                 let first = image * p.context.w * p.context.c + channel;
                 keys = Keys(true, first / 4u, (first + p.out.c) / 4u, p.context.c / 4u, p.context.w);
                 count = p.context.w;

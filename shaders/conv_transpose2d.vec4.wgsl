@@ -13,19 +13,20 @@
 
 @compute @workgroup_size(8, 8)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_id) at: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let group = part.first + id;
     let o0 = group.x * TILE_N;
     // Size of the largest class in one image. In smaller classes the last pixels lie past the output's edge and are not stored.
     let size = (vec2(p.out.h, p.out.w) + p.stride - 1u) / p.stride;
     let tiles = (p.out.n * size.x * size.y + TILE_M - 1u) / TILE_M; // per class
+    let groups = (p.out.n * p.out.h * p.out.w + TILE_M - 1u) / TILE_M; // along y
     let kernel = vec2(p.weight.w, p.weight.c);
     let strides = Strides(kernel.x * kernel.y, p.out.c * kernel.x * kernel.y);
 
-    for (var tile = group.y; tile < tiles * p.stride * p.stride; tile += groups.y) {
+    for (var tile = group.y; tile < tiles * p.stride * p.stride; tile += groups) {
         let corner = tile / tiles / vec2(p.stride, 1u) % p.stride; // the class's first output pixel, (row, column)
         let row0 = tile % tiles * TILE_M;
         let row = row0 + four_of(lane);

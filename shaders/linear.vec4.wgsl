@@ -86,10 +86,11 @@ fn fill_tiles(lane: u32, at: u32, block: Block, inside: bool) {
 
 @compute @workgroup_size(SIDE, SIDE)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_id) at: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let group = part.first + id;
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
     var acc = Accumulator();

@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("check", "backend error ops plan tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
     ("backend::cuda", "backend backend::cpu error ops plan registry shape"),
-    ("backend::wgpu", "backend backend::cpu error plan registry shape"),
+    ("backend::wgpu", "backend backend::cpu error ops plan registry shape"),
     ("backend::cpu", "backend cpu error ops plan registry tensor"),
     ("backend", "error ops plan registry tensor"),
     ("registry", "cpu ops plan shape"),

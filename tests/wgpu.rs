@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use cascade_rt::backend::wgpu::{Wgpu, adapters};
+use cascade_rt::backend::wgpu::{Less, Wgpu, adapters};
 use cascade_rt::backend::{Backend, Program, Residency};
 use cascade_rt::ops::{Element, Function, Linear};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
@@ -19,6 +19,15 @@ fn device() -> Option<Wgpu> {
         return None;
     }
     Some(Wgpu::open(0, false, None).unwrap())
+}
+
+/// The first adapter with less than it has.
+fn with(less: Less) -> Wgpu {
+    Wgpu::with_less(0, adapters()[0].caps, None, less).unwrap()
+}
+
+fn with_memory(bytes: u64) -> Wgpu {
+    with(Less { memory: Some(bytes), ..Less::default() })
 }
 
 const SIDE: usize = 64;
@@ -72,13 +81,13 @@ fn stages_take_turns_where_they_do_not_fit_together() {
     let want = run(roomy.compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
     let layer = 4 * (SIDE * SIDE) as u64;
     // Activations and one layer fit, two layers do not.
-    let tight = Wgpu::with_memory(0, plan.arena_bytes() + SMALL + layer).unwrap();
+    let tight = with_memory(plan.arena_bytes() + SMALL + layer);
     let mut program = tight.compile(plan.clone()).unwrap();
     assert_eq!(program.residency(), Residency::Turns);
     for _ in 0..2 {
         assert_eq!(run(program.as_mut(), &plan, input, out).unwrap(), want);
     }
-    let tiny = Wgpu::with_memory(0, layer).unwrap();
+    let tiny = with_memory(layer);
     let Err(error) = tiny.compile(plan) else { panic!("it does not fit") };
     assert_eq!(error.exit_code(), 4, "{error}");
 }
@@ -99,7 +108,7 @@ fn plans_of_other_sizes_and_shapes_share_weights() {
     let others = plans.iter().map(|(plan, ..)| plan.arena_bytes() + SMALL).sum::<u64>();
     // With room for all weights once, then for one layer of one program at a time.
     for (residency, layers) in [(Residency::All, 3), (Residency::Turns, 1)] {
-        let gpu = Wgpu::with_memory(0, others + layers * layer).unwrap();
+        let gpu = with_memory(others + layers * layer);
         let mut programs = plans.each_ref().map(|(plan, ..)| gpu.compile(plan.clone()).unwrap());
         assert!(programs.iter().all(|program| program.residency() == residency));
         for _ in 0..2 {
@@ -181,6 +190,19 @@ fn shaders_from_a_folder() {
     std::fs::write(folder.path().join("liner.wgsl"), shipped).unwrap();
     let Err(error) = open() else { panic!("no kernel is called so") };
     assert!(error.to_string().contains("liner") && error.to_string().contains("cascade-rt kernels"), "{error}");
+}
+
+#[test]
+fn a_submission_that_the_driver_gave_up_is_an_error() {
+    let Some(gpu) = device() else { return };
+    let (plan, input, out) = three_segments();
+    let mut program = gpu.compile(plan.clone()).unwrap();
+    let want = run(program.as_mut(), &plan, input, out).unwrap();
+    gpu.lose_submission();
+    let error = run(program.as_mut(), &plan, input, out).unwrap_err();
+    assert_eq!(error.exit_code(), 5, "{error}");
+    assert!(error.to_string().contains("gave up 1 of the submissions"), "{error}");
+    assert_eq!(run(program.as_mut(), &plan, input, out).unwrap(), want, "the next run is complete");
 }
 
 /// Host time for each dispatch, without what the device does. Printed, not asserted.

@@ -69,7 +69,9 @@ pub(super) fn features(caps: Caps) -> Features {
         (Caps::F16, Features::SHADER_F16),
         (Caps::COOPERATIVE, Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     ];
-    wanted.into_iter().filter(|(cap, _)| caps.contains(*cap)).fold(Features::empty(), |all, (_, f)| all | f)
+    // What tells a shader which part of its grid it computes; Vulkan, Metal and DX12 always have it.
+    let always = Features::IMMEDIATES;
+    wanted.into_iter().filter(|(cap, _)| caps.contains(*cap)).fold(always, |all, (_, f)| all | f)
 }
 
 /// Bytes of the adapter's largest heap of its own memory, where Vulkan says; wgpu itself does not.

@@ -2,9 +2,12 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use super::adapter;
+use super::pace::Pace;
+use super::tally::Tally;
+use super::{Less, adapter};
 use crate::backend::weights::Memory;
 use crate::backend::{Device, Peak};
 use crate::error::{Error, Result};
@@ -30,6 +33,10 @@ pub(super) struct Context {
     taken: Arc<AtomicU64>,
     /// Memory that buffers took, as far as wgpu's allocator tells.
     pub(super) peak: Peak,
+    /// How much it is given at a time.
+    pace: Mutex<Pace<wgpu::SubmissionIndex>>,
+    /// What it has done of that.
+    pub(super) tally: Tally,
 }
 
 /// A buffer whose memory is free as soon as this is dropped and the device has finished with it, whatever bind groups
@@ -62,16 +69,17 @@ const WINDOW: u64 = 32 << 20;
 pub(super) const LEAST: u64 = 256;
 
 impl Context {
-    /// Opens an adapter with what `caps` needs and no more.
-    pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps) -> Result<Self> {
-        let info = Device { caps, ..adapter::describe(adapter) };
+    /// Opens an adapter with what `caps` needs and no more, as if it had `less`.
+    pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps, less: Less) -> Result<Self> {
+        let described = adapter::describe(adapter);
+        let info = Device { caps, free_bytes: less.memory.unwrap_or(described.free_bytes), ..described };
         // Timestamps cost nothing until they are asked for.
         let features = adapter::features(caps) | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY);
         let experimental = features.intersects(wgpu::Features::all_experimental_mask());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("cascade-rt"),
             required_features: features,
-            required_limits: adapter.limits(),
+            required_limits: less.limits(adapter.limits()),
             experimental_features: if experimental {
                 #[expect(unsafe_code, reason = "cooperative matrices are experimental in wgpu")]
                 // SAFETY: wgpu asks to be told that such features may have bugs; the kernels that use
@@ -113,20 +121,13 @@ impl Context {
             note(&uncaptured, new);
         }));
         let (staging, taken, peak) = Default::default();
-        Ok(Self { device, queue, info, fault, staging, taken, peak })
+        let (pace, tally) = (Mutex::new(Pace::new(less.submission)), Tally::new(&device));
+        Ok(Self { device, queue, info, fault, staging, taken, peak, pace, tally })
     }
 
     /// What the device can do, as asked for when it was opened.
     pub(super) fn info(&self) -> &Device {
         &self.info
-    }
-
-    /// The same device, as if it had this much memory.
-    pub(super) fn with_memory(&self, free_bytes: u64) -> Self {
-        let info = Device { free_bytes, ..self.info.clone() };
-        let (device, queue, fault) = (self.device.clone(), self.queue.clone(), self.fault.clone());
-        let (staging, taken, peak) = Default::default();
-        Self { device, queue, info, fault, staging, taken, peak }
     }
 
     /// The error of a call that failed without a fault being reported.
@@ -186,25 +187,76 @@ impl Context {
         }
     }
 
+    fn pace(&self) -> MutexGuard<'_, Pace<wgpu::SubmissionIndex>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work that one submission may have, see [`pace`](super::pace).
+    pub(super) fn budget(&self) -> u64 {
+        self.pace().budget()
+    }
+
+    /// Hands over commands, which end with [`Tally::count`] and have so much work, and waits until the device is not too
+    /// far behind.
+    pub(super) fn submit(&self, commands: wgpu::CommandBuffer, work: u64) {
+        let commands = Some(commands).filter(|_| self.tally.submitted());
+        let index = self.queue.submit(commands);
+        self.pace().submitted(index, work, Instant::now());
+        self.settle(false);
+    }
+
+    /// Waits for submissions of which too many are pending, or for all.
+    fn settle(&self, all: bool) {
+        loop {
+            let Some(index) = self.pace().awaited(all) else { return };
+            // What goes wrong is reported as a fault, too.
+            drop(self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None }));
+            self.pace().done(Instant::now());
+        }
+    }
+
     /// Copies bytes of a buffer to the host, once the device has done everything enqueued.
+    ///
+    /// # Errors
+    /// If the device is lost, or has not done some of it.
     pub(super) fn fetch(&self, buffer: &wgpu::Buffer, start: u64, bytes: &mut [u8]) -> Result<()> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.buffer("staging", bytes.len() as u64, usage)?;
+        let len = bytes.len() as u64;
+        let staging = self.buffer("staging", len + Tally::BYTES, usage)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, start, &staging, 0, bytes.len() as u64);
+        encoder.copy_buffer_to_buffer(buffer, start, &staging, 0, len);
+        encoder.copy_buffer_to_buffer(&self.tally.done, 0, &staging, len, Tally::BYTES);
         self.queue.submit([encoder.finish()]);
         let (sender, mapped) = std::sync::mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
         self.wait()?;
         let failed = |found: String| self.failed(found);
         mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
-        let view = staging.get_mapped_range(..bytes.len() as u64).map_err(|e| failed(e.to_string()))?;
-        bytes.copy_from_slice(&view);
+        let view = staging.get_mapped_range(..len + Tally::BYTES).map_err(|e| failed(e.to_string()))?;
+        let (values, done) = view.split_at(bytes.len());
+        match self.tally.missing(bytemuck::pod_read_unaligned(done)) {
+            0 => bytes.copy_from_slice(values),
+            missing => return Err(self.gave_up(missing)),
+        }
         Ok(())
+    }
+
+    /// The error of a device that has not done so many of the submissions that it was given.
+    fn gave_up(&self, missing: u32) -> Error {
+        Error::Device {
+            wanted: self.info.name.clone(),
+            found: format!(
+                "the driver gave up {missing} of the submissions that it was given, so that results would be wrong"
+            ),
+            remedy: "run again with nothing else on this GPU; if it happens again try a smaller size, an updated driver, \
+                     or `device cpu`"
+                .into(),
+        }
     }
 
     /// Waits until the device has done everything enqueued.
     pub(super) fn wait(&self) -> Result<()> {
+        self.settle(true);
         let done = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         done.map(drop).map_err(|e| self.failed(e.to_string()))

@@ -13,6 +13,8 @@ use crate::registry::Shader;
 /// A parsed and checked shader with its tunables.
 pub(super) struct Module {
     naga: naga::Module,
+    /// Entry points that add the first workgroup of their part, see `common.wgsl`.
+    parted: Vec<String>,
     tunables: &'static [(&'static str, u32)],
 }
 
@@ -24,8 +26,13 @@ impl Module {
         let text = shader.text(source);
         let naga = naga::front::wgsl::parse_str(&text).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
         let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
-        validator.validate(&naga).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
-        Ok(Self { naga, tunables: shader.tunables })
+        let info = validator.validate(&naga).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
+        let is_part = |(_, v): &(_, &naga::GlobalVariable)| v.space == AddressSpace::Immediate;
+        let part = naga.global_variables.iter().find(is_part).map(|(part, _)| part);
+        let reads = |entry: usize| part.is_some_and(|part| !info.get_entry_point(entry)[part].is_empty());
+        let entries = naga.entry_points.iter().enumerate().filter(|(i, _)| reads(*i));
+        let parted = entries.map(|(_, entry)| entry.name.clone()).collect();
+        Ok(Self { parted, naga, tunables: shader.tunables })
     }
 
     /// The module as wgpu takes it.
@@ -36,6 +43,11 @@ impl Module {
     /// Whether there is a compute entry point of this name.
     pub(super) fn has_entry(&self, name: &str) -> bool {
         self.naga.entry_points.iter().any(|e| e.name == name && e.stage == naga::ShaderStage::Compute)
+    }
+
+    /// Whether the grid of this entry point may be dispatched in parts.
+    pub(super) fn is_parted(&self, entry: &str) -> bool {
+        self.parted.iter().any(|name| name == entry)
     }
 
     /// Bindings of group 0 and what each may hold.
