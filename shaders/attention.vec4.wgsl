@@ -90,10 +90,10 @@ fn stage_keys(lane: u32, q: vec4<u32>, keys: Keys, key: u32, d0: u32) {
     let inside = d < p.head_dim;
     let first = keys.k + min(key, keys.count - 1u) * keys.stride + i;
     let second = keys.k + min(key + 1u, keys.count - 1u) * keys.stride + i;
-    let a = select(vec4(0.0), x[q.x + i], inside);
-    let b = select(vec4(0.0), x[q.y + i], inside);
-    let c = select(vec4(0.0), x[q.z + i], inside);
-    let e = select(vec4(0.0), x[q.w + i], inside);
+    let q0 = x[q.x + i];
+    let q1 = x[q.y + i];
+    let q2 = x[q.z + i];
+    let q3 = x[q.w + i];
     var k: vec4<f32>;
     var l: vec4<f32>;
     if keys.is_context {
@@ -105,10 +105,10 @@ fn stage_keys(lane: u32, q: vec4<u32>, keys: Keys, key: u32, d0: u32) {
     }
     workgroupBarrier(); // what was staged before has been used
     let at = lane % 4u * 4u * STRIDE + lane / 4u;
-    tile[at] = vec4(a.x, b.x, c.x, e.x);
-    tile[at + STRIDE] = vec4(a.y, b.y, c.y, e.y);
-    tile[at + 2u * STRIDE] = vec4(a.z, b.z, c.z, e.z);
-    tile[at + 3u * STRIDE] = vec4(a.w, b.w, c.w, e.w);
+    tile[at] = select(vec4(0.0), vec4(q0.x, q1.x, q2.x, q3.x), inside);
+    tile[at + STRIDE] = select(vec4(0.0), vec4(q0.y, q1.y, q2.y, q3.y), inside);
+    tile[at + 2u * STRIDE] = select(vec4(0.0), vec4(q0.z, q1.z, q2.z, q3.z), inside);
+    tile[at + 3u * STRIDE] = select(vec4(0.0), vec4(q0.w, q1.w, q2.w, q3.w), inside);
     tile_keys[at] = vec2(k.x, l.x);
     tile_keys[at + STRIDE] = vec2(k.y, l.y);
     tile_keys[at + 2u * STRIDE] = vec2(k.z, l.z);

@@ -68,26 +68,22 @@ fn fetch(pixels: Pixels, taps: Taps, strides: Strides, o: vec4<u32>, tap: vec2<u
 
 // Puts a block into the tiles, where a vec4 holds four pixels, or output channels, of one input channel.
 fn fill_tiles(at: u32, block: Block, channel: u32) {
-    let a = select(vec4(0.0), block.x0, block.inside.x);
-    let b = select(vec4(0.0), block.x1, block.inside.y);
-    let c = select(vec4(0.0), block.x2, block.inside.z);
-    let d = select(vec4(0.0), block.x3, block.inside.w);
-    tile_x[at] = vec4(a.x, b.x, c.x, d.x);
-    tile_x[at + QUADS] = vec4(a.y, b.y, c.y, d.y);
-    tile_x[at + 2u * QUADS] = vec4(a.z, b.z, c.z, d.z);
-    tile_x[at + 3u * QUADS] = vec4(a.w, b.w, c.w, d.w);
-    tile_w[at] = widen(block.w0, block.i);
-    tile_w[at + QUADS] = widen(block.w1, block.i + channel);
-    tile_w[at + 2u * QUADS] = widen(block.w2, block.i + 2u * channel);
-    tile_w[at + 3u * QUADS] = widen(block.w3, block.i + 3u * channel);
+    fill_x(
+        at,
+        select(vec4(0.0), block.x0, block.inside.x), select(vec4(0.0), block.x1, block.inside.y),
+        select(vec4(0.0), block.x2, block.inside.z), select(vec4(0.0), block.x3, block.inside.w));
+    put_w(at, widen(block.w0, block.i));
+    put_w(at + QUADS, widen(block.w1, block.i + channel));
+    put_w(at + 2u * QUADS, widen(block.w2, block.i + 2u * channel));
+    put_w(at + 3u * QUADS, widen(block.w3, block.i + 3u * channel));
 }
 
 // The four pixels whose blocks a lane loads, and its four output channels, counted from those of the tile.
 fn four_of(lane: u32) -> vec4<u32> { return lane / 4u * 4u + vec4(0u, 1u, 2u, 3u); }
 
 // Adds the product of the pixels' im2col rows and the weights to the accumulators. K runs over taps and, as the inner loop,
-// over input channels, because they are contiguous in x and the pixels are the same for all of them. The loads of a tile are
-// under way while the tile before is multiplied.
+// over input channels, because they are contiguous in x and the pixels are the same for all of them. All loads of a tile are
+// issued together, before the product of the tile before.
 fn convolve(
     acc: ptr<function, Accumulator>, at: vec3<u32>, lane: u32, pixels: Pixels, taps: Taps, strides: Strides, o0: u32,
 ) {

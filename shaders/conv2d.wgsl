@@ -54,10 +54,10 @@ fn main(
         for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
             for (var i = lane % 4u; i < TILE_K; i += 4u) {
                 let k = k0 + i;
-                tile_x[place(i, four)] = vec4(
-                    load_x(pixel.x, k), load_x(pixel.y, k), load_x(pixel.z, k), load_x(pixel.w, k));
-                tile_w[place(i, four)] = vec4(
-                    load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
+                put_x(place(i, four), vec4(
+                    load_x(pixel.x, k), load_x(pixel.y, k), load_x(pixel.z, k), load_x(pixel.w, k)));
+                put_w(place(i, four), vec4(
+                    load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap)));
             }
             workgroupBarrier();
             multiply_tiles(&acc, at);

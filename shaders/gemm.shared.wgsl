@@ -7,14 +7,44 @@ override TILE_M: u32 = SIDE * 8u;
 override TILE_N: u32 = SIDE * 8u;
 const TILE_K: u32 = 16u;
 override QUADS: u32 = SIDE * 2u; // vec4 per k of a tile
-override TILE: u32 = QUADS * TILE_K;
+override TILE: u32 = 2u * QUADS * TILE_K;
 
-var<workgroup> tile_x: array<vec4<f32>, TILE>; // [TILE_K][QUADS], four rows per vec4; see `place`
-var<workgroup> tile_w: array<vec4<f32>, TILE>; // [TILE_K][QUADS], four output channels per vec4
+// In vec2, because several lanes may not write to one vector; they are read as vec4, and compilers see that.
+var<workgroup> tile_x: array<vec2<f32>, TILE>; // [TILE_K][QUADS][2], four rows per pair; see `place`
+var<workgroup> tile_w: array<vec2<f32>, TILE>; // [TILE_K][QUADS][2], four output channels per pair
 
-// Where vec4 number `quad` of a tile's k lies. Every four k the vec4 trade places, so that the lanes that store four k of
-// four rows each use different banks of workgroup memory; within four k, one k is QUADS from the next.
+fn x_at(at: u32) -> vec4<f32> { return vec4(tile_x[2u * at], tile_x[2u * at + 1u]); }
+fn w_at(at: u32) -> vec4<f32> { return vec4(tile_w[2u * at], tile_w[2u * at + 1u]); }
+
+fn put_x(at: u32, v: vec4<f32>) {
+    tile_x[2u * at] = v.xy;
+    tile_x[2u * at + 1u] = v.zw;
+}
+
+fn put_w(at: u32, v: vec4<f32>) {
+    tile_w[2u * at] = v.xy;
+    tile_w[2u * at + 1u] = v.zw;
+}
+
+// Where four rows, or channels, of a tile's k lie, the fours being numbered. Every four k they trade places, so that lanes
+// that store four k of four rows each use different banks of workgroup memory; within four k, one k is QUADS from the next.
 fn place(k: u32, quad: u32) -> u32 { return k * QUADS + (quad ^ (k / 4u * 2u)); }
+
+// Puts four k of four rows, a to d, into tile_x, where four rows of one k lie together. `at` is the place of the first k.
+fn fill_x(at: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+    put_x(at, vec4(a.x, b.x, c.x, d.x));
+    put_x(at + QUADS, vec4(a.y, b.y, c.y, d.y));
+    put_x(at + 2u * QUADS, vec4(a.z, b.z, c.z, d.z));
+    put_x(at + 3u * QUADS, vec4(a.w, b.w, c.w, d.w));
+}
+
+// The same for four output channels and tile_w.
+fn fill_w(at: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+    put_w(at, vec4(a.x, b.x, c.x, d.x));
+    put_w(at + QUADS, vec4(a.y, b.y, c.y, d.y));
+    put_w(at + 2u * QUADS, vec4(a.z, b.z, c.z, d.z));
+    put_w(at + 3u * QUADS, vec4(a.w, b.w, c.w, d.w));
+}
 
 // Accumulators of the lane at (x, y): rows 4y..4y+4 and 4*SIDE+4y..; `l` for channels 4x..4x+4, `r` for channels
 // 4*SIDE+4x...
@@ -25,10 +55,10 @@ struct Accumulator {
 
 // Adds the products of one k of the two tiles to the accumulators. `at` is where the lane's two vec4 of x and two of W lie.
 fn multiply(s: ptr<function, Accumulator>, at: vec4<u32>) {
-    let a = tile_x[at.x];
-    let b = tile_x[at.y];
-    let l = tile_w[at.z];
-    let r = tile_w[at.w];
+    let a = x_at(at.x);
+    let b = x_at(at.y);
+    let l = w_at(at.z);
+    let r = w_at(at.w);
     (*s).l0 = fma(a.xxxx, l, (*s).l0); (*s).r0 = fma(a.xxxx, r, (*s).r0);
     (*s).l1 = fma(a.yyyy, l, (*s).l1); (*s).r1 = fma(a.yyyy, r, (*s).r1);
     (*s).l2 = fma(a.zzzz, l, (*s).l2); (*s).r2 = fma(a.zzzz, r, (*s).r2);

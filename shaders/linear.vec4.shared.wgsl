@@ -27,6 +27,14 @@ fn load_bias(i: u32) -> vec4<u32> {
     return vec4(bias[i], 0u, 0u);
 }
 
+// x*scale + shift
+fn prologue(v: vec4<f32>, scale: vec4<f32>, shift: vec4<u32>) -> vec4<f32> {
+    var y = v;
+    if scale_kind != ABSENT { y *= scale; }
+    if shift_kind != ABSENT { y += four_elements(shift, shift_kind); }
+    return y;
+}
+
 // The fused epilogue of channels o to o + 3: bias, activation function, residual, timestep modulation.
 fn epilogue(row: u32, o: u32, dot: vec4<f32>) -> vec4<f32> {
     let at = (row * p.out.c + o) / 4u;

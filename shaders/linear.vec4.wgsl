@@ -3,14 +3,15 @@
 // Operands and result are those of linear.wgsl.
 //
 // Launch     one workgroup of SIDE x SIDE lanes per TILE_M rows (y) and TILE_N channels (x); a lane has 8 rows x 8 channels.
-// Memory     x is read ceil(o / TILE_N) times, W ceil(rows / TILE_M) times, both in vec4; y is written once. The loads of a
-//            tile are under way while the tile before is multiplied, and nothing between them depends on an address.
+// Memory     x is read ceil(o / TILE_N) times, W ceil(rows / TILE_M) times, both in vec4; y is written once. All loads of a
+//            tile are issued together, before the product of the tile before.
 // Numerics   f32; weights are widened exactly.
 // Needs      K and o multiples of 4; 8 KiB of workgroup memory, 16 KiB with SIDE 16.
 // Tunables   SIDE: 8 or 16.
 // Reference  src/ops/linear.rs
 
-// Four k of four rows of x, with their scales and shift, and of four output channels, on their way to the tiles.
+// Four k of rows of x, with their scales and shift, and of output channels, on their way to the tiles: four of both, or with
+// SIDE 16, where there are twice as many lanes as tiles have such blocks, two.
 struct Block {
     x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>,
     scale0: vec4<f32>, scale1: vec4<f32>, scale2: vec4<f32>, scale3: vec4<f32>,
@@ -18,69 +19,56 @@ struct Block {
     w0: vec4<u32>, w1: vec4<u32>, w2: vec4<u32>, w3: vec4<u32>,
 }
 
-// Where a lane's four rows begin in x and in the scales, and its four output channels in W; in vec4.
+// Where a lane's rows begin in x and in the scales, and its output channels in W; in vec4.
 struct Source { row: vec4<u32>, scale: vec4<u32>, channel: vec4<u32> }
 
-// With SIDE 16 there are twice as many lanes as blocks: one half of them load x, the other W.
-fn loads_x(lane: u32) -> bool { return SIDE == 8u || lane < SIDE * SIDE / 2u; }
-fn loads_w(lane: u32) -> bool { return SIDE == 8u || lane >= SIDE * SIDE / 2u; }
-
 // Loads four k, or the last four for those past the last, which are not used.
-fn fetch(lane: u32, source: Source, k: u32) -> Block {
+fn fetch(source: Source, k: u32) -> Block {
     var block: Block;
     let i = min(k, p.x.c - 4u) / 4u;
-    if loads_x(lane) {
-        block.x0 = x[source.row.x + i];
-        block.x1 = x[source.row.y + i];
+    block.x0 = x[source.row.x + i];
+    block.x1 = x[source.row.y + i];
+    block.w0 = load_w(source.channel.x + i);
+    block.w1 = load_w(source.channel.y + i);
+    if SIDE == 8u {
         block.x2 = x[source.row.z + i];
         block.x3 = x[source.row.w + i];
-        if scale_kind != ABSENT {
-            block.scale0 = scale[source.scale.x + i];
-            block.scale1 = scale[source.scale.y + i];
-            block.scale2 = scale[source.scale.z + i];
-            block.scale3 = scale[source.scale.w + i];
-        }
-        if shift_kind != ABSENT { block.shift = load_shift(i); }
-    }
-    if loads_w(lane) {
-        block.w0 = load_w(source.channel.x + i);
-        block.w1 = load_w(source.channel.y + i);
         block.w2 = load_w(source.channel.z + i);
         block.w3 = load_w(source.channel.w + i);
     }
+    if scale_kind != ABSENT {
+        block.scale0 = scale[source.scale.x + i];
+        block.scale1 = scale[source.scale.y + i];
+        if SIDE == 8u {
+            block.scale2 = scale[source.scale.z + i];
+            block.scale3 = scale[source.scale.w + i];
+        }
+    }
+    if shift_kind != ABSENT { block.shift = load_shift(i); }
     return block;
 }
 
-// x*scale + shift
-fn prologue(v: vec4<f32>, scale: vec4<f32>, shift: vec4<u32>) -> vec4<f32> {
-    var y = v;
-    if scale_kind != ABSENT { y *= scale; }
-    if shift_kind != ABSENT { y += four_elements(shift, shift_kind); }
-    return y;
-}
-
-// Puts a block into the tiles, where a vec4 holds four rows, or channels, of one k; x is zero where `inside` is false. `at`
-// is the place of the block's first k.
-fn fill_tiles(lane: u32, at: u32, block: Block, inside: bool) {
-    if loads_x(lane) {
-        let a = select(vec4(0.0), prologue(block.x0, block.scale0, block.shift), inside);
-        let b = select(vec4(0.0), prologue(block.x1, block.scale1, block.shift), inside);
+// Puts a block into the tiles; x is zero where `inside` is false. `at` is the place of the block's first k, `half` which two
+// of four rows and channels it has with SIDE 16.
+fn fill_tiles(at: u32, half: u32, block: Block, inside: bool) {
+    let a = select(vec4(0.0), prologue(block.x0, block.scale0, block.shift), inside);
+    let b = select(vec4(0.0), prologue(block.x1, block.scale1, block.shift), inside);
+    let v = four_elements(block.w0, weight_kind);
+    let w = four_elements(block.w1, weight_kind);
+    if SIDE == 8u {
         let c = select(vec4(0.0), prologue(block.x2, block.scale2, block.shift), inside);
         let d = select(vec4(0.0), prologue(block.x3, block.scale3, block.shift), inside);
-        tile_x[at] = vec4(a.x, b.x, c.x, d.x);
-        tile_x[at + QUADS] = vec4(a.y, b.y, c.y, d.y);
-        tile_x[at + 2u * QUADS] = vec4(a.z, b.z, c.z, d.z);
-        tile_x[at + 3u * QUADS] = vec4(a.w, b.w, c.w, d.w);
-    }
-    if loads_w(lane) {
-        let a = four_elements(block.w0, weight_kind);
-        let b = four_elements(block.w1, weight_kind);
-        let c = four_elements(block.w2, weight_kind);
-        let d = four_elements(block.w3, weight_kind);
-        tile_w[at] = vec4(a.x, b.x, c.x, d.x);
-        tile_w[at + QUADS] = vec4(a.y, b.y, c.y, d.y);
-        tile_w[at + 2u * QUADS] = vec4(a.z, b.z, c.z, d.z);
-        tile_w[at + 3u * QUADS] = vec4(a.w, b.w, c.w, d.w);
+        fill_x(at, a, b, c, d);
+        fill_w(at, v, w, four_elements(block.w2, weight_kind), four_elements(block.w3, weight_kind));
+    } else {
+        tile_x[2u * (at) + half] = vec2(a.x, b.x);
+        tile_x[2u * (at + QUADS) + half] = vec2(a.y, b.y);
+        tile_x[2u * (at + 2u * QUADS) + half] = vec2(a.z, b.z);
+        tile_x[2u * (at + 3u * QUADS) + half] = vec2(a.w, b.w);
+        tile_w[2u * (at) + half] = vec2(v.x, w.x);
+        tile_w[2u * (at + QUADS) + half] = vec2(v.y, w.y);
+        tile_w[2u * (at + 2u * QUADS) + half] = vec2(v.z, w.z);
+        tile_w[2u * (at + 3u * QUADS) + half] = vec2(v.w, w.w);
     }
 }
 
@@ -96,18 +84,20 @@ fn main(
     var acc = Accumulator();
 
     // A lane's block within the tiles: neighbours have neighbouring k of the same rows.
-    let quad = lane / 4u % QUADS;
     let k = lane % 4u * 4u;
+    let quad = select(lane / 8u, lane / 4u, SIDE == 8u);
+    let half = select(lane / 4u % 2u, 0u, SIDE == 8u);
     // Rows and channels past the last are clamped to it; their results are not stored.
-    let row = min(row0 + 4u * quad + vec4(0u, 1u, 2u, 3u), vec4(rows() - 1u));
-    let o = min(o0 + 4u * quad + vec4(0u, 1u, 2u, 3u), vec4(p.out.c - 1u));
+    let first = 4u * quad + 2u * half + vec4(0u, 1u, 2u, 3u);
+    let row = min(row0 + first, vec4(rows() - 1u));
+    let o = min(o0 + first, vec4(p.out.c - 1u));
     let source = Source(row * (p.x.c / 4u), scales_of(row) / 4u, o * (p.x.c / 4u));
 
-    var next = fetch(lane, source, k);
+    var next = fetch(source, k);
     for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
-        fill_tiles(lane, place(k, quad), next, k0 + k < p.x.c);
+        fill_tiles(place(k, quad), half, next, k0 + k < p.x.c);
         workgroupBarrier();
-        next = fetch(lane, source, k0 + TILE_K + k);
+        next = fetch(source, k0 + TILE_K + k);
         multiply_tiles(&acc, at);
         workgroupBarrier();
     }

@@ -37,17 +37,17 @@ fn main(
     for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
         for (var i = lane % 4u; i < TILE_K; i += 4u) {
             let k = k0 + i;
-            tile_x[place(i, four)] = vec4(
+            put_x(place(i, four), vec4(
                 load_x(row.x, scales.x, k), load_x(row.y, scales.y, k),
-                load_x(row.z, scales.z, k), load_x(row.w, scales.w, k));
+                load_x(row.z, scales.z, k), load_x(row.w, scales.w, k)));
         }
         for (var i = lane % 4u * 2u; i < TILE_K; i += 8u) {
             let w0 = load_w(o, k0 + i);
             let w1 = load_w(o + 1u, k0 + i);
             let w2 = load_w(o + 2u, k0 + i);
             let w3 = load_w(o + 3u, k0 + i);
-            tile_w[place(i, four)] = vec4(w0.x, w1.x, w2.x, w3.x);
-            tile_w[place(i + 1u, four)] = vec4(w0.y, w1.y, w2.y, w3.y);
+            put_w(place(i, four), vec4(w0.x, w1.x, w2.x, w3.x));
+            put_w(place(i + 1u, four), vec4(w0.y, w1.y, w2.y, w3.y));
         }
         workgroupBarrier();
         multiply_tiles(&acc, at);

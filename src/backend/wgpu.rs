@@ -6,9 +6,11 @@
 //! one compute pass.
 
 mod adapter;
+mod cache;
 mod context;
 mod pace;
 mod parts;
+mod pipelines;
 mod program;
 mod shader;
 mod shaders;

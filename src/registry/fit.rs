@@ -20,6 +20,8 @@ pub enum Fit {
     ChannelsAtMost(usize),
     /// The result's channels are a multiple of this many, and the first operand's.
     ChannelsMultipleOf(usize),
+    /// This operand's channels are a multiple of this many.
+    OperandMultipleOf(usize, usize),
     /// The result has at least this many elements; with fewer, smaller tiles share the work out better.
     ResultsAtLeast(usize),
     /// The first operand has at most this many rows (pixels or tokens of all images).
@@ -62,6 +64,7 @@ impl Fit {
             Fit::ChannelsMultipleOf(of) => {
                 first.is_some_and(|x| x.c.is_multiple_of(of)) && node.output.shape.c.is_multiple_of(of)
             }
+            Fit::OperandMultipleOf(i, of) => node.inputs[i].is_some_and(|operand| operand.shape().c.is_multiple_of(of)),
             Fit::ResultsAtLeast(min) => node.output.shape.elements() >= min,
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),

@@ -15,6 +15,9 @@ pub struct Shader {
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.
     pub scratch: &'static [Axis],
+    /// How many rows all passes do, by the name that the shader gives that number, before they do the next ones; empty if
+    /// each pass does all of them. Passes count rows along y.
+    pub band: &'static str,
     /// Values for the shader's tunables instead of its own.
     pub tunables: &'static [(&'static str, u32)],
 }
@@ -38,6 +41,7 @@ macro_rules! shader {
             shared: &[],
             passes: const { &[$($pass),+] },
             scratch: &[],
+            band: "",
             tunables: &[],
         })
     };
@@ -48,6 +52,14 @@ const fn row(op: &'static str, name: &'static str, needs: Caps, shader: Shader) 
 }
 
 impl Kernel {
+    /// Passes that do so many rows before they do the next ones; see [`Shader::band`].
+    const fn in_bands(self, band: &'static str) -> Kernel {
+        match self.launch {
+            Launch::Wgsl(shader) => Kernel { launch: Launch::Wgsl(Shader { band, ..shader }), ..self },
+            _ => panic!("a shader"),
+        }
+    }
+
     /// The same file under another name, with these values for its tunables.
     const fn tuned(self, name: &'static str, tunables: &'static [(&'static str, u32)]) -> Kernel {
         match self.launch {
@@ -70,6 +82,7 @@ const LINEAR_PARAMS: &str = include_str!("../../shaders/linear.params.shared.wgs
 const LINEAR: &str = include_str!("../../shaders/linear.shared.wgsl");
 const LINEAR_VEC4: &str = include_str!("../../shaders/linear.vec4.shared.wgsl");
 const PRODUCT: &str = include_str!("../../shaders/gemm.shared.wgsl");
+const LINEAR_COOP: &str = include_str!("../../shaders/linear.coop.shared.wgsl");
 const CONV: &str = include_str!("../../shaders/conv.shared.wgsl");
 const CONV_VEC4: &str = include_str!("../../shaders/conv.vec4.shared.wgsl");
 const LAYER_NORM: &str = include_str!("../../shaders/layer_norm.shared.wgsl");
@@ -88,8 +101,8 @@ const CHANNELS: Axis = Axis::each(Count::Channels(Of::FIRST));
 const LANES: Axis = Axis::every(Count::Channels(Of::FIRST), "WG");
 const GROUPS: Axis = Axis::each(Count::Constant(GroupNorm::GROUPS));
 
-/// What `linear.coop` needs; it rounds GEMM inputs to f16, which keeps more than bf16 does.
-const COOPERATIVE: Caps = Caps::COOPERATIVE.and(Caps::F16).and(Caps::SUBGROUP).and(Caps::ROUND_BF16);
+/// What kernels with cooperative matrices need beside these; they round GEMM inputs to f16, which keeps more than bf16 does.
+const F16_TILES: Caps = Caps::F16.and(Caps::SUBGROUP).and(Caps::ROUND_BF16);
 
 /// One workgroup for every tile of queries, head and image.
 const QUERIES: Grid = [Axis::every(Count::Tokens(Of::Out), "TILE_Q"), HEADS, Axis::each(Count::Images(Of::Out))];
@@ -98,12 +111,16 @@ const HEADS: Axis = Axis::each(Count::Constant(Attention::HEADS));
 
 /// Hidden values of a feed-forward block: each has a bias.
 const HIDDEN: Count = Count::Channels(Of::Operand(FeedForward::B0));
+/// What is kept of the norm of a pixel, beside its hidden values.
+const NORM: Axis = Axis::each(Count::Exactly(4));
+const ROWS_OUT: Count = Count::Rows(Of::Out);
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
     shader!("activation", "activation", Caps::NONE, [main(elements("WG"))]),
     shader!("add", "add", Caps::NONE, [main(elements("WG"))]),
     shader!("advance", "advance", Caps::NONE, [main(ONE)]),
+    shader!("attention", "attention.coop", Caps::COOPERATIVE.and(F16_TILES), [main(QUERIES)]).fit(&[Fit::HeadDim(64)]),
     shader!("attention", "attention.vec4", Caps::NONE, [main(QUERIES)]).fit(&[Fit::HeadDimMultipleOf(4)]),
     shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
     shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),
@@ -124,8 +141,14 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("depthwise_norm", "depthwise_norm", Caps::NONE, [main(rows(""))]).sharing(&[DEPTHWISE_NORM, SUM]),
     shader!("depthwise_residual", "depthwise_residual", Caps::NONE, [main(elements("WG"))]),
     shader!("embed", "embed", Caps::NONE, [main(elements("WG"))]),
-    shader!("feed_forward", "feed_forward", Caps::NONE, [main(rows("ROWS"))]).sharing(&[FEED_FORWARD]).fit(&[Fit::ChannelsAtMost(384)]),
-    shader!("feed_forward", "feed_forward.wide", Caps::NONE, [pass("hidden", rows("")), main(elements("WG"))])
+    shader!("feed_forward", "feed_forward.vec4", Caps::NONE, [
+        pass("norms", [Axis::ONE, Axis::every(ROWS_OUT, "NORM_ROWS"), Axis::ONE]),
+        pass("hidden", [Axis::every(HIDDEN, "TILE_N"), Axis::every(ROWS_OUT, "TILE_M"), Axis::ONE]),
+        main(tiles("TILE_N", "TILE_M")),
+    ]).sharing(&[FEED_FORWARD, PRODUCT]).in_bands("BAND")
+        .with_scratch(&[Axis::each(Count::Number("BAND")), Axis::each(Count::Sum(&[Axis::each(HIDDEN), NORM]))])
+        .fit(&[Fit::ChannelsMultipleOf(4), Fit::OperandMultipleOf(FeedForward::W2, 4)]),
+    shader!("feed_forward", "feed_forward", Caps::NONE, [pass("hidden", rows("")), main(elements("WG"))])
         .sharing(&[FEED_FORWARD]).with_scratch(&[Axis::each(Count::Rows(Of::Out)), Axis::each(HIDDEN)]),
     shader!("gate", "gate", Caps::NONE, [main(elements("WG"))]),
     shader!("gather", "gather", Caps::NONE, [main(elements("WG"))]),
@@ -144,10 +167,12 @@ pub(super) static ROWS: &[Kernel] = &[
         .sharing(&[SUM]),
     shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]).sharing(&[LAYER_NORM]),
     shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]).sharing(&[LAYER_NORM, SUM]),
-    shader!("linear", "linear.coop", COOPERATIVE, [
-        pass("ranges", rows("")),
-        main(tiles("TILE_N", "TILE_M")),
-    ]).sharing(&[LINEAR_PARAMS, LINEAR]).with_scratch(&[Axis::each(Count::Rows(Of::Out))]),
+    shader!("linear", "linear.coop", Caps::COOPERATIVE.and(F16_TILES), [pass("ranges", rows("")), main(tiles("TILE_N", "TILE_M"))])
+        .sharing(&[LINEAR_PARAMS, LINEAR_VEC4, LINEAR_COOP]).with_scratch(&[Axis::each(Count::Rows(Of::Out))])
+        .fit(&[Fit::ChannelsMultipleOf(4)]),
+    shader!("linear", "linear.coop8", Caps::COOPERATIVE_8.and(F16_TILES), [pass("ranges", rows("")), main(tiles("TILE_N", "TILE_M"))])
+        .sharing(&[LINEAR_PARAMS, LINEAR_VEC4, LINEAR_COOP]).with_scratch(&[Axis::each(Count::Rows(Of::Out))])
+        .fit(&[Fit::ChannelsMultipleOf(4)]),
     shader!("linear", "linear.subgroup", Caps::SUBGROUP.and(Caps::SOFTWARE), [main(tiles("TILE_N", "TILE_M"))])
         .sharing(&[LINEAR_PARAMS, LINEAR]),
     shader!("linear", "linear.rows", Caps::NONE, [main([Axis::every(Count::Channels(Of::Out), "TILE_N"), Axis::ONE, Axis::ONE])])

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::cache::Cache;
 use super::context::Context;
+use super::pipelines::{Pipeline, Workers};
 use super::shader::Module;
 use crate::error::{Error, Result};
 use crate::registry::{self, Kernel, Lang, Shader};
@@ -35,7 +37,8 @@ pub(super) struct Shaders {
     context: Arc<Context>,
     replacements: HashMap<&'static str, PathBuf>,
     loaded: Mutex<HashMap<&'static str, Arc<Loaded>>>,
-    pipelines: Mutex<HashMap<(&'static str, &'static str, String), wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<(&'static str, &'static str, String), Arc<Pipeline>>>,
+    workers: Workers<wgpu::ComputePipeline>,
 }
 
 /// The files of `--shader-dir` by the kernel that they replace.
@@ -69,7 +72,8 @@ pub(super) fn replacements(folder: &std::path::Path) -> Result<HashMap<&'static 
 
 impl Shaders {
     pub(super) fn new(context: Arc<Context>, replacements: HashMap<&'static str, PathBuf>) -> Self {
-        Self { context, replacements, loaded: Mutex::default(), pipelines: Mutex::default() }
+        let (loaded, pipelines, workers) = Default::default();
+        Self { context, replacements, loaded, pipelines, workers }
     }
 
     /// The shader of a row, from the replacement's file if there is one.
@@ -91,7 +95,7 @@ impl Shaders {
             if !module.has_entry(pass.entry) {
                 return Err(broken(format!("there is no entry point `{}`\n", pass.entry)));
             }
-            let tunables = pass.grid.iter().chain(shader.scratch).map(|axis| axis.per);
+            let tunables = pass.grid.iter().chain(shader.scratch).map(|axis| axis.per).chain([shader.band]);
             for name in tunables.filter(|name| !name.is_empty()) {
                 if module.number(name).is_none_or(|value| value == 0) {
                     return Err(broken(format!("no `override` or `const` called `{name}` is a number above 0\n")));
@@ -136,35 +140,52 @@ impl Shaders {
         Arc::new(Loaded { module, shader, bindings, layout, pipelines })
     }
 
-    /// The pipeline of one entry point, specialised to operands of these kinds.
+    /// The pipeline of one entry point, specialised to operands of these kinds. It is not compiled yet, see
+    /// [`compile`](Self::compile).
     pub(super) fn pipeline(
         &self,
         name: &'static str,
-        loaded: &Loaded,
+        loaded: &Arc<Loaded>,
         entry: &'static str,
         kinds: &[u32],
-    ) -> Result<wgpu::ComputePipeline> {
+    ) -> Arc<Pipeline> {
         let constants: Constants = loaded.module.constants(kinds);
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name, entry, format!("{constants:?}"));
         if let Some(known) = pipelines.get(&key) {
-            return Ok(known.clone());
+            return known.clone();
         }
-        let constants: Vec<(&str, f64)> = constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let pipeline = self.context.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
-            layout: Some(&loaded.pipelines),
-            module: &loaded.shader,
-            entry_point: Some(entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                // Kernels write workgroup memory before they read it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        self.context.check()?;
+        let (context, loaded) = (self.context.clone(), loaded.clone());
+        let pipeline = Arc::new(Pipeline::new(move || {
+            let constants: Vec<(&str, f64)> = constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            context.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&loaded.pipelines),
+                module: &loaded.shader,
+                entry_point: Some(entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Kernels write workgroup memory before they read it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: context.cache.as_ref().map(|cache| cache.raw()),
+            })
+        }));
+        self.workers.add(pipeline.clone());
         pipelines.insert(key, pipeline.clone());
-        Ok(pipeline)
+        pipeline
+    }
+
+    /// Begins to compile the pipelines that were asked for since the last time, on threads of their own. What is wrong with
+    /// one is reported by whatever waits for the device next; but at once where there are shaders from outside.
+    pub(super) fn compile(&self) -> Result<()> {
+        if self.replacements.is_empty() {
+            let context = self.context.clone();
+            // What has been compiled is kept for other processes.
+            self.workers.start(move || context.cache.iter().for_each(Cache::save));
+            return Ok(());
+        }
+        self.workers.finish();
+        self.context.check()
     }
 }
