@@ -78,18 +78,18 @@ fn modelled(source: &str, width: u32) -> String {
 const WIDTH: u32 = {width}u;
 var<private> own_lane: u32; // the lane's number in its subgroup
 struct View {{ array: u32, at: u32, row: u32, column: u32 }}
-struct Sums {{ of: array<f32, M * M / 8u> }} // those of one lane, `width` apart; a subgroup has at least 8
+struct Sums {{ held: array<f32, M * M / 8u> }} // those of one lane, `width` apart; a subgroup has at least 8
 fn element_of(v: View, r: u32, c: u32) -> f32 {{
     let at = v.at + r * v.row + c * v.column;
     switch v.array {{ {} default: {{ return 0.0; }} }}
 }}
 fn multiply_add(a: View, b: View, to: ptr<function, Sums>) {{
     for (var i = own_lane; i < M * M; i += WIDTH) {{
-        for (var k = 0u; k < M; k++) {{ (*to).of[i / WIDTH] += element_of(a, i / M, k) * element_of(b, k, i % M); }}
+        for (var k = 0u; k < M; k++) {{ (*to).held[i / WIDTH] += element_of(a, i / M, k) * element_of(b, k, i % M); }}
     }}
 }}
-fn store_sums(of: ptr<function, Sums>, at: u32, stride: u32) {{
-    for (var i = own_lane; i < M * M; i += WIDTH) {{ sums[at + i / M * stride + i % M] = (*of).of[i / WIDTH]; }}
+fn store_sums(from_lane: ptr<function, Sums>, at: u32, stride: u32) {{
+    for (var i = own_lane; i < M * M; i += WIDTH) {{ sums[at + i / M * stride + i % M] = (*from_lane).held[i / WIDTH]; }}
 }}
 ",
         lines.join("\n"),

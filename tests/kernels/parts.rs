@@ -17,7 +17,13 @@ const LESS: Less = Less { groups: Some(3), submission: Some(1 << 17), memory: No
 const LARGE: usize = 1 << 14;
 
 /// The cases of a shader, each on `whole` and in parts.
-pub fn check(kernel: &'static Kernel, whole: &dyn Backend, shader_dir: Option<&Path>, mode: Mode, checked: &mut Checked) {
+pub fn check(
+    kernel: &'static Kernel,
+    whole: &dyn Backend,
+    shader_dir: Option<&Path>,
+    mode: Mode,
+    checked: &mut Checked,
+) {
     if kernel.lang != Lang::Wgsl || mode.digests {
         return;
     }
@@ -30,7 +36,8 @@ pub fn check(kernel: &'static Kernel, whole: &dyn Backend, shader_dir: Option<&P
         if !std::ptr::eq(chosen, kernel) || mode.fail_fast && !checked.failures.is_empty() {
             continue;
         }
-        let compile = |on: &dyn Backend| -> Box<dyn Program> { on.compile_with(one.plan().clone(), &[kernel]).unwrap() };
+        let compile =
+            |on: &dyn Backend| -> Box<dyn Program> { on.compile_with(one.plan().clone(), &[kernel]).unwrap() };
         let [got, want] = [&parted, whole].map(|on: &dyn Backend| one.run(compile(on)));
         if got.iter().map(|v| v.to_bits()).ne(want.iter().map(|v| v.to_bits())) {
             let (at, error) = cases::worst(&got, &want);

@@ -59,7 +59,9 @@ mod tests {
     fn every_workgroup_is_in_one_part_and_no_part_is_too_large() {
         let sizes = [1, 2, 3, 7, 16, 33];
         for grid in sizes.iter().flat_map(|&x| sizes.iter().flat_map(move |&y| sizes.map(|z| [x, y, z]))) {
-            for (most, limit) in [(0, 8), (1, 8), (5, 100), (16, 4), (40, 7), (1000, 16), (u64::MAX, 2), (u64::MAX, 65535)] {
+            for (most, limit) in
+                [(0, 8), (1, 8), (5, 100), (16, 4), (40, 7), (1000, 16), (u64::MAX, 2), (u64::MAX, 65535)]
+            {
                 let parts: Vec<_> = parts(grid, most, limit).collect();
                 assert!(covered(grid, &parts).iter().all(|&times| times == 1), "{grid:?}, {most}, {limit}: {parts:?}");
                 for part in &parts {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::cache::Cache;
 use super::context::Context;
 use super::pipelines::{Pipeline, Workers};
 use super::shader::Module;
@@ -38,7 +37,7 @@ pub(super) struct Shaders {
     replacements: HashMap<&'static str, PathBuf>,
     loaded: Mutex<HashMap<&'static str, Arc<Loaded>>>,
     pipelines: Mutex<HashMap<(&'static str, &'static str, String), Arc<Pipeline>>>,
-    workers: Workers<wgpu::ComputePipeline>,
+    workers: Workers,
 }
 
 /// The files of `--shader-dir` by the kernel that they replace.
@@ -180,9 +179,7 @@ impl Shaders {
     /// one is reported by whatever waits for the device next; but at once where there are shaders from outside.
     pub(super) fn compile(&self) -> Result<()> {
         if self.replacements.is_empty() {
-            let context = self.context.clone();
-            // What has been compiled is kept for other processes.
-            self.workers.start(move || context.cache.iter().for_each(Cache::save));
+            self.workers.start(&self.context);
             return Ok(());
         }
         self.workers.finish();
