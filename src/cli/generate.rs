@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::image::Record;
 use crate::noise::NoiseKind;
 use crate::pipeline::{Inputs, Options, Pipeline, TextEmbeddings};
+use crate::prompts::{Syntax, encode};
 use crate::request::{Request, parse_whole};
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,12 @@ pub(super) struct Args {
     /// generator draws in f32 and bf16; philox gives every picture its own stream.
     #[arg(long, value_name = "KIND", default_value = "torch", env = "CASCADE_NOISE")]
     noise: NoiseKind,
+    /// What parentheses and brackets in prompts mean: plain text, or weights as in webui (A1111) or comfyui.
+    ///
+    /// `(word:1.3)` is 1.3 times as strong, `(word)` 1.1 times, in webui `[word]` 1/1.1 times, and BREAK begins a new
+    /// chunk of 75 tokens. With webui and comfyui, prompts may be longer than the 75 tokens that the text encoder takes.
+    #[arg(long, value_name = "SYNTAX", default_value = "plain", env = "CASCADE_PROMPT_SYNTAX")]
+    prompt_syntax: Syntax,
     /// File with one prompt a line. Empty lines are skipped.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", env = "CASCADE_PROMPTS")]
     prompts: Option<PathBuf>,
@@ -74,14 +81,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
         noise: args.noise,
         ..asked(args, text.as_ref())?
     });
+    let tags = args.setup.adapters.take_tags(&mut request.prompts)?;
     request.check()?;
     let outputs = match args.prior_only {
         true => args.output.plan_tensors()?,
         false => args.output.plan_pictures(request.images(), &[request.seed])?,
     };
 
-    let model = args.setup.open_model(args.quiet)?;
+    let model = args.setup.open_model_with(&tags, args.quiet)?;
     let read = [&args.prompts, &args.latents, &args.text].into_iter().flatten().map(PathBuf::as_path);
+    let read = read.chain(args.setup.adapters.files(&tags));
     outputs.spare(model.files().into_iter().chain(read))?;
     if let Some(side) = model.native_size {
         (request.width, request.height) = (args.size.width.unwrap_or(side), args.size.height.unwrap_or(side));
@@ -103,6 +112,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);
 
     let mut watch = Watch::new(args.quiet, args.output.json);
+    let states = match (states, args.prompt_syntax) {
+        (None, syntax) if syntax != Syntax::Plain => {
+            Some(encode(&mut pipeline, &request.prompts, &request.negative, syntax, &mut watch)?)
+        }
+        (states, _) => states,
+    };
     let options = Options {
         inputs: Inputs {
             text: states.as_ref(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::adapters::Chosen;
 use super::{ModelArgs, note};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
@@ -9,6 +10,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
+use crate::sizes::StageSizes;
 use crate::synth::{self, Preset};
 
 /// Precision of GEMMs.
@@ -27,6 +29,8 @@ enum Precision {
 pub(super) struct Setup {
     #[command(flatten)]
     pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) adapters: super::adapters::Args,
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
     #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
     device: Choice,
@@ -43,13 +47,20 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Opens the model.
+    /// Opens the model, changed by the adapters of the flags.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
+        self.open_model_with(&[], quiet)
+    }
+
+    /// Opens the model, changed by the adapters of the flags, and those that prompts ask for.
+    pub(super) fn open_model_with(&self, tags: &[Chosen], quiet: bool) -> Result<Model> {
         let paths = self.model.find()?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
-        Model::open(&paths)
+        let mut model = Model::open(&paths)?;
+        self.adapters.apply(&mut model, tags, quiet)?;
+        Ok(model)
     }
 
     /// Opens the device.
@@ -71,6 +82,9 @@ pub(super) struct Sampling {
     /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
     #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
     guidance: (f32, f32),
+    /// Pixels of the picture for a pixel of Stage C's latent, 4 to 128. Fewer give more, smaller things.
+    #[arg(long, value_name = "PX", default_value_t = StageSizes::COMPRESSION, env = "CASCADE_COMPRESSION")]
+    compression: f32,
     #[command(flatten)]
     method: super::method::Args,
 }
@@ -78,7 +92,12 @@ pub(super) struct Sampling {
 impl Sampling {
     /// `request`, sampled like this.
     pub(super) fn apply(&self, request: Request) -> Request {
-        self.method.apply(Request { steps: self.steps, guidance: self.guidance, ..request })
+        self.method.apply(Request {
+            steps: self.steps,
+            guidance: self.guidance,
+            compression: self.compression,
+            ..request
+        })
     }
 }
 
@@ -115,7 +134,10 @@ pub(super) struct Subject {
 impl Subject {
     /// Opens or makes the model.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
-        self.synthetic.map_or_else(|| self.setup.open_model(quiet), synth::in_memory)
+        let Some(preset) = self.synthetic else { return self.setup.open_model(quiet) };
+        let mut model = synth::in_memory(preset)?;
+        self.setup.adapters.apply(&mut model, &[], quiet)?;
+        Ok(model)
     }
 
     /// The model's name, for results.

@@ -6,9 +6,10 @@ use super::Inputs;
 use crate::noise::NoiseKind;
 use crate::request::Request;
 use crate::sampler::{self, Method};
+use crate::sizes::StageSizes;
 
 /// Requests that agree in all of this share a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PlanKey {
     /// Images made at once.
     pub images: usize,
@@ -18,6 +19,8 @@ pub(crate) struct PlanKey {
     pub width: usize,
     /// Height of the picture, pixels.
     pub height: usize,
+    /// Pixels of the picture for a pixel of Stage C's latent, along each axis.
+    pub compression: f32,
     /// Sampling steps of Stage C and Stage B.
     pub steps: [usize; 2],
     /// Guidance of Stage C and Stage B.
@@ -28,8 +31,8 @@ pub(crate) struct PlanKey {
     pub philox: bool,
     /// Whether intermediate results stay readable.
     pub keep: bool,
-    /// Whether text states are given, so that the text encoder does not run.
-    pub text_given: bool,
+    /// Positions of the text states that are given, so that the text encoder does not run; 0 where only pooled text is.
+    pub text_given: Option<usize>,
     /// Height and width of Stage C's latents where they are given, so that it does not run.
     pub stage_c_given: Option<(usize, usize)>,
     /// The last stage that runs.
@@ -88,6 +91,11 @@ pub(crate) enum Until {
 }
 
 impl PlanKey {
+    /// Sizes of the latents.
+    pub fn sizes(&self) -> StageSizes {
+        StageSizes::for_image(self.width, self.height, self.compression)
+    }
+
     /// What `images` of all those of a request take.
     pub fn of(request: &Request, images: Range<usize>, inputs: &Inputs<'_>, keep: bool, until: Until) -> Self {
         let count = request.count as usize;
@@ -108,12 +116,13 @@ impl PlanKey {
             texts: prompts + usize::from(negative),
             width: request.width as usize,
             height: request.height as usize,
+            compression: request.compression,
             steps: [request.steps.0 as usize, request.steps.1 as usize],
             guidance,
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
             philox: request.noise == NoiseKind::Philox,
             keep,
-            text_given: inputs.text.is_some(),
+            text_given: inputs.text.map(|text| text.states.as_ref().map_or(0, |states| states.shape.w)),
             stage_c_given: inputs.stage_c.map(|given| (given.shape.h, given.shape.w)),
             until,
         };
@@ -122,6 +131,7 @@ impl PlanKey {
             Until::Text => Self {
                 width: 0,
                 height: 0,
+                compression: 0.0,
                 steps: [0; 2],
                 guidance: [Guidance::OFF; 2],
                 needs: [Needs::default(); 2],
