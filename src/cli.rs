@@ -12,6 +12,7 @@ mod interrupt;
 mod kernels;
 mod method;
 mod output;
+mod probe;
 mod profile;
 mod prompts;
 mod report;
@@ -68,6 +69,9 @@ enum Command {
     Profile(Box<profile::Args>),
     /// Write a model with the real architecture and random weights, to measure speed and memory.
     SynthModel(SynthArgs),
+    /// Print what graphics drivers offer, for the program itself.
+    #[command(hide = true, name = probe::COMMAND)]
+    Probe,
 }
 
 #[derive(Debug, clap::Args)]
@@ -162,8 +166,22 @@ fn locate(path: PathBuf) -> Location {
 /// Whatever goes wrong. Usage errors that the parser finds end the process with
 /// code 2 at once.
 pub fn run() -> Result<()> {
+    silence_wayland();
     let cli = Cli::parse();
     execute(&cli.command).map_err(words::for_the_command_line)
+}
+
+/// Vulkan's loader may ask Wayland which GPU shows the desktop, and where there is none, that library complains to standard
+/// error of a variable that is not set.
+fn silence_wayland() {
+    const NAME: &str = "XDG_RUNTIME_DIR";
+    if std::env::var_os(NAME).is_none() {
+        #[expect(unsafe_code, reason = "other threads could be reading the environment")]
+        // SAFETY: the program has begun with this, and has no other thread yet.
+        unsafe {
+            std::env::set_var(NAME, "/nonexistent");
+        }
+    }
 }
 
 fn execute(command: &Command) -> Result<()> {
@@ -179,6 +197,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Kernels(args) => kernels::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Profile(args) => profile::run(args),
+        Command::Probe => probe::run(),
         Command::SynthModel(args) => {
             let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
             say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))

@@ -31,9 +31,8 @@ use crate::tokenizer::{Encoding, Tokenizer};
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, StageName, Step, Times};
-use plans::{Compiled, Plans, usable};
+use plans::{Compiled, Plans};
 use run::{Job, Results, Run};
-use stages::Recorded;
 
 /// A model on a device, ready for requests. Plans are compiled when they are first needed and kept for
 /// requests of the same kind.
@@ -323,7 +322,7 @@ impl Pipeline {
         prompts.map(&mut encode).collect()
     }
 
-    /// Makes the latest plan one for the first of `images`, as many as memory allows; returns how many.
+    /// Makes the latest plan one for the first of `images`, as many as memory and the device's limits allow; returns how many.
     fn compile(
         &mut self,
         request: &Request,
@@ -345,6 +344,11 @@ impl Pipeline {
                 let program = match self.backend.compile(recorded.plan.clone()) {
                     // Beside the kept plans, of which one may need more weights at once than this one does.
                     Err(Error::DoesNotFit { .. }) if self.plans.drop_oldest() => continue,
+                    // The device has less memory than it said, or something of so many images exceeds its limits.
+                    Err(Error::DoesNotFit { .. } | Error::TooLarge { .. }) if most > 1 => {
+                        most = most.div_ceil(2);
+                        continue;
+                    }
                     program => program?,
                 };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());
@@ -358,42 +362,6 @@ impl Pipeline {
             }
             most = most.div_ceil(2);
         }
-    }
-
-    /// Says how much is missing, and which size would fit.
-    fn does_not_fit(&self, key: &PlanKey, recorded: &Recorded, total: usize) -> Result<Error> {
-        let (device, free) = (self.backend.device(), usable(self.backend.free_bytes()?));
-        let mut smaller = *key;
-        let fits = loop {
-            smaller.width = (smaller.width / 2).next_multiple_of(8);
-            smaller.height = (smaller.height / 2).next_multiple_of(8);
-            if smaller.width < 64 || smaller.height < 64 {
-                break None;
-            }
-            if stages::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free) {
-                break Some(smaller);
-            }
-        };
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
-        Ok(Error::DoesNotFit {
-            device: device.name.clone(),
-            free_mib: mib(free),
-            need_mib: mib(need),
-            detail: format!(
-                "one image of {}×{} px, {} and {} steps: activations {} MiB, weights at once {} MiB",
-                key.width,
-                key.height,
-                key.steps[0],
-                key.steps[1],
-                mib(activations),
-                mib(need - activations)
-            ),
-            remedy: match fits {
-                Some(s) => format!("`width` {} and `height` {} would fit", s.width, s.height),
-                None => "no size would fit; try fewer steps, or free memory".into(),
-            },
-        })
     }
 
     /// Runs the latest plan for `images`.

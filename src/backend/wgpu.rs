@@ -8,6 +8,7 @@
 mod adapter;
 mod cache;
 mod context;
+mod memory;
 mod pace;
 mod parts;
 mod pipelines;
@@ -16,8 +17,10 @@ mod shader;
 mod shaders;
 mod tally;
 mod timer;
+mod trial;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::weights::{Store, Weights};
@@ -46,6 +49,9 @@ pub struct Less {
     pub binding: Option<u64>,
     /// Bytes of a buffer.
     pub buffer: Option<u64>,
+    /// Capabilities that are not to be trusted, besides cooperative matrices: the device loses them if a kernel that
+    /// needs them computes something wrong.
+    pub suspects: Caps,
 }
 
 impl Less {
@@ -101,9 +107,18 @@ impl Wgpu {
         };
         let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
-        let context = Arc::new(Context::open(adapter, caps.without(missing), less)?);
+        let gpu = Self::of(Context::open(adapter, caps.without(missing), less)?, replacements.clone());
+        let suspects = less.suspects.and(Caps::COOPERATIVE).and(Caps::COOPERATIVE_8);
+        let Some(why) = trial::run(&gpu, suspects)? else { return Ok(gpu) };
+        let fault = format!("{why}, so kernels that need {} are not used", gpu.device().caps.common(suspects));
+        let context = Context::open(adapter, gpu.device().caps.without(suspects), less)?;
+        Ok(Self::of(context.with_fault(fault), replacements))
+    }
+
+    fn of(context: Context, replacements: HashMap<&'static str, PathBuf>) -> Self {
+        let context = Arc::new(context);
         let shaders = Shaders::new(context.clone(), replacements);
-        Ok(Self { weights: Store::new(context.clone()), context, shaders })
+        Self { weights: Store::new(context.clone()), context, shaders }
     }
 
     /// Gives the device up at once, as if it had been unplugged. Whatever is compiled for it reports

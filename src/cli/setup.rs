@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::adapters::Chosen;
-use super::{ModelArgs, note};
+use super::{ModelArgs, note, probe};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
@@ -66,7 +66,10 @@ impl Setup {
     /// Opens the device.
     pub(super) fn open_device(&self) -> Result<Box<dyn Backend>> {
         let caps = devices::wanted(self.dtype == Precision::Bf16, self.without.unwrap_or_default());
-        devices::open(self.device, caps, self.shader_dir.as_deref())
+        let (choice, wrong) = probe::choose(self.device)?;
+        let backend = devices::open(choice, caps, self.shader_dir.as_deref())?;
+        wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
+        Ok(backend)
     }
 }
 

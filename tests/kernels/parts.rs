@@ -4,14 +4,21 @@ use std::path::Path;
 
 use cascade_rt::backend::wgpu::{Less, Wgpu, adapters};
 use cascade_rt::backend::{Backend, Program};
-use cascade_rt::registry::{self, Kernel, Lang};
+use cascade_rt::registry::{self, Caps, Kernel, Lang};
 use cascade_rt::tensor::Dtype;
 
 use super::cases::{self, One, Stored};
 use super::{Checked, Mode};
 
 /// A device that allows three workgroups along each axis and little work in a submission.
-const LESS: Less = Less { groups: Some(3), submission: Some(1 << 17), memory: None, binding: None, buffer: None };
+const LESS: Less = Less {
+    groups: Some(3),
+    submission: Some(1 << 17),
+    memory: None,
+    binding: None,
+    buffer: None,
+    suspects: Caps::NONE,
+};
 
 /// Results with more elements than this take too many parts.
 const LARGE: usize = 1 << 14;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use super::cache::Cache;
 use super::pace::Pace;
 use super::tally::Tally;
-use super::{Less, adapter};
+use super::{Less, adapter, memory};
 use crate::backend::weights::Memory;
-use crate::backend::{Device, Peak};
+use crate::backend::{Device, Kind, Peak};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
 
@@ -26,6 +26,7 @@ enum Fault {
 pub(super) struct Context {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
+    adapter: wgpu::Adapter,
     info: Device,
     /// Compiled pipelines that outlive the process.
     pub(super) cache: Option<Cache>,
@@ -87,7 +88,7 @@ impl Context {
             experimental_features: if experimental {
                 #[expect(unsafe_code, reason = "cooperative matrices are experimental in wgpu")]
                 // SAFETY: wgpu asks to be told that such features may have bugs; the kernels that use
-                // them are compared with the reference before a device is trusted with them.
+                // them are compared with others before a device is trusted with them, see `trial`.
                 unsafe {
                     wgpu::ExperimentalFeatures::enabled()
                 }
@@ -127,7 +128,14 @@ impl Context {
         let (staging, taken, peak) = Default::default();
         let cache = Cache::of(&device, &adapter.get_info());
         let (pace, tally) = (Mutex::new(Pace::new(less.submission)), Tally::new(&device));
-        Ok(Self { device, queue, info, cache, fault, staging, taken, peak, pace, tally })
+        let adapter = adapter.clone();
+        Ok(Self { device, queue, adapter, info, cache, fault, staging, taken, peak, pace, tally })
+    }
+
+    /// The same with something that was found wrong.
+    pub(super) fn with_fault(mut self, fault: String) -> Self {
+        self.info.faults.push(fault);
+        self
     }
 
     /// What the device can do, as asked for when it was opened.
@@ -145,12 +153,20 @@ impl Context {
         self.device.limits()
     }
 
-    /// An error if the device has reported one.
+    /// An error if the device has reported one. What failed for want of memory may succeed later.
     pub(super) fn check(&self) -> Result<()> {
-        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fault = {
+            let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+            let fault = known.clone();
+            known.take_if(|fault| matches!(fault, Fault::OutOfMemory));
+            fault
+        };
         let (found, remedy) = match fault {
             None => return Ok(()),
-            Some(Fault::OutOfMemory) => return Err(self.does_not_fit(0, "the driver refused an allocation")),
+            Some(Fault::OutOfMemory) => {
+                let taken = self.taken.load(Ordering::Relaxed);
+                return Err(self.does_not_fit(taken, "which it had already given, and then refused more"));
+            }
             Some(Fault::Lost(why)) => (
                 format!("the device was lost ({why})"),
                 "run again; if it happens again try a smaller size, an updated driver, or `device cpu`",
@@ -160,14 +176,36 @@ impl Context {
         Err(Error::Device { wanted: self.info.name.clone(), found, remedy: remedy.into() })
     }
 
+    /// Of what the device had when it was opened, the bytes that are not taken, or less if others have taken some since.
+    fn free(&self) -> u64 {
+        let ours = self.info.free_bytes.saturating_sub(self.taken.load(Ordering::Relaxed));
+        match self.info.kind {
+            // What it takes comes from the host when it is first written, so that the host has not missed it yet.
+            Kind::Software => ours,
+            _ => ours.min(memory::free(&self.adapter)),
+        }
+    }
+
     /// The error of a request for `need` bytes that cannot be met.
     pub(super) fn does_not_fit(&self, need: u64, detail: &str) -> Error {
         Error::DoesNotFit {
             device: self.info.name.clone(),
-            free_mib: self.info.free_bytes >> 20,
+            free_mib: self.free() >> 20,
             need_mib: need.div_ceil(1 << 20),
             detail: detail.into(),
             remedy: "try a smaller `width` and `height`, fewer images, or `device cpu`".into(),
+        }
+    }
+
+    /// The error of something that is larger than the device takes in one piece.
+    pub(super) fn too_large(&self, piece: &'static str, at: &str, need: u64, limit: u64) -> Error {
+        Error::TooLarge {
+            device: self.info.name.clone(),
+            piece,
+            at: at.into(),
+            limit_mib: limit >> 20,
+            need_mib: need.div_ceil(1 << 20),
+            remedy: "try a smaller `width` and `height`, or `device cpu`".into(),
         }
     }
 
@@ -175,8 +213,7 @@ impl Context {
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
         let size = bytes.max(LEAST);
         if size > self.limits().max_buffer_size {
-            let limit = self.limits().max_buffer_size >> 20;
-            return Err(self.does_not_fit(size, &format!("{label} in one buffer; the device allows {limit} MiB")));
+            return Err(self.too_large("buffer", label, size, self.limits().max_buffer_size));
         }
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -276,10 +313,8 @@ impl Memory for Context {
         self.limits().max_buffer_size
     }
 
-    /// Of what the device had when it was opened, what is not taken: no graphics API says how much is free.
     fn free_bytes(&self) -> Result<u64> {
-        self.check()?;
-        Ok(self.info.free_bytes.saturating_sub(self.taken.load(Ordering::Relaxed)))
+        self.check().map(|()| self.free())
     }
 
     fn does_not_fit(&self, need: u64, detail: &str) -> Error {

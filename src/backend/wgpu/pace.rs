@@ -122,9 +122,9 @@ mod tests {
 
     #[test]
     fn the_time_of_a_submission_begins_when_the_one_before_it_is_done() {
+        let mut pace = Pace::new(None);
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut pace = Pace::new(None);
         for id in 0..3 {
             pace.submitted(id, FIRST, at(0));
         }

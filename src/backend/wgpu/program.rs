@@ -159,9 +159,8 @@ fn check_bindings(
     match bindings.iter().map(bytes).find(|&bytes| bytes > limit) {
         None => Ok(()),
         Some(bytes) => {
-            let detail =
-                format!("{} ({}) in one binding; the device allows {} MiB", node.at, node.op.name(), limit >> 20);
-            Err(context.does_not_fit(bytes, &detail))
+            let at = format!("{} ({})", node.at, node.op.name());
+            Err(context.too_large("binding", &at, bytes, limit))
         }
     }
 }
