@@ -12,7 +12,7 @@
 // Needs      c and m multiples of 4; 8.3 KiB of workgroup memory.
 // Tunables   BAND, a multiple of TILE_M.
 // Reference  src/ops/feed_forward.rs
-override BAND: u32 = 4096u;
+override BAND: u32 = 512u;
 const NORM_ROWS: u32 = 8u;
 
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
