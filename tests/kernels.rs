@@ -10,6 +10,8 @@ mod gelu;
 mod matrices;
 #[path = "kernels/parts.rs"]
 mod parts;
+#[path = "kernels/repeats.rs"]
+mod repeats;
 #[path = "kernels/squares.rs"]
 mod squares;
 
