@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         });
     }
     let outputs = args.output.plan_pictures(request.images(), &seeds)?;
-    outputs.spare(model.files().into_iter().chain([args.file.as_path()]))?;
+    outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
     let mut pipeline = Pipeline::new(model, args.setup.open_device()?)?;
     let (name, device) = (args.setup.model.name()?, pipeline.backend().device().name.clone());
     let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);

@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     request.check()?;
     let outputs = Output::file(args.output.clone(), args.force).plan_tensors()?;
     let model = args.setup.open_model(args.quiet)?;
-    outputs.spare(model.files().into_iter().chain(args.prompts.as_deref()))?;
+    outputs.spare(args.setup.reads(&model)?.into_iter().chain(args.prompts.clone()))?;
     let mut pipeline = Pipeline::new(model, args.setup.open_device()?)?;
     let (name, device) = (args.setup.model.name()?, pipeline.backend().device().name.clone());
     let mut report = Report::new(begin, false, args.quiet, &name, &device);

@@ -83,8 +83,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
 
     let model = args.setup.open_model(args.quiet)?;
-    let read = [&args.prompts, &args.latents, &args.text].into_iter().flatten().map(PathBuf::as_path);
-    outputs.spare(model.files().into_iter().chain(read))?;
+    let given = [&args.prompts, &args.latents, &args.text].into_iter().flatten().cloned();
+    outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     if let Some(side) = model.native_size {
         (request.width, request.height) = (args.size.width.unwrap_or(side), args.size.height.unwrap_or(side));
     }

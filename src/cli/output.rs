@@ -1,16 +1,17 @@
 //! Where results go. Files are named, and known to be writable, before any work is done.
 
-use std::io::Write;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::output::{check_writable, write_atomically};
+use crate::output::{Identity, Target, check_writable, write_atomically, write_stdout};
 
 /// What becomes of the pictures of a run.
 #[derive(Debug, clap::Args)]
 pub(super) struct Output {
-    /// File that ends in .png, folder, or - for standard output. Several pictures are numbered. [default: cascade.png]
+    /// File that ends in .png, folder, or - for standard output. Several pictures are numbered; where no format is in
+    /// the name, it is a folder's. [default: cascade.png, or cascade-2.png and so on where that exists]
     #[arg(short, long, value_name = "FILE|DIR|-", env = "CASCADE_OUTPUT")]
     output: Option<PathBuf>,
     /// Replace files that exist.
@@ -36,32 +37,39 @@ impl Output {
     /// # Errors
     /// [`Error::Request`] or [`Error::Disk`] for the first that must not or cannot be written.
     pub(super) fn plan_pictures(&self, images: usize, seeds: &[u64]) -> Result<Outputs> {
-        let output = self.output.as_deref().unwrap_or(Path::new("cascade.png"));
         let total = images * seeds.len();
-        if output == Path::new("-") && total > 1 {
-            return Err(refused("--output", "a file or a folder for several pictures", "-"));
-        }
-        let numbered = |stem: &str, i: usize, of: usize| match of {
-            1 => format!("{stem}.png"),
-            _ => format!("{stem}-{:0digits$}.png", i + 1, digits = of.to_string().len()),
-        };
-        if is_folder(output) {
-            let of_seed = |seed: &u64| {
-                (0..images).map(|i| output.join(numbered(&format!("cascade-{seed}"), i, images))).collect()
+        let Some(output) = self.output.as_deref() else { return self.plan(self.free_names(total), None) };
+        if is_stdout(output)? {
+            return match total {
+                1 => self.plan(Vec::new(), None),
+                _ => Err(refused("--output", "a file or a folder for several pictures", output.display())),
             };
-            let paths: Vec<Vec<PathBuf>> = seeds.iter().map(of_seed).collect();
-            return self.plan(paths.concat(), Some(output));
+        }
+        // Several pictures without a format in their name are those of a folder.
+        if is_folder(output) || total > 1 && output.extension().is_none() {
+            let of_seed = |seed: &u64| names(&output.join(format!("cascade-{seed}.png")), images);
+            return self.plan(seeds.iter().flat_map(of_seed).collect(), Some(output));
         }
         require_extension(
             output,
             "png",
             "a name that ends in .png, the only format that is written, or in / for a folder",
         )?;
-        if total == 1 {
-            return self.plan(vec![output.to_owned()], None);
+        self.plan(names(output, total), None)
+    }
+
+    /// The names of pictures where none is given: `cascade.png`, or the first of `cascade-2.png`, `cascade-3.png`
+    /// and so on that replaces nothing.
+    fn free_names(&self, total: usize) -> Vec<PathBuf> {
+        let named = |run: u32| match run {
+            1 => names(Path::new("cascade.png"), total),
+            _ => names(Path::new(&format!("cascade-{run}.png")), total),
+        };
+        let free = |names: &Vec<PathBuf>| names.iter().all(|name| name.symlink_metadata().is_err());
+        match self.force {
+            true => named(1),
+            false => (1..).map(named).find(free).expect("there are more numbers than files"),
         }
-        let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-        self.plan((0..total).map(|i| output.with_file_name(numbered(&stem, i, total))).collect(), None)
     }
 
     /// The same for one file of tensors.
@@ -71,6 +79,9 @@ impl Output {
     pub(super) fn plan_tensors(&self) -> Result<Outputs> {
         let output = self.output.as_deref().unwrap_or(Path::new("cascade.safetensors"));
         let expected = "a name that ends in .safetensors, the format of tensors";
+        if is_stdout(output)? {
+            return self.plan(Vec::new(), None);
+        }
         if is_folder(output) {
             return Err(refused("--output", expected, output.display()));
         }
@@ -78,29 +89,61 @@ impl Output {
         self.plan(vec![output.to_owned()], None)
     }
 
-    /// Checks that these files, `-` for standard output among them, can be written.
-    fn plan(&self, mut paths: Vec<PathBuf>, folder: Option<&Path>) -> Result<Outputs> {
-        if let Some(dump) = &self.dump {
-            check_writable(dump, self.force, false)?;
-        }
-        if paths == [Path::new("-")] {
+    /// Checks that these files can be written, or standard output where there are none, and that no two are the same.
+    fn plan(&self, paths: Vec<PathBuf>, folder: Option<&Path>) -> Result<Outputs> {
+        if paths.is_empty() {
             if self.json {
                 return Err(refused("--output", "a file, because --json writes to standard output", "-"));
             }
-            paths.clear();
+            check_writable(STDOUT.as_ref(), true, false)?;
         }
+        let mut known = HashMap::new();
         for path in &paths {
-            if self.dump.as_ref() == Some(path) {
-                return Err(refused("--output", "another file than --dump", path.display()));
-            }
             check_writable(path, self.force, folder.is_some())?;
+            if let Some(other) = known.insert(Identity::of(path), path) {
+                return Err(refused("--output", "a file of its own for every picture", same_file(path, other)));
+            }
+        }
+        if let Some(dump) = &self.dump {
+            if is_stdout(dump)? {
+                return Err(refused("--dump", "a file, because names go to standard output", dump.display()));
+            }
+            check_writable(dump, self.force, false)?;
+            if let Some(other) = known.get(&Identity::of(dump)) {
+                return Err(refused("--output", "another file than --dump", same_file(other, dump)));
+            }
         }
         Ok(Outputs { paths, folder: folder.map(Path::to_owned), dump: self.dump.clone(), force: self.force })
     }
 }
 
+/// Standard output as a file, where the system has one.
+const STDOUT: &str = "/dev/stdout";
+
+/// `-`, or one of the system's names of standard output.
+fn is_stdout(output: &Path) -> Result<bool> {
+    Ok(output == Path::new("-") || !output.is_dir() && Target::of(output)? == Target::Stdout)
+}
+
 fn is_folder(output: &Path) -> bool {
     output.is_dir() || output.as_os_str().to_string_lossy().ends_with('/')
+}
+
+/// `a.png` for one picture, `a-01.png` to `a-12.png` for twelve.
+fn names(path: &Path, total: usize) -> Vec<PathBuf> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().unwrap_or("png".as_ref()).to_string_lossy();
+    let digits = total.to_string().len();
+    let numbered = |i| path.with_file_name(format!("{stem}-{i:0digits$}.{extension}"));
+    if total == 1 { vec![path.to_owned()] } else { (1..=total).map(numbered).collect() }
+}
+
+/// Two spellings of a file, for messages.
+fn same_file(path: &Path, other: &Path) -> String {
+    match path == other {
+        true => path.display().to_string(),
+        false => format!("{}, which is {}", path.display(), other.display()),
+    }
 }
 
 fn require_extension(output: &Path, wanted: &str, expected: &str) -> Result<()> {
@@ -124,17 +167,20 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// None of them replaces a file that the run reads.
+    /// None of them replaces a file that the run reads, whatever either is called.
     ///
     /// # Errors
     /// [`Error::Request`] for the first that would.
-    pub(super) fn spare<'a>(&self, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
-        let inputs: Vec<PathBuf> = inputs.filter_map(|input| input.canonicalize().ok()).collect();
-        let hit = |path: &&PathBuf| path.canonicalize().is_ok_and(|path| inputs.contains(&path));
-        match self.paths.iter().chain(&self.dump).find(hit) {
-            Some(path) => Err(refused("--output and --dump", "files that this run does not read", path.display())),
-            None => Ok(()),
+    pub(super) fn spare<P: AsRef<Path>>(&self, inputs: impl IntoIterator<Item = P>) -> Result<()> {
+        let inputs: HashMap<Identity, P> = inputs.into_iter().map(|path| (Identity::of(path.as_ref()), path)).collect();
+        let stdout = self.paths.is_empty().then_some(Path::new(STDOUT));
+        for path in self.paths.iter().chain(&self.dump).map(PathBuf::as_path).chain(stdout) {
+            if let Some(input) = inputs.get(&Identity::of(path)) {
+                let found = same_file(path, input.as_ref());
+                return Err(refused("--output and --dump", "files that this run does not read", found));
+            }
         }
+        Ok(())
     }
 
     /// The file of index `index`, for messages.
@@ -144,15 +190,7 @@ impl Outputs {
 
     /// Writes the file of index `index`; returns where, unless to standard output.
     pub(super) fn write(&self, index: usize, bytes: &[u8]) -> Result<Option<&Path>> {
-        let Some(path) = self.paths.get(index) else {
-            let write = |mut out: std::io::StdoutLock<'_>| out.write_all(bytes).and_then(|()| out.flush());
-            write(std::io::stdout().lock()).map_err(|source| Error::Disk {
-                path: "standard output".into(),
-                action: "write to",
-                source,
-            })?;
-            return Ok(None);
-        };
+        let Some(path) = self.paths.get(index) else { return write_stdout(bytes).map(|()| None) };
         if let Some(folder) = &self.folder {
             let made = std::fs::create_dir_all(folder);
             made.map_err(|source| Error::Disk { path: folder.clone(), action: "create", source })?;

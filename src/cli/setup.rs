@@ -10,6 +10,7 @@ use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 use crate::synth::{self, Preset};
+use crate::weights::{ModelPaths, PartFiles};
 
 /// Precision of GEMMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +51,25 @@ impl Setup {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
         Model::open(&paths)
+    }
+
+    /// Every file that a run with this model and device may read, so that none is replaced: weights, configurations,
+    /// the tokenizer's files, shaders.
+    ///
+    /// # Errors
+    /// If the model is no longer there.
+    pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
+        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers } = self.model.find()?;
+        let parts = [stage_a, stage_b, stage_c, text_encoder];
+        let of_parts = parts.into_iter().flat_map(|PartFiles { weights, config }| [Some(weights), config]).flatten();
+        let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());
+        let weights = model.files().into_iter().map(PathBuf::from);
+        let folders = [Some(tokenizer.path()), self.shader_dir.as_deref()];
+        let listed = folders.into_iter().flatten().flat_map(|path| match std::fs::read_dir(path) {
+            Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+            Err(_) => vec![path.to_owned()],
+        });
+        Ok(described.chain(weights).chain(listed).collect())
     }
 
     /// Opens the device.
