@@ -5,7 +5,7 @@ pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
 pub use error::{Error, Result};
 pub use files::Location;
-pub use image::{Image, Origin, Record};
+pub use image::{FromFile, Image, Origin, Record};
 #[cfg(feature = "png")]
 pub use image::{Metadata, read_metadata};
 pub use model::Model;

@@ -230,8 +230,10 @@ fn disk(path: &Path, action: &'static str, source: std::io::Error) -> Error {
     Error::Disk { path: path.to_owned(), action, source }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
+    #![cfg(unix)]
+
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Kind};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
@@ -47,6 +47,11 @@ pub struct Pipeline {
 pub struct Options<'a> {
     /// What is given in place of what would otherwise be computed or drawn.
     pub inputs: Inputs<'a>,
+    /// Which images of the request are made; `None` for all. What an image looks like does not depend on the others.
+    pub images: Option<Range<usize>>,
+    /// Most images that are made at once, 1 or more. `None` for what is fastest for each image: as many as memory
+    /// allows, on the CPU at most 4.
+    pub batch: Option<usize>,
     /// Whether the observer gets intermediate results.
     pub keep: bool,
     /// Compare every node with the reference as it runs.
@@ -54,6 +59,9 @@ pub struct Options<'a> {
     /// Is told what happens, and may stop the run.
     pub observer: Option<&'a mut dyn Observer>,
 }
+
+/// Images that the CPU makes at once: a batch of more is no faster for each of them, and the first takes longer.
+const CPU_BATCH: usize = 4;
 
 /// One batch of finished pictures.
 #[derive(Debug)]
@@ -124,7 +132,7 @@ impl Pipeline {
         Ok(images)
     }
 
-    /// Makes every picture of the request in batches of what memory allows, and passes each batch to `done` as
+    /// Makes the pictures of the request in batches, and passes each batch to `done` as
     /// soon as it is finished. Returns the time that each stage took.
     ///
     /// # Errors
@@ -190,6 +198,7 @@ impl Pipeline {
         let (mut states, mut pooled): (Option<HostTensor>, Option<HostTensor>) = (None, None);
         // A batch of texts is what a batch of as many images has: all prompts of some images, then the negative.
         let request = Request { count: 1, ..request.clone() };
+        let options = Options { images: None, ..options };
         let times = self.batches(&request, options, Until::Text, |images, results| {
             let batch = results.text.expect("text is the plan's result");
             for (all, batch) in [&mut states, &mut pooled].into_iter().zip(batch) {
@@ -237,11 +246,20 @@ impl Pipeline {
             None => self.tokenize(request, observer)?,
         };
         let mut times = Times::default();
-        let total = request.images();
-        let (mut first, mut most) = (0, total);
-        while first < total {
+        let Range { start: mut first, end } = options.images.clone().unwrap_or(0..request.images());
+        if first >= end || end > request.images() {
+            let (expected, found) = (format!("some of {}", request.images()), format!("{first} to {end}"));
+            return Err(Error::Request { what: "images".into(), expected, found });
+        }
+        let limit = options.batch.unwrap_or(match (self.backend.device().kind, until) {
+            (Kind::Cpu, Until::StageC | Until::Pictures) => CPU_BATCH,
+            _ => usize::MAX,
+        });
+        // As few batches as possible, as equal as possible: those of the same size share a plan.
+        let mut most = (end - first).div_ceil((end - first).div_ceil(limit.max(1)));
+        while first < end {
             let start = Instant::now();
-            let images = first..(first + most).min(total);
+            let images = first..(first + most).min(end);
             most = self.compile(request, images.clone(), &options, observer, until)?;
             times.plan += start.elapsed();
             let images = first..first + most.min(images.len());
@@ -274,8 +292,10 @@ impl Pipeline {
         observer: &mut dyn Observer,
         until: Until,
     ) -> Result<usize> {
-        let (total, mut most) = (request.images(), images.len());
+        let mut most = images.len();
         loop {
+            // One generator for all images draws for all of them.
+            let total = if request.noise.is_of_batch() { request.images() } else { most };
             let key = PlanKey::of(request, images.start..images.start + most, &options.inputs, options.keep, until);
             if self.plans.touch(&key) {
                 return Ok(most);

@@ -177,7 +177,7 @@ fn a_png_contains_its_request() {
         noise: NoiseKind::Philox,
         ..Request::default()
     };
-    let record = Record::new(&request, "demo: tiny", 3);
+    let record = Record::new(&request, "demo: tiny").of_image(3);
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         record.parameters(),
@@ -187,14 +187,14 @@ fn a_png_contains_its_request() {
         )
     );
 
-    let png = picture().to_png(&record).unwrap();
+    let png = picture().to_png(Some(&record)).unwrap();
     let mut reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
     let mut rgb = vec![0; 18];
     reader.next_frame(&mut rgb).unwrap();
     assert_eq!(rgb, picture().rgb);
     assert_eq!(reader.info().uncompressed_latin1_text.len(), 1, "text that Latin-1 can represent is stored as such");
 
-    let short = Image { rgb: vec![0; 17], ..picture() }.to_png(&record).unwrap_err();
+    let short = Image { rgb: vec![0; 17], ..picture() }.to_png(Some(&record)).unwrap_err();
     assert!(short.to_string().contains("17 bytes"), "{short}");
 }
 
@@ -235,7 +235,7 @@ fn files_that_are_not_png() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.png");
     assert_eq!(read_metadata(&file).unwrap_err().exit_code(), 7);
-    for bytes in [&b""[..], b"not a png", &picture().to_png(&Record::new(&Request::default(), "m", 0)).unwrap()[..40]] {
+    for bytes in [&b""[..], b"not a png", &picture().to_png(Some(&Record::new(&Request::default(), "m"))).unwrap()[..40]] {
         fs::write(&file, bytes).unwrap();
         let error = read_metadata(&file).unwrap_err();
         assert!(error.to_string().contains("expected a PNG image"), "{error}");
@@ -248,10 +248,10 @@ proptest! {
                            seed in any::<u64>(), guidance in (0f32..=100.0, 0f32..=100.0), image in 0usize..2) {
         let prompts = vec![prompt.clone(), format!("{prompt} é")];
         let request = Request { prompts, negative, seed, guidance, ..Request::default() };
-        let record = Record::new(&request, &model, image);
+        let record = Record::new(&request, &model).of_image(image);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.png");
-        write_atomically(&file, &picture().to_png(&record).unwrap(), false).unwrap();
+        write_atomically(&file, &picture().to_png(Some(&record)).unwrap(), false).unwrap();
         let read = read_metadata(&file).unwrap();
         prop_assert_eq!((read.width, read.height), (3, 2));
         prop_assert_eq!(read.parameters.as_deref(), Some(&record.parameters()[..]));
@@ -261,7 +261,7 @@ proptest! {
     #[test]
     fn a_damaged_png_never_panics(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
                                   end in any::<prop::sample::Index>()) {
-        let mut bytes = picture().to_png(&Record::new(&Request::default(), "日本", 0)).unwrap();
+        let mut bytes = picture().to_png(Some(&Record::new(&Request::default(), "日本"))).unwrap();
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -1,10 +1,14 @@
 //! Where results go. Files are named, and known to be writable, before any work is done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::FILES;
+use super::jobs::Job;
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
+use crate::image::{Image, Record, read_metadata};
 use crate::output::{Identity, Target, check_writable, write_atomically, write_stdout};
 
 /// What becomes of the pictures of a run.
@@ -12,50 +16,74 @@ use crate::output::{Identity, Target, check_writable, write_atomically, write_st
 pub(super) struct Output {
     /// File that ends in .png, folder, or - for standard output. Several pictures are numbered; where no format is in
     /// the name, it is a folder's. [default: cascade.png, or cascade-2.png and so on where that exists]
-    #[arg(short, long, value_name = "FILE|DIR|-", env = "CASCADE_OUTPUT")]
+    #[arg(short, long, value_name = "FILE|DIR|-", help_heading = FILES, env = "CASCADE_OUTPUT")]
     output: Option<PathBuf>,
     /// Replace files that exist.
-    #[arg(long, env = "CASCADE_FORCE")]
+    #[arg(long, help_heading = FILES, env = "CASCADE_FORCE")]
     force: bool,
+    /// Go on with a run that was interrupted: make only the pictures whose files are not there.
+    #[arg(long, conflicts_with_all = ["force", "dump", "no_metadata"], help_heading = FILES, env = "CASCADE_RESUME")]
+    resume: bool,
+    /// Write nothing into the pictures about how they were made.
+    #[arg(long, help_heading = FILES, env = "CASCADE_NO_METADATA")]
+    no_metadata: bool,
     /// Print one JSON object about the run instead of file names.
-    #[arg(long, env = "CASCADE_JSON")]
+    #[arg(long, help_heading = FILES, env = "CASCADE_JSON")]
     pub(super) json: bool,
     /// Write tokens, text_states, text_pooled, stage_c, stage_b and image (f32, NCHW) to this safetensors file.
-    #[arg(long, value_name = "FILE", env = "CASCADE_DUMP")]
+    #[arg(long, value_name = "FILE", help_heading = FILES, env = "CASCADE_DUMP")]
     dump: Option<PathBuf>,
+}
+
+/// Pictures that are named together.
+pub(super) struct Series<'a> {
+    /// In names of files in a folder.
+    pub(super) seed: u64,
+    /// How many they are.
+    pub(super) images: usize,
+    /// Their file or folder, if that was said for them alone.
+    pub(super) output: Option<&'a Path>,
 }
 
 impl Output {
     /// One file, which replaces another only if `force`.
     pub(super) fn file(path: PathBuf, force: bool) -> Self {
-        Self { output: Some(path), force, json: false, dump: None }
+        Self { output: Some(path), force, resume: false, no_metadata: false, json: false, dump: None }
     }
 
-    /// Names every picture of the runs with these seeds, each of `images` pictures, and finds out now, not after
-    /// minutes of work, whether they can be written. Files of a folder carry the seed.
+    /// Names every picture of a run, and finds out now, not after minutes of work, whether they can be written.
     ///
     /// # Errors
     /// [`Error::Request`] or [`Error::Disk`] for the first that must not or cannot be written.
-    pub(super) fn plan_pictures(&self, images: usize, seeds: &[u64]) -> Result<Outputs> {
-        let total = images * seeds.len();
-        let Some(output) = self.output.as_deref() else { return self.plan(self.free_names(total), None) };
-        if is_stdout(output)? {
+    pub(super) fn plan_pictures(&self, all: &[Series<'_>]) -> Result<Outputs> {
+        let total: usize = all.iter().map(|series| series.images).sum();
+        if let Some(output) = self.output.as_deref().filter(|output| is_stdout(output)) {
             return match total {
-                1 => self.plan(Vec::new(), None),
+                1 => self.plan(Vec::new(), false),
                 _ => Err(refused("--output", "a file or a folder for several pictures", output.display())),
             };
         }
         // Several pictures without a format in their name are those of a folder.
-        if is_folder(output) || total > 1 && output.extension().is_none() {
-            let of_seed = |seed: &u64| names(&output.join(format!("cascade-{seed}.png")), images);
-            return self.plan(seeds.iter().flat_map(of_seed).collect(), Some(output));
+        let folder = self.output.as_deref().filter(|path| is_folder(path) || total > 1 && path.extension().is_none());
+        let unnamed = all.iter().filter(|series| series.output.is_none());
+        let mut numbered = match (folder, &self.output) {
+            (Some(folder), _) => names_in(folder, unnamed),
+            (None, Some(file)) => names(file, unnamed.map(|series| series.images).sum()),
+            (None, None) => self.free_names(unnamed.map(|series| series.images).sum()),
         }
-        require_extension(
-            output,
-            "png",
-            "a name that ends in .png, the only format that is written, or in / for a folder",
-        )?;
-        self.plan(names(output, total), None)
+        .into_iter();
+        let mut paths = Vec::new();
+        for series in all {
+            match series.output {
+                None => paths.extend(numbered.by_ref().take(series.images)),
+                Some(own) => paths.extend(names(&folder.unwrap_or(Path::new("")).join(own), series.images)),
+            }
+        }
+        for path in &paths {
+            let expected = "a name that ends in .png, the only format that is written, or in / for a folder";
+            require_extension(path, "png", expected)?;
+        }
+        self.plan(paths, folder.is_some())
     }
 
     /// The names of pictures where none is given: `cascade.png`, or the first of `cascade-2.png`, `cascade-3.png`
@@ -66,7 +94,7 @@ impl Output {
             _ => names(Path::new(&format!("cascade-{run}.png")), total),
         };
         let free = |names: &Vec<PathBuf>| names.iter().all(|name| name.symlink_metadata().is_err());
-        match self.force {
+        match self.force || self.resume {
             true => named(1),
             false => (1..).map(named).find(free).expect("there are more numbers than files"),
         }
@@ -79,18 +107,19 @@ impl Output {
     pub(super) fn plan_tensors(&self) -> Result<Outputs> {
         let output = self.output.as_deref().unwrap_or(Path::new("cascade.safetensors"));
         let expected = "a name that ends in .safetensors, the format of tensors";
-        if is_stdout(output)? {
-            return self.plan(Vec::new(), None);
+        if is_stdout(output) {
+            return self.plan(Vec::new(), false);
         }
         if is_folder(output) {
             return Err(refused("--output", expected, output.display()));
         }
         require_extension(output, "safetensors", expected)?;
-        self.plan(vec![output.to_owned()], None)
+        self.plan(vec![output.to_owned()], false)
     }
 
     /// Checks that these files can be written, or standard output where there are none, and that no two are the same.
-    fn plan(&self, paths: Vec<PathBuf>, folder: Option<&Path>) -> Result<Outputs> {
+    /// Missing folders are no hindrance if `folders`.
+    fn plan(&self, paths: Vec<PathBuf>, folders: bool) -> Result<Outputs> {
         if paths.is_empty() {
             if self.json {
                 return Err(refused("--output", "a file, because --json writes to standard output", "-"));
@@ -99,13 +128,13 @@ impl Output {
         }
         let mut known = HashMap::new();
         for path in &paths {
-            check_writable(path, self.force, folder.is_some())?;
+            check_writable(path, self.force || self.resume, folders)?;
             if let Some(other) = known.insert(Identity::of(path), path) {
                 return Err(refused("--output", "a file of its own for every picture", same_file(path, other)));
             }
         }
         if let Some(dump) = &self.dump {
-            if is_stdout(dump)? {
+            if is_stdout(dump) {
                 return Err(refused("--dump", "a file, because names go to standard output", dump.display()));
             }
             check_writable(dump, self.force, false)?;
@@ -113,16 +142,24 @@ impl Output {
                 return Err(refused("--output", "another file than --dump", same_file(other, dump)));
             }
         }
-        Ok(Outputs { paths, folder: folder.map(Path::to_owned), dump: self.dump.clone(), force: self.force })
+        let there = |path: &PathBuf| self.resume && path.is_file();
+        Ok(Outputs {
+            done: paths.iter().map(there).collect(),
+            paths,
+            folders,
+            dump: self.dump.clone(),
+            force: self.force,
+            records: !self.no_metadata,
+        })
     }
 }
 
 /// Standard output as a file, where the system has one.
 const STDOUT: &str = "/dev/stdout";
 
-/// `-`, or one of the system's names of standard output.
-fn is_stdout(output: &Path) -> Result<bool> {
-    Ok(output == Path::new("-") || !output.is_dir() && Target::of(output)? == Target::Stdout)
+/// Whether it is `-`, or one of the system's names of standard output.
+fn is_stdout(output: &Path) -> bool {
+    output == Path::new("-") || Target::of(output).is_ok_and(|target| target == Target::Stdout)
 }
 
 fn is_folder(output: &Path) -> bool {
@@ -136,6 +173,18 @@ fn names(path: &Path, total: usize) -> Vec<PathBuf> {
     let digits = total.to_string().len();
     let numbered = |i| path.with_file_name(format!("{stem}-{i:0digits$}.{extension}"));
     if total == 1 { vec![path.to_owned()] } else { (1..=total).map(numbered).collect() }
+}
+
+/// Names of pictures in a folder, which carry their series' seed. Where two series have the same one, all are numbered.
+fn names_in<'a>(folder: &Path, all: impl Iterator<Item = &'a Series<'a>>) -> Vec<PathBuf> {
+    let all: Vec<&Series<'_>> = all.collect();
+    let named = |seed| folder.join(format!("cascade-{seed}.png"));
+    let seeds: HashSet<u64> = all.iter().map(|series| series.seed).collect();
+    if seeds.len() == all.len() {
+        return all.iter().flat_map(|series| names(&named(series.seed), series.images)).collect();
+    }
+    let seeds: Vec<u64> = all.iter().flat_map(|series| vec![series.seed; series.images]).collect();
+    seeds.iter().enumerate().map(|(i, seed)| names(&named(*seed), seeds.len()).swap_remove(i)).collect()
 }
 
 /// Two spellings of a file, for messages.
@@ -155,32 +204,88 @@ fn require_extension(output: &Path, wanted: &str, expected: &str) -> Result<()> 
     }
 }
 
+/// No output replaces a file that a run reads, whatever either is called.
+///
+/// # Errors
+/// [`Error::Request`] for the first that would, with the `flags` that name outputs.
+pub(super) fn spare<P: AsRef<Path>>(
+    flags: &str,
+    outputs: impl IntoIterator<Item = P>,
+    inputs: impl IntoIterator<Item = PathBuf>,
+) -> Result<()> {
+    let inputs: HashMap<Identity, PathBuf> = inputs.into_iter().map(|path| (Identity::of(&path), path)).collect();
+    for path in outputs {
+        if let Some(input) = inputs.get(&Identity::of(path.as_ref())) {
+            return Err(refused(flags, "files that this run does not read", same_file(path.as_ref(), input)));
+        }
+    }
+    Ok(())
+}
+
 /// Files that a run will write.
 pub(super) struct Outputs {
     /// Files, in the order of [`write`](Self::write)'s index; none for standard output.
     paths: Vec<PathBuf>,
-    /// Made when the first picture is done.
-    folder: Option<PathBuf>,
+    /// Which of them a run before this one has written.
+    done: Vec<bool>,
+    /// Whether missing folders are made when the first picture is done.
+    folders: bool,
     /// Where intermediate results go, if anywhere.
     pub(super) dump: Option<PathBuf>,
     force: bool,
+    records: bool,
 }
 
 impl Outputs {
-    /// None of them replaces a file that the run reads, whatever either is called.
+    /// None of them replaces a file that the run reads, see [`spare`].
     ///
     /// # Errors
     /// [`Error::Request`] for the first that would.
-    pub(super) fn spare<P: AsRef<Path>>(&self, inputs: impl IntoIterator<Item = P>) -> Result<()> {
-        let inputs: HashMap<Identity, P> = inputs.into_iter().map(|path| (Identity::of(path.as_ref()), path)).collect();
+    pub(super) fn spare(&self, inputs: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let stdout = self.paths.is_empty().then_some(Path::new(STDOUT));
-        for path in self.paths.iter().chain(&self.dump).map(PathBuf::as_path).chain(stdout) {
-            if let Some(input) = inputs.get(&Identity::of(path)) {
-                let found = same_file(path, input.as_ref());
-                return Err(refused("--output and --dump", "files that this run does not read", found));
+        let outputs = self.paths.iter().chain(&self.dump).map(PathBuf::as_path).chain(stdout);
+        spare("--output and --dump", outputs, inputs)
+    }
+
+    /// The images of a job that are still to be made, in ranges, where `whole` is the job's record.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if one that is there was made in another way.
+    pub(super) fn missing(&self, job: &Job, whole: &Record) -> Result<Vec<Range<usize>>> {
+        let mut missing: Vec<Range<usize>> = Vec::new();
+        for image in job.images() {
+            let number = job.number_of(image);
+            if self.done.get(number).is_some_and(|done| *done) {
+                self.require_same(number, &job.record_of(image, whole))?;
+                continue;
+            }
+            match missing.last_mut().filter(|range| range.end == image) {
+                Some(range) => range.end = image + 1,
+                None => missing.push(image..image + 1),
             }
         }
-        Ok(())
+        Ok(missing)
+    }
+
+    /// Whether a file that is there holds the picture that this run would make, on whatever device.
+    fn require_same(&self, index: usize, record: &Record) -> Result<()> {
+        let anywhere = |of: Record| Record {
+            program: String::new(),
+            device: String::new(),
+            dtype: String::new(),
+            without: String::new(),
+            ..of
+        };
+        let path = &self.paths[index];
+        let there = read_metadata(path)?.record().ok().flatten();
+        match there.is_some_and(|there| anywhere(there) == anywhere(record.clone())) {
+            true => Ok(()),
+            false => Err(refused(
+                "--resume",
+                "pictures of the same run, or another --output",
+                format!("{}, which was made in another way", path.display()),
+            )),
+        }
     }
 
     /// The file of index `index`, for messages.
@@ -188,12 +293,23 @@ impl Outputs {
         self.paths.get(index).map_or(Path::new("standard output"), PathBuf::as_path)
     }
 
+    /// Writes picture `index` with its record; returns where, unless to standard output.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub(super) fn write_picture(&self, index: usize, image: &Image, record: &Record) -> Result<Option<&Path>> {
+        self.write(index, &image.to_png(self.records.then_some(record))?)
+    }
+
     /// Writes the file of index `index`; returns where, unless to standard output.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] if that fails, [`Error::Request`] if it has appeared in the meantime.
     pub(super) fn write(&self, index: usize, bytes: &[u8]) -> Result<Option<&Path>> {
         let Some(path) = self.paths.get(index) else { return write_stdout(bytes).map(|()| None) };
-        if let Some(folder) = &self.folder {
+        if let Some(folder) = path.parent().filter(|_| self.folders) {
             let made = std::fs::create_dir_all(folder);
-            made.map_err(|source| Error::Disk { path: folder.clone(), action: "create", source })?;
+            made.map_err(|source| Error::Disk { path: folder.to_owned(), action: "create", source })?;
         }
         write_atomically(path, bytes, self.force)?;
         Ok(Some(path))

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{note, say};
+use crate::backend::Backend;
 use crate::error::Result;
+use crate::image::Record;
 use crate::pipeline::Times;
 
 /// What is known of a run so far.
@@ -28,8 +30,8 @@ pub(super) struct Report {
 
 impl Report {
     /// A run that began at `begin`, and has just opened its model and its device.
-    pub(super) fn new(begin: Instant, json: bool, quiet: bool, model: &str, device: &str) -> Self {
-        let (model, device, load) = (model.to_owned(), device.to_owned(), begin.elapsed());
+    pub(super) fn new(begin: Instant, json: bool, quiet: bool, record: &Record, backend: &dyn Backend) -> Self {
+        let (model, device, load) = (record.model.clone(), backend.device().name.clone(), begin.elapsed());
         let (times, encode, paths) = (Times::default(), Duration::ZERO, Vec::new());
         Self { begin, json, quiet, model, device, load, times, encode, paths }
     }

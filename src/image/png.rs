@@ -21,21 +21,17 @@ impl Image {
     /// # Errors
     /// [`Error::Shape`] if `rgb` is not `[height, width, 3]`, [`Error::Disk`] if writing fails.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write_atomically(path.as_ref(), &self.png(None)?, true)
+        write_atomically(path.as_ref(), &self.to_png(None)?, true)
     }
 
-    /// The picture as a PNG file that carries `record`.
+    /// The picture as a PNG file, which carries `record` if there is one.
     ///
     /// `parameters` is a Latin-1 `tEXt` chunk where its characters allow, else
     /// UTF-8 `iTXt`; `cascade` is always the latter.
     ///
     /// # Errors
     /// [`Error::Shape`] if `rgb` is not `[height, width, 3]`.
-    pub fn to_png(&self, record: &Record) -> Result<Vec<u8>> {
-        self.png(Some(record))
-    }
-
-    fn png(&self, record: Option<&Record>) -> Result<Vec<u8>> {
+    pub fn to_png(&self, record: Option<&Record>) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.encode(record, &mut bytes).map_err(|e| Error::Shape {
             at: "image".into(),

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, slot};
-use crate::noise::{LatentNoise, NoiseGenerator, NoiseStream};
+use crate::noise::{LatentNoise, NoiseStream};
 use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Philox};
 use crate::plan::{Recorder, SegmentId, Slot};
 use crate::sampler;
@@ -126,8 +126,8 @@ impl Sampling {
         run.finite(self.not_finite, self.stage, self.steps)
     }
 
-    /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for all
-    /// images, since torch draws channels first.
+    /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for as many
+    /// images as are drawn at once, since torch draws channels first.
     pub fn host_bytes(&self, total: usize) -> u64 {
         let Some(table) = self.table else { return 0 };
         let latents = self.x.shape.elements();
@@ -157,8 +157,8 @@ fn start_noise(
     let request = job.request;
     let all = Shape { n: request.images(), ..x.shape };
     if let Some(table) = table {
-        let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
-        let noise = LatentNoise::draw_images(&mut generator, all, table.shape.n / x.shape.n, job.images.clone());
+        let steps = table.shape.n / x.shape.n;
+        let noise = LatentNoise::of_request(request.noise, request.seed, stream, all, steps, job.images.clone());
         run.write(x, &noise.start)?;
         run.write(table, &noise.steps)?;
     }

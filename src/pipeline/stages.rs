@@ -34,8 +34,8 @@ pub(crate) trait Stage: Send {
     /// Makes its part of the batch.
     fn run(&self, run: &mut Run<'_>) -> Result<()>;
 
-    /// Bytes of the host's memory that its inputs are filled from and its results are read into, in a run of
-    /// `total` images.
+    /// Bytes of the host's memory that its inputs are filled from and its results are read into, where noise is
+    /// drawn for `total` images at once.
     fn host_bytes(&self, _total: usize) -> u64 {
         0
     }
@@ -69,15 +69,15 @@ pub(crate) fn record(model: &Model, key: &PlanKey) -> Result<Recorded> {
 }
 
 impl Recorded {
-    /// The least memory that it takes with `device`, in a run of `total` images: activations, and where weights
-    /// are copied, those of one span.
+    /// The least memory that it takes with `device`, where noise is drawn for `total` images at once: activations,
+    /// and where weights are copied, those of one span.
     pub fn least_bytes(&self, total: usize, device: &Device) -> u64 {
         let weights = if device.copies_weights { self.plan.span_weight_bytes(device.stores_bf16()) } else { 0 };
         self.activation_bytes(total, device) + weights
     }
 
     /// Memory of the device for activations. On the CPU that is the host's, which also holds what the host fills
-    /// them with and reads from them: a batch's noise, one draw for all `total` images of the run, pixels.
+    /// them with and reads from them: a batch's noise, one draw for `total` images, pixels.
     pub fn activation_bytes(&self, total: usize, device: &Device) -> u64 {
         let host = match device.kind {
             Kind::Cpu => self.stages.iter().map(|stage| stage.host_bytes(total)).max().unwrap_or(0),
