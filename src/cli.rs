@@ -11,8 +11,10 @@ mod interrupt;
 mod jobs;
 mod kernels;
 mod make;
+mod method;
 mod output;
 mod profile;
+mod progress;
 mod prompts;
 mod report;
 mod seed;
@@ -50,11 +52,15 @@ const FILES: &str = "Files and messages";
 /// Exit codes: 0 done, 2 usage, 3 model missing or bad, 4 does not fit, 5 no
 /// usable device, 7 disk, 130 interrupted, 1 anything else.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   cascade-rt generate \"a red apple on a blue background\"
   cascade-rt generate \"a fox\" -m stable-cascade -s random -c 4 -o foxes/
-  cascade-rt inspect cascade.png")]
+  cascade-rt inspect cascade.png"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -81,7 +87,9 @@ enum Command {
     /// Write a model with the real architecture and random weights, to measure speed and memory.
     SynthModel(SynthArgs),
     /// Print completions of commands and flags, for a shell to load.
-    #[command(after_help = "Example:\n  cascade-rt completions bash > ~/.local/share/bash-completion/completions/cascade-rt")]
+    #[command(
+        after_help = "Example:\n  cascade-rt completions bash > ~/.local/share/bash-completion/completions/cascade-rt"
+    )]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -270,9 +278,8 @@ fn manual(command: Option<&str>) -> Result<Vec<u8>> {
             found: name.into(),
         })?,
     };
-    let name = page.get_display_name().unwrap_or("cascade-rt").to_owned();
     let mut text = Vec::new();
-    let rendered = clap_mangen::Man::new(page.display_name(&name).name(name)).render(&mut text);
+    let rendered = clap_mangen::Man::new(page).render(&mut text);
     rendered.map_err(|source| Error::Disk { path: "standard output".into(), action: "write to", source })?;
     Ok(text)
 }

@@ -137,10 +137,11 @@ impl Record {
             None => String::new(),
         };
         format!(
-            "{}\n{negative}Steps: {}, Sampler: DDPM, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, \
+            "{}\n{negative}Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, \
              Decoder steps: {}, Decoder CFG scale: {}, Noise: {}{prior}, Version: {}",
             request.prompt_of(self.image),
             request.steps.0,
+            request.method.0.sampler.title(),
             request.guidance.0,
             request.seed_of(self.image),
             request.width,

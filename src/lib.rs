@@ -11,10 +11,12 @@ pub use image::{Metadata, read_metadata};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
-    Batch, Footprint, HostTensor, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings, Times,
+    Batch, Footprint, HostTensor, Inputs, Observer, Options, Outline, Pipeline, Prior, StageName, Step, TextEmbeddings,
+    Times,
 };
 pub use registry::Caps;
 pub use request::Request;
+pub use sampler::{Method, Sampler, Spacing};
 pub use shape::Shape;
 pub use weights::{ModelPaths, Overrides};
 

@@ -240,8 +240,6 @@ fn nchw_to_nhwc(z: &[f32], shape: Shape, out: &mut Vec<f32>) {
 mod tests {
     use super::*;
 
-    const KINDS: [NoiseKind; 5] = [0, 1, 2, 3, 4].map(|i: usize| NoiseKind::NAMES[i].1);
-
     fn noise(kind: NoiseKind, seed: u64, n: usize, images: Range<usize>) -> LatentNoise {
         LatentNoise::of_request(kind, seed, NoiseStream::StageB, Shape::new(n, 3, 5, 4), 2, images)
     }
@@ -273,7 +271,7 @@ mod tests {
     /// draws for all.
     #[test]
     fn images_stand_alone() {
-        for kind in KINDS {
+        for (_, kind) in NoiseKind::NAMES {
             let of_three = noise(kind, u64::MAX, 3, 0..3).images(2..3);
             assert_eq!(of_three == noise(kind, 1, 1, 0..1), !kind.is_of_batch(), "{kind}");
         }
@@ -284,7 +282,7 @@ mod tests {
     /// What is made in several batches, or alone, has the noise that it would have in one.
     #[test]
     fn batches_do_not_change_noise() {
-        for kind in KINDS {
+        for (_, kind) in NoiseKind::NAMES {
             let all = noise(kind, 3, 5, 0..5);
             for images in [0..1, 1..3, 3..5, 0..5] {
                 assert_eq!(noise(kind, 3, 5, images.clone()), all.images(images), "{kind}");

@@ -214,6 +214,8 @@ ops! {
     gather::Gather,
     grn_scale::GrnScale,
     group_norm::GroupNorm,
+    guide::Guide,
+    guide_projected::GuideProjected,
     layer_norm::LayerNorm,
     linear::Linear,
     mean::Mean,

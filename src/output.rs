@@ -232,8 +232,6 @@ fn disk(path: &Path, action: &'static str, source: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    #![cfg(unix)]
-
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;

@@ -13,6 +13,7 @@ mod stage_c;
 mod stages;
 mod tests;
 mod text;
+mod update;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
-pub use observer::{Footprint, Observer, StageName, Step, Times};
+pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
 use plans::{Compiled, Plans, usable};
 use run::{Job, Results, Run};
 use stages::Recorded;
@@ -311,7 +312,8 @@ impl Pipeline {
                 };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());
                 let residency = program.residency();
-                observer.planned(&Footprint { images: most, activations, weights, free, residency });
+                let kept = stages::kept_bytes(&self.model, &key);
+                observer.planned(&Footprint { images: most, activations, weights, kept, free, residency });
                 self.plans.push(Compiled { key, recorded, program, activations });
                 return Ok(most);
             }
@@ -380,6 +382,7 @@ impl Pipeline {
             keep: options.keep,
             results: Results::default(),
         };
+        run.observer.batch(&recorded.outline(run.job.images.len()));
         for stage in &recorded.stages {
             let start = Instant::now();
             if stage.steps() > 0 {

@@ -31,6 +31,15 @@ impl Slot {
         Slot { shape, ..self }
     }
 
+    /// The first `images` images of this, which is where the others begin; nothing moves.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn first(self, images: usize) -> Slot {
+        assert!(images <= self.shape.n, "{images} images of {}", self.shape);
+        Slot { shape: Shape { n: images, ..self.shape }, ..self }
+    }
+
     /// Index into [`Plan::slots`].
     pub fn id(self) -> usize {
         self.id

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::noise::NoiseKind;
+use crate::sampler::Method;
 use crate::sizes::StageSizes;
 
 /// Longest side of a picture, pixels.
@@ -33,6 +34,8 @@ pub struct Request {
     pub steps: (u32, u32),
     /// Guidance of Stage C and Stage B, 0 to 100 each; 1 and below is off.
     pub guidance: (f32, f32),
+    /// How Stage C and Stage B are sampled, besides steps and guidance.
+    pub method: (Method, Method),
     /// Images per prompt, 1 to 1024.
     pub count: u32,
     /// Where noise comes from.
@@ -50,6 +53,7 @@ impl Default for Request {
             seed: 0,
             steps: (20, 10),
             guidance: (4.0, 0.0),
+            method: Default::default(),
             count: 1,
             noise: NoiseKind::Torch,
         }
@@ -86,6 +90,8 @@ impl Request {
             let expected = format!("a number from 0 to {MAX_GUIDANCE} for Stage {stage}");
             require((0.0..=MAX_GUIDANCE).contains(&guidance), "guidance", expected, guidance.to_string())?;
         }
+        self.method.0.check("C", self.steps.0)?;
+        self.method.1.check("B", self.steps.1)?;
         let expected = format!("1 to {MAX_IMAGES} images per prompt");
         require((1..=MAX_IMAGES as u32).contains(&self.count), "count", expected, self.count.to_string())?;
         require(!self.prompts.is_empty(), "prompts", "at least one".into(), "none".into())?;

@@ -1,258 +1,235 @@
-//! The sampler on the host: schedule, step coefficients and timestep features.
-//! The update itself is the op `denoise`, on the device.
+//! Samplers on the host: which noise levels a run visits, and how each step combines what is known.
+//!
+//! Every step of every sampler here is a linear combination, `x ← a·x + b·ε + h·m + σ·z`, of the latents, the
+//! network's prediction, the clean latents that the step before estimated, and noise. So the device needs one op
+//! for all of them (`denoise`), and a sampler is a table of factors ([`Step`]).
 
-use std::f64::consts::FRAC_PI_2;
+mod embedding;
+mod rule;
+mod schedule;
 
-/// Offset of the cosine schedule, in units of diffusion time: keeps the noise of its last steps from vanishing.
-pub const S: f64 = 0.008;
+use std::fmt;
+use std::str::FromStr;
 
-/// Signal share `ᾱ(t)` of the cosine schedule: how much of the latent's
-/// variance is image rather than noise.
-///
-/// `t` is diffusion time, 0 (clean) to 1 (pure noise), unitless; values
-/// outside are clamped. The result lies in `[1e-4, 0.9999]`.
-///
-/// f64, because the step coefficients divide by `1 − ᾱ`, which is steep at both ends.
-///
-/// Source: `_alpha_cumprod`, scheduling_ddpm_wuerstchen.py in diffusers, `s = 0.008`.
-///
-/// ```
-/// use cascade_rt::sampler::alpha_bar;
-/// assert_eq!(alpha_bar(0.0), 0.9999);
-/// assert!(alpha_bar(0.2) > alpha_bar(0.8));
-/// assert_eq!(alpha_bar(1.0), 1e-4);
-/// ```
-pub fn alpha_bar(t: f64) -> f64 {
-    let angle = |t: f64| (t + S) / (1.0 + S) * FRAC_PI_2;
-    let share = (angle(t.clamp(0.0, 1.0)).cos() / angle(0.0).cos()).powi(2);
-    share.clamp(1e-4, 0.9999)
-}
+use serde::{Deserialize, Serialize};
 
-/// The `steps + 1` diffusion times of a run, from 1 down to 0, in f32.
-///
-/// Each half is counted from its own end, as torch's `linspace` does. No steps
-/// give no times.
-///
-/// Source: `set_timesteps`, scheduling_ddpm_wuerstchen.py in diffusers.
-pub fn timesteps(steps: u32) -> Vec<f32> {
-    if steps == 0 {
-        return Vec::new();
-    }
-    let delta = -1.0 / steps as f32;
-    let half = steps.div_ceil(2);
-    let time = |i| if i < half { 1.0 + i as f32 * delta } else { 0.0 - (steps - i) as f32 * delta };
-    (0..=steps).map(time).collect()
-}
+use crate::error::{Error, Result};
+pub use embedding::timestep_embedding;
+pub use rule::{Step, steps};
+pub use schedule::{S, alpha_bar, timesteps};
 
-/// One sampling step: `x' = c0 · (x − c1 · ε) + sigma · z`, with the network's
-/// prediction `ε` at time `r` and standard normal `z`. All factors are unitless.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
-    /// Diffusion time that the network is told, `(0, 1]`.
-    pub r: f32,
-    /// `sqrt(1 / α)` with `α = ᾱ(t) / ᾱ(t')`, at least 1.
-    pub c0: f32,
-    /// `(1 − α) / sqrt(1 − ᾱ(t))`.
-    pub c1: f32,
-    /// `sqrt((1 − α)(1 − ᾱ(t')) / (1 − ᾱ(t)))`; 0 in the last step.
-    pub sigma: f32,
-}
+/// Declares an enum whose values have names, on the command line and in records.
+macro_rules! named {
+    ($(#[$doc:meta])* pub enum $Name:ident { $($(#[$value_doc:meta])* $Value:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub enum $Name { $($(#[$value_doc])* $Value,)* }
 
-/// The steps of a DDPM run, first to last.
-///
-/// Source: `DDPMWuerstchenScheduler.step` in diffusers, with `scaler = 1`.
-///
-/// ```
-/// let steps = cascade_rt::sampler::ddpm(20);
-/// assert_eq!((steps.len(), steps[0].r, steps[19].sigma), (20, 1.0, 0.0));
-/// ```
-pub fn ddpm(steps: u32) -> Vec<Step> {
-    let times = timesteps(steps);
-    let pairs = times.iter().zip(times.iter().skip(1));
-    let step = |(&t, &next): (&f32, &f32)| {
-        let (share, next_share) = (alpha_bar(t.into()), alpha_bar(next.into()));
-        let alpha = share / next_share;
-        let sigma = ((1.0 - alpha) * (1.0 - next_share) / (1.0 - share)).sqrt();
-        Step {
-            r: t,
-            c0: (1.0 / alpha).sqrt() as f32,
-            c1: ((1.0 - alpha) / (1.0 - share).sqrt()) as f32,
-            sigma: if next == 0.0 { 0.0 } else { sigma as f32 },
+        impl $Name {
+            /// Every value with its name.
+            pub const NAMES: &[(&'static str, $Name)] = &[$(($name, $Name::$Value),)*];
+        }
+
+        impl FromStr for $Name {
+            type Err = String;
+
+            fn from_str(s: &str) -> std::result::Result<Self, String> {
+                let names = [$($name),*];
+                let named = Self::NAMES.iter().find(|(name, _)| *name == s);
+                named.map(|&(_, value)| value).ok_or_else(|| format!("expected {}, got `{s}`", names.join(" or ")))
+            }
+        }
+
+        impl TryFrom<String> for $Name {
+            type Error = String;
+
+            fn try_from(s: String) -> std::result::Result<Self, String> {
+                s.parse()
+            }
+        }
+
+        impl From<$Name> for String {
+            fn from(value: $Name) -> String {
+                value.to_string()
+            }
+        }
+
+        impl fmt::Display for $Name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $($Name::$Value => $name,)* })
+            }
         }
     };
-    pairs.map(step).collect()
 }
 
-/// Sinusoidal features `[dim]` of a time or condition `r`, usually 0 to 1:
-/// sines, then cosines, then one zero if `dim` is odd.
-///
-/// Arguments reach 10⁴ radians, where one ulp of a frequency moves a feature by
-/// 6e-4; so the arguments are formed in f32 exactly as torch does.
-///
-/// Source: `get_timestep_ratio_embedding`, unet_stable_cascade.py in diffusers.
-///
-/// ```
-/// use cascade_rt::sampler::timestep_embedding;
-/// assert_eq!(timestep_embedding(0.0, 4), [0.0, 0.0, 1.0, 1.0]);
-/// ```
-pub fn timestep_embedding(r: f32, dim: usize) -> Vec<f32> {
-    let half = dim / 2;
-    let scaled = r * 10_000.0;
-    let argument = |i| f64::from(scaled * frequency(i, half));
-    let sines = (0..half).map(|i| libm::sin(argument(i)) as f32);
-    let cosines = (0..half).map(|i| libm::cos(argument(i)) as f32);
-    sines.chain(cosines).chain((dim % 2 == 1).then_some(0.0)).collect()
-}
-
-/// Frequency `i` of `half`: `10000^(−i / (half − 1))`, in f32.
-fn frequency(i: usize, half: usize) -> f32 {
-    if half == 32 {
-        return f32::from_bits(FREQUENCIES_32[i]);
+named! {
+    /// How a step uses the network's prediction.
+    pub enum Sampler {
+        /// Ancestral sampling as in diffusers' `DDPMWuerstchenScheduler`: fresh noise at every step but the last,
+        /// which ends at a signal share of 0.9999.
+        #[default]
+        Ddpm = "ddpm",
+        /// The original repository's sampler, with its clamped schedule. Its result is the last estimate of the image.
+        Gdf = "gdf",
+        /// Deterministic, with no fresh noise.
+        Ddim = "ddim",
+        /// Euler's method in the noise-to-signal ratio, as k-diffusion has it. The same steps as `ddim`, computed
+        /// in other variables.
+        Euler = "euler",
+        /// Euler's method to a lower noise level, and fresh noise back up to the next.
+        EulerAncestral = "euler-ancestral",
+        /// DPM-Solver++(2M): deterministic, of second order, from two estimates of the image.
+        Dpmpp2m = "dpmpp-2m",
+        /// DPM-Solver++(2M) for the stochastic equation, midpoint form: of second order, with fresh noise.
+        Dpmpp2mSde = "dpmpp-2m-sde",
+        /// Consistency sampling: the estimate of the image with fresh noise. For models that were distilled for it.
+        Lcm = "lcm",
     }
-    let rate = -(10_000f64.ln() / half.saturating_sub(1).max(1) as f64) as f32;
-    libm::exp(f64::from(i as f32 * rate)) as f32
 }
 
-/// torch's own `exp` for 64 features: bits of f32, some an ulp off the true value.
-#[rustfmt::skip]
-const FREQUENCIES_32: [u32; 32] = [
-    0x3f800000, 0x3f3e32e3, 0x3f0d4f93, 0x3ed1fa4b, 0x3e9c0180, 0x3e67d040, 0x3e2c3aa3, 0x3dffeb81,
-    0x3dbe23a9, 0x3d8d4443, 0x3d51e97d, 0x3d1bf503, 0x3ce7bdb1, 0x3cac2cda, 0x3c7fd703, 0x3c3e1470,
-    0x3c0d38f4, 0x3bd1d8af, 0x3b9be888, 0x3b67ab26, 0x3b2c1f14, 0x3affc287, 0x3abe0537, 0x3a8d2da5,
-    0x3a51c7e1, 0x3a1bdc0d, 0x39e7989a, 0x39ac1146, 0x397fae0d, 0x393df601, 0x390d2257, 0x38d1b716,
-];
+impl Sampler {
+    /// The name in Stable Diffusion WebUI's text of settings.
+    pub fn title(self) -> &'static str {
+        match self {
+            Sampler::Ddpm => "DDPM",
+            Sampler::Gdf => "GDF",
+            Sampler::Ddim => "DDIM",
+            Sampler::Euler => "Euler",
+            Sampler::EulerAncestral => "Euler a",
+            Sampler::Dpmpp2m => "DPM++ 2M",
+            Sampler::Dpmpp2mSde => "DPM++ 2M SDE",
+            Sampler::Lcm => "LCM",
+        }
+    }
+
+    /// Whether a step adds fresh noise.
+    pub fn is_noisy(self) -> bool {
+        !matches!(self, Sampler::Ddim | Sampler::Euler | Sampler::Dpmpp2m)
+    }
+
+    /// Whether a step uses the estimate of the step before.
+    pub fn has_history(self) -> bool {
+        matches!(self, Sampler::Dpmpp2m | Sampler::Dpmpp2mSde)
+    }
+}
+
+named! {
+    /// How the noise levels of a run are spaced.
+    pub enum Spacing {
+        /// Evenly in diffusion time, as the published pipelines do.
+        #[default]
+        Linear = "linear",
+        /// Evenly in the seventh root of the noise-to-signal ratio (Karras et al. 2022, equation 5), which puts
+        /// more steps near the image.
+        Karras = "karras",
+        /// Evenly in the logarithm of the noise-to-signal ratio.
+        Exponential = "exponential",
+    }
+}
+
+/// How a stage is sampled, besides the number of its steps and its guidance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Method {
+    /// What a step computes.
+    pub sampler: Sampler,
+    /// Where its steps lie.
+    pub spacing: Spacing,
+    /// Shift of the schedule towards noise: noise-to-signal ratios are multiplied by it. 0.01 to 100; 1 is none,
+    /// the original repository has 2 for Stage C.
+    pub shift: f32,
+    /// Diffusion times of the steps, descending, each above 0 and at most 1; as many as there are steps. Empty: as
+    /// `spacing` says.
+    pub times: Vec<f32>,
+    /// Lowest and highest diffusion time at which guidance applies, `[0, 1]`. The network is evaluated once
+    /// instead of twice at other steps.
+    pub guided: (f32, f32),
+    /// How much of guidance's change of contrast is taken back, 0 to 1. 0 is none; the original sampler has 0.7.
+    pub rescale: f32,
+    /// Share that remains of guidance's part along the prediction itself, 0 to 1 (adaptive projected guidance). 1 is
+    /// ordinary guidance.
+    pub parallel: f32,
+}
+
+impl Default for Method {
+    /// What the published pipelines do.
+    fn default() -> Self {
+        Self {
+            sampler: Sampler::Ddpm,
+            spacing: Spacing::Linear,
+            shift: 1.0,
+            times: Vec::new(),
+            guided: (0.0, 1.0),
+            rescale: 0.0,
+            parallel: 1.0,
+        }
+    }
+}
+
+impl Method {
+    /// Whether guidance needs sums over an image, rather than being the same formula for each value.
+    pub fn is_projected(&self) -> bool {
+        self.rescale != 0.0 || self.parallel != 1.0
+    }
+
+    /// Whether every value is in its range, for `steps` steps of a stage.
+    ///
+    /// # Errors
+    /// [`Error::Request`], naming the field, the range and the value.
+    pub fn check(&self, stage: &str, steps: u32) -> Result<()> {
+        let share = 0.0..=1.0;
+        let (low, high) = self.guided;
+        let times = self.times.as_slice();
+        let descend = times.is_sorted_by(|a, b| a > b) && times.iter().all(|t| *t > 0.0 && *t <= 1.0);
+        let count = times.is_empty() || times.len() == steps as usize;
+        for (holds, field, expected, found) in [
+            ((0.01..=100.0).contains(&self.shift), "shift", "a number from 0.01 to 100".into(), self.shift.to_string()),
+            (descend, "times", "times that descend, each above 0 and at most 1".into(), format!("{times:?}")),
+            (count, "times", format!("as many times as steps, {steps}"), times.len().to_string()),
+            (
+                share.contains(&low) && share.contains(&high) && low <= high,
+                "guided",
+                "two times from 0 to 1, the lower one first".into(),
+                format!("{low},{high}"),
+            ),
+            (share.contains(&self.rescale), "rescale", "a number from 0 to 1".into(), self.rescale.to_string()),
+            (share.contains(&self.parallel), "parallel", "a number from 0 to 1".into(), self.parallel.to_string()),
+        ] {
+            if !holds {
+                return Err(Error::Request {
+                    what: field.into(),
+                    expected: format!("{expected} for Stage {stage}"),
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise::TorchGenerator;
-    use half::bf16;
-
-    const LATENTS: usize = 16 * 24 * 24;
-
-    /// diffusers' `ᾱ` at the times of 20 steps, f32.
-    const SHARES: [f32; 21] = [
-        1e-4,
-        0.006059641,
-        0.024091726,
-        0.05365919,
-        0.09404556,
-        0.14427207,
-        0.20312144,
-        0.2691676,
-        0.3408096,
-        0.41631153,
-        0.49384364,
-        0.5715267,
-        0.6474783,
-        0.7198575,
-        0.7869105,
-        0.8470122,
-        0.89870596,
-        0.94073904,
-        0.97209275,
-        0.9920073,
-        0.9999,
-    ];
-    /// The same at the times rounded to bf16.
-    const SHARES_BF16: [f32; 20] = [
-        1e-4,
-        0.0062500723,
-        0.02484411,
-        0.052567042,
-        0.093335964,
-        0.14427207,
-        0.20410207,
-        0.2713303,
-        0.33850306,
-        0.41511142,
-        0.49384364,
-        0.5727316,
-        0.64689636,
-        0.72040427,
-        0.7859123,
-        0.8470122,
-        0.8985221,
-        0.94045097,
-        0.97204244,
-        0.9919936,
-    ];
-
-    fn sums(x: &[f32]) -> (f64, f64) {
-        let wide = || x.iter().map(|&x| f64::from(x));
-        (wide().sum(), wide().map(|x| x * x).sum())
-    }
 
     #[test]
-    fn schedule() {
-        for (t, want) in timesteps(20).into_iter().zip(SHARES) {
-            assert!((alpha_bar(t.into()) - f64::from(want)).abs() < 2e-7, "{t}");
+    fn methods_are_checked() {
+        let good = Method::default;
+        good().check("C", 20).unwrap();
+        Method { times: vec![1.0, 0.5], shift: 2.0, guided: (0.2, 0.2), ..good() }.check("C", 2).unwrap();
+        let message = |method: Method| method.check("C", 2).unwrap_err().to_string();
+        assert_eq!(
+            message(Method { shift: 0.0, ..good() }),
+            "shift: expected a number from 0.01 to 100 for Stage C, got 0"
+        );
+        for times in [vec![0.5, 1.0], vec![0.5, 0.5], vec![0.5, 0.0], vec![1.5, 0.5], vec![0.5, f32::NAN]] {
+            assert!(message(Method { times, ..good() }).starts_with("times: expected times that descend"));
         }
-        assert_eq!(timesteps(3), [1.0, 1.0 - 1.0 / 3.0f32, 1.0 / 3.0, 0.0]);
-        assert!(timesteps(0).is_empty() && ddpm(0).is_empty());
-        for steps in [1, 2, 7, 1000] {
-            let (times, plan) = (timesteps(steps), ddpm(steps));
-            assert!(times.is_sorted_by(|a, b| a > b) && times.len() == plan.len() + 1);
-            assert!(plan.iter().all(|s| s.c0.is_finite() && s.c1.is_finite() && s.sigma.is_finite()), "{steps}");
+        assert!(message(Method { times: vec![1.0], ..good() }).contains("as many times as steps, 2"));
+        for guided in [(0.6, 0.4), (-0.1, 1.0), (0.0, f32::NAN)] {
+            assert!(message(Method { guided, ..good() }).starts_with("guided: "));
         }
-    }
-
-    /// 20 steps of `ε = x / 2` in f32, against diffusers.
-    #[test]
-    fn golden_loop_in_f32() {
-        let mut generator = TorchGenerator::new(0);
-        let (mut x, mut z) = (vec![0.0; LATENTS], vec![0.0; LATENTS]);
-        generator.normal_f32(&mut x);
-        for step in ddpm(20) {
-            generator.normal_f32(&mut z);
-            for (x, z) in x.iter_mut().zip(&z) {
-                *x = step.c0 * (*x - step.c1 * (0.5 * *x)) + step.sigma * z;
-            }
-        }
-        let want = [-1.274029, -5.370808, -0.755228, -2.319988, 4.816897, 3.53762, -4.004404, 1.715889];
-        let got = x[..6].iter().chain(&x[LATENTS - 2..]);
-        assert!(got.zip(want).all(|(got, want)| (got - want).abs() < 1e-3), "{:?}", &x[..6]);
-        let (sum, squares) = sums(&x);
-        assert!((sum + 504.91823).abs() < 0.1 && (squares - 131646.80414).abs() < 1.0, "{sum} {squares}");
-    }
-
-    /// The same in bf16, where diffusers rounds times and results: equal to the
-    /// bit with its own `ᾱ`, an ulp off ours where its f32 cosine is.
-    #[test]
-    fn golden_loop_in_bf16() {
-        let round = |x: f32| bf16::from_f32(x).to_f32();
-        let mut generator = TorchGenerator::new(0);
-        let (mut x, mut z) = (vec![0.0; LATENTS], vec![0.0; LATENTS]);
-        generator.normal_bf16(&mut x);
-        for (i, share) in SHARES_BF16.into_iter().enumerate() {
-            let next = SHARES[i + 1];
-            let alpha = share / next;
-            let sigma = if i == 19 { 0.0 } else { ((1.0 - alpha) * (1.0 - next) / (1.0 - share)).sqrt() };
-            generator.normal_bf16(&mut z);
-            for (x, z) in x.iter_mut().zip(&z) {
-                let mu = (1.0 / alpha).sqrt() * (*x - (1.0 - alpha) * round(0.5 * *x) / (1.0 - share).sqrt());
-                *x = round(mu + sigma * z);
-            }
-        }
-        assert_eq!(x[..6], [4.5625, -0.74609375, 1.1328125, 4.625, 3.984375, -6.3125]);
-        assert_eq!(x[LATENTS - 2..], [1.375, 0.71875]);
-        let (sum, squares) = sums(&x);
-        assert!((sum - 165.89795).abs() < 1e-4 && (squares - 124363.69850).abs() < 1e-4, "{sum} {squares}");
-    }
-
-    #[test]
-    fn embedding() {
-        let e = timestep_embedding(0.75, 64);
-        assert_eq!((e[0], e[32]), (7500f64.sin() as f32, 7500f64.cos() as f32));
-        assert_eq!(timestep_embedding(0.0, 64), [[0.0; 32], [1.0; 32]].concat());
-        assert_eq!(timestep_embedding(0.5, 7).len(), 7);
-        assert_eq!(timestep_embedding(0.5, 7)[6], 0.0);
-        assert_eq!((timestep_embedding(0.5, 1), timestep_embedding(0.5, 0)), (vec![0.0], vec![]));
-        assert!(timestep_embedding(0.5, 2).iter().all(|x| x.is_finite()));
-        // The general formula is within an ulp of the table.
-        let rate = -(10_000f64.ln() / 31.0) as f32;
-        for (i, bits) in FREQUENCIES_32.into_iter().enumerate() {
-            assert!((libm::exp(f64::from(i as f32 * rate)) as f32).to_bits().abs_diff(bits) <= 1, "{i}");
-        }
+        assert!(message(Method { rescale: f32::NAN, ..good() }).starts_with("rescale: "));
+        assert!(message(Method { parallel: -0.1, ..good() }).starts_with("parallel: "));
     }
 }

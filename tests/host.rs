@@ -235,7 +235,9 @@ fn files_that_are_not_png() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.png");
     assert_eq!(read_metadata(&file).unwrap_err().exit_code(), 7);
-    for bytes in [&b""[..], b"not a png", &picture().to_png(Some(&Record::new(&Request::default(), "m"))).unwrap()[..40]] {
+    for bytes in
+        [&b""[..], b"not a png", &picture().to_png(Some(&Record::new(&Request::default(), "m"))).unwrap()[..40]]
+    {
         fs::write(&file, bytes).unwrap();
         let error = read_metadata(&file).unwrap_err();
         assert!(error.to_string().contains("expected a PNG image"), "{error}");

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline plan registry \
-         request shape synth weights",
+         request sampler shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("cpu", "ops shape tensor"),
     ("image", "error output request"),
     ("output", "error"),
-    ("request", "error noise sizes"),
+    ("request", "error noise sampler sizes"),
     ("tokenizer", "error files"),
     ("model", "error files net::config sampler weights"),
     ("net", "error files net::config ops plan shape tensor weights"),
@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("plan", "error ops shape tensor"),
     ("ops", "noise shape tensor"),
     ("noise", "shape"),
-    ("sampler", ""),
+    ("sampler", "error"),
     ("sizes", ""),
     ("tensor", "shape"),
     ("shape", ""),

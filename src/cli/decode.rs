@@ -41,6 +41,8 @@ pub(super) struct Args {
     /// Guidance of Stage B. 1 and below is off. Without it, what the file asks for, or 0.
     #[arg(long, value_name = "B", value_parser = parse_one_guidance, allow_hyphen_values = true, help_heading = PICTURE)]
     guidance: Option<f32>,
+    #[command(flatten)]
+    method: super::method::Args,
     /// Where noise comes from: torch, torch-bf16, torch-batch, torch-batch-bf16 or philox. Without it, as the file
     /// says, or torch.
     #[arg(long, value_name = "KIND", help_heading = PICTURE)]
@@ -98,8 +100,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             ..args.setup.record(&job.request, &opened)?
         })
     };
-    let jobs: Vec<(Job, Record)> =
-        jobs.map(|job| whole(&job).map(|record| (job, record))).collect::<Result<_>>()?;
+    let jobs: Vec<(Job, Record)> = jobs.map(|job| whole(&job).map(|record| (job, record))).collect::<Result<_>>()?;
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, args.output.json, args.making.quiet, &jobs[0].1, pipeline.backend());
 
@@ -129,14 +130,17 @@ fn request(args: &Args, file: &Given, stage_c: &HostTensor, model: &Model) -> Re
         request.prompts.fill(prompt.clone());
         request.negative = args.negative.clone().unwrap_or_default();
     }
-    Ok(Request {
+    if args.steps.is_some() {
+        request.method.1.times.clear();
+    }
+    Ok(args.method.apply_to_stage_b(Request {
         width: args.width.unwrap_or(request.width),
         height: args.height.unwrap_or(request.height),
         steps: (request.steps.0, args.steps.unwrap_or(request.steps.1)),
         guidance: (request.guidance.0, args.guidance.unwrap_or(request.guidance.1)),
         noise: args.noise.unwrap_or(request.noise),
         ..request
-    })
+    }))
 }
 
 /// Width and height of the pictures that latents without a description are of: what the model was made for, if
@@ -160,6 +164,7 @@ fn origin(file: &Given, request: &Request) -> Option<Origin> {
     let same = Request {
         steps: (made.steps.0, request.steps.1),
         guidance: (made.guidance.0, request.guidance.1),
+        method: (made.method.0.clone(), request.method.1.clone()),
         ..made.clone()
     };
     (same != *request).then(|| Origin::Request { request: made.clone().into(), image: 0 })

@@ -44,7 +44,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     let lines = match (&args.prompts, &args.prompt) {
         (Some(path), _) => prompts::read(path)?,
-        (None, prompt) => prompt.iter().map(|prompt| prompts::one(prompt).map(|text| Line::of(&text))).collect::<Result<_>>()?,
+        (None, prompt) => {
+            prompt.iter().map(|prompt| prompts::one(prompt).map(|text| Line::of(&text))).collect::<Result<_>>()?
+        }
     };
     let base = Request { negative: args.negative.clone(), ..Request::default() };
     let jobs = jobs(&lines, &base, [false; 2])?;

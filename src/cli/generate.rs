@@ -93,7 +93,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         false => {
             let series = |job: &'_ Job| (job.request.seed, job.images().len(), job.output.clone());
             let series: Vec<_> = jobs.iter().map(series).collect();
-            let series = series.iter().map(|(seed, images, output)| Series { seed: *seed, images: *images, output: output.as_deref() });
+            let series = series.iter().map(|(seed, images, output)| Series {
+                seed: *seed,
+                images: *images,
+                output: output.as_deref(),
+            });
             args.output.plan_pictures(&series.collect::<Vec<_>>())?
         }
     };
@@ -167,25 +171,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// What is to be made, checked, where sizes that nobody gave are still the usual ones.
 fn asked(args: &Args, from: Option<&Record>, again: Option<&Record>, text: Option<&Given>) -> Result<Vec<Job>> {
     let usual = from.map_or_else(Request::default, |record| record.request.clone());
-    let mut base = Request {
+    let from_prompts = usual.prompts.clone();
+    let mut base = args.sampling.apply(Request {
         negative: args.negative.clone().unwrap_or(usual.negative),
         width: args.size.width.unwrap_or(usual.width),
         height: args.size.height.unwrap_or(usual.height),
         seed: args.seed.map_or(usual.seed, Seed::value),
-        steps: args.sampling.steps.unwrap_or(usual.steps),
-        guidance: args.sampling.guidance.unwrap_or(usual.guidance),
         count: args.size.count.unwrap_or(usual.count),
         noise: args.noise.unwrap_or(usual.noise),
         prompts: Vec::new(),
-    };
+        ..usual
+    });
+    let plain = |prompts: &[String]| prompts.iter().map(|prompt| Line::of(prompt)).collect();
     let lines: Vec<Line> = match (&args.prompt, &args.prompts, text) {
         (Some(prompt), ..) => vec![Line::of(&prompts::one(prompt)?)],
         (None, Some(path), _) => prompts::read(path)?,
-        (None, None, _) if from.is_some() => usual.prompts.iter().map(|prompt| Line::of(prompt)).collect(),
+        (None, None, _) if from.is_some() => plain(&from_prompts),
         (None, None, Some(file)) => {
             let (prompts, negative) = file.prompts();
             base.negative = negative;
-            prompts.iter().map(|prompt| Line::of(prompt)).collect()
+            plain(&prompts)
         }
         (None, None, None) if is_pipe() => vec![Line::of(&prompts::one("-")?)],
         (None, None, None) => {

@@ -105,7 +105,10 @@ mod tests {
     fn lines_that_differ_in_the_prompt_alone_are_one_job() {
         let base = Request { seed: 7, count: 2, ..Request::default() };
         let plain = of("a\n\n{b}\n c \n", &base).unwrap();
-        assert_eq!((plain.len(), &plain[0].request.prompts[..]), (1, &["a".into(), "{b}".into(), " c ".to_owned()][..]));
+        assert_eq!(
+            (plain.len(), &plain[0].request.prompts[..]),
+            (1, &["a".into(), "{b}".into(), " c ".to_owned()][..])
+        );
         let json = "{\"prompt\":\"a\"}\n{\"prompt\":\"{b}\",\"seed\":9}\n{\"prompt\":\" c \"}";
         assert_eq!(of(json, &base).unwrap(), plain);
 

@@ -62,7 +62,7 @@ impl Making {
                     check_nodes: self.check_nodes,
                     observer: Some(watch),
                 };
-                report.times += after_a_step(|| {
+                let times = after_a_step(|| {
                     pipeline.run(&job.request, options, |batch| {
                         at_once(|| {
                             batch.images.iter().zip(batch.first..).try_for_each(|(image, i)| {
@@ -72,6 +72,7 @@ impl Making {
                         })
                     })
                 })?;
+                report.times += times;
             }
         }
         Ok(())

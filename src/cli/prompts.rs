@@ -59,10 +59,9 @@ impl Line {
             let text = plain(value);
             let Asked { request, seeded, sized, output } = &mut asked;
             let set: std::result::Result<(), String> = match name.as_str() {
-                "prompt" | "negative" | "output" if !value.is_string() => Err("expected text".into()),
-                "prompt" => Ok(request.prompts = vec![text.clone()]),
-                "negative" => Ok(request.negative = text.clone()),
-                "output" => Ok(*output = Some(text.clone().into())),
+                "prompt" => string(value).map(|prompt| request.prompts = vec![prompt]),
+                "negative" => string(value).map(|negative| request.negative = negative),
+                "output" => string(value).map(|path| *output = Some(path.into())),
                 "width" => parse_whole(&text).map(|width| (request.width, sized[0]) = (width, true)),
                 "height" => parse_whole(&text).map(|height| (request.height, sized[1]) = (height, true)),
                 "seed" => text.parse().map(|seed: Seed| (request.seed, *seeded) = (seed.value(), true)),
@@ -79,6 +78,10 @@ impl Line {
         }
         Ok(asked)
     }
+}
+
+fn string(value: &Value) -> std::result::Result<String, String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| "expected text".into())
 }
 
 /// A value as it would be written on the command line: `[20, 10]` is `20,10`.

@@ -129,11 +129,21 @@ pub(super) struct Sampling {
     /// Time grows in proportion to the steps. More than the default change the
     /// picture little.
     #[arg(long, value_name = "C[,B]", value_parser = parse_steps, allow_hyphen_values = true, help_heading = PICTURE, env = "CASCADE_STEPS")]
-    pub(super) steps: Option<(u32, u32)>,
+    steps: Option<(u32, u32)>,
     /// Guidance of Stage C, then Stage B; one number is Stage C's: how far to follow the prompt. 1 and below is off.
     /// [default: 4,0]
     #[arg(long, value_name = "C[,B]", value_parser = parse_guidance, allow_hyphen_values = true, help_heading = PICTURE, env = "CASCADE_GUIDANCE")]
-    pub(super) guidance: Option<(f32, f32)>,
+    guidance: Option<(f32, f32)>,
+    #[command(flatten)]
+    method: super::method::Args,
+}
+
+impl Sampling {
+    /// `request`, sampled like this where flags say how.
+    pub(super) fn apply(&self, request: Request) -> Request {
+        let (steps, guidance) = (self.steps.unwrap_or(request.steps), self.guidance.unwrap_or(request.guidance));
+        self.method.apply(Request { steps, guidance, ..request })
+    }
 }
 
 /// Size and number of the pictures of a prompt.
@@ -179,7 +189,8 @@ impl Subject {
 
     /// The model's name, for results.
     pub(super) fn name(&self) -> Result<String> {
-        self.synthetic.map_or_else(|| self.setup.model.names().map(|(name, _)| name), |preset| Ok(format!("synthetic {preset}")))
+        self.synthetic
+            .map_or_else(|| self.setup.model.names().map(|(name, _)| name), |preset| Ok(format!("synthetic {preset}")))
     }
 
     /// A request with one prompt. Where no size is given, pictures have the size that the model was trained for.
@@ -195,11 +206,10 @@ impl Subject {
             prompts: vec!["a red apple on a blue background".into()],
             width: side(size.0, usual.width),
             height: side(size.1, usual.height),
-            steps: self.sampling.steps.unwrap_or(usual.steps),
-            guidance: self.sampling.guidance.unwrap_or(usual.guidance),
             count: count.into().unwrap_or(usual.count),
             ..usual
         };
+        let request = self.sampling.apply(request);
         request.check().map(|()| request)
     }
 }

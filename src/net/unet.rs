@@ -40,6 +40,21 @@ pub struct Conditioned {
     addends: Vec<Slot>,
 }
 
+impl Conditioned {
+    /// The same for the first `images` images alone: in a guided batch, the conditional ones.
+    pub fn first(&self, images: usize) -> Self {
+        // What all images share has one row.
+        let part = |slot: &Slot| slot.first(slot.shape.n.min(images));
+        let named =
+            |slots: &HashMap<String, Slot>| slots.iter().map(|(name, slot)| (name.clone(), part(slot))).collect();
+        Self {
+            tables: named(&self.tables),
+            context_kv: named(&self.context_kv),
+            addends: self.addends.iter().map(part).collect(),
+        }
+    }
+}
+
 /// One pass through a level of the U-Net, on the way down or up.
 struct Place {
     /// `down_blocks` or `up_blocks`.

@@ -1,27 +1,25 @@
 use super::{Case, Define, Operands, Shapes, index, slot};
 use crate::shape::Shape;
 
-/// One sampler step with classifier-free guidance, in place on the latents:
+/// A linear combination whose factors depend on the sampling step: `a·x + b·ε + h·m + σ·z`.
 ///
-/// `ε = ε_cond − (ε_cond − ε_uncond)·(1 − g)`, or without guidance the network's output
-/// itself; then `x ← c₀·(x − c₁·ε) + σ·z`.
+/// In place on the latents it is a sampler's step; as a new value, the estimate of the clean latents; in place on
+/// that estimate of the step before, what replaces it.
 ///
 /// Operands:
 /// 0. `x [n, h, w, c]`, the latents
-/// 1. `eps [n, h, w, c]`, or with guidance `[2n, h, w, c]`: conditional images first
-/// 2. `noise`: standard normal `z`, either `[steps·n, h, w, c]` for all steps or `[n, h, w, c]` for this step
-/// 3. `coefficients [1, 1, steps, 4]`: `c₀, c₁, σ, g` of every step
-/// 4. `counter [1, 1, 1, 1]` (u32): the current step
+/// 1. `eps [n, h, w, c]`, the network's prediction after guidance
+/// 2. `history [n, h, w, c]`, the estimate `m` of the step before; may be absent
+/// 3. `noise`, may be absent: standard normal `z`, either `[steps·n, h, w, c]` for all steps or `[n, h, w, c]` for this
+///    step
+/// 4. `factors [1, 1, steps, 4]`: `a, b, h, σ` of every step
+/// 5. `counter [1, 1, 1, 1]` (u32): the current step
 ///
-/// Source: `DDPMWuerstchenScheduler.step` and `torch.lerp`. The formula for `ε` is the one that
-/// `torch.lerp` evaluates for weights of at least 0.5.
+/// A factor of an operand that is absent is not used.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Denoise {
-    /// Whether guidance is used, so that `eps` also holds the unconditional images.
-    pub guided: bool,
-}
+pub struct Denoise;
 
-operands!(Denoise { X, EPS, NOISE, COEFFICIENTS, COUNTER });
+operands!(Denoise { X, EPS, HISTORY, NOISE, FACTORS, COUNTER });
 
 impl Define for Denoise {
     fn name(&self) -> &'static str {
@@ -30,23 +28,19 @@ impl Define for Denoise {
 
     fn shape(&self, inputs: Shapes<'_>) -> Result<Shape, String> {
         match *inputs {
-            [Some(x), Some(eps), Some(noise), Some(coefficients), Some(counter)]
-                if eps == (Shape { n: x.n * if self.guided { 2 } else { 1 }, ..x })
-                    && [x.n * coefficients.w, x.n].map(|n| Shape { n, ..x }).contains(&noise)
-                    && coefficients == Shape::matrix(coefficients.w, 4)
+            [Some(x), Some(eps), history, noise, Some(factors), Some(counter)]
+                if eps == x
+                    && history.is_none_or(|history| history == x)
+                    && noise.is_none_or(|noise| [x.n * factors.w, x.n].map(|n| Shape { n, ..x }).contains(&noise))
+                    && factors == Shape::matrix(factors.w, 4)
                     && counter == Shape::vector(1) =>
             {
                 Ok(x)
             }
-            _ => Err(format!(
-                "x [n, h, w, c], eps [{}n, h, w, c], noise [steps·n or n, h, w, c], coefficients [1, 1, steps, 4], counter",
-                if self.guided { "2" } else { "" }
-            )),
+            _ => Err("x [n, h, w, c], eps and perhaps a history of that shape, perhaps noise [steps·n or n, h, w, c], \
+                      factors [1, 1, steps, 4], counter"
+                .into()),
         }
-    }
-
-    fn constants(&self) -> Vec<u32> {
-        vec![u32::from(self.guided)]
     }
 
     fn in_place(&self) -> Option<usize> {
@@ -54,35 +48,45 @@ impl Define for Denoise {
     }
 
     fn reads(&self, i: usize, shape: Shape, out: Shape) -> usize {
-        // Only the current step's noise and coefficients are read.
+        // Only the current step's noise and factors are read.
         match i {
             Self::NOISE => out.elements(),
-            Self::COEFFICIENTS => shape.c,
+            Self::FACTORS => shape.c,
             _ => shape.elements(),
         }
     }
 
     fn reference(&self, inputs: Operands<'_>, out: &mut [f32], shape: Shape) {
-        let [x, eps, noise, coefficients] =
-            [Self::X, Self::EPS, Self::NOISE, Self::COEFFICIENTS].map(|i| inputs[i].expect("every operand").f32());
+        let all = |i: usize| inputs[i].map(|operand| operand.f32());
+        let [x, eps, factors] = [Self::X, Self::EPS, Self::FACTORS].map(|i| all(i).expect("is there"));
         let step = inputs[Self::COUNTER].expect("counter").u32()[0] as usize;
-        let [c0, c1, sigma, g] = [0, 1, 2, 3].map(|i| coefficients[step * 4 + i]);
-        let noise = if noise.len() == shape.elements() { noise } else { &noise[step * shape.elements()..] };
+        let [a, b, h, sigma] = [0, 1, 2, 3].map(|i| factors[step * 4 + i]);
+        let of_step = |noise: &'_ [f32]| if noise.len() == shape.elements() { 0 } else { step * shape.elements() };
         for i in 0..shape.elements() {
-            let mut e = eps[i];
-            if self.guided {
-                e -= (e - eps[i + shape.elements()]) * (1.0 - g);
+            let mut y = a * x[i] + b * eps[i];
+            if let Some(history) = all(Self::HISTORY) {
+                y += h * history[i];
             }
-            out[i] = c0 * (x[i] - c1 * e) + sigma * noise[i];
+            if let Some(noise) = all(Self::NOISE) {
+                y += sigma * noise[of_step(noise) + i];
+            }
+            out[i] = y;
         }
     }
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |guided, n: usize, steps, step| {
-        let eps = slot(if guided { 2 * n } else { n }, 3, 5, 4);
-        let noise = slot(steps * n, 3, 5, 4);
-        Case::new(Denoise { guided }, vec![slot(n, 3, 5, 4), eps, noise, slot(1, 1, 3, 4), index(&[step])])
+    let case = |n: usize, history: bool, noise: Option<usize>, step| {
+        let latents = |n| slot(n, 3, 5, 4);
+        let history = if history { latents(n) } else { None };
+        let inputs = vec![latents(n), latents(n), history, noise.and_then(latents), slot(1, 1, 3, 4), index(&[step])];
+        Case::new(Denoise, inputs)
     };
-    vec![case(true, 2, 3, 1), case(false, 1, 3, 2), case(true, 1, 3, 0), case(true, 2, 1, 2)]
+    vec![
+        case(2, false, Some(6), 1),
+        case(1, false, Some(1), 2),
+        case(2, true, None, 0),
+        case(1, true, Some(3), 2),
+        case(3, false, None, 1),
+    ]
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Inputs;
 use crate::noise::NoiseKind;
 use crate::request::Request;
+use crate::sampler::{self, Method};
 
 /// Requests that agree in all of this share a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,10 @@ pub(crate) struct PlanKey {
     pub height: usize,
     /// Sampling steps of Stage C and Stage B.
     pub steps: [usize; 2],
-    /// Whether Stage C and Stage B are guided.
-    pub guided: [bool; 2],
+    /// Guidance of Stage C and Stage B.
+    pub guidance: [Guidance; 2],
+    /// What the samplers of Stage C and Stage B need besides latents and prediction.
+    pub needs: [Needs; 2],
     /// Whether noise is made on the device.
     pub philox: bool,
     /// Whether intermediate results stay readable.
@@ -31,6 +34,46 @@ pub(crate) struct PlanKey {
     pub stage_c_given: Option<(usize, usize)>,
     /// The last stage that runs.
     pub until: Until,
+}
+
+/// At which of a stage's steps the network is evaluated with and without the prompt, for guidance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Guidance {
+    /// At one step at least.
+    pub some: bool,
+    /// At all steps.
+    pub all: bool,
+    /// Whether it takes sums over an image.
+    pub is_projected: bool,
+}
+
+impl Guidance {
+    /// None at any step.
+    const OFF: Self = Self { some: false, all: false, is_projected: false };
+
+    fn of(guidance: f32, method: &Method, steps: u32) -> Self {
+        let steps = sampler::steps(method, steps);
+        // As in diffusers, guidance is on above 1.
+        match guidance > 1.0 && steps.iter().any(|step| step.guided) {
+            true => Self { some: true, all: steps.iter().all(|step| step.guided), is_projected: method.is_projected() },
+            false => Self::OFF,
+        }
+    }
+}
+
+/// What a sampler needs besides latents and prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Needs {
+    /// Fresh noise.
+    pub noise: bool,
+    /// The estimate of the clean latents one step before.
+    pub history: bool,
+}
+
+impl Needs {
+    fn of(method: &Method) -> Self {
+        Self { noise: method.sampler.is_noisy(), history: method.sampler.has_history() }
+    }
 }
 
 /// How far a plan goes.
@@ -49,8 +92,11 @@ impl PlanKey {
     pub fn of(request: &Request, images: Range<usize>, inputs: &Inputs<'_>, keep: bool, until: Until) -> Self {
         let count = request.count as usize;
         let prompts = (images.end - 1) / count - images.start / count + 1;
-        // As in diffusers, guidance is on above 1.
-        let guided = [request.guidance.0 > 1.0, request.guidance.1 > 1.0];
+        let guidance = [
+            Guidance::of(request.guidance.0, &request.method.0, request.steps.0),
+            Guidance::of(request.guidance.1, &request.method.1, request.steps.1),
+        ];
+        let guided = guidance.map(|guidance| guidance.some);
         let negative = match until {
             // Whoever uses the text states later may want guidance then.
             Until::Text => true,
@@ -63,7 +109,8 @@ impl PlanKey {
             width: request.width as usize,
             height: request.height as usize,
             steps: [request.steps.0 as usize, request.steps.1 as usize],
-            guided,
+            guidance,
+            needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
             philox: request.noise == NoiseKind::Philox,
             keep,
             text_given: inputs.text.is_some(),
@@ -72,7 +119,15 @@ impl PlanKey {
         };
         match until {
             // Text does not depend on what the pictures are like.
-            Until::Text => Self { width: 0, height: 0, steps: [0; 2], guided: [false; 2], philox: false, ..key },
+            Until::Text => Self {
+                width: 0,
+                height: 0,
+                steps: [0; 2],
+                guidance: [Guidance::OFF; 2],
+                needs: [Needs::default(); 2],
+                philox: false,
+                ..key
+            },
             _ => key,
         }
     }

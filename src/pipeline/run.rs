@@ -10,6 +10,7 @@ use crate::image::Image;
 use crate::model::Model;
 use crate::plan::{Plan, SegmentId, Slot};
 use crate::request::Request;
+use crate::sampler;
 use crate::tokenizer::Encoding;
 
 /// One batch: `images` of all those of the request, and everything that the host knows of them.
@@ -29,6 +30,15 @@ impl Job<'_> {
     /// The prompt of an image of the request.
     pub fn prompt_of(&self, image: usize) -> usize {
         image / self.request.count as usize
+    }
+
+    /// The sampling steps of a stage, by its index where the request has a pair of settings.
+    pub fn steps(&self, stage: usize) -> Vec<sampler::Step> {
+        let Request { method, steps, .. } = self.request;
+        match stage {
+            0 => sampler::steps(&method.0, steps.0),
+            _ => sampler::steps(&method.1, steps.1),
+        }
     }
 
     /// Indices of the batch's texts among all prompts of the request, which the negative one follows.

@@ -4,14 +4,14 @@ use super::conditions::{Batch, times};
 use super::key::PlanKey;
 use super::observer::StageName;
 use super::run::{Feed, Job, Run};
+use super::update::Update;
 use crate::error::{Error, Result};
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, slot};
 use crate::noise::{LatentNoise, NoiseStream};
-use crate::ops::{Advance, Concat, CountNonFinite, Denoise, Element, Philox};
+use crate::ops::{Advance, Concat, CountNonFinite, Element, Philox};
 use crate::plan::{Recorder, SegmentId, Slot};
-use crate::sampler;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
 
@@ -21,23 +21,29 @@ pub(super) struct Kind {
     /// Index of the stage's setting where the request has a pair of them.
     pub index: usize,
     pub stream: NoiseStream,
-    /// Names of its segments: conditions, one step, the check of the result.
-    pub segments: [&'static str; 3],
+    /// Names of its segments: conditions, one step, a step without guidance, the check of the result.
+    pub segments: [&'static str; 4],
 }
 
 /// A sampler as it was recorded.
 pub(super) struct Sampling {
     stage: StageName,
+    /// The stage's index where the request has a pair of settings.
+    index: usize,
     steps: usize,
     condition: SegmentId,
+    /// One step.
     step: SegmentId,
+    /// One step without guidance, where only some steps have it.
+    unguided: Option<SegmentId>,
     check: SegmentId,
     /// What the host writes before the conditions are computed, and before the loop.
     condition_feed: Feed,
     loop_feed: Feed,
     /// Latents `[n, h, w, c]`: start noise before the first step, the result after the last.
     pub x: Slot,
-    /// Where the host writes the noise of every step, `[steps·n, h, w, c]`; absent where the device makes it.
+    /// Where the host writes the noise of every step, `[steps·n, h, w, c]`; absent where the device makes it, and
+    /// where the sampler needs none.
     table: Option<Slot>,
     /// How many of the result's values are not finite.
     not_finite: Slot,
@@ -54,58 +60,77 @@ impl Sampling {
         size: (usize, usize),
         conditions: impl FnOnce(&mut Recorder, &mut Feed, Batch) -> Result<Conditions>,
     ) -> Result<Self> {
-        let (steps, guided) = (key.steps[kind.index], key.guided[kind.index]);
+        let (index, steps, guidance) = (kind.index, key.steps[kind.index], key.guidance[kind.index]);
         let latents = Shape::new(key.images, size.0, size.1, config.in_channels);
         let (mut condition_feed, mut loop_feed) = (Feed::default(), Feed::default());
 
         let condition = rec.segment(kind.segments[0]);
-        let batch = Batch { images: key.images, guided };
+        let batch = Batch { images: key.images, guided: guidance.some };
         let mut given = conditions(rec, &mut condition_feed, batch)?;
-        given.times = times::record(rec, &mut condition_feed, config, steps);
+        given.times = times::record(rec, &mut condition_feed, config, index, steps);
         let unet = UNet { config };
         let conditioned = unet.condition(&mut Net::new(rec, weights), &given, latents)?;
         let philox = Philox { shape: latents, stream: kind.stream as u32 };
         let seed = key.philox.then(|| philox_seed(rec, &mut condition_feed));
-        let start = seed.map(|seed| rec.node("noise", philox, &[slot(seed), None])).transpose()?;
+        let x = match seed {
+            Some(seed) => rec.node("noise", philox, &[slot(seed), None])?,
+            None => rec.input(latents, Element::F32),
+        };
 
-        let (mut recorded_x, mut recorded_table) = (start, None);
-        let step = rec.repeat(steps, |rec| {
-            let segment = rec.segment(kind.segments[1]);
-            let x = *recorded_x.get_or_insert_with(|| rec.input(latents, Element::F32));
-            let coefficients = rec.input(Shape::matrix(steps, 4), Element::F32);
+        let mut table = None;
+        let (step, unguided) = rec.repeat(steps, |rec| {
             let counter = rec.input(Shape::vector(1), Element::U32);
-            let input = if guided { rec.node("guidance", Concat::Images, &[slot(x), slot(x)])? } else { x };
-            let eps = unet.step(&mut Net::new(rec, weights), input, &conditioned, counter)?;
-            let z = match seed {
-                Some(seed) => rec.node("noise", philox, &[slot(seed), slot(counter)])?,
-                None => {
-                    let table = rec.input(Shape { n: steps * key.images, ..latents }, Element::F32);
-                    *recorded_table.insert(table)
-                }
+            loop_feed.add(move |_, run| run.write(counter, &[0u32]));
+            let update = Update::declare(rec, &mut loop_feed, key, index, x, counter);
+            if key.needs[index].noise && seed.is_none() {
+                table = Some(rec.input(Shape { n: steps * key.images, ..latents }, Element::F32));
+            }
+            let one = |rec: &mut Recorder, name, guided: bool| -> Result<SegmentId> {
+                let segment = rec.segment(name);
+                let eps = if guided {
+                    let both = rec.node("guidance", Concat::Images, &[slot(x), slot(x)])?;
+                    let eps = unet.step(&mut Net::new(rec, weights), both, &conditioned, counter)?;
+                    update.guide(rec, eps, guidance.is_projected)?
+                } else {
+                    unet.step(&mut Net::new(rec, weights), x, &conditioned.first(key.images), counter)?
+                };
+                let z = match seed.filter(|_| key.needs[index].noise) {
+                    Some(seed) => Some(rec.node("noise", philox, &[slot(seed), slot(counter)])?),
+                    None => table,
+                };
+                update.record(rec, eps, z)?;
+                rec.update("sampler", Advance, &[slot(counter)], counter)?;
+                Ok(segment)
             };
-            let inputs = [slot(x), slot(eps), slot(z), slot(coefficients), slot(counter)];
-            rec.update("sampler", Denoise { guided }, &inputs, x)?;
-            rec.update("sampler", Advance, &[slot(counter)], counter)?;
-            let index = kind.index;
-            loop_feed.add(move |job, run| {
-                let guidance = [job.request.guidance.0, job.request.guidance.1][index];
-                let row = |s: &sampler::Step| [s.c0, s.c1, s.sigma, guidance];
-                let rows: Vec<f32> = sampler::ddpm(steps as u32).iter().flat_map(row).collect();
-                run.write(coefficients, &rows)?;
-                run.write(counter, &[0u32])
-            });
-            Ok(segment)
+            let usual = one(rec, kind.segments[1], guidance.some)?;
+            let unguided = (guidance.some && !guidance.all).then(|| one(rec, kind.segments[2], false));
+            Ok((usual, unguided.transpose()?))
         })?;
-        let (x, table) = (recorded_x.expect("the loop has latents"), recorded_table);
-        let (index, stream) = (kind.index, kind.stream);
-        loop_feed.add(move |job, run| start_noise(job, run, index, stream, x, table));
+        let stream = kind.stream;
+        if seed.is_none() {
+            loop_feed.add(move |job, run| start_noise(job, run, stream, x, table));
+        }
+        loop_feed.add(move |job, run| start_given(job, run, index, x));
 
-        let check = rec.segment(kind.segments[2]);
+        let check = rec.segment(kind.segments[3]);
         let not_finite = rec.node("finite", CountNonFinite, &[slot(x)])?;
         rec.keep(not_finite);
         rec.keep(x);
         let stage = kind.stage;
-        Ok(Self { stage, steps, condition, step, check, condition_feed, loop_feed, x, table, not_finite })
+        Ok(Self {
+            stage,
+            index,
+            steps,
+            condition,
+            step,
+            unguided,
+            check,
+            condition_feed,
+            loop_feed,
+            x,
+            table,
+            not_finite,
+        })
     }
 
     /// Steps of the loop.
@@ -113,13 +138,18 @@ impl Sampling {
         self.steps
     }
 
+    /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none.
+    pub fn segments(&self) -> Vec<(SegmentId, usize)> {
+        vec![(self.condition, 1), (self.step, self.steps), (self.check, 1)]
+    }
+
     /// Samples the batch, and sees to it that the result is finite.
     pub fn run(&self, run: &mut Run<'_>) -> Result<()> {
         self.condition_feed.write(run)?;
         run.segment(self.condition)?;
         self.loop_feed.write(run)?;
-        for (i, step) in sampler::ddpm(self.steps as u32).iter().enumerate() {
-            run.segment(self.step)?;
+        for (i, step) in run.job.steps(self.index).iter().enumerate() {
+            run.segment(if step.guided { self.step } else { self.unguided.unwrap_or(self.step) })?;
             run.step_done(self.stage, [i, self.steps], step.r, Some(self.x))?;
         }
         run.segment(self.check)?;
@@ -145,24 +175,20 @@ fn philox_seed(rec: &mut Recorder, feed: &mut Feed) -> Slot {
     slot
 }
 
-/// Writes start latents and the noise of every step, where the host makes them or start latents are given.
-fn start_noise(
-    job: &Job<'_>,
-    run: &mut Run<'_>,
-    index: usize,
-    stream: NoiseStream,
-    x: Slot,
-    table: Option<Slot>,
-) -> Result<()> {
+/// Writes start latents and the noise of every step, as a generator on the host draws them.
+fn start_noise(job: &Job<'_>, run: &mut Run<'_>, stream: NoiseStream, x: Slot, table: Option<Slot>) -> Result<()> {
     let request = job.request;
     let all = Shape { n: request.images(), ..x.shape };
-    if let Some(table) = table {
-        let steps = table.shape.n / x.shape.n;
-        let noise = LatentNoise::of_request(request.noise, request.seed, stream, all, steps, job.images.clone());
-        run.write(x, &noise.start)?;
-        run.write(table, &noise.steps)?;
-    }
+    let steps = table.map_or(0, |table| table.shape.n / x.shape.n);
+    let noise = LatentNoise::of_request(request.noise, request.seed, stream, all, steps, job.images.clone());
+    run.write(x, &noise.start)?;
+    table.map_or(Ok(()), |table| run.write(table, &noise.steps))
+}
+
+/// Writes the start latents that are given.
+fn start_given(job: &Job<'_>, run: &mut Run<'_>, index: usize, x: Slot) -> Result<()> {
     let Some(given) = [&job.inputs.start_c, &job.inputs.start_b][index] else { return Ok(()) };
+    let all = Shape { n: job.request.images(), ..x.shape };
     if given.shape != all {
         return Err(Error::Request {
             what: ["start_c", "start_b"][index].into(),

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
-use crate::plan::{Recorder, Slot};
+use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 use crate::sizes::StageSizes;
 
@@ -20,7 +20,7 @@ pub(super) const KIND: Kind = Kind {
     stage: StageName::StageB,
     index: 1,
     stream: NoiseStream::StageB,
-    segments: ["condition_b", "step_b", "check_b"],
+    segments: ["condition_b", "step_b", "unguided_b", "check_b"],
 };
 
 /// Stage B.
@@ -58,6 +58,10 @@ impl Stage for StageB {
 
     fn steps(&self) -> usize {
         self.0.steps()
+    }
+
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        self.0.segments()
     }
 
     fn run(&self, run: &mut Run<'_>) -> Result<()> {

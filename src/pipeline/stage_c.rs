@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
 use crate::ops::Element;
-use crate::plan::{Recorder, Slot};
+use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 use crate::sizes::StageSizes;
 
@@ -21,7 +21,7 @@ pub(super) const KIND: Kind = Kind {
     stage: StageName::StageC,
     index: 0,
     stream: NoiseStream::StageC,
-    segments: ["condition_c", "step_c", "check_c"],
+    segments: ["condition_c", "step_c", "unguided_c", "check_c"],
 };
 
 /// Stage C.
@@ -85,6 +85,13 @@ impl Stage for StageC {
         match &self.source {
             Source::Sampled(sampling) => sampling.steps(),
             Source::Given(..) => 0,
+        }
+    }
+
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        match &self.source {
+            Source::Sampled(sampling) => sampling.segments(),
+            Source::Given(..) => Vec::new(),
         }
     }
 

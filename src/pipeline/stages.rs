@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::key::{PlanKey, Until};
-use super::observer::StageName;
+use super::observer::{Outline, StageName};
 use super::run::Run;
 use super::stage_a::StageA;
 use super::stage_b::StageB;
@@ -21,7 +21,8 @@ use super::text::Text;
 use crate::backend::{Device, Kind};
 use crate::error::Result;
 use crate::model::Model;
-use crate::plan::{Plan, Recorder};
+use crate::plan::{Plan, Recorder, SegmentId};
+use crate::sizes::StageSizes;
 
 /// A recorded stage. It knows its slots: it fills them, runs its segments and reads its results.
 pub(crate) trait Stage: Send {
@@ -30,6 +31,9 @@ pub(crate) trait Stage: Send {
 
     /// The steps that it takes; 0 if its result is given.
     fn steps(&self) -> usize;
+
+    /// The segments that it runs, each with how often.
+    fn segments(&self) -> Vec<(SegmentId, usize)>;
 
     /// Makes its part of the batch.
     fn run(&self, run: &mut Run<'_>) -> Result<()>;
@@ -68,7 +72,35 @@ pub(crate) fn record(model: &Model, key: &PlanKey) -> Result<Recorded> {
     Ok(Recorded { plan: Arc::new(rec.finish()), stages })
 }
 
+/// Bytes of the intermediate results of a batch that are handed to the observer, see [`Run::keep`].
+pub(crate) fn kept_bytes(model: &Model, key: &PlanKey) -> u64 {
+    let (text, sizes) = (&model.text.1, StageSizes::for_image(key.width, key.height));
+    let of = |(h, w): (usize, usize), channels: usize| h * w * channels;
+    let encoded = text.max_position_embeddings * (1 + text.hidden_size) + text.projection_dim;
+    let sampled = of(sizes.c, model.stage_c.1.out_channels);
+    let decoded = of(sizes.b, model.stage_b.1.out_channels) + of((key.height, key.width), 3);
+    let elements = [
+        (encoded, !key.text_given),
+        (sampled, key.until != Until::Text && key.stage_c_given.is_none()),
+        (decoded, key.until == Until::Pictures),
+    ];
+    let of_image: usize = elements.iter().filter(|(_, kept)| *kept && key.keep).map(|(elements, _)| elements).sum();
+    4 * (of_image * key.images) as u64
+}
+
 impl Recorded {
+    /// What a batch of `images` takes.
+    pub fn outline(&self, images: usize) -> Outline {
+        let flops = |(segment, times): &(SegmentId, usize)| {
+            let nodes = &self.plan.nodes[self.plan.nodes_of(*segment)];
+            *times as u64 * nodes.iter().map(|node| self.plan.cost(node, false).flops).sum::<u64>()
+        };
+        let stages = self.stages.iter().filter(|stage| stage.steps() > 0);
+        let stages =
+            stages.map(|stage| (stage.name(), stage.steps(), stage.segments().iter().map(flops).sum())).collect();
+        Outline { images, stages }
+    }
+
     /// The least memory that it takes with `device`, where noise is drawn for `total` images at once: activations,
     /// and where weights are copied, those of one span.
     pub fn least_bytes(&self, total: usize, device: &Device) -> u64 {

@@ -23,6 +23,8 @@ use crate::request::Request;
 use crate::shape::Shape;
 use crate::weights::{ModelPaths, Overrides};
 
+mod samplers;
+
 fn model() -> Model {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny").into();
     Model::open(&ModelPaths::find(Some(&folder), None, &Overrides::default()).unwrap()).unwrap()

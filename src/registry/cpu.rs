@@ -60,6 +60,8 @@ pub(super) static ROWS: &[Kernel] = &[
     row("group_norm", "group_norm.avx512", Caps::AVX512, launch::group_norm(Isa::Avx512)),
     row("group_norm", "group_norm.avx2", Caps::AVX2, launch::group_norm(Isa::Avx2)),
     row("group_norm", "group_norm", Caps::NONE, launch::group_norm(Isa::Portable)),
+    reference("guide"),
+    reference("guide_projected"),
     row("layer_norm", "layer_norm.avx512", Caps::AVX512, launch::layer_norm(Isa::Avx512)),
     row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
     row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),

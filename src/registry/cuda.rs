@@ -252,6 +252,8 @@ pub(super) static ROWS: &[Kernel] = &[
         Axis::each(Count::Number("MOMENTS")),
     ]),
     only!("group_norm", GROUPS),
+    only!("guide", THREADS),
+    only!("guide_projected", [Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE]),
     cuda!("layer_norm", "layer_norm.registers", Caps::NONE, [pass("layer_norm_registers", rows("ROWS"))]).fit(FLOAT4_FIT),
     only!("layer_norm", rows("ROWS")),
     whole_k!("linear.192x192.sm90a", "linear_192x192_sm90a"),

@@ -120,6 +120,9 @@ pub(super) static ROWS: &[Kernel] = &[
         pass("merge", [GROUPS, IMAGES, Axis::ONE]),
         main(elements("WG")),
     ]).sharing(&[SUM]).with_scratch(&[IMAGES, GROUPS, BLOCKS, Axis::each(Count::Exactly(2))]),
+    shader!("guide", "guide", Caps::NONE, [main(elements("WG"))]),
+    shader!("guide_projected", "guide_projected", Caps::NONE, [main([Axis::each(Count::Images(Of::Out)), Axis::ONE, Axis::ONE])])
+        .sharing(&[SUM]),
     shader!("layer_norm", "layer_norm.subgroup", Caps::SUBGROUP, [main(rows("ROWS"))]).sharing(&[LAYER_NORM]),
     shader!("layer_norm", "layer_norm", Caps::NONE, [main(rows(""))]).sharing(&[LAYER_NORM, SUM]),
     shader!("linear", "linear.coop", COOPERATIVE, [

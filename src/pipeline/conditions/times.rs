@@ -9,15 +9,23 @@ use crate::shape::Shape;
 
 /// Embeddings `[1, 1, steps, d]`: of the timestep first, then of the extra conditions (`sca`, `crt`), which the
 /// published models were trained with and which are always 0 when sampling.
-pub(in crate::pipeline) fn record(rec: &mut Recorder, feed: &mut Feed, config: &UNetConfig, steps: usize) -> Vec<Slot> {
+///
+/// `stage` is the stage's index where the request has a pair of settings.
+pub(in crate::pipeline) fn record(
+    rec: &mut Recorder,
+    feed: &mut Feed,
+    config: &UNetConfig,
+    stage: usize,
+    steps: usize,
+) -> Vec<Slot> {
     let shape = Shape::matrix(steps, config.timestep_ratio_embedding_dim);
     let count = 1 + config.timestep_conditioning_type.len();
     let slots: Vec<Slot> = (0..count).map(|_| rec.input(shape, Element::F32)).collect();
     for (i, &slot) in slots.iter().enumerate() {
-        feed.add(move |_, run| {
+        feed.add(move |job, run| {
             let time = |step: &sampler::Step| if i == 0 { step.r } else { 0.0 };
             let embed = |step: &sampler::Step| sampler::timestep_embedding(time(step), slot.shape.c);
-            let rows: Vec<f32> = sampler::ddpm(steps as u32).iter().flat_map(embed).collect();
+            let rows: Vec<f32> = job.steps(stage).iter().flat_map(embed).collect();
             run.write(slot, &rows)
         });
     }
