@@ -12,10 +12,10 @@
 /// | 1024 | 24      | 256     | 1024 |
 /// | 2048 | 48      | 512     | 2048 |
 ///
-/// Wherever diffusers gives the size asked for, these are its latents too.
+/// Wherever diffusers gives the size asked for, these are its latents too. The table is for the usual compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageSizes {
-    /// Stage C's latent, 16 channels: `ceil(px / 42.67)`.
+    /// Stage C's latent, 16 channels: `ceil(px / compression)`.
     pub c: (usize, usize),
     /// Stage B's latent, 4 channels: `2 · ceil(px / 8)`, a quarter of the picture.
     pub b: (usize, usize),
@@ -25,13 +25,18 @@ pub struct StageSizes {
 }
 
 impl StageSizes {
-    /// Sizes for a picture of `width` × `height` pixels.
-    pub fn for_image(width: usize, height: usize) -> Self {
-        let both = |side: fn(usize) -> usize| (side(height), side(width));
+    /// Pixels of the picture for a pixel of Stage C's latent, unless asked otherwise: what diffusers has.
+    pub const COMPRESSION: f32 = 42.67;
+
+    /// Sizes for a picture of `width` × `height` pixels, of which `compression` become one of Stage C's along each axis.
+    pub fn for_image(width: usize, height: usize, compression: f32) -> Self {
+        // The shortest decimal of the number, so that 42.67 is diffusers' f64 of this name.
+        let compression: f64 = compression.to_string().parse().expect("a number is one as text");
+        let both = |side: &dyn Fn(usize) -> usize| (side(height), side(width));
         Self {
-            c: both(|px| (px as f64 / 42.67).ceil() as usize),
-            b: both(|px| 2 * px.div_ceil(8)),
-            image: both(|px| 8 * px.div_ceil(8)),
+            c: both(&|px| (px as f64 / compression).ceil() as usize),
+            b: both(&|px| 2 * px.div_ceil(8)),
+            image: both(&|px| 8 * px.div_ceil(8)),
         }
     }
 }
@@ -43,12 +48,15 @@ mod tests {
     #[test]
     fn sizes() {
         for (px, c, b) in [(512, 12, 128), (640, 15, 160), (1024, 24, 256), (1408, 33, 352), (2048, 48, 512)] {
-            let sizes = StageSizes::for_image(px, px);
+            let sizes = StageSizes::for_image(px, px, StageSizes::COMPRESSION);
             assert_eq!((sizes.c, sizes.b, sizes.image), ((c, c), (b, b), (px, px)));
         }
-        assert_eq!(StageSizes::for_image(64, 1000), StageSizes { c: (24, 2), b: (250, 16), image: (1000, 64) });
+        let sides = StageSizes::for_image(64, 1000, StageSizes::COMPRESSION);
+        assert_eq!(sides, StageSizes { c: (24, 2), b: (250, 16), image: (1000, 64) });
+        assert_eq!(StageSizes::for_image(1024, 768, 32.0).c, (24, 32));
+        assert_eq!(StageSizes::for_image(64, 64, 128.0).c, (1, 1));
         for px in 8..4096 {
-            let sizes = StageSizes::for_image(px, px);
+            let sizes = StageSizes::for_image(px, px, StageSizes::COMPRESSION);
             let diffusers = (sizes.c.0 as f64 * 10.67) as usize;
             if diffusers.is_multiple_of(2) && 4 * diffusers == px {
                 assert_eq!((sizes.b.0, sizes.image.0), (diffusers, px));

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline plan registry \
-         request sampler shape synth weights",
+         request sampler shape sizes synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),

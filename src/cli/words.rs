@@ -14,6 +14,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("seed", "--seed"),
     ("steps", "--steps"),
     ("guidance", "--guidance"),
+    ("compression", "--compression"),
     ("sampler", "--sampler"),
     ("shift", "--shift"),
     ("times", "--timesteps"),

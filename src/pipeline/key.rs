@@ -6,9 +6,10 @@ use super::Inputs;
 use crate::noise::NoiseKind;
 use crate::request::Request;
 use crate::sampler::{self, Method};
+use crate::sizes::StageSizes;
 
 /// Requests that agree in all of this share a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PlanKey {
     /// Images made at once.
     pub images: usize,
@@ -18,6 +19,8 @@ pub(crate) struct PlanKey {
     pub width: usize,
     /// Height of the picture, pixels.
     pub height: usize,
+    /// Pixels of the picture for a pixel of Stage C's latent, along each axis.
+    pub compression: f32,
     /// Sampling steps of Stage C and Stage B.
     pub steps: [usize; 2],
     /// Guidance of Stage C and Stage B.
@@ -88,6 +91,11 @@ pub(crate) enum Until {
 }
 
 impl PlanKey {
+    /// Sizes of the latents.
+    pub fn sizes(&self) -> StageSizes {
+        StageSizes::for_image(self.width, self.height, self.compression)
+    }
+
     /// What `images` of all those of a request take.
     pub fn of(request: &Request, images: Range<usize>, inputs: &Inputs<'_>, keep: bool, until: Until) -> Self {
         let count = request.count as usize;
@@ -108,6 +116,7 @@ impl PlanKey {
             texts: prompts + usize::from(negative),
             width: request.width as usize,
             height: request.height as usize,
+            compression: request.compression,
             steps: [request.steps.0 as usize, request.steps.1 as usize],
             guidance,
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
@@ -122,6 +131,7 @@ impl PlanKey {
             Until::Text => Self {
                 width: 0,
                 height: 0,
+                compression: 0.0,
                 steps: [0; 2],
                 guidance: [Guidance::OFF; 2],
                 needs: [Needs::default(); 2],

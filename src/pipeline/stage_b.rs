@@ -14,7 +14,6 @@ use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
 use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
-use crate::sizes::StageSizes;
 
 pub(super) const KIND: Kind = Kind {
     stage: StageName::StageB,
@@ -30,7 +29,7 @@ impl StageB {
     /// Records the sampler, conditioned on `stage_c [n, h, w, 16]`.
     pub fn record(rec: &mut Recorder, model: &Model, key: &PlanKey, text: TextSlots, stage_c: Slot) -> Result<Self> {
         let config = &model.stage_b.1;
-        let size = StageSizes::for_image(key.width, key.height).b;
+        let size = key.sizes().b;
         Sampling::record(rec, &model.stage_b, key, &KIND, size, |rec, feed, batch| {
             let text_of = TextOfImages::record(rec, feed, batch);
             Ok(Conditions {

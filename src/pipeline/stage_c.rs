@@ -15,7 +15,6 @@ use crate::noise::NoiseStream;
 use crate::ops::Element;
 use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
-use crate::sizes::StageSizes;
 
 pub(super) const KIND: Kind = Kind {
     stage: StageName::StageC,
@@ -51,7 +50,7 @@ impl StageC {
             });
             return Ok(Self { source: Source::Given(x, feed), is_result });
         }
-        let size = StageSizes::for_image(key.width, key.height).c;
+        let size = key.sizes().c;
         let sampling = Sampling::record(rec, &model.stage_c, key, &KIND, size, |rec, feed, batch| {
             let text_of = TextOfImages::record(rec, feed, batch);
             let states = text.states.filter(|_| config.clip_text_in_channels.is_some());

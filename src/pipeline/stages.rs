@@ -22,7 +22,6 @@ use crate::backend::{Device, Kind};
 use crate::error::Result;
 use crate::model::Model;
 use crate::plan::{Plan, Recorder, SegmentId};
-use crate::sizes::StageSizes;
 
 /// A recorded stage. It knows its slots: it fills them, runs its segments and reads its results.
 pub(crate) trait Stage: Send {
@@ -74,18 +73,20 @@ pub(crate) fn record(model: &Model, key: &PlanKey) -> Result<Recorded> {
 
 /// Bytes of the intermediate results of a batch that are handed to the observer, see [`Run::keep`].
 pub(crate) fn kept_bytes(model: &Model, key: &PlanKey) -> u64 {
-    let (text, sizes) = (&model.text.1, StageSizes::for_image(key.width, key.height));
-    let of = |(h, w): (usize, usize), channels: usize| h * w * channels;
-    let encoded = text.max_position_embeddings * (1 + text.hidden_size) + text.projection_dim;
-    let sampled = of(sizes.c, model.stage_c.1.out_channels);
-    let decoded = of(sizes.b, model.stage_b.1.out_channels) + of((key.height, key.width), 3);
-    let elements = [
-        (encoded, !key.text_given),
-        (sampled, key.until != Until::Text && key.stage_c_given.is_none()),
-        (decoded, key.until == Until::Pictures),
-    ];
-    let of_image: usize = elements.iter().filter(|(_, kept)| *kept && key.keep).map(|(elements, _)| elements).sum();
-    4 * (of_image * key.images) as u64
+    let text = &model.text.1;
+    let mut of_image = 0;
+    if !key.text_given {
+        of_image += text.max_position_embeddings * (1 + text.hidden_size) + text.projection_dim;
+    }
+    if key.until != Until::Text && key.stage_c_given.is_none() {
+        let (h, w) = key.sizes().c;
+        of_image += h * w * model.stage_c.1.out_channels;
+    }
+    if key.until == Until::Pictures {
+        let (h, w) = key.sizes().b;
+        of_image += h * w * model.stage_b.1.out_channels + key.height * key.width * 3;
+    }
+    if key.keep { 4 * (of_image * key.images) as u64 } else { 0 }
 }
 
 impl Recorded {
