@@ -5,6 +5,7 @@ mod decode;
 mod encode;
 mod generate;
 mod given;
+mod grid;
 mod info;
 mod inspect;
 mod interrupt;
@@ -74,7 +75,7 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Encode prompts, for `generate --text` or for another program.
     Encode(Box<encode::Args>),
-    /// Show what a model folder, a safetensors file or a generated PNG contains.
+    /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
     Devices(info::Args),

@@ -1,6 +1,12 @@
 //! Finished pictures, and records of how they were made.
 
-#[cfg(feature = "png")]
+#[cfg(feature = "pictures")]
+mod exif;
+#[cfg(feature = "pictures")]
+mod format;
+#[cfg(feature = "pictures")]
+mod metadata;
+#[cfg(feature = "pictures")]
 mod png;
 
 use std::collections::BTreeMap;
@@ -9,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::request::Request;
 
-#[cfg(feature = "png")]
-pub use self::png::{Metadata, read_metadata};
+#[cfg(feature = "pictures")]
+pub use self::format::Format;
+#[cfg(feature = "pictures")]
+pub use self::metadata::{Metadata, is_picture, read_metadata};
 
 /// A picture, 8-bit sRGB.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@ pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
 pub use error::{Error, Result};
 pub use files::Location;
+#[cfg(feature = "pictures")]
+pub use image::{Format, Metadata, read_metadata};
 pub use image::{FromFile, Image, Origin, Record};
-#[cfg(feature = "png")]
-pub use image::{Metadata, read_metadata};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
@@ -45,7 +45,7 @@ pub mod net;
 pub mod noise;
 #[doc(hidden)]
 pub mod ops;
-#[cfg(feature = "png")]
+#[cfg(feature = "pictures")]
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]

@@ -273,7 +273,11 @@ fn flags_that_do_not_fit_together() {
     room.fails(&["decode", "none", "-o", "x.png"], 7, &["none: cannot read"]);
     room.fails(&["encode", "--prompt", "x"], 2, &["--output"]);
     room.fails(&["encode", "-o", "t.safetensors"], 2, &["--prompt"]);
-    room.fails(&["decode", "p.safetensors", "-o", "p.safetensors", "--force"], 2, &["--output", "ends in .png"]);
+    room.fails(
+        &["decode", "p.safetensors", "-o", "p.safetensors", "--force"],
+        2,
+        &["--output", "ends in .png, .jpg, .jpeg or .webp"],
+    );
     room.fails(
         &["decode", "p.safetensors", "-o", "x.png", "--dump", "p.safetensors", "--force"],
         2,

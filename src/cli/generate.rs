@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::given::{Given, StartLatents};
+use super::grid::{self, Grid};
 use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::make::Making;
@@ -76,6 +77,8 @@ pub(super) struct Args {
     latents: Option<PathBuf>,
     #[command(flatten)]
     making: Making,
+    #[command(flatten)]
+    grid: grid::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -84,7 +87,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // Where nothing else is asked for, it is that very picture, and not one like it.
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
-    let mut jobs = asked(args, from.as_ref(), again, text.as_ref())?;
+    let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref())?;
     if let Some(Seed::Random(seed)) = args.seed {
         note(&format!("seed: {seed}"));
     }
@@ -98,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 images: *images,
                 output: output.as_deref(),
             });
-            args.output.plan_pictures(&series.collect::<Vec<_>>())?
+            args.output.plan_pictures(&series.collect::<Vec<_>>(), args.grid.grid.as_deref())?
         }
     };
 
@@ -157,7 +160,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let images = jobs[0].0.request.images();
         let stage_c = prior_of(again, &mut pipeline, &mut watch, &mut report)?.map(|one| one.repeated(images));
         let inputs = Inputs { stage_c: stage_c.as_ref(), ..inputs };
+        watch.pictures = args.grid.grid.is_some().then(Vec::new);
         args.making.pictures(&mut pipeline, &jobs, inputs, &outputs, &mut watch, &mut report)?;
+        if let Some(pictures) = &watch.pictures {
+            at_once(|| report.wrote(|| outputs.write_grid(&grid.draw(pictures))))?;
+        }
     }
     outputs.write_dump(&watch.dump)?;
     let requests: Vec<&Request> = jobs.iter().map(|(job, _)| &job.request).collect();
@@ -169,7 +176,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 /// What is to be made, checked, where sizes that nobody gave are still the usual ones.
-fn asked(args: &Args, from: Option<&Record>, again: Option<&Record>, text: Option<&Given>) -> Result<Vec<Job>> {
+fn asked(args: &Args, from: Option<&Record>, again: Option<&Record>, text: Option<&Given>) -> Result<(Vec<Job>, Grid)> {
     let usual = from.map_or_else(Request::default, |record| record.request.clone());
     let from_prompts = usual.prompts.clone();
     let mut base = args.sampling.apply(Request {
@@ -203,11 +210,12 @@ fn asked(args: &Args, from: Option<&Record>, again: Option<&Record>, text: Optio
         }
     };
     let sized = [args.size.width.is_some() || from.is_some(), args.size.height.is_some() || from.is_some()];
+    let (lines, grid) = args.grid.expand(lines, &base)?;
     let mut jobs = jobs(&lines, &base, sized)?;
     if let (Some(record), [job]) = (again, &mut jobs[..]) {
         job.only = (record.image < job.request.images()).then_some(record.image);
     }
-    Ok(jobs)
+    Ok((jobs, grid))
 }
 
 /// Whether somebody writes to standard input, as in `echo a fox | cascade-rt generate`.

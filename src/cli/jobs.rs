@@ -112,6 +112,10 @@ mod tests {
         let json = "{\"prompt\":\"a\"}\n{\"prompt\":\"{b}\",\"seed\":9}\n{\"prompt\":\" c \"}";
         assert_eq!(of(json, &base).unwrap(), plain);
 
+        let text = "{\"prompt\":\"a\",\"sampler\":\"ddim\",\"guidance_rescale\":[0.5,0.25]}";
+        let method = of(text, &base).unwrap()[0].request.method.clone();
+        assert_eq!((method.0.sampler.to_string(), method.0.rescale, method.1.rescale), ("ddim".into(), 0.5, 0.25));
+
         let text = "{\"prompt\":\"a\",\"steps\":5}\n{\"prompt\":\"b\",\"steps\":[5,10],\"guidance\":\"3\"}\n\
                     {\"prompt\":\"c\",\"count\":1,\"output\":\"x.png\"}\n{\"prompt\":\"d\",\"width\":64,\"seed\":1}";
         let jobs = of(text, &base).unwrap();
@@ -136,6 +140,7 @@ mod tests {
             ("{\"prompt\":5}", ["line 1: `prompt`: expected text", "got 5"]),
             ("{\"prompt\":\"a\",\"steps\":\"x\"}", ["line 1: `steps`: expected one or two counts", "got \"x\""]),
             ("{\"prompt\":\"a\",\"seed\":-2}", ["line 1: `seed`: expected a whole number", "got -2"]),
+            ("{\"prompt\":\"a\",\"sampler\":\"heun\"}", ["line 1: `sampler`: expected", "got \"heun\""]),
             ("{\"prompt\":\"a\",\"noise\":\"pink\"}", ["line 1: `noise`: expected one of torch", "got \"pink\""]),
         ] {
             let error = of(text, &Request::default()).unwrap_err().to_string();

@@ -51,7 +51,11 @@ impl Making {
     ) -> Result<()> {
         let missing = all.iter().map(|(job, whole)| outputs.missing(job, whole));
         let missing: Vec<_> = missing.collect::<Result<_>>()?;
-        watch.expect(missing.iter().flatten().map(|images| images.len()).sum());
+        let total: usize = missing.iter().flatten().map(|images| images.len()).sum();
+        let largest = all.iter().map(|(job, _)| 3 * u64::from(job.request.width) * u64::from(job.request.height)).max();
+        // A grid is drawn of pictures that are kept, and becomes a file.
+        watch.expect(total, watch.pictures.as_ref().map_or(0, |_| 3 * total as u64 * largest.unwrap_or(0)));
+        let mut kept = watch.pictures.take();
         for ((job, whole), missing) in all.iter().zip(missing) {
             for images in missing {
                 let options = Options {
@@ -64,6 +68,7 @@ impl Making {
                 };
                 let times = after_a_step(|| {
                     pipeline.run(&job.request, options, |batch| {
+                        kept.iter_mut().for_each(|kept| kept.extend_from_slice(&batch.images));
                         at_once(|| {
                             batch.images.iter().zip(batch.first..).try_for_each(|(image, i)| {
                                 let record = job.record_of(i, whole);
@@ -75,6 +80,7 @@ impl Making {
                 report.times += times;
             }
         }
+        watch.pictures = kept;
         Ok(())
     }
 }

@@ -8,19 +8,22 @@ use super::FILES;
 use super::jobs::Job;
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::image::{Image, Record, read_metadata};
+use crate::image::{Format, Image, Record, read_metadata};
 use crate::output::{Identity, Target, check_writable, write_atomically, write_stdout};
 
 /// What becomes of the pictures of a run.
 #[derive(Debug, clap::Args)]
 pub(super) struct Output {
-    /// File that ends in .png, folder, or - for standard output. Several pictures are numbered; where no format is in
-    /// the name, it is a folder's. [default: cascade.png, or cascade-2.png and so on where that exists]
+    /// File that ends in .png, .jpg or .webp, folder, or - for standard output. Several pictures are numbered; where no
+    /// format is in the name, it is a folder's. [default: cascade.png, or cascade-2.png and so on where that exists]
     #[arg(short, long, value_name = "FILE|DIR|-", help_heading = FILES, env = "CASCADE_OUTPUT")]
     output: Option<PathBuf>,
     /// Replace files that exist.
     #[arg(long, help_heading = FILES, env = "CASCADE_FORCE")]
     force: bool,
+    /// Quality of JPEG files, 1 to 100. PNG and WebP are without loss.
+    #[arg(long, value_name = "N", default_value_t = Format::QUALITY, value_parser = clap::value_parser!(u8).range(1..=100), help_heading = FILES, env = "CASCADE_QUALITY")]
+    quality: u8,
     /// Go on with a run that was interrupted: make only the pictures whose files are not there.
     #[arg(long, conflicts_with_all = ["force", "dump", "no_metadata"], help_heading = FILES, env = "CASCADE_RESUME")]
     resume: bool,
@@ -48,18 +51,26 @@ pub(super) struct Series<'a> {
 impl Output {
     /// One file, which replaces another only if `force`.
     pub(super) fn file(path: PathBuf, force: bool) -> Self {
-        Self { output: Some(path), force, resume: false, no_metadata: false, json: false, dump: None }
+        Self {
+            output: Some(path),
+            force,
+            quality: Format::QUALITY,
+            resume: false,
+            no_metadata: false,
+            json: false,
+            dump: None,
+        }
     }
 
-    /// Names every picture of a run, and finds out now, not after minutes of work, whether they can be written.
+    /// Names every picture of a run, and the one of them all, and finds out now, not after minutes of work, whether they can be written.
     ///
     /// # Errors
     /// [`Error::Request`] or [`Error::Disk`] for the first that must not or cannot be written.
-    pub(super) fn plan_pictures(&self, all: &[Series<'_>]) -> Result<Outputs> {
+    pub(super) fn plan_pictures(&self, all: &[Series<'_>], grid: Option<&Path>) -> Result<Outputs> {
         let total: usize = all.iter().map(|series| series.images).sum();
         if let Some(output) = self.output.as_deref().filter(|output| is_stdout(output)) {
             return match total {
-                1 => self.plan(Vec::new(), false),
+                1 => self.plan(Vec::new(), grid, false),
                 _ => Err(refused("--output", "a file or a folder for several pictures", output.display())),
             };
         }
@@ -79,11 +90,11 @@ impl Output {
                 Some(own) => paths.extend(names(&folder.unwrap_or(Path::new("")).join(own), series.images)),
             }
         }
-        for path in &paths {
-            let expected = "a name that ends in .png, the only format that is written, or in / for a folder";
-            require_extension(path, "png", expected)?;
+        if let Some(path) = paths.iter().find(|path| Format::of(path).is_none()) {
+            let expected = "a name that ends in .png, .jpg, .jpeg or .webp, or in / for a folder";
+            return Err(refused("--output", expected, path.display()));
         }
-        self.plan(paths, folder.is_some())
+        self.plan(paths, grid, folder.is_some())
     }
 
     /// The names of pictures where none is given: `cascade.png`, or the first of `cascade-2.png`, `cascade-3.png`
@@ -108,18 +119,20 @@ impl Output {
         let output = self.output.as_deref().unwrap_or(Path::new("cascade.safetensors"));
         let expected = "a name that ends in .safetensors, the format of tensors";
         if is_stdout(output) {
-            return self.plan(Vec::new(), false);
+            return self.plan(Vec::new(), None, false);
         }
         if is_folder(output) {
             return Err(refused("--output", expected, output.display()));
         }
-        require_extension(output, "safetensors", expected)?;
-        self.plan(vec![output.to_owned()], false)
+        if output.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("safetensors")) {
+            return Err(refused("--output", expected, output.display()));
+        }
+        self.plan(vec![output.to_owned()], None, false)
     }
 
     /// Checks that these files can be written, or standard output where there are none, and that no two are the same.
     /// Missing folders are no hindrance if `folders`.
-    fn plan(&self, paths: Vec<PathBuf>, folders: bool) -> Result<Outputs> {
+    fn plan(&self, paths: Vec<PathBuf>, grid: Option<&Path>, folders: bool) -> Result<Outputs> {
         if paths.is_empty() {
             if self.json {
                 return Err(refused("--output", "a file, because --json writes to standard output", "-"));
@@ -133,14 +146,23 @@ impl Output {
                 return Err(refused("--output", "a file of its own for every picture", same_file(path, other)));
             }
         }
-        if let Some(dump) = &self.dump {
-            if is_stdout(dump) {
-                return Err(refused("--dump", "a file, because names go to standard output", dump.display()));
+        for (flag, path) in [("--dump", self.dump.as_deref()), ("--grid", grid)] {
+            let Some(path) = path else { continue };
+            if is_stdout(path) {
+                return Err(refused(flag, "a file, because names go to standard output", path.display()));
             }
-            check_writable(dump, self.force, false)?;
-            if let Some(other) = known.get(&Identity::of(dump)) {
-                return Err(refused("--output", "another file than --dump", same_file(other, dump)));
+            check_writable(path, self.force, false)?;
+            if let Some(other) = known.get(&Identity::of(path)) {
+                return Err(refused("--output", &format!("another file than {flag}"), same_file(other, path)));
             }
+        }
+        if let (Some(dump), Some(grid)) = (&self.dump, grid)
+            && Identity::of(dump) == Identity::of(grid)
+        {
+            return Err(refused("--grid", "another file than --dump", same_file(grid, dump)));
+        }
+        if let Some(grid) = grid.filter(|grid| Format::of(grid).is_none()) {
+            return Err(refused("--grid", "a name that ends in .png, .jpg, .jpeg or .webp", grid.display()));
         }
         let there = |path: &PathBuf| self.resume && path.is_file();
         Ok(Outputs {
@@ -148,8 +170,10 @@ impl Output {
             paths,
             folders,
             dump: self.dump.clone(),
+            grid: grid.map(Path::to_owned),
             force: self.force,
             records: !self.no_metadata,
+            quality: self.quality,
         })
     }
 }
@@ -195,15 +219,6 @@ fn same_file(path: &Path, other: &Path) -> String {
     }
 }
 
-fn require_extension(output: &Path, wanted: &str, expected: &str) -> Result<()> {
-    match output.extension() {
-        Some(extension) if !extension.eq_ignore_ascii_case(wanted) => {
-            Err(refused("--output", expected, output.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// No output replaces a file that a run reads, whatever either is called.
 ///
 /// # Errors
@@ -232,8 +247,11 @@ pub(super) struct Outputs {
     folders: bool,
     /// Where intermediate results go, if anywhere.
     pub(super) dump: Option<PathBuf>,
+    /// Where one picture of all goes, if anywhere.
+    grid: Option<PathBuf>,
     force: bool,
     records: bool,
+    quality: u8,
 }
 
 impl Outputs {
@@ -243,7 +261,7 @@ impl Outputs {
     /// [`Error::Request`] for the first that would.
     pub(super) fn spare(&self, inputs: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let stdout = self.paths.is_empty().then_some(Path::new(STDOUT));
-        let outputs = self.paths.iter().chain(&self.dump).map(PathBuf::as_path).chain(stdout);
+        let outputs = self.paths.iter().chain(&self.dump).chain(&self.grid).map(PathBuf::as_path).chain(stdout);
         spare("--output and --dump", outputs, inputs)
     }
 
@@ -258,6 +276,9 @@ impl Outputs {
             if self.done.get(number).is_some_and(|done| *done) {
                 self.require_same(number, &job.record_of(image, whole))?;
                 continue;
+            }
+            if let Some(path) = self.paths.get(number).filter(|_| self.records) {
+                self.format_of(path).check(&job.record_of(image, whole))?;
             }
             match missing.last_mut().filter(|range| range.end == image) {
                 Some(range) => range.end = image + 1,
@@ -293,12 +314,21 @@ impl Outputs {
         self.paths.get(index).map_or(Path::new("standard output"), PathBuf::as_path)
     }
 
+    /// The format of a file.
+    fn format_of(&self, path: &Path) -> Format {
+        match Format::of(path) {
+            Some(Format::Jpeg { .. }) => Format::Jpeg { quality: self.quality },
+            other => other.unwrap_or(Format::Png),
+        }
+    }
+
     /// Writes picture `index` with its record; returns where, unless to standard output.
     ///
     /// # Errors
     /// Those of [`write`](Self::write).
     pub(super) fn write_picture(&self, index: usize, image: &Image, record: &Record) -> Result<Option<&Path>> {
-        self.write(index, &image.to_png(self.records.then_some(record))?)
+        let format = self.paths.get(index).map_or(Format::Png, |path| self.format_of(path));
+        self.write(index, &image.to_bytes(format, self.records.then_some(record))?)
     }
 
     /// Writes the file of index `index`; returns where, unless to standard output.
@@ -312,6 +342,16 @@ impl Outputs {
             made.map_err(|source| Error::Disk { path: folder.to_owned(), action: "create", source })?;
         }
         write_atomically(path, bytes, self.force)?;
+        Ok(Some(path))
+    }
+
+    /// Writes one picture of all, if it is asked for; returns where.
+    ///
+    /// # Errors
+    /// Those of [`write_atomically`].
+    pub(super) fn write_grid(&self, sheet: &Image) -> Result<Option<&Path>> {
+        let Some(path) = &self.grid else { return Ok(None) };
+        write_atomically(path, &sheet.to_bytes(self.format_of(path), None)?, self.force)?;
         Ok(Some(path))
     }
 

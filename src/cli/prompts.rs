@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::seed::Seed;
+use super::setup::Sampling;
 use crate::error::{Error, Result};
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
 
 /// Longest file of prompts, in bytes.
 const LIMIT: u64 = 64 << 20;
 /// What a line of JSON may say.
-const FIELDS: &str = "prompt, negative, width, height, seed, steps, guidance, count, noise and output";
+const FIELDS: &str = "prompt, negative, width, height, seed, steps, guidance, count, noise, output, and flags under \
+                      Sampling, like sampler";
 
 /// A line of a file of prompts.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +41,24 @@ impl Line {
     /// A prompt without settings.
     pub(super) fn of(prompt: &str) -> Self {
         Self { place: "PROMPT".into(), fields: Map::from_iter([("prompt".to_owned(), prompt.into())]) }
+    }
+
+    /// Its prompt, if it has one.
+    pub(super) fn prompt(&self) -> String {
+        self.fields.get("prompt").map_or(String::new(), plain)
+    }
+
+    /// This line with a setting, in place of what it says of that.
+    pub(super) fn with(&self, name: &str, value: &str) -> Self {
+        let mut line = self.clone();
+        line.fields.insert(name.to_owned(), value.into());
+        line
+    }
+
+    /// This line, and what a setting is if it says nothing of that.
+    pub(super) fn or(mut self, name: &str, value: &str) -> Self {
+        self.fields.entry(name).or_insert_with(|| value.into());
+        self
     }
 
     /// The request with what this line says in place of what `base` does.
@@ -69,7 +89,10 @@ impl Line {
                 "guidance" => parse_guidance(&text).map(|guidance| request.guidance = guidance),
                 "count" => parse_whole(&text).map(|count| request.count = count),
                 "noise" => text.parse().map(|noise| request.noise = noise),
-                _ => return Err(wrong(name, &format!("only {FIELDS}"), &value.to_string())),
+                _ => match Sampling::of(name, &text) {
+                    Some(sampled) => sampled.map(|sampling| *request = sampling.apply(request.clone())),
+                    None => return Err(wrong(name, &format!("only {FIELDS}"), &value.to_string())),
+                },
             };
             set.map_err(|message| {
                 let expected = message.split(", got ").next().unwrap_or_default();

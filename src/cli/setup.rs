@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::{Args, FromArgMatches};
+
 use super::{DEVICE, ModelArgs, PICTURE, note};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
@@ -143,6 +145,21 @@ pub(super) struct Sampling {
 }
 
 impl Sampling {
+    /// What one of these flags with this value says; `None` if there is no such flag.
+    pub(super) fn of(flag: &str, value: &str) -> Option<std::result::Result<Self, String>> {
+        let parser = Self::augment_args(clap::Command::new("").no_binary_name(true));
+        // What the environment says of other flags is not asked for here.
+        let parser = parser.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+        let flag = flag.replace('_', "-");
+        parser.get_arguments().find(|arg| arg.get_long() == Some(&flag))?;
+        let parsed = parser.try_get_matches_from([format!("--{flag}={value}")]);
+        let parsed = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        // `error: invalid value 'x' for '--flag <F>': what is wrong`, and a hint in other lines.
+        let wrong =
+            |text: &str| text.lines().next().and_then(|line| line.split("': ").last()).unwrap_or(text).to_owned();
+        Some(parsed.map_err(|e| wrong(&e.to_string())))
+    }
+
     /// `request`, sampled like this where flags say how.
     pub(super) fn apply(&self, request: Request) -> Request {
         let (steps, guidance) = (self.steps.unwrap_or(request.steps), self.guidance.unwrap_or(request.guidance));

@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::tensors::Tensors;
 use super::{interrupt, note};
 use crate::backend::Residency;
+use crate::image::Image;
 use crate::measure::memory::resident_bytes;
 use crate::pipeline::{Footprint, HostTensor, Observer, Outline, StageName, Step};
 
@@ -22,6 +23,8 @@ const WAITS: Duration = Duration::from_millis(300);
 pub(super) struct Watch {
     /// Pictures of the run.
     total: usize,
+    /// Bytes in which they are kept until the end.
+    kept: u64,
     progress: Progress,
     bar: Option<ProgressBar>,
     shows_progress: bool,
@@ -32,6 +35,8 @@ pub(super) struct Watch {
     said: Instant,
     /// Intermediate results of all batches.
     pub(super) dump: Tensors,
+    /// All pictures, where a grid is drawn of them.
+    pub(super) pictures: Option<Vec<Image>>,
 }
 
 impl Watch {
@@ -39,6 +44,7 @@ impl Watch {
     pub(super) fn new(quiet: bool, json: bool) -> Self {
         Self {
             total: 1,
+            kept: 0,
             progress: Progress::new(1),
             bar: None,
             shows_progress: !quiet && !json,
@@ -47,12 +53,13 @@ impl Watch {
             waited: Instant::now(),
             said: Instant::now(),
             dump: Tensors::default(),
+            pictures: None,
         }
     }
 
-    /// The pictures that are going to be made.
-    pub(super) fn expect(&mut self, total: usize) {
-        (self.total, self.progress) = (total, Progress::new(total));
+    /// The pictures that are going to be made, and the bytes in which they are kept.
+    pub(super) fn expect(&mut self, total: usize, kept: u64) {
+        (self.total, self.kept, self.progress) = (total, kept, Progress::new(total));
         let terminal = self.shows_progress && std::io::stderr().is_terminal();
         self.bar = terminal.then(|| {
             let style = ProgressStyle::with_template("{bar:20} {percent:>3} % {wide_msg}");
@@ -85,7 +92,7 @@ impl Drop for Watch {
 impl Observer for Watch {
     fn planned(&mut self, plan: &Footprint) {
         if self.shows_memory {
-            let line = memory(plan, self.total, resident_bytes());
+            let line = memory(plan, self.total, self.kept, resident_bytes());
             match &self.bar {
                 Some(bar) => bar.suspend(|| note(&line)),
                 None => note(&line),
@@ -137,8 +144,9 @@ fn shorten(text: &str) -> String {
     }
 }
 
-/// The memory that a run of `total` pictures takes, in words, where the program holds `resident` bytes already.
-fn memory(plan: &Footprint, total: usize, resident: Option<u64>) -> String {
+/// The memory that a run of `total` pictures takes, in words, which are kept in so many bytes, and where the program
+/// holds `resident` bytes already.
+fn memory(plan: &Footprint, total: usize, kept: u64, resident: Option<u64>) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let weights = match plan.residency {
         Residency::Mapped => "read from the files",
@@ -151,6 +159,9 @@ fn memory(plan: &Footprint, total: usize, resident: Option<u64>) -> String {
         // The results of all batches, and the file that is made of them.
         let images = total.max(plan.images) as u64;
         line += &format!(", {} MiB for the dump", mib(2 * plan.kept / plan.images.max(1) as u64 * images));
+    }
+    if kept > 0 {
+        line += &format!(", {} MiB for the grid", mib(kept));
     }
     if let Some(resident) = resident {
         line += &format!(", {} MiB for the program", mib(resident));
@@ -169,11 +180,14 @@ mod tests {
     fn memory_in_words() {
         let (activations, weights, residency) = (5 << 20, (9 << 20) + 1, Residency::Mapped);
         let plan = Footprint { images: 2, activations, weights, kept: 0, free: u64::MAX, residency };
-        let said = memory(&plan, 8, None);
+        let said = memory(&plan, 8, 0, None);
         assert_eq!(said, "memory: 5 MiB for batches of 2, 10 MiB of weights read from the files");
-        let said = memory(&Footprint { kept: 3 << 20, ..plan }, 8, Some(40 << 20));
-        assert!(said.ends_with("read from the files, 24 MiB for the dump, 40 MiB for the program"), "{said}");
-        let turns = memory(&Footprint { free: 12 << 20, residency: Residency::Turns, ..plan }, 1, None);
+        let said = memory(&Footprint { kept: 3 << 20, ..plan }, 8, 2 << 20, Some(40 << 20));
+        assert!(
+            said.ends_with("read from the files, 24 MiB for the dump, 2 MiB for the grid, 40 MiB for the program"),
+            "{said}"
+        );
+        let turns = memory(&Footprint { free: 12 << 20, residency: Residency::Turns, ..plan }, 1, 0, None);
         assert!(
             turns.ends_with("10 MiB of weights of which stages take turns on the device; 12 MiB are free"),
             "{turns}"

@@ -24,7 +24,7 @@ fn files_that_cannot_be_written() {
         (&["-o", "file/more/"], 7, ["file/more/cascade-0.png: cannot", "Not a directory"]),
         (&["-o", "none/x.png"], 7, ["none/x.png: cannot create: No such file", "(os error 2); check the path\n"]),
         (&["-o", &long], 7, ["cannot create", "choose a shorter name"]),
-        (&["-o", "x.jpg"], 2, ["--output: expected a name that ends in .png", "got x.jpg"]),
+        (&["-o", "x.gif"], 2, ["--output: expected a name that ends in .png, .jpg, .jpeg or .webp", "got x.gif"]),
         (&["-o", "pair.png", "-c", "2"], 7, ["pair-2.png: cannot write", "directory"]),
         (&["-o", "/proc/x.png"], 7, ["/proc/x.png: cannot create", ""]),
         (&["-o", "-", "-c", "2"], 2, ["--output: expected a file or a folder for several pictures", "got -"]),
@@ -277,7 +277,7 @@ fn a_picture_tells_how_it_was_made() {
     // A truncated picture is an error.
     let png = fs::read(room.path("out.png")).unwrap();
     room.write("cut.png", &png[..60]);
-    room.fails(room.command(&["inspect", "cut.png"]), 3, &["cut.png: expected a PNG image"]);
+    room.fails(room.command(&["inspect", "cut.png"]), 3, &["cut.png: expected a PNG, JPEG or WebP image"]);
 }
 
 #[test]

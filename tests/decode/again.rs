@@ -108,7 +108,63 @@ fn everything_that_made_a_picture_is_in_its_record() {
     room.generate(&["a fox", "--no-metadata", "-o", "silent.png"]);
     assert!(room.pixels("silent.png").len() == 64 * 64 * 3 && room.inspect("silent.png").contains("no record"));
     room.fails(&["generate", "--from", "silent.png"], 2, &["a picture of cascade-rt, got one without a record"]);
-    room.fails(&["generate", "--from", "dump"], 3, &["dump: expected a PNG image"]);
+    room.fails(&["generate", "--from", "dump"], 3, &["dump: expected a PNG, JPEG or WebP image"]);
+}
+
+/// Two prompts with two settings each, and one picture of all, with the same noise everywhere.
+#[test]
+fn grids() {
+    let room = Room::new();
+    fs::write(room.path("prompts"), "a fox\na pig\n").unwrap();
+    let vary = ["--prompts", "prompts", "-s", "3", "--vary", "guidance=1,4", "--grid", "grid.webp", "-o", "all/"];
+    let made = room.generate(&vary);
+    assert_eq!(
+        made.lines().collect::<Vec<_>>(),
+        ["all/cascade-3-1.png", "all/cascade-3-2.png", "all/cascade-3-3.png", "all/cascade-3-4.png", "grid.webp"]
+    );
+    let seen: Vec<_> = (1..=4).map(|k| room.record(&format!("all/cascade-3-{k}.png")).request).collect();
+    let seen: Vec<_> = seen.iter().map(|of| (&of.prompts[0][..], of.guidance.0, of.seed)).collect();
+    assert_eq!(seen, [("a fox", 1.0, 3), ("a fox", 4.0, 3), ("a pig", 1.0, 3), ("a pig", 4.0, 3)]);
+    let mut webp = image_webp::WebPDecoder::new(std::io::Cursor::new(room.bytes("grid.webp"))).unwrap();
+    let (width, height) = webp.dimensions();
+    assert_eq!((width, height), (2 * 72 + 8, 10 + 8 + 2 * (20 + 64 + 8)));
+    let mut sheet = vec![0; (width * height * 3) as usize];
+    webp.read_image(&mut sheet).unwrap();
+    // The last picture is where it belongs.
+    let pixels = room.pixels("all/cascade-3-4.png");
+    let (left, top) = (8 + 72, 10 + 8 + 92 + 20);
+    for y in 0..64 {
+        let row = &sheet[((top + y) * width as usize + left) * 3..][..64 * 3];
+        assert!(row == &pixels[y * 64 * 3..][..64 * 3], "row {y}");
+    }
+    room.fails(&["generate", "x", "--vary", "hue=1"], 2, &["`hue`: expected only prompt, negative"]);
+    room.fails(&["generate", "x", "-o", "g.png", "--grid", "g.png"], 2, &["another file than --grid"]);
+    let axes = ["generate", "--prompts", "prompts", "-c", "2", "--vary", "seed=1,2", "--grid", "h.png"];
+    room.fails(&axes, 2, &["--grid: expected two of several prompts"]);
+}
+
+#[test]
+fn formats_by_ending() {
+    let room = Room::new();
+    room.generate(&["a fox", "-o", "x.png"]);
+    for (name, start) in [("x.jpg", &b"\xff\xd8\xff"[..]), ("x.JPEG", b"\xff\xd8\xff"), ("x.webp", b"RIFF")] {
+        room.generate(&["a fox", "-o", name]);
+        assert!(room.bytes(name).starts_with(start), "{name}");
+        assert_eq!(room.record(name), room.record("x.png"));
+        let again = format!("again.{}", &name[2..]);
+        room.generate(&["--from", name, "-o", &again]);
+        assert!(room.bytes(&again) == room.bytes(name));
+    }
+    let mut webp = image_webp::WebPDecoder::new(std::io::Cursor::new(room.bytes("x.webp"))).unwrap();
+    let mut pixels = vec![0; 64 * 64 * 3];
+    webp.read_image(&mut pixels).unwrap();
+    assert!(pixels == room.pixels("x.png"), "WebP files are without loss");
+    room.generate(&["a fox", "-o", "small.jpg", "--quality", "20"]);
+    assert!(room.bytes("small.jpg").len() < room.bytes("x.jpg").len());
+    room.fails(&["generate", "a fox", "-o", "x.gif"], 2, &["--output: expected a name that ends in .png, .jpg"]);
+    let long = "long ".repeat(10_000);
+    fs::write(room.path("long"), long).unwrap();
+    room.fails(&["generate", "--prompts", "long", "-o", "long.jpg"], 2, &["at most 65000 bytes"]);
 }
 
 /// A picture tells its own prompt and nobody else's, and does not grow with the number of pictures.
