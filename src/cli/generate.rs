@@ -149,6 +149,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let (job, whole) = single(&jobs, "--prior-only")?;
         let Making { batch, check_nodes, .. } = args.making;
         let keep = outputs.dump.is_some();
+        watch.expect(job.request.images(), 0);
         let options = Options { inputs, batch, keep, check_nodes, observer: Some(&mut watch), ..Options::default() };
         let (prior, times) = after_a_step(|| pipeline.prior(&job.request, options))?;
         report.times += times;

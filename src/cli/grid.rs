@@ -13,6 +13,7 @@ use crate::request::Request;
 
 /// What varies, and what becomes of it.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Make every picture with each of these values of a setting: any field of a JSONL line, like seed=1,2,3 or
     /// guidance=2,4,8. Values that have commas are divided by slashes, like steps=20,10/30,12. All else, the seed

@@ -114,7 +114,7 @@ mod tests {
 
         let text = "{\"prompt\":\"a\",\"sampler\":\"ddim\",\"guidance_rescale\":[0.5,0.25]}";
         let method = of(text, &base).unwrap()[0].request.method.clone();
-        assert_eq!((method.0.sampler.to_string(), method.0.rescale, method.1.rescale), ("ddim".into(), 0.5, 0.25));
+        assert_eq!((method.0.sampler, method.0.rescale, method.1.rescale), (crate::sampler::Sampler::Ddim, 0.5, 0.25));
 
         let text = "{\"prompt\":\"a\",\"steps\":5}\n{\"prompt\":\"b\",\"steps\":[5,10],\"guidance\":\"3\"}\n\
                     {\"prompt\":\"c\",\"count\":1,\"output\":\"x.png\"}\n{\"prompt\":\"d\",\"width\":64,\"seed\":1}";

@@ -16,6 +16,8 @@ use crate::pipeline::{Footprint, HostTensor, Observer, Outline, StageName, Step}
 
 /// How often progress is said where standard error is no terminal.
 const LINES: Duration = Duration::from_secs(10);
+/// What threads take for their stacks and to pack operands, in bytes.
+const WORKING: u64 = 16 << 20;
 /// How often a device is waited for, so that what is shown is done and not only asked for.
 const WAITS: Duration = Duration::from_millis(300);
 
@@ -156,15 +158,15 @@ fn memory(plan: &Footprint, total: usize, kept: u64, resident: Option<u64>) -> S
     let mut line = format!("memory: {} MiB for batches of {}", mib(plan.activations), plan.images);
     line += &format!(", {} MiB of weights {weights}", mib(plan.weights));
     if plan.kept > 0 {
-        // The results of all batches, and the file that is made of them.
-        let images = total.max(plan.images) as u64;
-        line += &format!(", {} MiB for the dump", mib(2 * plan.kept / plan.images.max(1) as u64 * images));
+        // The results of all batches and the file that is made of them, and one batch's as they come.
+        let all = plan.kept / plan.images.max(1) as u64 * total.max(plan.images) as u64;
+        line += &format!(", {} MiB for the dump", mib(2 * all + plan.kept));
     }
     if kept > 0 {
         line += &format!(", {} MiB for the grid", mib(kept));
     }
     if let Some(resident) = resident {
-        line += &format!(", {} MiB for the program", mib(resident));
+        line += &format!(", {} MiB for the program", mib(resident + WORKING));
     }
     if plan.free != u64::MAX {
         line += &format!("; {} MiB are free", mib(plan.free));
@@ -184,7 +186,7 @@ mod tests {
         assert_eq!(said, "memory: 5 MiB for batches of 2, 10 MiB of weights read from the files");
         let said = memory(&Footprint { kept: 3 << 20, ..plan }, 8, 2 << 20, Some(40 << 20));
         assert!(
-            said.ends_with("read from the files, 24 MiB for the dump, 2 MiB for the grid, 40 MiB for the program"),
+            said.ends_with("read from the files, 27 MiB for the dump, 2 MiB for the grid, 56 MiB for the program"),
             "{said}"
         );
         let turns = memory(&Footprint { free: 12 << 20, residency: Residency::Turns, ..plan }, 1, 0, None);

