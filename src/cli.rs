@@ -1,5 +1,6 @@
 //! The command line: turns arguments into requests, and results into files.
 
+mod adapters;
 mod bench;
 mod decode;
 mod encode;

@@ -43,10 +43,16 @@ pub struct Record {
     /// Names of parts that were given apart from the model, by what they are, like `stage_b`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, String>,
+    /// Adapters that changed the model, each with its strength, like `style.safetensors:0.8`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<String>,
     /// Which image of the request it is, from 0.
     pub image: usize,
     /// What was asked for.
     pub request: Request,
+    /// The syntax of its prompts, where they are not plain text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub syntax: String,
     /// The device, as it is chosen: `cpu`, `wgpu:0`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub device: String,
@@ -101,8 +107,10 @@ impl Record {
             program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
             model: model.into(),
             parts: BTreeMap::new(),
+            adapters: Vec::new(),
             image: 0,
             request: request.clone(),
+            syntax: String::new(),
             device: String::new(),
             dtype: String::new(),
             without: String::new(),

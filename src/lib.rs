@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub use adapters::{Adapter, Applied};
 #[doc(inline)]
 pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
@@ -14,6 +15,7 @@ pub use pipeline::{
     Batch, Footprint, HostTensor, Inputs, Observer, Options, Outline, Pipeline, Prior, StageName, Step, TextEmbeddings,
     Times,
 };
+pub use prompts::{Syntax, encode as encode_prompts};
 pub use registry::Caps;
 pub use request::Request;
 pub use sampler::{Method, Sampler, Spacing};
@@ -21,6 +23,7 @@ pub use shape::Shape;
 pub use weights::{ModelPaths, Overrides};
 
 // The parts, for the program and for this project's tests and benchmarks. They change without notice.
+mod adapters;
 #[doc(hidden)]
 pub mod backend;
 mod check;
@@ -52,6 +55,7 @@ pub mod output;
 pub mod pipeline;
 #[doc(hidden)]
 pub mod plan;
+mod prompts;
 #[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]

@@ -16,10 +16,10 @@ use std::cell::RefCell;
 use std::fmt::Display;
 
 use crate::error::Result;
-use crate::ops::{Affine, BatchNorm, Function, LayerNorm, Linear, Op, PixelUnshuffle};
+use crate::ops::{Activation, Add, Affine, BatchNorm, Function, LayerNorm, Linear, Modulate, Op, PixelUnshuffle};
 use crate::plan::{Recorder, Slot, Source};
 use crate::tensor::{Weight, shape_of_dims};
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, LowRank};
 use tensors::Listing;
 
 /// A scope of a network: the plan in which nodes are recorded, the checkpoint that has their weights, and a
@@ -174,20 +174,68 @@ impl<'a> Net<'a> {
         with: With<'_>,
     ) -> Result<Slot> {
         let k = x.shape.c;
-        let weight = Some(self.stacked(scope, names, ".weight", stored, &[o, k])?);
+        let (weight, changes) = self.stacked_apart(scope, names, stored, &[o, k])?;
         let bias = if with.bias { Some(self.stacked(scope, names, ".bias", &[o], &[o])?) } else { None };
         let shift = with.scale.map(|(_, shift)| self.weight_as(shift, &[1, 1, 1, k], &[k])).transpose()?.flatten();
-        let inputs = [
-            slot(x),
-            weight,
-            bias,
-            with.residual.and_then(slot),
-            with.scale.and_then(|(scale, _)| slot(scale)),
-            shift,
-            with.modulation.and_then(|m| slot(m.table)),
-            with.modulation.and_then(|m| slot(m.counter)),
-        ];
-        self.op(&format!("{scope}{}", names[0]), Linear { function: with.function }, &inputs)
+        let scale = [with.scale.and_then(|(scale, _)| slot(scale)), shift];
+        let at = format!("{scope}{}", names[0]);
+        let linear = |net: &mut Self,
+                      function,
+                      [weight, bias]: [_; 2],
+                      residual: Option<Slot>,
+                      modulation: Option<Modulation>| {
+            let table =
+                [modulation.map(|m| m.table), modulation.map(|m| m.counter)].map(|operand| operand.and_then(slot));
+            let inputs = [&[slot(x), weight, bias, residual.and_then(slot)][..], &scale, &table].concat();
+            net.op(&at, Linear { function }, &inputs)
+        };
+        let main = [Some(weight), bias];
+        let Some([down, up]) = changes else {
+            return linear(self, with.function, main, with.residual, with.modulation);
+        };
+
+        // The change is computed beside the layer and reaches it as its residual.
+        let low = linear(self, Function::Identity, [Some(down), None], None, None)?;
+        let beside = |net: &mut Self, residual: Option<Slot>| {
+            let inputs = [slot(low), Some(up), None, residual.and_then(slot), None, None, None, None];
+            net.op(&format!("{at}.change"), Linear { function: Function::Identity }, &inputs)
+        };
+        if with.function == Function::Identity {
+            let residual = beside(self, with.residual)?;
+            return linear(self, Function::Identity, main, Some(residual), with.modulation);
+        }
+        // A residual is added after the activation function, and the change belongs before it.
+        let change = beside(self, None)?;
+        let mut y = linear(self, Function::Identity, main, Some(change), None)?;
+        y = self.op(&at, Activation { function: with.function }, &[slot(y)])?;
+        if let Some(residual) = with.residual {
+            y = self.op(&at, Add, &[slot(y), slot(residual)])?;
+        }
+        match with.modulation {
+            Some(m) => self.op(&at, Modulate, &[slot(y), slot(m.table), slot(m.counter)]),
+            None => Ok(y),
+        }
+    }
+
+    /// The weights of linear layers `scope.names[..]` as one operand `[o·names, k]`; and what adapters change of them, if it
+    /// is of low rank, as two: `[r, k]` and `[o·names, r]`.
+    fn stacked_apart(
+        &mut self,
+        scope: &str,
+        names: &[&str],
+        stored: &[usize],
+        dims: &[usize; 2],
+    ) -> Result<(Source, Option<[Source; 2]>)> {
+        let Tensors::Read(checkpoint) = self.tensors else {
+            return Ok((self.stacked(scope, names, ".weight", stored, dims)?, None));
+        };
+        let apart = |name: &&str| checkpoint.require_apart(&format!("{}{scope}{name}.weight", self.prefix), stored);
+        let parts = names.iter().map(apart).collect::<Result<Vec<_>>>()?;
+        let weights: Vec<_> = parts.iter().map(|(weight, _)| weight.clone().reshape(dims)).collect();
+        let changes: Vec<&[LowRank]> = parts.iter().map(|(_, changes)| *changes).collect();
+        let weight = self.rec.weight(Weight::stack(&weights));
+        let changes = LowRank::beside(&changes, dims[0]);
+        Ok((weight, changes.map(|factors| factors.map(|factor| self.rec.weight(factor)))))
     }
 
     /// Layer norm without an affine map.

@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::adapters::{Adapter, Applied};
 use crate::backend::{Backend, Kind};
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -98,6 +99,22 @@ impl Pipeline {
         &self.model
     }
 
+    /// Replaces the adapters that change the model's weights, see [`Model::adapt`]. The weights that are on the device
+    /// stay there.
+    ///
+    /// # Errors
+    /// Those of [`Model::adapt`]; the adapters are then those of before.
+    pub fn adapt(&mut self, adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
+        let applied = self.model.adapt(adapters)?;
+        while self.plans.drop_oldest() {}
+        Ok(applied)
+    }
+
+    /// The tokenizer of the model's text encoder.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// The device.
     pub fn backend(&self) -> &dyn Backend {
         self.backend.as_ref()
@@ -142,10 +159,11 @@ impl Pipeline {
     pub fn run(
         &mut self,
         request: &Request,
-        options: Options<'_>,
+        mut options: Options<'_>,
         mut done: impl FnMut(Batch) -> Result<()>,
     ) -> Result<Times> {
-        self.batches(request, options, Until::Pictures, |images, results| {
+        let tokens = self.tokens(request, &mut options)?;
+        self.batches(request, &tokens, options, Until::Pictures, |images, results| {
             done(Batch { first: images.start, images: results.images })
         })
     }
@@ -175,6 +193,7 @@ impl Pipeline {
         let inputs = Inputs { text: Some(&text), ..options.inputs };
         let spent = self.batches(
             request,
+            &[],
             Options { inputs, observer: Some(observer), ..options },
             Until::StageC,
             |_, results| {
@@ -194,13 +213,41 @@ impl Pipeline {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn encode_text(&mut self, request: &Request, options: Options<'_>) -> Result<(TextEmbeddings, Times)> {
-        let prompts = request.prompts.len();
-        let (mut states, mut pooled): (Option<HostTensor>, Option<HostTensor>) = (None, None);
+    pub fn encode_text(&mut self, request: &Request, mut options: Options<'_>) -> Result<(TextEmbeddings, Times)> {
         // A batch of texts is what a batch of as many images has: all prompts of some images, then the negative.
         let request = Request { count: 1, ..request.clone() };
-        let options = Options { images: None, ..options };
-        let times = self.batches(&request, options, Until::Text, |images, results| {
+        options.images = None;
+        let tokens = self.tokens(&request, &mut options)?;
+        self.encode(&request, &tokens, options)
+    }
+
+    /// Encodes texts that are tokenised already, one row each.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn encode_tokens(&mut self, tokens: &[Encoding], observer: &mut dyn Observer) -> Result<TextEmbeddings> {
+        // The texts of a request, whose negative prompt is the last of them once more.
+        let last = tokens.last().into_iter().cloned();
+        let request = Request { prompts: vec![String::new(); tokens.len()], ..Request::default() };
+        let all: Vec<Encoding> = tokens.iter().cloned().chain(last).collect();
+        let options = Options { observer: Some(observer), ..Options::default() };
+        let (encoded, _) = self.encode(&request, &all, options)?;
+        let rows: Vec<usize> = (0..tokens.len()).collect();
+        Ok(TextEmbeddings {
+            states: encoded.states.map(|states| states.rows(&rows)),
+            pooled: encoded.pooled.rows(&rows),
+        })
+    }
+
+    fn encode(
+        &mut self,
+        request: &Request,
+        tokens: &[Encoding],
+        options: Options<'_>,
+    ) -> Result<(TextEmbeddings, Times)> {
+        let prompts = request.prompts.len();
+        let (mut states, mut pooled): (Option<HostTensor>, Option<HostTensor>) = (None, None);
+        let times = self.batches(request, tokens, options, Until::Text, |images, results| {
             let batch = results.text.expect("text is the plan's result");
             for (all, batch) in [&mut states, &mut pooled].into_iter().zip(batch) {
                 let rows: Vec<usize> = match images.end == prompts {
@@ -231,9 +278,23 @@ impl Pipeline {
         self.compile(request, 0..request.images(), &options, observer, Until::Pictures).map(drop)
     }
 
+    /// Checks a request and what is given with it; returns the tokens of its texts, unless states are given.
+    fn tokens(&self, request: &Request, options: &mut Options<'_>) -> Result<Vec<Encoding>> {
+        request.check()?;
+        options.inputs.check(request, &self.model)?;
+        let mut nobody = ();
+        let observer: &mut dyn Observer = options.observer.as_deref_mut().map_or(&mut nobody, |observer| observer);
+        match options.inputs.text {
+            Some(_) => Ok(Vec::new()),
+            None => self.tokenize(request, observer),
+        }
+    }
+
+    /// Makes all images of a request, whose texts have these `tokens`.
     fn batches(
         &mut self,
         request: &Request,
+        tokens: &[Encoding],
         mut options: Options<'_>,
         until: Until,
         mut done: impl FnMut(Range<usize>, Results) -> Result<()>,
@@ -242,10 +303,6 @@ impl Pipeline {
         let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
         request.check()?;
         options.inputs.check(request, &self.model)?;
-        let tokens = match options.inputs.text {
-            Some(_) => Vec::new(),
-            None => self.tokenize(request, observer)?,
-        };
         let mut times = Times::default();
         let Range { start: mut first, end } = options.images.clone().unwrap_or(0..request.images());
         if first >= end || end > request.images() {
@@ -264,7 +321,7 @@ impl Pipeline {
             most = self.compile(request, images.clone(), &options, observer, until)?;
             times.plan += start.elapsed();
             let images = first..first + most.min(images.len());
-            let results = self.run_batch(request, &tokens, images.clone(), &options, observer, &mut times)?;
+            let results = self.run_batch(request, tokens, images.clone(), &options, observer, &mut times)?;
             first = images.end;
             done(images, results)?;
         }

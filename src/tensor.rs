@@ -73,6 +73,20 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// Whether no element is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        self.first_non_finite().is_none()
+    }
+
+    /// The index of the first NaN or infinity.
+    pub fn first_non_finite(&self) -> Option<usize> {
+        match self {
+            Elements::F32(x) => x.iter().position(|v| !v.is_finite()),
+            Elements::F16(x) => x.iter().position(|v| !v.is_finite()),
+            Elements::Bf16(x) => x.iter().position(|v| !v.is_finite()),
+        }
+    }
+
     /// Appends all elements to `out`, converted to f32, which is exact.
     pub fn extend_f32(&self, out: &mut Vec<f32>) {
         match self {

@@ -101,12 +101,36 @@ impl Tokenizer {
             prompt[start..].trim().to_owned()
         });
 
+        Ok(Encoding { cut, ..self.enclose(&text.get_ids()[..kept]) })
+    }
+
+    /// All tokens of a text, without those that begin and end it.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode).
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoded = self.bpe.encode(text, false);
+        Ok(encoded.map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))?.get_ids().to_vec())
+    }
+
+    /// Tokens between those that begin and end a text, padded to the sequence length.
+    ///
+    /// # Panics
+    /// If there are more than `positions − 2`.
+    pub fn enclose(&self, tokens: &[u32]) -> Encoding {
+        let len = tokens.len() + 2;
+        assert!(len <= self.positions, "{len} tokens of {}", self.positions);
         let mut ids = Vec::with_capacity(self.positions);
         ids.push(self.bos);
-        ids.extend(&text.get_ids()[..kept]);
+        ids.extend(tokens);
         ids.push(self.eos);
         ids.resize(self.positions, self.pad);
-        Ok(Encoding { ids, len: kept + 2, cut })
+        Encoding { ids, len, cut: None }
+    }
+
+    /// The sequence length.
+    pub fn positions(&self) -> usize {
+        self.positions
     }
 
     /// The padding id: EOS in the published Stable Cascade files, 0 in some others.

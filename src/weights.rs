@@ -3,12 +3,13 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint      paths
 //!                            ▲
-//!                       names, kind
+//!                  names, kind, change
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
 //! its bytes are read from disk when a kernel or an upload first accesses them.
 
+pub mod change;
 pub mod checkpoint;
 pub mod file;
 pub mod index;
@@ -17,6 +18,7 @@ pub mod mmap;
 pub mod names;
 pub mod paths;
 
+pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;

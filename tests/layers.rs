@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline plan registry \
+        "adapters backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline plan prompts registry \
          request sampler shape sizes synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
     ("synth", "error files model net net::config tensor weights"),
+    ("prompts", "error pipeline shape tokenizer"),
     (
         "pipeline",
-        "backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
+        "adapters backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
     ),
     ("check", "backend error ops plan tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
@@ -32,6 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("output", "error"),
     ("request", "error noise sampler sizes"),
     ("tokenizer", "error files"),
+    ("adapters", "error files model tensor weights"),
     ("model", "error files net::config sampler weights"),
     ("net", "error files net::config ops plan shape tensor weights"),
     ("net::config", "error files weights"),

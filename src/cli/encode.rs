@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     };
     let base = Request { negative: args.negative.clone(), ..Request::default() };
-    let jobs = jobs(&lines, &base, [false; 2])?;
+    let jobs = jobs(&lines, &base, [false; 2], true)?;
     let [Job { request, .. }] = &jobs[..] else {
         return Err(Error::Request {
             what: "--prompts".into(),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::adapters::Chosen;
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
 use super::interrupt::{after_a_step, at_once};
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::image::{Origin, Record, read_metadata};
 use crate::noise::NoiseKind;
 use crate::pipeline::{HostTensor, Inputs, Options, Pipeline, TextEmbeddings};
+use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +58,13 @@ pub(super) struct Args {
     /// [default: torch]
     #[arg(long, value_name = "KIND", help_heading = PICTURE, env = "CASCADE_NOISE")]
     noise: Option<NoiseKind>,
+    /// What parentheses and brackets in prompts mean: plain text, or weights as in webui (A1111) or comfyui.
+    /// [default: plain]
+    ///
+    /// `(word:1.3)` is 1.3 times as strong, `(word)` 1.1 times, in webui `[word]` 1/1.1 times, and BREAK begins a new
+    /// chunk of 75 tokens. With webui and comfyui, prompts may be longer than the 75 tokens that the text encoder takes.
+    #[arg(long, value_name = "SYNTAX", help_heading = PICTURE, env = "CASCADE_PROMPT_SYNTAX")]
+    prompt_syntax: Option<Syntax>,
     /// File with one prompt a line, or - for standard input. Empty lines are skipped. Lines of JSON may have settings
     /// of their own.
     #[arg(long, value_name = "FILE|-", conflicts_with = "prompt", help_heading = FILES, env = "CASCADE_PROMPTS")]
@@ -87,7 +96,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // Where nothing else is asked for, it is that very picture, and not one like it.
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
-    let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref())?;
+    let syntax = args.prompt_syntax.or(from.as_ref().and_then(|record| record.syntax.parse().ok())).unwrap_or_default();
+    let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), syntax)?;
+    let tags = take_tags(args, &mut jobs)?;
+    let adapters = args.setup.adapters.names(&tags);
+    if let Some(record) = again.filter(|record| record.adapters != adapters) {
+        return Err(Error::Request {
+            what: "--lora".into(),
+            expected: format!("what the picture was made with: {}", listed(&record.adapters)),
+            found: listed(&adapters),
+        });
+    }
     if let Some(Seed::Random(seed)) = args.seed {
         note(&format!("seed: {seed}"));
     }
@@ -105,8 +124,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     };
 
-    let model = args.setup.open_model(args.making.quiet)?;
+    let model = args.setup.open_model_with(&tags, args.making.quiet)?;
     let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
+    let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     if let Some(side) = model.native_size {
         jobs.iter_mut().for_each(|job| job.take_size(side));
@@ -132,6 +152,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opened = args.setup.open_device_of(from.as_ref())?;
     let whole = |job: &Job| -> Result<Record> {
         Ok(Record {
+            adapters: adapters.clone(),
+            syntax: if syntax == Syntax::Plain { String::new() } else { syntax.to_string() },
             text: text.as_ref().map(|file| file.from(row_of_text.unwrap_or(0))),
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
             prior: again.and_then(|record| record.prior.clone()),
@@ -144,9 +166,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, args.output.json, args.making.quiet, &jobs[0].1, pipeline.backend());
     let mut watch = Watch::new(args.making.quiet, args.output.json);
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
-    let inputs = Inputs { text: states.as_ref(), start_c, start_b, ..Inputs::default() };
+    let given = Inputs { text: states.as_ref(), start_c, start_b, ..Inputs::default() };
     if args.prior_only {
         let (job, whole) = single(&jobs, "--prior-only")?;
+        let states = weighed(&mut pipeline, job, syntax, states.is_some(), &mut watch)?;
+        let inputs = Inputs { text: states.as_ref().or(given.text), ..given };
         let Making { batch, check_nodes, .. } = args.making;
         let keep = outputs.dump.is_some();
         watch.expect(job.request.images(), 0);
@@ -160,9 +184,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     } else {
         let images = jobs[0].0.request.images();
         let stage_c = prior_of(again, &mut pipeline, &mut watch, &mut report)?.map(|one| one.repeated(images));
-        let inputs = Inputs { stage_c: stage_c.as_ref(), ..inputs };
         watch.pictures = args.grid.grid.is_some().then(Vec::new);
-        args.making.pictures(&mut pipeline, &jobs, inputs, &outputs, &mut watch, &mut report)?;
+        // Text that is encoded apart is that of one job.
+        let together = if syntax == Syntax::Plain { jobs.len() } else { 1 };
+        for jobs in jobs.chunks(together) {
+            let states = weighed(&mut pipeline, &jobs[0].0, syntax, states.is_some(), &mut watch)?;
+            let inputs = Inputs { text: states.as_ref().or(given.text), stage_c: stage_c.as_ref(), ..given };
+            args.making.pictures(&mut pipeline, jobs, inputs, &outputs, &mut watch, &mut report)?;
+        }
         if let Some(pictures) = &watch.pictures {
             at_once(|| report.wrote(|| outputs.write_grid(&grid.draw(pictures))))?;
         }
@@ -176,8 +205,41 @@ pub(super) fn run(args: &Args) -> Result<()> {
     report.end(if args.prior_only { "latents" } else { "images" }, requests)
 }
 
+/// The job's text, encoded with its weights, where a syntax has them and no text is given.
+fn weighed(
+    pipeline: &mut Pipeline,
+    job: &Job,
+    syntax: Syntax,
+    is_given: bool,
+    watch: &mut Watch,
+) -> Result<Option<TextEmbeddings>> {
+    if is_given || syntax == Syntax::Plain {
+        return Ok(None);
+    }
+    encode(pipeline, &job.request.prompts, &job.request.negative, syntax, watch).map(Some)
+}
+
+/// Takes the tags of adapters out of all prompts of a run.
+fn take_tags(args: &Args, jobs: &mut [Job]) -> Result<Vec<Chosen>> {
+    let mut prompts: Vec<String> = jobs.iter().flat_map(|job| job.request.prompts.clone()).collect();
+    let tags = args.setup.adapters.take_tags(&mut prompts)?;
+    let plain = prompts.into_iter();
+    jobs.iter_mut().flat_map(|job| &mut job.request.prompts).zip(plain).for_each(|(prompt, plain)| *prompt = plain);
+    Ok(tags)
+}
+
+fn listed(adapters: &[String]) -> String {
+    if adapters.is_empty() { "none".into() } else { adapters.join(", ") }
+}
+
 /// What is to be made, checked, where sizes that nobody gave are still the usual ones.
-fn asked(args: &Args, from: Option<&Record>, again: Option<&Record>, text: Option<&Given>) -> Result<(Vec<Job>, Grid)> {
+fn asked(
+    args: &Args,
+    from: Option<&Record>,
+    again: Option<&Record>,
+    text: Option<&Given>,
+    syntax: Syntax,
+) -> Result<(Vec<Job>, Grid)> {
     let usual = from.map_or_else(Request::default, |record| record.request.clone());
     let from_prompts = usual.prompts.clone();
     let mut base = args.sampling.apply(Request {
@@ -212,7 +274,9 @@ fn asked(args: &Args, from: Option<&Record>, again: Option<&Record>, text: Optio
     };
     let sized = [args.size.width.is_some() || from.is_some(), args.size.height.is_some() || from.is_some()];
     let (lines, grid) = args.grid.expand(lines, &base)?;
-    let mut jobs = jobs(&lines, &base, sized)?;
+    // All texts of a job get as many chunks as the longest, so a picture that is to be as if alone has its own.
+    let together = syntax == Syntax::Plain || base.noise.is_of_batch();
+    let mut jobs = jobs(&lines, &base, sized, together)?;
     if let (Some(record), [job]) = (again, &mut jobs[..]) {
         job.only = (record.image < job.request.images()).then_some(record.image);
     }

@@ -56,13 +56,13 @@ impl Job {
 }
 
 /// A job for each line, where `base` says what the line does not. `sized` tells whether it says which size.
-/// Lines that differ in the prompt alone are one job, so that their pictures are made in batches.
+/// Lines that differ in the prompt alone are one job if `together`, so that their pictures are made in batches.
 ///
 /// A line without a seed goes on from the line before, so that all pictures of a run differ.
 ///
 /// # Errors
 /// For the first line that asks for something impossible.
-pub(super) fn jobs(lines: &[Line], base: &Request, sized: [bool; 2]) -> Result<Vec<Job>> {
+pub(super) fn jobs(lines: &[Line], base: &Request, sized: [bool; 2], together: bool) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut first = 0;
     for line in lines {
@@ -72,7 +72,10 @@ pub(super) fn jobs(lines: &[Line], base: &Request, sized: [bool; 2]) -> Result<V
         }
         let mut job = Job { request, sized: [own[0] || sized[0], own[1] || sized[1]], output, first, only: None };
         first += job.request.images();
-        match jobs.last_mut().filter(|before| !(seeded && job.request.noise.is_of_batch()) && follows(before, &job)) {
+        match jobs
+            .last_mut()
+            .filter(|before| together && !(seeded && job.request.noise.is_of_batch()) && follows(before, &job))
+        {
             Some(before) => before.request.prompts.append(&mut job.request.prompts),
             None => jobs.push(job),
         }
@@ -98,7 +101,7 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let file = room.path().join("prompts");
         std::fs::write(&file, text).unwrap();
-        jobs(&super::super::prompts::read(&file)?, base, [false; 2])
+        jobs(&super::super::prompts::read(&file)?, base, [false; 2], true)
     }
 
     #[test]

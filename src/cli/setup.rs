@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches};
 
+use super::adapters::Chosen;
 use super::{DEVICE, ModelArgs, PICTURE, note};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
@@ -31,6 +32,8 @@ pub(super) enum Precision {
 pub(super) struct Setup {
     #[command(flatten)]
     pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) adapters: super::adapters::Args,
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`. [default: auto]
     #[arg(long, value_name = "NAME", help_heading = DEVICE, env = "CASCADE_DEVICE")]
     device: Option<Choice>,
@@ -54,17 +57,24 @@ pub(super) struct Opened {
 }
 
 impl Setup {
-    /// Opens the model.
+    /// Opens the model, changed by the adapters of the flags.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
+        self.open_model_with(&[], quiet)
+    }
+
+    /// Opens the model, changed by the adapters of the flags, and those that prompts ask for.
+    pub(super) fn open_model_with(&self, tags: &[Chosen], quiet: bool) -> Result<Model> {
         let paths = self.model.find()?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
-        Model::open(&paths)
+        let mut model = Model::open(&paths)?;
+        self.adapters.apply(&mut model, tags, quiet)?;
+        Ok(model)
     }
 
     /// Every file that a run with this model and device may read, so that none is replaced: weights, configurations,
-    /// the tokenizer's files, shaders.
+    /// the tokenizer's files, adapters, shaders.
     ///
     /// # Errors
     /// If the model is no longer there.
@@ -74,8 +84,8 @@ impl Setup {
         let of_parts = parts.into_iter().flat_map(|PartFiles { weights, config }| [Some(weights), config]).flatten();
         let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());
         let weights = model.files().into_iter().map(PathBuf::from);
-        let folders = [Some(tokenizer.path()), self.shader_dir.as_deref()];
-        let listed = folders.into_iter().flatten().flat_map(|path| match std::fs::read_dir(path) {
+        let folders = [Some(tokenizer.path()), self.shader_dir.as_deref()].into_iter().flatten();
+        let listed = folders.chain(self.adapters.files(&[])).flat_map(|path| match std::fs::read_dir(path) {
             Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
             Err(_) => vec![path.to_owned()],
         });
@@ -201,7 +211,10 @@ pub(super) struct Subject {
 impl Subject {
     /// Opens or makes the model.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
-        self.synthetic.map_or_else(|| self.setup.open_model(quiet), synth::in_memory)
+        let Some(preset) = self.synthetic else { return self.setup.open_model(quiet) };
+        let mut model = synth::in_memory(preset)?;
+        self.setup.adapters.apply(&mut model, &[], quiet)?;
+        Ok(model)
     }
 
     /// Every file that a run may read, see [`Setup::reads`].

@@ -29,6 +29,14 @@ impl HostTensor {
         Self { shape: Shape { n: self.shape.n * times, ..self.shape }, values: self.values.repeat(times) }
     }
 
+    /// A tensor of some of the images.
+    ///
+    /// # Panics
+    /// If an index is beyond the tensor's images.
+    pub fn rows(&self, indices: &[usize]) -> HostTensor {
+        HostTensor { shape: Shape { n: indices.len(), ..self.shape }, values: self.images(indices) }
+    }
+
     /// Adds the images of another tensor, which has the same extent otherwise.
     pub(super) fn append(&mut self, more: HostTensor) {
         self.shape.n += more.shape.n;
@@ -40,7 +48,8 @@ impl HostTensor {
 /// prompt, which only guided stages need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextEmbeddings {
-    /// States of every token, `[texts, 1, t, c]`, as Stage C takes them. Stages B and A do without.
+    /// States of every token, `[texts, 1, t, c]`, as Stage C takes them. Of any number of tokens: longer prompts have those of
+    /// several texts one after the other. Stages B and A do without.
     pub states: Option<HostTensor>,
     /// Pooled and projected text, `[texts, 1, 1, p]`.
     pub pooled: HostTensor,
@@ -129,14 +138,21 @@ impl Inputs<'_> {
         require("text.pooled", &text.pooled, Shape::new(rows, 1, 1, config.projection_dim))?;
         match &text.states {
             Some(states) => {
-                let shape = Shape::new(rows, 1, config.max_position_embeddings, config.hidden_size);
-                require("text.states", states, shape)
+                let positions = states.shape.w;
+                if positions == 0 || positions > MAX_POSITIONS {
+                    let expected = format!("states of 1 to {MAX_POSITIONS} positions");
+                    return Err(wrong("text.states", expected, states.shape.to_string()));
+                }
+                require("text.states", states, Shape::new(rows, 1, positions, config.hidden_size))
             }
             None if self.stage_c.is_some() => Ok(()),
             None => Err(wrong("text.states", "states of every token, which Stage C takes".into(), "none".into())),
         }
     }
 }
+
+/// Most positions of text states: 64 times CLIP's 77.
+const MAX_POSITIONS: usize = 4928;
 
 /// Longest side of Stage C's latents: those of the largest picture.
 const MAX_LATENT: usize = 384;

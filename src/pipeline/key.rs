@@ -31,8 +31,8 @@ pub(crate) struct PlanKey {
     pub philox: bool,
     /// Whether intermediate results stay readable.
     pub keep: bool,
-    /// Whether text states are given, so that the text encoder does not run.
-    pub text_given: bool,
+    /// Positions of the text states that are given, so that the text encoder does not run; 0 where only pooled text is.
+    pub text_given: Option<usize>,
     /// Height and width of Stage C's latents where they are given, so that it does not run.
     pub stage_c_given: Option<(usize, usize)>,
     /// The last stage that runs.
@@ -122,7 +122,7 @@ impl PlanKey {
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
             philox: request.noise == NoiseKind::Philox,
             keep,
-            text_given: inputs.text.is_some(),
+            text_given: inputs.text.map(|text| text.states.as_ref().map_or(0, |states| states.shape.w)),
             stage_c_given: inputs.stage_c.map(|given| (given.shape.h, given.shape.w)),
             until,
         };

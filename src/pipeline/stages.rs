@@ -75,7 +75,7 @@ pub(crate) fn record(model: &Model, key: &PlanKey) -> Result<Recorded> {
 pub(crate) fn kept_bytes(model: &Model, key: &PlanKey) -> u64 {
     let text = &model.text.1;
     let mut of_image = 0;
-    if !key.text_given {
+    if key.text_given.is_none() {
         of_image += text.max_position_embeddings * (1 + text.hidden_size) + text.projection_dim;
     }
     if key.until != Until::Text && key.stage_c_given.is_none() {

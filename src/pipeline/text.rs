@@ -38,9 +38,9 @@ impl Text {
         let (weights, config) = &model.text;
         let (tokens, is_result) = (config.max_position_embeddings, key.until == Until::Text);
         let mut feed = Feed::default();
-        if key.text_given {
+        if let Some(positions) = key.text_given {
             let pooled = rec.input(Shape::new(key.texts, 1, 1, config.projection_dim), Element::F32);
-            let states = Shape::new(key.texts, 1, tokens, config.hidden_size);
+            let states = Shape::new(key.texts, 1, positions, config.hidden_size);
             let states = key.stage_c_given.is_none().then(|| rec.input(states, Element::F32));
             feed.add(move |job, run| {
                 let given = job.inputs.text.expect("text states are given");

@@ -1,19 +1,20 @@
 //! The named tensors of one network, from one file or several.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::change::{Changes, LowRank};
 use super::file::{self, Stored};
 use super::index;
 use super::kind::NetworkKind;
 use super::names::{self, Rename, SECTIONS};
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::tensor::{Elements, Weight};
+use crate::tensor::Weight;
 
 /// The tensors of one network by their names in the `diffusers` scheme, whatever
 /// the layout of the file. Opening one reads only headers.
@@ -26,6 +27,8 @@ pub struct Checkpoint {
     pub original: bool,
     kind: NetworkKind,
     tensors: BTreeMap<String, Tensor>,
+    /// What adapters change, by tensor.
+    changes: HashMap<String, Changes>,
 }
 
 /// A tensor, and its view, which is created on first use.
@@ -101,8 +104,13 @@ impl Checkpoint {
     }
 
     fn new(path: &Path, combined: bool, renamed: Vec<(Stored, Rename)>) -> Result<Self> {
-        let mut checkpoint =
-            Self { path: path.to_owned(), original: combined, kind: NetworkKind::Unknown, tensors: BTreeMap::new() };
+        let mut checkpoint = Self {
+            path: path.to_owned(),
+            original: combined,
+            kind: NetworkKind::Unknown,
+            tensors: BTreeMap::new(),
+            changes: HashMap::new(),
+        };
         for (stored, rename) in renamed {
             match rename {
                 Rename::To(name) => {
@@ -177,9 +185,32 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensor`] with the file, the name, and what was expected and found.
     pub fn require(&self, name: &str, dims: &[usize]) -> Result<Weight> {
+        let weight = self.unchanged(name, dims)?;
+        Ok(self.changes.get(name).map_or_else(|| weight.clone(), |changes| changes.all(&weight)))
+    }
+
+    /// Like [`require`](Self::require), with those changes apart that may be computed beside the weight.
+    ///
+    /// # Errors
+    /// Those of [`require`](Self::require).
+    pub fn require_apart(&self, name: &str, dims: &[usize]) -> Result<(Weight, &[LowRank])> {
+        let weight = self.unchanged(name, dims)?;
+        match self.changes.get(name) {
+            Some(changes) => Ok((changes.copy(&weight), &changes.low_rank)),
+            None => Ok((weight, &[])),
+        }
+    }
+
+    /// A tensor as it is stored, whatever adapters change.
+    fn unchanged(&self, name: &str, dims: &[usize]) -> Result<Weight> {
         self.expect(name, dims, "")?;
         let weight = self.get(name).expect("a tensor of floats has a view");
         Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
+    }
+
+    /// Replaces all changes of its tensors.
+    pub fn change(&mut self, changes: HashMap<String, Changes>) {
+        self.changes = changes;
     }
 
     /// The checks of [`require`](Self::require), without accessing the data. `source` says where the dimensions come from,
@@ -241,7 +272,7 @@ impl Checkpoint {
             let mut before = 0;
             for part in self.get(name)?.parts() {
                 let elements = part.elements();
-                if let Some(i) = non_finite(elements) {
+                if let Some(i) = elements.first_non_finite() {
                     return Some((name, before + i));
                 }
                 before += elements.len();
@@ -281,12 +312,4 @@ fn in_brackets(source: &str) -> String {
 /// Whether dimensions are equal, ignoring dimensions of 1.
 fn same_dims(a: &[usize], b: &[usize]) -> bool {
     a.iter().filter(|&&d| d != 1).eq(b.iter().filter(|&&d| d != 1))
-}
-
-fn non_finite(elements: Elements<'_>) -> Option<usize> {
-    match elements {
-        Elements::F32(x) => x.iter().position(|v| !v.is_finite()),
-        Elements::F16(x) => x.iter().position(|v| !v.is_finite()),
-        Elements::Bf16(x) => x.iter().position(|v| !v.is_finite()),
-    }
 }

@@ -78,6 +78,20 @@ impl Stored {
         }
     }
 
+    /// The elements of a tensor of 32- or 64-bit integers. `None` for other types.
+    pub fn integers(&self) -> Option<Vec<i64>> {
+        let bytes = &self.file.bytes()[self.range.clone()];
+        match self.dtype {
+            safetensors::Dtype::I64 => {
+                Some(bytes.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect())
+            }
+            safetensors::Dtype::I32 => {
+                Some(bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes).into()).collect())
+            }
+            _ => None,
+        }
+    }
+
     /// The elements, in place. They are copied only if they are misaligned, as in
     /// files whose header has an odd length.
     pub fn part(&self) -> Option<Part> {

@@ -1,0 +1,191 @@
+//! Adapters (LoRA) in every dialect, against models into which PyTorch merged them beforehand.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use cascade_rt::{Adapter, Model, ModelPaths, Options, Overrides, Pipeline, Request, devices};
+
+fn fixtures() -> PathBuf {
+    let root = std::env::var_os("CASCADE_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.join("tests/fixtures")
+}
+
+fn model() -> Model {
+    let file = |path: &str| Some(fixtures().join(path).into());
+    let parts = Overrides {
+        stage_c: file("tiny-prior/prior/diffusion_pytorch_model.safetensors"),
+        stage_b: file("tiny/decoder/diffusion_pytorch_model.safetensors"),
+        ..Overrides::default()
+    };
+    Model::open(&ModelPaths::find(Some(&fixtures().join("tiny").into()), None, &parts).unwrap()).unwrap()
+}
+
+fn pipeline() -> Pipeline {
+    Pipeline::new(model(), devices::Choice::Cpu.open().unwrap()).unwrap()
+}
+
+fn adapter(name: &str) -> Adapter {
+    Adapter::open(fixtures().join("adapters").join(name)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn request() -> Request {
+    Request {
+        width: 64,
+        height: 64,
+        seed: 21,
+        steps: (2, 1),
+        negative: "fog".into(),
+        ..Request::new("a red fox in the snow")
+    }
+}
+
+fn stage_c(pipeline: &mut Pipeline) -> Vec<f32> {
+    pipeline.prior(&request(), Options::default()).unwrap().0.stage_c.values
+}
+
+/// What PyTorch makes, in channels-last order.
+fn expected() -> BTreeMap<String, Vec<f32>> {
+    let bytes = std::fs::read(fixtures().join("adapters/expected.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let channels_last = |view: safetensors::tensor::TensorView<'_>| {
+        let values: Vec<f32> = view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        let [_, c, h, w] = view.shape()[..] else { panic!("a picture or latents") };
+        (0..h * w).flat_map(|pixel| (0..c).map(move |ch| ch * h * w + pixel)).map(|i| values[i]).collect()
+    };
+    file.tensors().into_iter().map(|(name, view)| (name, channels_last(view))).collect()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let sum = |f: &dyn Fn(usize) -> f32| (0..b.len()).map(|i| f64::from(f(i)).powi(2)).sum::<f64>();
+    (sum(&|i| a[i] - b[i]) / sum(&|i| b[i])).sqrt()
+}
+
+#[test]
+fn every_dialect_is_what_pytorch_makes_of_merged_weights() {
+    let expected = expected();
+    let mut pipeline = pipeline();
+    let base = stage_c(&mut pipeline);
+    assert!(distance(&base, &expected["base.stage_c"]) < 1e-4);
+    for (files, want, changes) in [
+        (&[("onetrainer.safetensors", 1.0)][..], "all", 47),
+        (&[("kohya.safetensors", 1.0)], "all", 47),
+        (&[("original.safetensors", 1.0)], "all", 47),
+        (&[("comfyui.safetensors", 1.0)], "all", 47),
+        (&[("omi.safetensors", 1.0)], "all", 47),
+        (&[("diffusers.safetensors", 1.0)], "all", 47),
+        (&[("kohya.safetensors", 0.5)], "half", 47),
+        (&[("kohya.safetensors", 1.5), ("comfyui.safetensors", -0.5)], "all", 47),
+        (&[("dora_inputs.safetensors", 1.0)], "dora_inputs", 3),
+        (&[("dora_outputs.safetensors", 1.0)], "dora_outputs", 3),
+        (&[("stability.safetensors", 1.0)], "stability", 13),
+        (&[("stability.safetensors", 1.0), ("omi.safetensors", 1.0)], "all_and_stability", 13),
+        (&[("peft", 1.0)], "peft", 19),
+    ] {
+        let opened: Vec<_> = files.iter().map(|(name, strength)| (adapter(name), *strength)).collect();
+        let given: Vec<_> = opened.iter().map(|(adapter, strength)| (adapter, *strength)).collect();
+        let applied = pipeline.adapt(&given).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((applied[0].applied, &applied[0].unknown[..]), (changes, &[][..]), "{files:?}");
+        let error = distance(&stage_c(&mut pipeline), &expected[&format!("{want}.stage_c")]);
+        assert!(error < 1e-4, "{files:?}: {error}");
+    }
+    let image = pipeline.generate(&request()).unwrap().remove(0);
+    let want: Vec<u8> = expected["peft.image"].iter().map(|v| (v * 255.0).round() as u8).collect();
+    assert!(image.rgb.iter().zip(&want).all(|(got, want)| got.abs_diff(*want) <= 1), "the picture with PEFT's adapter");
+
+    // Of strength 0, and after all are taken away, the model is the one it was.
+    let dora = adapter("dora_inputs.safetensors");
+    pipeline.adapt(&[(&adapter("kohya.safetensors"), 0.0), (&dora, 0.0)]).unwrap();
+    assert_eq!(stage_c(&mut pipeline), base);
+    pipeline.adapt(&[]).unwrap();
+    assert_eq!(stage_c(&mut pipeline), base);
+}
+
+/// A file with these tensors, all of them f32 and 1.
+fn file(folder: &tempfile::TempDir, tensors: &[(&str, &[usize])]) -> PathBuf {
+    let ones = bytemuck::cast_slice::<f32, u8>(&[1.0; 4096]);
+    let view = |dims: &[usize]| {
+        let bytes = &ones[..4 * dims.iter().product::<usize>()];
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, dims.to_vec(), bytes).unwrap()
+    };
+    let path = folder.path().join("file.safetensors");
+    safetensors::serialize_to_file(tensors.iter().map(|(name, dims)| (*name, view(dims))), None, &path).unwrap();
+    path
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = model();
+    let q = "lora_prior_unet_down_blocks_0_2_attention_attn_to_q";
+    let [down, up, alpha, dora] =
+        [".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"].map(|end| format!("{q}{end}"));
+    let mut message = |tensors: &[(&str, &[usize])]| {
+        let adapter = Adapter::open(file(&folder, tensors));
+        adapter.and_then(|adapter| model.adapt(&[(&adapter, 1.0)])).expect_err("is refused").to_string()
+    };
+    for (tensors, part) in [
+        (&[(&down[..], &[2, 20][..])][..], "no second one"),
+        (&[(&up[..], &[20, 2])], "no first one"),
+        (&[(&down, &[2, 20]), (&up, &[20, 3])], "factors [rank, inputs] and [outputs, rank]"),
+        (&[(&down, &[2, 24]), (&up, &[20, 2])], "a change of `down_blocks.0.2.attention.to_q.weight` [20, 20]"),
+        (&[(&down, &[2, 20]), (&up, &[24, 2])], "factors of rank 2 for [24, 20]"),
+        (&[(&down, &[40]), (&up, &[20, 2])], "two dimensions at least"),
+        (&[(&down, &[2, 20]), (&up, &[20, 2]), (&dora, &[7])], "20 magnitudes"),
+        (&[(&down, &[2, 20]), (&up, &[20, 2]), (&alpha, &[0])], "alpha"),
+        (&[("embeddings.indices", &[2])], "together"),
+        (&[("embeddings.indices", &[2]), ("embeddings.embeddings", &[2, 12])], "whole numbers"),
+        (&[("weights.99.lora_down", &[1, 20]), ("weights.99.lora_up", &[20, 1])], "changes tensors of this model"),
+        (
+            &[
+                ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", &[1, 20]),
+                ("transformer.single_transformer_blocks.0.attn.to_q.lora_B.weight", &[20, 1]),
+            ],
+            "Flux",
+        ),
+        (
+            &[
+                ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", &[1, 20]),
+                ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", &[20, 1]),
+            ],
+            "Stable Diffusion XL",
+        ),
+        (
+            &[
+                ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &[1, 20]),
+                ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", &[20, 1]),
+            ],
+            "Stable Diffusion (1.5",
+        ),
+        (&[("down_blocks.0.0.depthwise.weight", &[20, 1, 3, 3])], "a whole Stage B or C"),
+        (&[("something", &[1])], "something else (with `something`)"),
+    ] {
+        let message = message(tensors);
+        assert!(message.contains(part) && message.contains("file.safetensors"), "{tensors:?}: {message}");
+    }
+
+    // What one file has besides is said, and the rest is used.
+    let other = "lora_prior_unet_down_blocks_0_7_attention_attn_to_q";
+    let [other_down, other_up] = [".lora_down.weight", ".lora_up.weight"].map(|end| format!("{other}{end}"));
+    let all: &[(&str, &[usize])] =
+        &[(&down, &[2, 20]), (&up, &[20, 2]), (&other_down, &[2, 20]), (&other_up, &[20, 2]), ("notes", &[1])];
+    let adapter = Adapter::open(file(&folder, all)).unwrap();
+    let applied = model.adapt(&[(&adapter, 1.0)]).unwrap().remove(0);
+    assert_eq!((applied.applied, applied.unknown), (1, vec!["notes".to_owned(), other.to_owned()]));
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let nan = [f32::NAN; 40];
+    let view = |dims: [usize; 2]| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, dims.to_vec(), bytemuck::cast_slice(&nan))
+            .unwrap()
+    };
+    let path = folder.path().join("nan.safetensors");
+    let q = "prior.down_blocks.0.2.attention.to_q";
+    let tensors = [(format!("{q}.lora_A.weight"), view([2, 20])), (format!("{q}.lora_B.weight"), view([20, 2]))];
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    let error = Adapter::open(path).unwrap_err().to_string();
+    assert!(error.contains("NaN or infinity"), "{error}");
+}
