@@ -60,10 +60,11 @@ fn load_kv(part: u32, image: u32, head: u32, key: u32, i: u32) -> f32 {
 
 @compute @workgroup_size(8, 8)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_id) at: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let group = part.first + id;
     let tokens = p.out.h * p.out.w;
     let token0 = group.x * TILE_Q;
     let head = group.y;

@@ -40,8 +40,8 @@ struct Params {
 @group(0) @binding(6) var<storage, read> bias: array<u32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let c = i % p.out.c;
     var v: f32;

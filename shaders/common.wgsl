@@ -8,6 +8,11 @@
 // Shape of a tensor [n, h, w, c]: images, rows, columns, channels; channels are contiguous.
 struct Shape { n: u32, h: u32, w: u32, c: u32 }
 
+// A grid may be dispatched in parts: it is longer than the device allows, or would keep the device busy for too long. Entry
+// points add the part's first workgroup to `workgroup_id`, and do not ask for `num_workgroups`.
+struct Part { first: vec3<u32> }
+var<immediate> part: Part;
+
 // How an operand is stored: the value of `<operand>_kind`, set when the pipeline is created.
 const ABSENT: u32 = 0u;
 const F32: u32 = 1u;

@@ -33,8 +33,8 @@ fn run(s: Shape) -> u32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let len_a = run(p.a);
     let len_b = run(p.b);

@@ -43,19 +43,20 @@ fn load_w(o: u32, channel: u32, tap: u32) -> f32 {
 
 @compute @workgroup_size(8, 8)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_id) at: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let group = part.first + id;
     let o0 = group.x * TILE_N;
     let size = extent();
     let tiles = (p.out.n * size.x * size.y + TILE_M - 1u) / TILE_M; // per class
+    let groups = (p.out.n * p.out.h * p.out.w + TILE_M - 1u) / TILE_M; // along y
     // What this lane loads into the tiles: four pixels and four output channels, every fourth input channel.
     let four = lane / 4u;
     let o = o0 + 4u * four;
 
-    for (var tile = group.y; tile < tiles * p.stride * p.stride; tile += groups.y) {
+    for (var tile = group.y; tile < tiles * p.stride * p.stride; tile += groups) {
         let corner = tile / tiles / vec2(p.stride, 1u) % p.stride; // the class's first output pixel, (row, column)
         let row0 = tile % tiles * TILE_M;
         let row = row0 + 4u * four;

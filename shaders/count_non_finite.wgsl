@@ -30,11 +30,10 @@ fn clear() {
 
 @compute @workgroup_size(WG)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let first = (group.x + group.y * groups.x) * CHUNK;
+    let first = (part.first.x + id.x) * CHUNK;
     let end = min(first + CHUNK, p.x.n * p.x.h * p.x.w * p.x.c);
     var mine = 0u;
     for (var i = first + lane; i < end; i += WG) {

@@ -24,8 +24,8 @@ struct Params { out: Shape, ids: Shape, tokens: Shape, positions: Shape }
 @group(0) @binding(4) var<storage, read> positions: array<u32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     if i >= p.out.n * p.out.w * p.out.c { return; }
     let row = i / p.out.c;
     let channel = i % p.out.c;

@@ -72,11 +72,10 @@ fn row_sum(lane: u32, v: vec4<f32>) -> vec4<f32> {
 
 @compute @workgroup_size(WG)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row0 = (group.x + group.y * groups.x) * ROWS;
+    let row0 = (part.first.x + id.x) * ROWS;
     let rows = p.out.n * p.out.h * p.out.w;
     if row0 >= rows { return; }
     let c = p.out.c;

@@ -20,11 +20,10 @@ fn load_x(i: u32) -> f32 {
 
 @compute @workgroup_size(WG)
 fn hidden(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = group.x + group.y * groups.x;
+    let row = part.first.x + id.x;
     let c = p.x.c;
     let m = p.w0.w;
     if row >= p.x.n * p.x.h * p.x.w { return; }
@@ -52,8 +51,8 @@ fn hidden(
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     let c = p.x.c;
     let m = p.w0.w;
     if i >= p.x.n * p.x.h * p.x.w * c { return; }

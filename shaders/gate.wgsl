@@ -21,8 +21,8 @@ struct Params { out: Shape, x: Shape, s: Shape }
 @group(0) @binding(3) var<storage, read_write> s: array<f32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     let image = p.out.h * p.out.w * p.out.c;
     if i >= p.out.n * image { return; }
     let logit = s[i / image * p.out.c + i % p.out.c];

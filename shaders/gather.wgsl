@@ -20,8 +20,8 @@ struct Params { out: Shape, x: Shape, index: Shape }
 @group(0) @binding(3) var<storage, read_write> index: array<u32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     if i >= p.out.n * p.out.c { return; }
     let row = min(index[i / p.out.c], p.x.n * p.x.h * p.x.w - 1u);
     out[i] = x[row * p.out.c + i % p.out.c];

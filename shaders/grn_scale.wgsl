@@ -29,23 +29,26 @@ fn blocks() -> u32 {
 }
 
 @compute @workgroup_size(WG)
-fn squares(@builtin(global_invocation_id) id: vec3<u32>) {
-    let ch = id.x;
+fn squares(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
+    let ch = group.x * WG + lane;
     if ch >= p.x.c { return; }
     let pixels = p.x.h * p.x.w;
-    let end = min((id.y + 1u) * PIXELS, pixels);
+    let end = min((group.y + 1u) * PIXELS, pixels);
     var sum = 0.0;
-    for (var pixel = id.y * PIXELS; pixel < end; pixel++) {
-        let v = x[(id.z * pixels + pixel) * p.x.c + ch];
+    for (var pixel = group.y * PIXELS; pixel < end; pixel++) {
+        let v = x[(group.z * pixels + pixel) * p.x.c + ch];
         sum += v * v;
     }
-    scratch[(id.z * blocks() + id.y) * p.x.c + ch] = sum;
+    scratch[(group.z * blocks() + group.y) * p.x.c + ch] = sum;
 }
 
 @compute @workgroup_size(WG)
-fn norms(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= p.x.c { return; }
-    let base = id.y * blocks() * p.x.c + id.x;
+fn norms(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
+    let ch = group.x * WG + lane;
+    if ch >= p.x.c { return; }
+    let base = group.y * blocks() * p.x.c + ch;
     var sum = 0.0;
     for (var block = 0u; block < blocks(); block++) {
         sum += scratch[base + block * p.x.c];
@@ -54,14 +57,16 @@ fn norms(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
     let c = p.x.c;
-    let base = id.y * blocks() * c;
+    let base = group.y * blocks() * c;
     var sum = 0.0;
     for (var ch = lane; ch < c; ch += WG) { sum += scratch[base + ch]; }
     let mean = group_sum(lane, sum) / f32(c);
-    if id.x < c {
-        let learned = element(gamma[word(id.x, gamma_kind)], id.x, gamma_kind);
-        out[id.y * c + id.x] = 1.0 + learned * scratch[base + id.x] / (mean + p.eps);
+    let ch = group.x * WG + lane;
+    if ch < c {
+        let learned = element(gamma[word(ch, gamma_kind)], ch, gamma_kind);
+        out[group.y * c + ch] = 1.0 + learned * scratch[base + ch] / (mean + p.eps);
     }
 }

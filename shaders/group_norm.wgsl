@@ -42,9 +42,10 @@ fn block_pixels(block: u32) -> u32 {
 
 @compute @workgroup_size(WG)
 fn blocks(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
     let channels = p.x.c / p.groups;
-    let count = block_pixels(id.x) * channels;
-    let base = (id.z * p.x.h * p.x.w + id.x * PIXELS) * p.x.c + id.y * channels;
+    let count = block_pixels(group.x) * channels;
+    let base = (group.z * p.x.h * p.x.w + group.x * PIXELS) * p.x.c + group.y * channels;
 
     var sum = 0.0;
     for (var i = lane; i < count; i += WG) { sum += x[base + i / channels * p.x.c + i % channels]; }
@@ -58,7 +59,7 @@ fn blocks(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index)
     sum = group_sum(lane, sum);
 
     if lane == 0u {
-        let at = first_block(id.z, id.y) + id.x;
+        let at = first_block(group.z, group.y) + group.x;
         scratch[2u * at] = mean;
         scratch[2u * at + 1u] = sum;
     }
@@ -66,10 +67,11 @@ fn blocks(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index)
 
 @compute @workgroup_size(WG)
 fn merge(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
     let channels = f32(p.x.c / p.groups);
     let count = f32(p.x.h * p.x.w) * channels;
-    let begin = first_block(id.y, id.x);
-    let blocks = first_block(id.y, id.x + 1u) - begin;
+    let begin = first_block(group.y, group.x);
+    let blocks = first_block(group.y, group.x + 1u) - begin;
 
     var sum = 0.0;
     for (var i = lane; i < blocks; i += WG) { sum += f32(block_pixels(i)) * channels * scratch[2u * (begin + i)]; }
@@ -89,8 +91,8 @@ fn merge(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) 
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     let size = p.out.h * p.out.w * p.out.c;
     if i >= p.out.n * size { return; }
     let ch = i % p.out.c;

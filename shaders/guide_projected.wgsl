@@ -24,7 +24,8 @@ struct Params { out: Shape, eps: Shape, guidance: Shape, counter: Shape }
 @group(0) @binding(4) var<storage, read_write> counter: array<u32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
     let image = p.out.h * p.out.w * p.out.c;
     let cond = group.x * image;
     let uncond = (p.out.n + group.x) * image;

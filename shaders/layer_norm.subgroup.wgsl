@@ -13,15 +13,14 @@ override ROWS: u32 = 8u;
 
 @compute @workgroup_size(WG)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
     @builtin(subgroup_size) width: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let c = p.out.c;
-    let begin = (group.x + group.y * groups.x) * ROWS;
+    let begin = (part.first.x + id.x) * ROWS;
     let end = min(begin + ROWS, p.out.n * p.out.h * p.out.w);
     for (var row = begin + subgroup; row < end; row += subgroups) {
         let base = row * c;

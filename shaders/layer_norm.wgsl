@@ -17,11 +17,10 @@ override WG: u32 = 128u;
 
 @compute @workgroup_size(WG)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = group.x + group.y * groups.x;
+    let row = part.first.x + id.x;
     if row >= p.out.n * p.out.h * p.out.w { return; }
     let c = p.out.c;
     let base = row * c;

@@ -33,11 +33,10 @@ var<workgroup> scales: array<u32, 64>;   // [TILE_M], offset of the scales of th
 
 @compute @workgroup_size(WG)
 fn ranges(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = group.x + group.y * groups.x;
+    let row = part.first.x + id.x;
     if row >= p.out.n * p.out.h * p.out.w { return; }
     let scales = row / (p.x.h * p.x.w) * p.x.c;
     // The bit patterns of magnitudes sort like the magnitudes, with infinity and NaN above all.
@@ -67,11 +66,12 @@ fn store(subgroup: u32, here: u32, row0: u32, o0: u32, tile_row: u32) {
 
 @compute @workgroup_size(WG)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_invocation_id) here: u32,
 ) {
+    let group = part.first + id;
     let row0 = group.y * TILE_M;
     let o0 = group.x * TILE_N;
     // The subgroup's rows and channels within the tile.

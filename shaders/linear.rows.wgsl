@@ -17,10 +17,11 @@ var<workgroup> partial: array<vec4<f32>, 64>; // [TILE_N][8], ROWS rows per vec4
 
 @compute @workgroup_size(8, 8)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_id) at: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let group = part.first + id;
     let rows = p.out.n * p.out.h * p.out.w;
     let o = group.x * TILE_N + at.y;
     let column = min(o, p.out.c - 1u); // no lane exits, because all must reach the barriers

@@ -15,11 +15,12 @@ override TILE_N: u32 = 64u;
 
 @compute @workgroup_size(TILE_N)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_size) subgroup: u32,
     @builtin(subgroup_invocation_id) here: u32,
 ) {
+    let group = part.first + id;
     let row0 = group.y * TILE_M;
     let o = group.x * TILE_N + lane;
     let column = min(o, p.out.c - 1u); // no lane exits, because the others read from it

@@ -21,29 +21,32 @@ struct Params { out: Shape, x: Shape }
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
 @group(0) @binding(12) var<storage, read_write> scratch: array<f32>;
 
-@compute @workgroup_size(WG)
-fn sums(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let ch = id.x;
-    if ch >= p.x.c { return; }
-    let pixels = p.x.h * p.x.w;
-    let end = min((id.y + 1u) * PIXELS, pixels);
-    var sum = 0.0;
-    for (var pixel = id.y * PIXELS; pixel < end; pixel++) {
-        sum += x[(id.z * pixels + pixel) * p.x.c + ch];
-    }
-    scratch[(id.z * groups.y + id.y) * p.x.c + ch] = sum;
+fn blocks() -> u32 {
+    return (p.x.h * p.x.w + PIXELS - 1u) / PIXELS;
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
-    if i >= p.out.n * p.out.c { return; }
+fn sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = part.first + id;
+    let ch = group.x * WG + lane;
+    if ch >= p.x.c { return; }
     let pixels = p.x.h * p.x.w;
-    let blocks = (pixels + PIXELS - 1u) / PIXELS;
-    let base = i / p.out.c * blocks * p.out.c + i % p.out.c;
+    let end = min((group.y + 1u) * PIXELS, pixels);
     var sum = 0.0;
-    for (var block = 0u; block < blocks; block++) {
+    for (var pixel = group.y * PIXELS; pixel < end; pixel++) {
+        sum += x[(group.z * pixels + pixel) * p.x.c + ch];
+    }
+    scratch[(group.z * blocks() + group.y) * p.x.c + ch] = sum;
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
+    if i >= p.out.n * p.out.c { return; }
+    let base = i / p.out.c * blocks() * p.out.c + i % p.out.c;
+    var sum = 0.0;
+    for (var block = 0u; block < blocks(); block++) {
         sum += scratch[base + block * p.out.c];
     }
-    out[i] = sum / f32(pixels);
+    out[i] = sum / f32(p.x.h * p.x.w);
 }

@@ -23,8 +23,8 @@ struct Params { out: Shape, x: Shape, table: Shape, counter: Shape }
 @group(0) @binding(4) var<storage, read_write> counter: array<u32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     let size = p.out.h * p.out.w * p.out.c;
     if i >= p.out.n * size { return; }
     let image = select(i / size, 0u, p.table.n == 1u);

@@ -34,8 +34,8 @@ fn distance_to(row: u32, pixel: u32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let pixel = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let pixel = part.first.x * WG + id.x;
     if pixel >= p.out.n * p.out.h * p.out.w { return; }
     var nearest = 0u;
     var least = distance_to(0u, pixel);

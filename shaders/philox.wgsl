@@ -51,8 +51,8 @@ fn natural_log(x: f32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     let size = p.out.h * p.out.w * p.out.c;
     if i >= p.out.n * size { return; }
     let image = i / size;

@@ -18,8 +18,8 @@ struct Params { out: Shape, x: Shape, side: u32 }
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     if i >= p.out.n * p.out.h * p.out.w * p.out.c { return; }
     let ch = i % p.out.c;
     let col = i / p.out.c % p.out.w;

@@ -28,8 +28,8 @@ fn byte(bits: u32) -> u32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.x + id.y * groups.x * WG;
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let i = part.first.x * WG + id.x;
     if i >= p.out.n * p.out.h * p.out.w { return; }
     let line = i / p.out.w;
     let row = line / p.out.h * p.x.h + line % p.out.h; // a row index over all images

@@ -21,18 +21,20 @@ use crate::plan::{Plan, Slot};
 use crate::registry::{self, Caps, Kernel, Lang, Target};
 
 /// What a device is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// The host's cores.
     Cpu,
-    /// A GPU.
+    /// A GPU with memory of its own.
     Gpu,
+    /// A GPU that shares the host's memory.
+    Integrated,
     /// A program on the host's cores that behaves like a GPU.
     Software,
 }
 
 /// What a backend found out about its device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Device {
     /// A name that people know it by.
     pub name: String,
@@ -44,8 +46,10 @@ pub struct Device {
     pub caps: Caps,
     /// SMs of an NVIDIA GPU that CUDA reaches; 0 for other devices, whose kernels do not ask.
     pub sms: usize,
-    /// Memory that could be had when it was opened, in bytes; the largest number where that is not known.
+    /// Memory that could be had when it was opened, in bytes.
     pub free_bytes: u64,
+    /// What was found wrong when it was opened, and what is not used because of that.
+    pub faults: Vec<String>,
     /// Whether weights are copied into that memory; the CPU reads them where the file is mapped.
     pub copies_weights: bool,
 }

@@ -15,6 +15,7 @@ mod kernels;
 mod make;
 mod method;
 mod output;
+mod probe;
 mod profile;
 mod progress;
 mod prompts;
@@ -102,6 +103,9 @@ enum Command {
         /// The command.
         command: Option<String>,
     },
+    /// Print what graphics drivers offer, for the program itself.
+    #[command(hide = true, name = probe::COMMAND)]
+    Probe,
 }
 
 #[derive(Debug, clap::Args)]
@@ -224,6 +228,7 @@ fn locate(path: PathBuf) -> Location {
 /// Whatever goes wrong. Usage errors that the parser finds end the process with
 /// code 2 at once.
 pub fn run() -> Result<()> {
+    silence_wayland();
     let cli = Cli::from_arg_matches(&parser().get_matches()).unwrap_or_else(|e| e.exit());
     execute(&cli.command).map_err(words::for_the_command_line)
 }
@@ -242,6 +247,19 @@ fn parser() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(of_environment))
 }
 
+/// Vulkan's loader may ask Wayland which GPU shows the desktop, and where there is none, that library complains to standard
+/// error of a variable that is not set.
+fn silence_wayland() {
+    const NAME: &str = "XDG_RUNTIME_DIR";
+    if std::env::var_os(NAME).is_none() {
+        #[expect(unsafe_code, reason = "other threads could be reading the environment")]
+        // SAFETY: the program has begun with this, and has no other thread yet.
+        unsafe {
+            std::env::set_var(NAME, "/nonexistent");
+        }
+    }
+}
+
 fn execute(command: &Command) -> Result<()> {
     // Without it, a file that shrinks while it is mapped ends the program with a bare SIGBUS.
     crate::weights::install_sigbus_handler().map_err(|e| no_handler(&e.to_string()))?;
@@ -255,6 +273,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Kernels(args) => kernels::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Profile(args) => profile::run(args),
+        Command::Probe => probe::run(),
         Command::SynthModel(args) => {
             let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
             say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))

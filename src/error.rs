@@ -100,6 +100,23 @@ pub enum Error {
         remedy: String,
     },
 
+    /// Something is larger than the device takes in one piece, however much memory it has.
+    #[error("{device} takes at most {limit_mib} MiB in one {piece}, {at} needs {need_mib} MiB; {remedy}")]
+    TooLarge {
+        /// The device's name.
+        device: String,
+        /// "binding" or "buffer".
+        piece: &'static str,
+        /// What is so large.
+        at: String,
+        /// The device's limit, MiB.
+        limit_mib: u64,
+        /// How large it is, MiB.
+        need_mib: u64,
+        /// What to do.
+        remedy: String,
+    },
+
     /// No device of the wanted kind answers.
     #[error("device `{wanted}`: {found}; {remedy}")]
     Device {
@@ -147,7 +164,7 @@ impl Error {
         match self {
             Error::Request { .. } | Error::Shader { .. } => 2,
             Error::ModelMissing { .. } | Error::Model { .. } | Error::Tensor { .. } => 3,
-            Error::DoesNotFit { .. } => 4,
+            Error::DoesNotFit { .. } | Error::TooLarge { .. } => 4,
             Error::Device { .. } => 5,
             Error::Disk { .. } => 7,
             Error::Interrupted => 130,

@@ -4,6 +4,7 @@ mod conditions;
 mod inputs;
 mod key;
 mod observer;
+mod options;
 mod plans;
 mod run;
 mod sampling;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::adapters::{Adapter, Applied};
-use crate::backend::{Backend, Kind};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
@@ -31,9 +32,9 @@ use crate::tokenizer::{Encoding, Tokenizer};
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
-use plans::{Compiled, Plans, usable};
+pub use options::{Batch, Options};
+use plans::{Compiled, Plans};
 use run::{Job, Results, Run};
-use stages::Recorded;
 
 /// A model on a device, ready for requests. Plans are compiled when they are first needed and kept for
 /// requests of the same kind.
@@ -42,36 +43,6 @@ pub struct Pipeline {
     tokenizer: Tokenizer,
     backend: Box<dyn Backend>,
     plans: Plans,
-}
-
-/// What the caller wants besides pictures.
-#[derive(Default)]
-pub struct Options<'a> {
-    /// What is given in place of what would otherwise be computed or drawn.
-    pub inputs: Inputs<'a>,
-    /// Which images of the request are made; `None` for all. What an image looks like does not depend on the others.
-    pub images: Option<Range<usize>>,
-    /// Most images that are made at once, 1 or more. `None` for what is fastest for each image: as many as memory
-    /// allows, on the CPU at most 4.
-    pub batch: Option<usize>,
-    /// Whether the observer gets intermediate results.
-    pub keep: bool,
-    /// Compare every node with the reference as it runs.
-    pub check_nodes: bool,
-    /// Is told what happens, and may stop the run.
-    pub observer: Option<&'a mut dyn Observer>,
-}
-
-/// Images that the CPU makes at once: a batch of more is no faster for each of them, and the first takes longer.
-const CPU_BATCH: usize = 4;
-
-/// One batch of finished pictures.
-#[derive(Debug)]
-pub struct Batch {
-    /// Index of the first among all images of the request.
-    pub first: usize,
-    /// The pictures.
-    pub images: Vec<Image>,
 }
 
 /// The plan of a whole picture for all images of a request at once, to measure its parts.
@@ -309,12 +280,9 @@ impl Pipeline {
             let (expected, found) = (format!("some of {}", request.images()), format!("{first} to {end}"));
             return Err(Error::Request { what: "images".into(), expected, found });
         }
-        let limit = options.batch.unwrap_or(match (self.backend.device().kind, until) {
-            (Kind::Cpu, Until::StageC | Until::Pictures) => CPU_BATCH,
-            _ => usize::MAX,
-        });
+        let limit = options.limit(self.backend.device().kind, until);
         // As few batches as possible, as equal as possible: those of the same size share a plan.
-        let mut most = (end - first).div_ceil((end - first).div_ceil(limit.max(1)));
+        let mut most = (end - first).div_ceil((end - first).div_ceil(limit));
         while first < end {
             let start = Instant::now();
             let images = first..(first + most).min(end);
@@ -341,7 +309,7 @@ impl Pipeline {
         prompts.map(&mut encode).collect()
     }
 
-    /// Makes the latest plan one for the first of `images`, as many as memory allows; returns how many.
+    /// Makes the latest plan one for the first of `images`, as many as memory and the device's limits allow; returns how many.
     fn compile(
         &mut self,
         request: &Request,
@@ -365,6 +333,11 @@ impl Pipeline {
                 let program = match self.backend.compile(recorded.plan.clone()) {
                     // Beside the kept plans, of which one may need more weights at once than this one does.
                     Err(Error::DoesNotFit { .. }) if self.plans.drop_oldest() => continue,
+                    // The device has less memory than it said, or something of so many images exceeds its limits.
+                    Err(Error::DoesNotFit { .. } | Error::TooLarge { .. }) if most > 1 => {
+                        most = most.div_ceil(2);
+                        continue;
+                    }
                     program => program?,
                 };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());
@@ -379,42 +352,6 @@ impl Pipeline {
             }
             most = most.div_ceil(2);
         }
-    }
-
-    /// Says how much is missing, and which size would fit.
-    fn does_not_fit(&self, key: &PlanKey, recorded: &Recorded, total: usize) -> Result<Error> {
-        let (device, free) = (self.backend.device(), usable(self.backend.free_bytes()?));
-        let mut smaller = *key;
-        let fits = loop {
-            smaller.width = (smaller.width / 2).next_multiple_of(8);
-            smaller.height = (smaller.height / 2).next_multiple_of(8);
-            if smaller.width < 64 || smaller.height < 64 {
-                break None;
-            }
-            if stages::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free) {
-                break Some(smaller);
-            }
-        };
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
-        Ok(Error::DoesNotFit {
-            device: device.name.clone(),
-            free_mib: mib(free),
-            need_mib: mib(need),
-            detail: format!(
-                "one image of {}×{} px, {} and {} steps: activations {} MiB, weights at once {} MiB",
-                key.width,
-                key.height,
-                key.steps[0],
-                key.steps[1],
-                mib(activations),
-                mib(need - activations)
-            ),
-            remedy: match fits {
-                Some(s) => format!("`width` {} and `height` {} would fit", s.width, s.height),
-                None => "no size would fit; try fewer steps, or free memory".into(),
-            },
-        })
     }
 
     /// Runs the latest plan for `images`.

@@ -32,7 +32,7 @@ use cuda::Cuda;
 use crate::plan::{Node, Plan};
 
 /// What a kernel is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Lang {
     /// Rust, run on the host's cores.
     Cpu,

@@ -6,6 +6,8 @@ mod cases;
 mod common;
 #[path = "kernels/gelu.rs"]
 mod gelu;
+#[path = "kernels/parts.rs"]
+mod parts;
 #[path = "kernels/squares.rs"]
 mod squares;
 
@@ -136,6 +138,7 @@ fn check_row(kernel: &'static Kernel, mode: Mode) -> Option<Checked> {
     let mut checked = Checked { device: backend.device().name.clone(), ..Checked::default() };
     check(kernel, backend.as_ref(), mode, |_, _| true, &mut checked);
     squares::check(kernel, backend.as_ref(), mode, &mut checked);
+    parts::check(kernel, backend.as_ref(), shader_dir.as_deref(), mode, &mut checked);
     gelu::check(kernel, backend.as_ref(), mode, &mut checked);
     // What stores GEMM inputs in bf16 hands them to exact kernels too. All else is there as it was above.
     if let (Lang::Cuda, false) = (kernel.lang, kernel.rounds())

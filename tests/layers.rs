@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices demo error files image measure model noise ops output pipeline plan prompts registry \
-         request sampler shape sizes synth weights",
+        "adapters backend backend::cuda backend::devices backend::wgpu demo error files image measure model noise ops output \
+         pipeline plan prompts registry request sampler shape sizes synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("check", "backend error ops plan tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
     ("backend::cuda", "backend backend::cpu error ops plan registry shape"),
-    ("backend::wgpu", "backend backend::cpu error plan registry shape"),
+    ("backend::wgpu", "backend backend::cpu error ops plan registry shape tensor"),
     ("backend::cpu", "backend cpu error ops plan registry tensor"),
     ("backend", "error ops plan registry tensor"),
     ("registry", "cpu ops plan shape"),

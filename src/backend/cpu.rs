@@ -37,6 +37,7 @@ impl Cpu {
             caps,
             sms: 0,
             free_bytes: memory::available(),
+            faults: Vec::new(),
             copies_weights: false,
         };
         Self { device, reference: false }

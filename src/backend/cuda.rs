@@ -137,7 +137,7 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
 
 /// What such a device is, as far as it does not depend on the driver.
 fn describe(name: String, kind: super::Kind, caps: Caps, sms: usize, free_bytes: u64) -> Device {
-    Device { name, lang: Lang::Cuda, kind, caps, sms, free_bytes, copies_weights: true }
+    Device { name, lang: Lang::Cuda, kind, caps, sms, free_bytes, faults: Vec::new(), copies_weights: true }
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use crate::registry::{Caps, Lang};
 /// What a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// The best there is: a GPU through CUDA, else one through wgpu, else the CPU. Software that behaves
-    /// like a GPU runs on the same cores as the CPU's own kernels, and slower.
+    /// The best there is: a GPU through CUDA, else one through wgpu, one with memory of its own before one that
+    /// shares the host's, else the CPU. Software that behaves like a GPU runs on the same cores as the CPU's own
+    /// kernels, and slower.
     Auto,
     /// The host's cores.
     Cpu,
@@ -58,15 +59,28 @@ impl std::fmt::Display for Choice {
 
 /// Every device that is here, the CPU last. A card that both CUDA and wgpu reach is here twice.
 pub fn all() -> Vec<(Choice, Device)> {
+    among(wgpu::adapters())
+}
+
+/// The same where wgpu's adapters are known. Asking for them loads graphics drivers into the process, so a program
+/// that is to outlive a faulty one lets another process ask.
+pub fn among(adapters: Vec<Device>) -> Vec<(Choice, Device)> {
     let gpus = cuda::usable().into_iter().map(|(i, gpu)| (Choice::Cuda(i), gpu));
-    let adapters = wgpu::adapters().into_iter().enumerate().map(|(i, device)| (Choice::Wgpu(i), device));
+    let adapters = adapters.into_iter().enumerate().map(|(i, device)| (Choice::Wgpu(i), device));
     gpus.chain(adapters).chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
 }
 
 /// What [`Choice::Auto`] means among these devices.
 pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
-    let gpu = |lang| devices.iter().find(move |(_, device)| device.kind == Kind::Gpu && device.lang == lang);
-    gpu(Lang::Cuda).or(gpu(Lang::Wgsl)).map_or(Choice::Cpu, |(choice, _)| *choice)
+    let rank = |device: &Device| match (device.kind, device.lang) {
+        (Kind::Gpu | Kind::Integrated, Lang::Cuda) => 0,
+        (Kind::Gpu, _) => 1,
+        (Kind::Integrated, _) => 2,
+        (Kind::Cpu, _) => 3,
+        (Kind::Software, _) => 4,
+    };
+    // Of equals the first.
+    devices.iter().min_by_key(|(_, device)| rank(device)).map_or(Choice::Cpu, |(choice, _)| *choice)
 }
 
 /// What is asked of a device: all that it has but `without`, and that GEMM inputs are rounded to bf16
@@ -145,17 +159,38 @@ mod tests {
     }
 
     #[test]
-    fn cuda_is_preferred_to_wgpu_a_gpu_to_the_cpu_and_the_cpu_to_software() {
-        let device = |choice, kind| {
-            let (name, lang) = (String::new(), if matches!(choice, Choice::Cuda(_)) { Lang::Cuda } else { Lang::Wgsl });
-            (choice, Device { name, lang, kind, caps: Caps::NONE, sms: 0, free_bytes: 0, copies_weights: true })
+    fn cuda_then_a_gpu_with_its_own_memory_then_any_gpu_then_the_cpu_then_software() {
+        let device = |text: &str| {
+            let (choice, kind) = text.split_once(' ').unwrap();
+            let choice: Choice = choice.parse().unwrap();
+            let lang = match choice {
+                Choice::Cuda(_) => Lang::Cuda,
+                Choice::Wgpu(_) => Lang::Wgsl,
+                _ => Lang::Cpu,
+            };
+            let kind = match kind {
+                "discrete" => Kind::Gpu,
+                "integrated" => Kind::Integrated,
+                "software" => Kind::Software,
+                _ => Kind::Cpu,
+            };
+            let (name, caps) = (String::new(), Caps::NONE);
+            (choice, Device { name, lang, kind, caps, sms: 0, free_bytes: 0, faults: vec![], copies_weights: true })
         };
-        let (software, gpu) = (device(Choice::Wgpu(0), Kind::Software), device(Choice::Wgpu(1), Kind::Gpu));
-        let cpu = device(Choice::Cpu, Kind::Cpu);
-        let nvidia = device(Choice::Cuda(1), Kind::Gpu);
-        assert_eq!(preferred(&[software.clone(), gpu.clone(), nvidia, cpu.clone()]), Choice::Cuda(1));
-        assert_eq!(preferred(&[software.clone(), gpu, cpu.clone()]), Choice::Wgpu(1));
-        assert_eq!(preferred(&[software, cpu.clone()]), Choice::Cpu);
-        assert_eq!(preferred(&[cpu]), Choice::Cpu);
+        for (devices, wanted) in [
+            ("wgpu:0 software,wgpu:1 discrete,cuda:1 discrete,cpu -", "cuda:1"),
+            ("wgpu:0 software,wgpu:1 discrete,cpu -", "wgpu:1"),
+            ("wgpu:0 integrated,wgpu:1 discrete,cpu -", "wgpu:1"),
+            ("wgpu:0 integrated,cuda:0 integrated,wgpu:1 discrete,cpu -", "cuda:0"),
+            ("wgpu:0 discrete,wgpu:1 discrete,cpu -", "wgpu:0"),
+            ("cuda:0 discrete,cuda:1 discrete,cpu -", "cuda:0"),
+            ("wgpu:0 software,wgpu:1 integrated,cpu -", "wgpu:1"),
+            ("wgpu:0 software,cuda:0 software,cpu -", "cpu"),
+            ("cpu -", "cpu"),
+        ] {
+            let all: Vec<_> = devices.split(',').map(device).collect();
+            assert_eq!(preferred(&all).to_string(), wanted, "of {devices}");
+        }
+        assert_eq!(preferred(&[]), Choice::Cpu);
     }
 }

@@ -193,8 +193,11 @@ impl<M: Memory> Weights<M> {
         }
         state.least.insert(self.id, own);
         if around + missing <= free.saturating_add(state.unneeded_bytes()) {
-            self.residency = Residency::All;
-            self.allocate(&mut state, None)?;
+            self.residency = match self.allocate(&mut state, None) {
+                // The device has less than it said. What was allocated stays until there is no room for something else.
+                Err(Error::DoesNotFit { .. }) => Residency::Turns,
+                allocated => allocated.map(|()| Residency::All)?,
+            };
         }
         Ok(())
     }

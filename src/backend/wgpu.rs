@@ -7,12 +7,18 @@
 
 mod adapter;
 mod context;
+mod memory;
+mod pace;
+mod parts;
 mod program;
 mod shader;
 mod shaders;
+mod tally;
 mod timer;
+mod trial;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::weights::{Store, Weights};
@@ -26,6 +32,35 @@ use shaders::Shaders;
 /// What is known of every adapter without opening it, by number.
 pub fn adapters() -> Vec<Device> {
     adapter::all().iter().map(adapter::describe).collect()
+}
+
+/// What a device is to have less than it has, for tests. `None` leaves a thing as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Less {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Work of every submission, in FLOP.
+    pub submission: Option<u64>,
+    /// Workgroups along an axis of a dispatch.
+    pub groups: Option<u32>,
+    /// Bytes of a binding.
+    pub binding: Option<u64>,
+    /// Bytes of a buffer.
+    pub buffer: Option<u64>,
+    /// Capabilities that are not to be trusted, besides cooperative matrices: the device loses them if a kernel that
+    /// needs them computes something wrong.
+    pub suspects: Caps,
+}
+
+impl Less {
+    fn limits(self, has: wgpu::Limits) -> wgpu::Limits {
+        wgpu::Limits {
+            max_compute_workgroups_per_dimension: self.groups.unwrap_or(has.max_compute_workgroups_per_dimension),
+            max_storage_buffer_binding_size: self.binding.unwrap_or(has.max_storage_buffer_binding_size),
+            max_buffer_size: self.buffer.unwrap_or(has.max_buffer_size),
+            ..has
+        }
+    }
 }
 
 /// An opened GPU.
@@ -52,6 +87,14 @@ impl Wgpu {
     /// # Errors
     /// As for [`open`](Self::open).
     pub fn with_caps(index: usize, caps: Caps, shader_dir: Option<&Path>) -> Result<Self> {
+        Self::with_less(index, caps, shader_dir, Less::default())
+    }
+
+    /// The same of a device as if it had less than it has, for tests.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn with_less(index: usize, caps: Caps, shader_dir: Option<&Path>, less: Less) -> Result<Self> {
         let Some(adapter) = adapter::all().get(index) else {
             let (found, remedy) = match adapter::all().len() {
                 0 => ("no Vulkan, Metal or DX12 driver answers".to_owned(), "install a GPU driver"),
@@ -62,28 +105,29 @@ impl Wgpu {
         };
         let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
-        let context = Arc::new(Context::open(adapter, caps.without(missing))?);
-        let shaders = Shaders::new(context.clone(), replacements);
-        Ok(Self { weights: Store::new(context.clone()), context, shaders })
+        let gpu = Self::of(Context::open(adapter, caps.without(missing), less)?, replacements.clone());
+        let suspects = less.suspects.and(Caps::COOPERATIVE);
+        let Some(why) = trial::run(&gpu, suspects)? else { return Ok(gpu) };
+        let fault = format!("{why}, so kernels that need {} are not used", gpu.device().caps.common(suspects));
+        let context = Context::open(adapter, gpu.device().caps.without(suspects), less)?;
+        Ok(Self::of(context.with_fault(fault), replacements))
     }
 
-    /// The same as [`open`](Self::open) with everything it has but memory, for tests.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
-    pub fn with_memory(index: usize, free_bytes: u64) -> Result<Self> {
-        let mut gpu = Self::open(index, false, None)?;
-        let context = Arc::new(gpu.context.with_memory(free_bytes));
-        gpu.shaders = Shaders::new(context.clone(), Default::default());
-        gpu.weights = Store::new(context.clone());
-        gpu.context = context;
-        Ok(gpu)
+    fn of(context: Context, replacements: HashMap<&'static str, PathBuf>) -> Self {
+        let context = Arc::new(context);
+        let shaders = Shaders::new(context.clone(), replacements);
+        Self { weights: Store::new(context.clone()), context, shaders }
     }
 
     /// Gives the device up at once, as if it had been unplugged. Whatever is compiled for it reports
     /// the loss; [`open`](Self::open) makes a new one.
     pub fn lose(&self) {
         self.context.device.destroy();
+    }
+
+    /// Keeps the next submission from the device, as if its driver had given it up without a word.
+    pub fn lose_submission(&self) {
+        self.context.tally.lose_next();
     }
 }
 

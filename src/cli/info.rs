@@ -1,6 +1,6 @@
 //! `cascade-rt devices` and the list of `cascade-rt kernels`.
 
-use super::say;
+use super::{probe, say};
 use crate::backend::cuda;
 use crate::backend::devices::{self, Choice};
 use crate::backend::{Device, Kind};
@@ -17,27 +17,26 @@ pub(super) struct Args {
 
 /// Lists devices and which would be chosen.
 pub(super) fn devices(args: &Args) -> Result<()> {
-    let all = devices::all();
+    let (all, wrong) = probe::all();
     let preferred = devices::preferred(&all);
-    let free_mib = |device: &Device| (device.free_bytes != u64::MAX).then_some(device.free_bytes >> 20);
     if args.json {
         let entry = |(choice, device): &(Choice, Device)| {
             serde_json::json!({
                 "name": choice.to_string(), "description": device.name, "capabilities": device.caps.to_string(),
-                "free_mib": free_mib(device), "chosen": *choice == preferred, "reason": reason(device, *choice == preferred),
+                "free_mib": device.free_bytes >> 20, "chosen": *choice == preferred, "reason": reason(device, *choice == preferred),
             })
         };
         return say(&serde_json::Value::from_iter(all.iter().map(entry)).to_string());
     }
     for (choice, device) in &all {
-        let memory = free_mib(device).map_or("memory unknown".into(), |mib| format!("{mib} MiB"));
         say(&format!("{:8} {}", choice.to_string(), device.name))?;
-        say(&format!("         capabilities {}, {memory}", device.caps))?;
+        say(&format!("         capabilities {}, {} MiB free", device.caps, device.free_bytes >> 20))?;
         say(&format!("         {}", reason(device, *choice == preferred)))?;
     }
     let has = |wanted: fn(&Choice) -> bool| all.iter().any(|(choice, _)| wanted(choice));
     if !has(|choice| matches!(choice, Choice::Wgpu(_))) {
-        say("wgpu     no adapter answers through Vulkan, Metal or DX12")?;
+        let why = wrong.as_deref().unwrap_or("no adapter answers through Vulkan, Metal or DX12");
+        say(&format!("wgpu     {why}"))?;
     }
     match cuda::devices() {
         Err(why) => say(&format!("cuda     {why}")),
@@ -48,9 +47,14 @@ pub(super) fn devices(args: &Args) -> Result<()> {
 /// Why `--device auto` takes a device or passes it over.
 fn reason(device: &Device, chosen: bool) -> &'static str {
     match (device.kind, chosen) {
-        (Kind::Gpu, true) if device.lang == Lang::Cuda => "chosen by --device auto: CUDA comes before wgpu",
-        (Kind::Gpu, true) => "chosen by --device auto: the first GPU, and none serves through CUDA",
-        (Kind::Gpu, false) => "not chosen by --device auto: another comes first, or the same one through CUDA",
+        (Kind::Gpu | Kind::Integrated, true) if device.lang == Lang::Cuda => {
+            "chosen by --device auto: CUDA comes before wgpu"
+        }
+        (Kind::Gpu, true) => "chosen by --device auto: a GPU with memory of its own, and none serves through CUDA",
+        (Kind::Integrated, true) => "chosen by --device auto: there is no other GPU",
+        (Kind::Gpu | Kind::Integrated, false) => {
+            "not chosen by --device auto: another comes first, or the same one through CUDA"
+        }
         (Kind::Cpu, true) => "chosen by --device auto: there is no GPU",
         (Kind::Cpu, false) => "not chosen by --device auto: there is a GPU",
         (Kind::Software, _) => "never chosen by --device auto: software on the same cores is slower than cpu",
@@ -60,8 +64,9 @@ fn reason(device: &Device, chosen: bool) -> &'static str {
 /// Lists, for each op and device, the registry's kernels, and which one is used there.
 pub(super) fn kernels(json: bool) -> Result<()> {
     let mut entries = Vec::new();
+    let (devices, _) = probe::all();
     for op in ops::NAMES {
-        for (choice, device) in devices::all() {
+        for (choice, device) in &devices {
             let name = choice.to_string();
             let rows = explain(op, device.lang, device.caps);
             entries.extend(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, FromArgMatches};
 
 use super::adapters::Chosen;
-use super::{DEVICE, ModelArgs, PICTURE, note};
+use super::{DEVICE, ModelArgs, PICTURE, note, probe};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
@@ -100,17 +100,16 @@ impl Setup {
     /// Opens the device; as far as flags do not say which, the one that made a picture.
     pub(super) fn open_device_of(&self, record: Option<&Record>) -> Result<Opened> {
         let recorded = |field: fn(&Record) -> &String| record.map(field).filter(|text| !text.is_empty());
-        let device = match self.device.or(recorded(|record| &record.device).and_then(|text| text.parse().ok())) {
-            None | Some(Choice::Auto) => devices::preferred(&devices::all()),
-            Some(choice) => choice,
-        };
+        let device = self.device.or(recorded(|record| &record.device).and_then(|text| text.parse().ok()));
         let without = self.without.or(recorded(|record| &record.without).and_then(|text| text.parse().ok()));
         let without = without.unwrap_or(Caps::NONE);
         let rounds = match self.dtype {
             Some(dtype) => dtype == Precision::Bf16,
             None => recorded(|record| &record.dtype).is_some_and(|dtype| dtype == "bf16"),
         };
+        let (device, wrong) = probe::choose(device.unwrap_or(Choice::Auto))?;
         let backend = devices::open(device, devices::wanted(rounds, without), self.shader_dir.as_deref())?;
+        wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
         Ok(Opened { backend, device, without })
     }
 

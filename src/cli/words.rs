@@ -57,6 +57,9 @@ pub(super) fn for_the_command_line(error: Error) -> Error {
         Error::DoesNotFit { device, free_mib, need_mib, detail, remedy } => {
             Error::DoesNotFit { device, free_mib, need_mib, detail, remedy: flags(remedy) }
         }
+        Error::TooLarge { device, piece, at, limit_mib, need_mib, remedy } => {
+            Error::TooLarge { device, piece, at, limit_mib, need_mib, remedy: flags(remedy) }
+        }
         Error::Device { wanted, found, remedy } => Error::Device { wanted, found, remedy: flags(remedy) },
         error => error,
     }

@@ -63,7 +63,7 @@ impl Ceilings {
         let device = backend.device();
         // Large enough to use the whole device, small enough that slow devices finish soon.
         let (side, mib) = match device.kind {
-            Kind::Gpu => (4096, 64),
+            Kind::Gpu | Kind::Integrated => (4096, 64),
             Kind::Cpu => (2048, 64),
             Kind::Software => (512, 16),
         };

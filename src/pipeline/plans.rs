@@ -1,9 +1,10 @@
-//! Compiled plans, kept for requests that need the same ones again.
+//! Compiled plans, kept for requests that need the same ones again, and what is said of one that does not fit.
 
 use super::key::PlanKey;
 use super::stages::Recorded;
+use super::{Pipeline, stages};
 use crate::backend::{Backend, Program};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A recorded plan and the program made of it.
 pub(super) struct Compiled {
@@ -26,7 +27,7 @@ pub(super) struct Plans {
 }
 
 /// The bytes of `free` memory that a plan may take; the rest is for what is not counted.
-pub(super) fn usable(free: u64) -> u64 {
+fn usable(free: u64) -> u64 {
     free / 10 * 9
 }
 
@@ -78,5 +79,43 @@ impl Plans {
     pub fn push(&mut self, plan: Compiled) {
         self.largest = self.largest.max(plan.activations);
         self.kept.push(plan);
+    }
+}
+
+impl Pipeline {
+    /// Says how much is missing, and which size would fit.
+    pub(super) fn does_not_fit(&self, key: &PlanKey, recorded: &Recorded, total: usize) -> Result<Error> {
+        let (device, free) = (self.backend.device(), usable(self.backend.free_bytes()?));
+        let mut smaller = *key;
+        let fits = loop {
+            smaller.width = (smaller.width / 2).next_multiple_of(8);
+            smaller.height = (smaller.height / 2).next_multiple_of(8);
+            if smaller.width < 64 || smaller.height < 64 {
+                break None;
+            }
+            if stages::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free) {
+                break Some(smaller);
+            }
+        };
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
+        Ok(Error::DoesNotFit {
+            device: device.name.clone(),
+            free_mib: mib(free),
+            need_mib: mib(need),
+            detail: format!(
+                "one image of {}×{} px, {} and {} steps: activations {} MiB, weights at once {} MiB",
+                key.width,
+                key.height,
+                key.steps[0],
+                key.steps[1],
+                mib(activations),
+                mib(need - activations)
+            ),
+            remedy: match fits {
+                Some(s) => format!("`width` {} and `height` {} would fit", s.width, s.height),
+                None => "no size would fit; try fewer steps, or free memory".into(),
+            },
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! What devices can do and kernels need.
 
 /// What a device can do, as a set of bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Caps(u32);
 
 impl Caps {
@@ -53,6 +53,11 @@ impl Caps {
     /// Whether all of `other` is in this set.
     pub const fn contains(self, other: Caps) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// What is in both sets.
+    pub const fn common(self, other: Caps) -> Caps {
+        Caps(self.0 & other.0)
     }
 
     /// What is in this set and not in `other`.

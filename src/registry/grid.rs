@@ -98,8 +98,8 @@ impl Axis {
     }
 }
 
-/// Workgroups along x, y and z. A grid of one axis may be longer than a device
-/// allows: it is then folded into x and y, and the kernel unfolds it.
+/// Workgroups along x, y and z. A grid of shaders may be longer along an axis than a device
+/// allows: it is then dispatched in parts.
 pub type Grid = [Axis; 3];
 
 /// One workgroup for every `per` elements of the result.

@@ -154,6 +154,11 @@ impl One {
         &self.plan
     }
 
+    /// Elements of the result.
+    pub fn elements(&self) -> usize {
+        self.out.shape.elements()
+    }
+
     /// Runs the plan; values are as real numbers whatever the element.
     pub fn run(&self, mut program: Box<dyn Program>) -> Vec<f32> {
         for (slot, bytes) in &self.writes {

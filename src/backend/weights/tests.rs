@@ -148,6 +148,19 @@ fn a_second_plan_uploads_only_what_is_new() {
 }
 
 #[test]
+fn where_the_device_has_less_than_it_says_spans_take_turns() {
+    let plan = plan(&[vec![tensor(1, 10)], vec![tensor(2, 10)], vec![tensor(3, 10)]]);
+    for (hidden, residency) in [(0, Residency::All), (15, Residency::Turns)] {
+        let store = Fake::store(31 * ROW);
+        store.memory.hidden.store(hidden * ROW, Relaxed);
+        let mut program = Program::compile(&store, &plan, ROW, false).unwrap();
+        assert_eq!(program.weights.residency(), residency);
+        program.run_all();
+        program.run_all();
+    }
+}
+
+#[test]
 fn a_weight_in_another_type_is_another() {
     let store = Fake::store(u64::MAX);
     let plan = plan(&[vec![tensor(1, 8)]]);

@@ -2,8 +2,12 @@
 
 use std::sync::OnceLock;
 
-use wgpu::{Adapter, Backends, CooperativeScalarType, DeviceType, Features, Instance, InstanceDescriptor};
+use wgpu::{
+    Adapter, Backends, CooperativeScalarType, DeviceType, Features, Instance, InstanceDescriptor,
+    MemoryBudgetThresholds,
+};
 
+use super::memory;
 use crate::backend::{Device, Kind};
 use crate::registry::{Caps, Lang};
 
@@ -11,7 +15,11 @@ use crate::registry::{Caps, Lang};
 pub(super) fn all() -> &'static [Adapter] {
     static ALL: OnceLock<Vec<Adapter>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
+        let instance = Instance::new(InstanceDescriptor {
+            // What exceeds the driver's budget is refused instead of moved to the host and back.
+            memory_budget_thresholds: MemoryBudgetThresholds { for_resource_creation: Some(97), for_device_loss: None },
+            ..InstanceDescriptor::new_without_display_handle_from_env()
+        });
         pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY))
     })
 }
@@ -21,11 +29,8 @@ pub(super) fn describe(adapter: &Adapter) -> Device {
     let info = adapter.get_info();
     let kind = match info.device_type {
         DeviceType::Cpu => Kind::Software,
+        DeviceType::IntegratedGpu => Kind::Integrated,
         _ => Kind::Gpu,
-    };
-    let free_bytes = match kind {
-        Kind::Software => crate::backend::cpu::memory::available(),
-        _ => memory(adapter).unwrap_or(u64::MAX),
     };
     Device {
         name: format!("{} ({}, {})", info.name, info.backend, info.driver_info),
@@ -33,7 +38,8 @@ pub(super) fn describe(adapter: &Adapter) -> Device {
         kind,
         caps: caps(adapter),
         sms: 0,
-        free_bytes,
+        free_bytes: memory::free(adapter),
+        faults: Vec::new(),
         copies_weights: true,
     }
 }
@@ -69,25 +75,7 @@ pub(super) fn features(caps: Caps) -> Features {
         (Caps::F16, Features::SHADER_F16),
         (Caps::COOPERATIVE, Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     ];
-    wanted.into_iter().filter(|(cap, _)| caps.contains(*cap)).fold(Features::empty(), |all, (_, f)| all | f)
-}
-
-/// Bytes of the adapter's largest heap of its own memory, where Vulkan says; wgpu itself does not.
-#[cfg(not(target_vendor = "apple"))]
-fn memory(adapter: &Adapter) -> Option<u64> {
-    #[expect(unsafe_code, reason = "wgpu knows no call for it")]
-    // SAFETY: the raw handles are used while `adapter`, which owns them, lives, and only to read properties.
-    let properties = unsafe {
-        let hal = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
-        hal.shared_instance().raw_instance().get_physical_device_memory_properties(hal.raw_physical_device())
-    };
-    let heaps = properties.memory_heaps_as_slice().iter();
-    // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT is 1.
-    heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size).max()
-}
-
-/// Metal does not say.
-#[cfg(target_vendor = "apple")]
-fn memory(_: &Adapter) -> Option<u64> {
-    None
+    // What tells a shader which part of its grid it computes; Vulkan, Metal and DX12 always have it.
+    let always = Features::IMMEDIATES;
+    wanted.into_iter().filter(|(cap, _)| caps.contains(*cap)).fold(always, |all, (_, f)| all | f)
 }

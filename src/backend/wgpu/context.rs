@@ -2,11 +2,14 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use super::adapter;
+use super::pace::Pace;
+use super::tally::Tally;
+use super::{Less, adapter, memory};
 use crate::backend::weights::Memory;
-use crate::backend::{Device, Peak};
+use crate::backend::{Device, Kind, Peak};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
 
@@ -22,6 +25,7 @@ enum Fault {
 pub(super) struct Context {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
+    adapter: wgpu::Adapter,
     info: Device,
     fault: Arc<Mutex<Option<Fault>>>,
     /// Weights on their way to wgpu's own staging memory.
@@ -30,6 +34,10 @@ pub(super) struct Context {
     taken: Arc<AtomicU64>,
     /// Memory that buffers took, as far as wgpu's allocator tells.
     pub(super) peak: Peak,
+    /// How much it is given at a time.
+    pace: Mutex<Pace<wgpu::SubmissionIndex>>,
+    /// What it has done of that.
+    pub(super) tally: Tally,
 }
 
 /// A buffer whose memory is free as soon as this is dropped and the device has finished with it, whatever bind groups
@@ -62,20 +70,21 @@ const WINDOW: u64 = 32 << 20;
 pub(super) const LEAST: u64 = 256;
 
 impl Context {
-    /// Opens an adapter with what `caps` needs and no more.
-    pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps) -> Result<Self> {
-        let info = Device { caps, ..adapter::describe(adapter) };
+    /// Opens an adapter with what `caps` needs and no more, as if it had `less`.
+    pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps, less: Less) -> Result<Self> {
+        let described = adapter::describe(adapter);
+        let info = Device { caps, free_bytes: less.memory.unwrap_or(described.free_bytes), ..described };
         // Timestamps cost nothing until they are asked for.
         let features = adapter::features(caps) | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY);
         let experimental = features.intersects(wgpu::Features::all_experimental_mask());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("cascade-rt"),
             required_features: features,
-            required_limits: adapter.limits(),
+            required_limits: less.limits(adapter.limits()),
             experimental_features: if experimental {
                 #[expect(unsafe_code, reason = "cooperative matrices are experimental in wgpu")]
                 // SAFETY: wgpu asks to be told that such features may have bugs; the kernels that use
-                // them are compared with the reference before a device is trusted with them.
+                // them are compared with others before a device is trusted with them, see `trial`.
                 unsafe {
                     wgpu::ExperimentalFeatures::enabled()
                 }
@@ -113,20 +122,20 @@ impl Context {
             note(&uncaptured, new);
         }));
         let (staging, taken, peak) = Default::default();
-        Ok(Self { device, queue, info, fault, staging, taken, peak })
+        let (pace, tally) = (Mutex::new(Pace::new(less.submission)), Tally::new(&device));
+        let adapter = adapter.clone();
+        Ok(Self { device, queue, adapter, info, fault, staging, taken, peak, pace, tally })
+    }
+
+    /// The same with something that was found wrong.
+    pub(super) fn with_fault(mut self, fault: String) -> Self {
+        self.info.faults.push(fault);
+        self
     }
 
     /// What the device can do, as asked for when it was opened.
     pub(super) fn info(&self) -> &Device {
         &self.info
-    }
-
-    /// The same device, as if it had this much memory.
-    pub(super) fn with_memory(&self, free_bytes: u64) -> Self {
-        let info = Device { free_bytes, ..self.info.clone() };
-        let (device, queue, fault) = (self.device.clone(), self.queue.clone(), self.fault.clone());
-        let (staging, taken, peak) = Default::default();
-        Self { device, queue, info, fault, staging, taken, peak }
     }
 
     /// The error of a call that failed without a fault being reported.
@@ -139,12 +148,20 @@ impl Context {
         self.device.limits()
     }
 
-    /// An error if the device has reported one.
+    /// An error if the device has reported one. What failed for want of memory may succeed later.
     pub(super) fn check(&self) -> Result<()> {
-        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fault = {
+            let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+            let fault = known.clone();
+            known.take_if(|fault| matches!(fault, Fault::OutOfMemory));
+            fault
+        };
         let (found, remedy) = match fault {
             None => return Ok(()),
-            Some(Fault::OutOfMemory) => return Err(self.does_not_fit(0, "the driver refused an allocation")),
+            Some(Fault::OutOfMemory) => {
+                let taken = self.taken.load(Ordering::Relaxed);
+                return Err(self.does_not_fit(taken, "which it had already given, and then refused more"));
+            }
             Some(Fault::Lost(why)) => (
                 format!("the device was lost ({why})"),
                 "run again; if it happens again try a smaller size, an updated driver, or `device cpu`",
@@ -154,14 +171,36 @@ impl Context {
         Err(Error::Device { wanted: self.info.name.clone(), found, remedy: remedy.into() })
     }
 
+    /// Of what the device had when it was opened, the bytes that are not taken, or less if others have taken some since.
+    fn free(&self) -> u64 {
+        let ours = self.info.free_bytes.saturating_sub(self.taken.load(Ordering::Relaxed));
+        match self.info.kind {
+            // What it takes comes from the host when it is first written, so that the host has not missed it yet.
+            Kind::Software => ours,
+            _ => ours.min(memory::free(&self.adapter)),
+        }
+    }
+
     /// The error of a request for `need` bytes that cannot be met.
     pub(super) fn does_not_fit(&self, need: u64, detail: &str) -> Error {
         Error::DoesNotFit {
             device: self.info.name.clone(),
-            free_mib: self.info.free_bytes >> 20,
+            free_mib: self.free() >> 20,
             need_mib: need.div_ceil(1 << 20),
             detail: detail.into(),
             remedy: "try a smaller `width` and `height`, fewer images, or `device cpu`".into(),
+        }
+    }
+
+    /// The error of something that is larger than the device takes in one piece.
+    pub(super) fn too_large(&self, piece: &'static str, at: &str, need: u64, limit: u64) -> Error {
+        Error::TooLarge {
+            device: self.info.name.clone(),
+            piece,
+            at: at.into(),
+            limit_mib: limit >> 20,
+            need_mib: need.div_ceil(1 << 20),
+            remedy: "try a smaller `width` and `height`, or `device cpu`".into(),
         }
     }
 
@@ -169,8 +208,7 @@ impl Context {
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
         let size = bytes.max(LEAST);
         if size > self.limits().max_buffer_size {
-            let limit = self.limits().max_buffer_size >> 20;
-            return Err(self.does_not_fit(size, &format!("{label} in one buffer; the device allows {limit} MiB")));
+            return Err(self.too_large("buffer", label, size, self.limits().max_buffer_size));
         }
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -186,25 +224,77 @@ impl Context {
         }
     }
 
+    fn pace(&self) -> MutexGuard<'_, Pace<wgpu::SubmissionIndex>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work that one submission may have, see [`pace`](super::pace).
+    pub(super) fn budget(&self) -> u64 {
+        self.pace().budget()
+    }
+
+    /// Hands over commands, which end with [`Tally::count`] and have so much work, and waits until the device is not too
+    /// far behind.
+    pub(super) fn submit(&self, commands: wgpu::CommandBuffer, work: u64) {
+        let commands = Some(commands).filter(|_| self.tally.submitted());
+        let index = self.queue.submit(commands);
+        self.pace().submitted(index, work, Instant::now());
+        self.settle(false);
+    }
+
+    /// Waits for submissions of which too many are pending, or for all.
+    fn settle(&self, all: bool) {
+        loop {
+            let Some(index) = self.pace().awaited(all) else { return };
+            // What goes wrong is reported as a fault, too.
+            drop(self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None }));
+            self.pace().done(Instant::now());
+        }
+    }
+
     /// Copies bytes of a buffer to the host, once the device has done everything enqueued.
+    ///
+    /// # Errors
+    /// If the device is lost, or has not done some of it.
     pub(super) fn fetch(&self, buffer: &wgpu::Buffer, start: u64, bytes: &mut [u8]) -> Result<()> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.buffer("staging", bytes.len() as u64, usage)?;
+        let len = bytes.len() as u64;
+        let staging = self.buffer("staging", len + Tally::BYTES, usage)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, start, &staging, 0, bytes.len() as u64);
+        encoder.copy_buffer_to_buffer(buffer, start, &staging, 0, len);
+        encoder.copy_buffer_to_buffer(&self.tally.done, 0, &staging, len, Tally::BYTES);
         self.queue.submit([encoder.finish()]);
         let (sender, mapped) = std::sync::mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
         self.wait()?;
         let failed = |found: String| self.failed(found);
         mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
-        let view = staging.get_mapped_range(..bytes.len() as u64).map_err(|e| failed(e.to_string()))?;
-        bytes.copy_from_slice(&view);
+        let view = staging.get_mapped_range(..len + Tally::BYTES).map_err(|e| failed(e.to_string()))?;
+        let (values, done) = view.split_at(bytes.len());
+        match self.tally.missing(bytemuck::pod_read_unaligned(done)) {
+            0 => bytes.copy_from_slice(values),
+            missing => return Err(self.gave_up(missing)),
+        }
         Ok(())
+    }
+
+    /// The error of a device that has not done so many of the submissions that it was given.
+    fn gave_up(&self, missing: u32) -> Error {
+        Error::Device {
+            wanted: self.info.name.clone(),
+            found: format!(
+                "the driver gave up {missing} of the submissions that it was given, so that results would be wrong"
+            ),
+            remedy:
+                "run again with nothing else on this GPU; if it happens again try a smaller size, an updated driver, \
+                     or `device cpu`"
+                    .into(),
+        }
     }
 
     /// Waits until the device has done everything enqueued.
     pub(super) fn wait(&self) -> Result<()> {
+        self.settle(true);
         let done = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         done.map(drop).map_err(|e| self.failed(e.to_string()))
@@ -218,10 +308,8 @@ impl Memory for Context {
         self.limits().max_buffer_size
     }
 
-    /// Of what the device had when it was opened, what is not taken: no graphics API says how much is free.
     fn free_bytes(&self) -> Result<u64> {
-        self.check()?;
-        Ok(self.info.free_bytes.saturating_sub(self.taken.load(Ordering::Relaxed)))
+        self.check().map(|()| self.free())
     }
 
     fn does_not_fit(&self, need: u64, detail: &str) -> Error {

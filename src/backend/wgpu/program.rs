@@ -7,12 +7,14 @@ use std::time::Duration;
 use wgpu::BufferUsages;
 
 use super::context::{Buffer, Context, LEAST};
+use super::pace;
+use super::parts::{Part, parts};
 use super::shaders::{Loaded, Shaders};
 use crate::backend::weights::{State, Weights};
 use crate::backend::{Program, Residency, operand};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Node, Plan, Slot, Source};
-use crate::registry::{Axis, Grid, Kernel, Shader};
+use crate::registry::{Grid, Kernel, Shader};
 use crate::shape::Shape;
 
 /// The parameters of every node lie at multiples of this in one uniform buffer.
@@ -21,15 +23,29 @@ const ALIGN: u64 = 256;
 /// The binding of memory that a kernel's passes share.
 const SCRATCH: u32 = 12;
 
-/// FLOP of a submission before the next one begins. A display's watchdog waits for seconds, and this takes the slowest
-/// GPUs a few tenths of a second.
-const SUBMISSION_FLOPS: u64 = 100_000_000_000;
+/// One entry point of a node.
+struct Pass {
+    pipeline: wgpu::ComputePipeline,
+    /// Workgroups along x, y and z.
+    grid: [u32; 3],
+    /// Whether they may be dispatched in parts.
+    parted: bool,
+}
 
 /// A node's dispatches.
 struct Dispatches {
     shader: Arc<Loaded>,
-    passes: Vec<(wgpu::ComputePipeline, [u32; 3])>,
-    flops: u64,
+    passes: Vec<Pass>,
+    /// Work of the node, which any of its passes might do.
+    work: u64,
+}
+
+/// What is dispatched at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) node: usize,
+    pass: usize,
+    part: Part,
 }
 
 /// A compiled plan with its memory.
@@ -67,7 +83,10 @@ pub(super) fn compile(
         let mut passes = Vec::new();
         for pass in shader.passes {
             let pipeline = shaders.pipeline(kernel.name, &loaded, pass.entry, &kinds)?;
-            passes.push((pipeline, workgroups(&pass.grid, number, &context, node)?));
+            let parted = loaded.module.is_parted(pass.entry);
+            let limit = if parted { u32::MAX } else { context.limits().max_compute_workgroups_per_dimension };
+            let grid = workgroups(&pass.grid, number, limit, node, kernel)?;
+            passes.push(Pass { pipeline, grid, parted });
         }
         if !shader.scratch.is_empty() {
             let len: u64 = shader.scratch.iter().map(|axis| axis.resolve(node, number)).product();
@@ -75,8 +94,7 @@ pub(super) fn compile(
         }
         params.resize(params.len().next_multiple_of(ALIGN as usize), 0u8);
         params.extend_from_slice(bytemuck::cast_slice(&words(node)));
-        let flops = node.op.flops(&node.shapes(), node.output.shape);
-        nodes.push(Dispatches { shader: loaded, passes, flops });
+        nodes.push(Dispatches { shader: loaded, passes, work: pace::work(plan.cost(node, false)) });
     }
     params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
 
@@ -133,9 +151,8 @@ fn check_bindings(
     match bindings.iter().map(bytes).find(|&bytes| bytes > limit) {
         None => Ok(()),
         Some(bytes) => {
-            let detail =
-                format!("{} ({}) in one binding; the device allows {} MiB", node.at, node.op.name(), limit >> 20);
-            Err(context.does_not_fit(bytes, &detail))
+            let at = format!("{} ({})", node.at, node.op.name());
+            Err(context.too_large("binding", &at, bytes, limit))
         }
     }
 }
@@ -149,23 +166,19 @@ fn words(node: &Node) -> Vec<u32> {
     words
 }
 
-/// Workgroups as the device allows them: a long grid of one axis is folded in two.
-fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, context: &Context, node: &Node) -> Result<[u32; 3]> {
-    let limit = u64::from(context.limits().max_compute_workgroups_per_dimension);
+/// Workgroups of a node along each axis, `limit` at most.
+fn workgroups(grid: &Grid, number: impl Fn(&str) -> u64, limit: u32, node: &Node, kernel: &Kernel) -> Result<[u32; 3]> {
     let groups = grid.map(|axis| axis.resolve(node, &number));
-    let folded = match grid {
-        [_, Axis::ONE, Axis::ONE] if groups[0] > limit => {
-            let rows = groups[0].div_ceil(limit);
-            [groups[0].div_ceil(rows), rows, 1]
-        }
-        _ => groups,
-    };
-    match folded.iter().all(|&g| g <= limit) {
-        true => Ok(folded.map(|g| g as u32)),
-        false => Err(context.does_not_fit(
-            context.info().free_bytes,
-            &format!("{} takes {groups:?} workgroups, the device allows {limit} along each axis", node.at),
-        )),
+    match groups.iter().all(|&g| g <= limit.into()) {
+        true => Ok(groups.map(|g| g as u32)),
+        false => Err(Error::Shader {
+            path: format!("{}.wgsl", kernel.name).into(),
+            message: format!(
+                "takes {groups:?} workgroups for {}, more than the {limit} along an axis that the device allows; add \
+                 `part.first` of common.wgsl to `workgroup_id`, and it is dispatched in parts",
+                node.at
+            ),
+        }),
     }
 }
 
@@ -242,45 +255,66 @@ impl WgpuProgram {
         }
     }
 
-    /// Records the dispatches of node `i`.
-    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
-        pass.set_bind_group(0, self.bind_groups[i].as_ref(), &[]);
-        for (pipeline, [x, y, z]) in &self.nodes[i].passes {
-            pass.set_pipeline(pipeline);
-            pass.dispatch_workgroups(*x, *y, *z);
-        }
+    /// Records one dispatch.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, Piece { node, pass: entry, part }: Piece) {
+        pass.set_pipeline(&self.nodes[node].passes[entry].pipeline);
+        pass.set_bind_group(0, self.bind_groups[node].as_ref(), &[]);
+        let [x, y, z] = part.first;
+        pass.set_immediates(0, bytemuck::cast_slice(&[x, y, z, 0]));
+        let [x, y, z] = part.groups;
+        pass.dispatch_workgroups(x, y, z);
     }
 
-    pub(super) fn submit(&self, nodes: Range<usize>) {
+    pub(super) fn submit(&self, pieces: &[Piece], work: u64) {
         let mut encoder = self.context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        nodes.for_each(|i| self.dispatch(&mut pass, i));
+        pieces.iter().for_each(|piece| self.dispatch(&mut pass, *piece));
+        self.context.tally.count(&mut pass);
         drop(pass);
-        self.context.queue.submit([encoder.finish()]);
+        self.context.submit(encoder.finish(), work);
     }
 
-    /// Calls `each` with parts of `nodes` that make one submission, their weights on the device.
+    /// What node `i` dispatches, each with its work, which is at most what one submission may have.
+    fn pieces(&self, i: usize) -> impl Iterator<Item = (Piece, u64)> {
+        let Dispatches { passes, work, .. } = &self.nodes[i];
+        let (budget, limit) = (self.context.budget(), self.context.limits().max_compute_workgroups_per_dimension);
+        passes.iter().enumerate().flat_map(move |(pass, Pass { grid, parted, .. })| {
+            let groups = grid.iter().map(|&g| u128::from(g)).product::<u128>();
+            let most = match parted {
+                true => (u128::from(budget) * groups / u128::from(*work).max(1)).min(u64::MAX.into()) as u64,
+                false => u64::MAX,
+            };
+            parts(*grid, most, limit).map(move |part| {
+                let work = u128::from(*work) * u128::from(part.len()) / groups.max(1);
+                (Piece { node: i, pass, part }, work as u64)
+            })
+        })
+    }
+
+    /// Calls `each` with what makes one submission, its weights on the device, and its work.
     fn submissions(
         &mut self,
         nodes: Range<usize>,
-        mut each: impl FnMut(&Self, Range<usize>) -> Result<()>,
+        mut each: impl FnMut(&Self, &[Piece], u64) -> Result<()>,
     ) -> Result<()> {
         let store = self.weights.store();
+        let mut together = Vec::new();
         for (p, range) in self.plan.clone().by_segment(nodes) {
             // No other program moves weights before the work that reads them is enqueued.
             let mut weights = store.lock();
             self.prepare(&mut weights, p)?;
-            let (mut start, mut flops) = (range.start, 0);
-            for i in range.clone() {
-                flops += self.nodes[i].flops;
-                if flops > SUBMISSION_FLOPS {
-                    each(self, start..i + 1)?;
-                    (start, flops) = (i + 1, 0);
+            let mut total = 0;
+            for (piece, work) in range.flat_map(|i| self.pieces(i)) {
+                if total + work > self.context.budget() && !together.is_empty() {
+                    each(self, &together, total)?;
+                    together.clear();
+                    total = 0;
                 }
+                together.push(piece);
+                total += work;
             }
-            if start < range.end {
-                each(self, start..range.end)?;
-            }
+            each(self, &together, total)?;
+            together.clear();
         }
         self.context.check()
     }
@@ -298,16 +332,18 @@ impl Program for WgpuProgram {
     }
 
     fn run(&mut self, nodes: Range<usize>) -> Result<()> {
-        self.submissions(nodes, |program, part| {
-            program.submit(part);
+        self.submissions(nodes, |program, pieces, work| {
+            program.submit(pieces, work);
             Ok(())
         })
     }
 
     fn time(&mut self, nodes: Range<usize>) -> Result<Vec<Duration>> {
-        let mut times = Vec::with_capacity(nodes.len());
-        self.submissions(nodes, |program, part| {
-            times.extend(program.time_each(part)?);
+        let (first, mut times) = (nodes.start, vec![Duration::ZERO; nodes.len()]);
+        self.submissions(nodes, |program, pieces, _| {
+            for (piece, time) in pieces.iter().zip(program.time_each(pieces)?) {
+                times[piece.node - first] += time;
+            }
             Ok(())
         })?;
         Ok(times)

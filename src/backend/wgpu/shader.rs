@@ -10,9 +10,19 @@ use naga::{AddressSpace, ArraySize, BinaryOperator, Expression, Handle, Literal,
 use crate::error::{Error, Result};
 use crate::registry::Shader;
 
+/// Bytes that a shader's own text may have, and bytes of the stack that it is parsed on. The front end calls itself for
+/// every operand of a chain like `a + a + a`, and takes up to 600 bytes for a character of it.
+const LONGEST: usize = 64 << 10;
+const STACK: usize = 256 << 20;
+
+/// How deep statements may be nested. What compiles them further calls itself for each.
+const NESTED: usize = 100;
+
 /// A parsed and checked shader with its tunables.
 pub(super) struct Module {
     naga: naga::Module,
+    /// Entry points that add the first workgroup of their part, see `common.wgsl`.
+    parted: Vec<String>,
     tunables: &'static [(&'static str, u32)],
 }
 
@@ -21,11 +31,27 @@ impl Module {
     pub(super) fn parse(path: &Path, source: &str, shader: &Shader) -> Result<Self> {
         let broken = |message: String| Error::Shader { path: path.into(), message };
         let name = path.display().to_string();
+        if source.len() > LONGEST {
+            return Err(broken(format!("has {} bytes; expected {LONGEST} at most", source.len())));
+        }
         let text = shader.text(source);
-        let naga = naga::front::wgsl::parse_str(&text).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
-        let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
-        validator.validate(&naga).map_err(|e| broken(e.emit_to_string_with_path(&text, &name)))?;
-        Ok(Self { naga, tunables: shader.tunables })
+        let check = || {
+            let naga = naga::front::wgsl::parse_str(&text).map_err(|e| e.emit_to_string_with_path(&text, &name))?;
+            let bodies = naga.functions.iter().map(|(_, f)| f).chain(naga.entry_points.iter().map(|e| &e.function));
+            if bodies.map(|function| depth(&function.body)).max() > Some(NESTED) {
+                return Err(format!("statements are nested more than {NESTED} deep, `else if` counted"));
+            }
+            let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
+            let info = validator.validate(&naga).map_err(|e| e.emit_to_string_with_path(&text, &name))?;
+            Ok((naga, info))
+        };
+        let (naga, info) = on_a_large_stack(check).map_err(broken)?;
+        let is_part = |(_, v): &(_, &naga::GlobalVariable)| v.space == AddressSpace::Immediate;
+        let part = naga.global_variables.iter().find(is_part).map(|(part, _)| part);
+        let reads = |entry: usize| part.is_some_and(|part| !info.get_entry_point(entry)[part].is_empty());
+        let entries = naga.entry_points.iter().enumerate().filter(|(i, _)| reads(*i));
+        let parted = entries.map(|(_, entry)| entry.name.clone()).collect();
+        Ok(Self { parted, naga, tunables: shader.tunables })
     }
 
     /// The module as wgpu takes it.
@@ -36,6 +62,11 @@ impl Module {
     /// Whether there is a compute entry point of this name.
     pub(super) fn has_entry(&self, name: &str) -> bool {
         self.naga.entry_points.iter().any(|e| e.name == name && e.stage == naga::ShaderStage::Compute)
+    }
+
+    /// Whether the grid of this entry point may be dispatched in parts.
+    pub(super) fn is_parted(&self, entry: &str) -> bool {
+        self.parted.iter().any(|name| name == entry)
     }
 
     /// Bindings of group 0 and what each may hold.
@@ -135,10 +166,35 @@ impl Module {
     }
 }
 
+/// How deep the statements of a block are nested.
+fn depth(block: &naga::Block) -> usize {
+    use naga::Statement::{Block, If, Loop, Switch};
+    let inner = |statement: &naga::Statement| match statement {
+        Block(body) => 1 + depth(body),
+        If { accept, reject, .. } => 1 + depth(accept).max(depth(reject)),
+        Loop { body, continuing, .. } => 1 + depth(body).max(depth(continuing)),
+        Switch { cases, .. } => 1 + cases.iter().map(|case| depth(&case.body)).max().unwrap_or(0),
+        _ => 0,
+    };
+    block.iter().map(inner).max().unwrap_or(0)
+}
+
+/// What was checked, or a message.
+type Checked<T> = std::result::Result<T, String>;
+
+/// Runs what calls itself as often as a text makes it to. A panic is an error, too.
+fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Checked<T> + Send) -> Checked<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| format!("no thread with {} MiB of stack to parse it on: {e}", STACK >> 20))?;
+        thread.join().unwrap_or_else(|_| Err("the WGSL front end failed on it".into()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Lang, Launch, kernels};
+    use crate::registry::{Axis, Lang, Launch, kernels};
 
     fn parse(source: &str) -> Result<Module> {
         let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)] };
@@ -154,6 +210,8 @@ mod tests {
             assert!(module.workgroup_bytes().is_some_and(|bytes| bytes <= 32 << 10), "{}", kernel.name);
             for pass in shader.passes {
                 assert!(module.has_entry(pass.entry), "{} {}", kernel.name, pass.entry);
+                let parted = module.is_parted(pass.entry) || pass.grid == [Axis::ONE; 3];
+                assert!(parted, "{}: `{}` does not add `part.first` to its workgroup", kernel.name, pass.entry);
             }
             let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module.naga).unwrap();
             let constants = module.constants(&[1; 8]).into_iter().collect();
@@ -179,6 +237,40 @@ mod tests {
         assert_eq!(module.number("main"), None);
         assert_eq!(module.workgroup_bytes(), Some(33 * 4 + 4 * 16));
         assert_eq!(module.constants(&[]), [("WG".to_owned(), 8.0)]);
+    }
+
+    /// Each of these makes something call itself once for each repetition.
+    #[test]
+    fn deep_shaders_are_errors_or_compile() {
+        let value = |e: String| format!("fn f(a: u32) -> u32 {{ return {e}; }}");
+        let body = |s: String| format!("fn f(a: u32) {{ {s} }}");
+        let texts = |n: usize| {
+            [
+                value(format!("{}a{}", "(".repeat(n), ")".repeat(n))),
+                value(format!("{}a{}", "abs(".repeat(n), ")".repeat(n))),
+                value(format!("a{}", "+a".repeat(n))),
+                value(format!("{}a", "~".repeat(n))),
+                body(format!("let b = vec4(a){};", ".xyzw".repeat(n))),
+                body(format!("var b = a; let c = {}b;", "*&".repeat(n))),
+                body(format!("if a == 1u {{}} {}", "else if a==2u{}".repeat(n))),
+                body(format!("{}{}", "{".repeat(n), "}".repeat(n))),
+                body(format!("{}{}", "loop{".repeat(n), "break;}".repeat(n))),
+                format!("var<private> a: {}u32{};", "array<".repeat(n), ",2>".repeat(n)),
+            ]
+        };
+        for (i, text) in texts(100_000).iter().enumerate() {
+            assert!(parse(text).is_err_and(|e| e.to_string().contains("65536 at most")), "text {i}");
+        }
+        // As long as they may be.
+        for (i, text) in texts(4000).iter().chain(&texts(60)).enumerate() {
+            let Ok(module) = parse(text) else { continue };
+            let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module.naga).unwrap();
+            let written = naga::back::spv::write_vec(&module.naga, &info, &naga::back::spv::Options::default(), None);
+            assert!(written.is_ok(), "text {i}");
+        }
+        for (i, text) in texts(60).iter().take(7).enumerate() {
+            assert!(parse(text).is_ok(), "text {i}");
+        }
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub(super) struct Loaded {
     pipelines: wgpu::PipelineLayout,
 }
 
+/// `Part` of `common.wgsl`: three u32, and one more to fill it up.
+pub(super) const PART_BYTES: u32 = 16;
+
 type Constants = Vec<(String, f64)>;
 
 /// Every shader and pipeline made so far.
@@ -111,7 +114,7 @@ impl Shaders {
         let pipelines = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
             bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
+            immediate_size: PART_BYTES,
         });
         Arc::new(Loaded { module, shader, bindings, layout, pipelines })
     }
