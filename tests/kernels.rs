@@ -8,6 +8,8 @@ mod common;
 mod gelu;
 #[path = "kernels/parts.rs"]
 mod parts;
+#[path = "kernels/repeats.rs"]
+mod repeats;
 #[path = "kernels/squares.rs"]
 mod squares;
 

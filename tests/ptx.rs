@@ -1,4 +1,4 @@
-//! The PTX in `kernels/ptx.lzma` is what `tools/ptx` makes of the sources, and does what a launch may rely on.
+//! The PTX and the cubins in `kernels/*.lzma` are what `tools/ptx` makes of the sources, and the PTX does what a launch may rely on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 // The build script's own.
 #[path = "../build/fingerprint.rs"]
 mod fingerprint;
+
+use cascade_rt::backend::cuda::code;
+
+/// The first compute capability that kernels are compiled for, and the first on which launches may overlap.
+const OLDEST: code::Capability = (8, 0);
+const HOPPER: code::Capability = (9, 0);
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
@@ -29,20 +35,39 @@ fn every_kernel_has_the_ptx_of_its_source() {
     all.sort();
     let lock = fs::read_to_string(kernels().join("ptx.lock")).unwrap();
     let lines: Vec<Vec<&str>> = lock.lines().filter(|l| !l.starts_with('#')).map(|l| l.split(' ').collect()).collect();
-    assert_eq!(lines.iter().map(|line| line[0]).collect::<Vec<_>>(), all, "run `python3 tools/ptx`");
+    let (cubins, ptx): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line[0].ends_with(".cubin"));
+    assert_eq!(ptx.iter().map(|line| line[0]).collect::<Vec<_>>(), all, "run `python3 tools/ptx`");
     // A build without the emulated GPU stops where it finds what this finds.
     assert_eq!(env!("CASCADE_STALE_PTX"), "", "sources have changed: run `python3 tools/ptx`");
-    for line in lines {
-        let ptx = fs::read_to_string(Path::new(env!("OUT_DIR")).join("ptx").join(line[0])).unwrap();
+    for line in &ptx {
+        let (stem, gpu, version) = match line[0].trim_end_matches(".ptx") {
+            stem if stem.ends_with(".sm90a") => (stem, OLDEST, ".version 8.0"),
+            name => match name.strip_suffix(".sm90") {
+                Some(stem) => (stem, HOPPER, ".version 7.8"),
+                None => (name, OLDEST, ".version 7.0"),
+            },
+        };
+        let ptx = code::ptx(stem, gpu).unwrap();
         assert_eq!(fingerprint::fnv(ptx.bytes()), line[2], "{}", line[0]);
         // Newer ones would ask for a newer driver.
-        let version = match line[0].trim_end_matches(".ptx").rsplit_once('.') {
-            Some((_, "sm90a")) => ".version 8.0",
-            Some((_, "sm90")) => ".version 7.8",
-            _ => ".version 7.0",
-        };
         assert!(ptx.lines().any(|line| line == version), "{} states {version}", line[0]);
     }
+    // Every kernel for every GPU that can run it, and what is part of the program is what the lock says.
+    let mut of_gpu =
+        [((8, 0), "sm_80"), ((8, 6), "sm_86"), (HOPPER, "sm_90"), ((10, 0), "sm_100"), ((12, 0), "sm_120")].map(
+            |(gpu, folder)| {
+                let of_folder = cubins.iter().filter(|line| line[0].split('/').next() == Some(folder));
+                for line in of_folder.clone() {
+                    let stem = line[0].split('/').nth(1).unwrap().trim_end_matches(".cubin");
+                    let cubin = code::cubin(stem, gpu).unwrap();
+                    assert_eq!(fingerprint::fnv(cubin.iter().copied()), line[2], "{}", line[0]);
+                }
+                of_folder.count()
+            },
+        );
+    let hoppers = sources.iter().filter(|stem| stem.ends_with(".sm90a")).count();
+    of_gpu[2] -= hoppers;
+    assert_eq!(of_gpu, [sources.len() - hoppers; 5], "run `python3 tools/ptx`");
 }
 
 #[test]
@@ -92,7 +117,7 @@ fn every_row_names_entries_of_its_ptx() {
     for kernel in kernels(Lang::Cuda) {
         let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
         for pass in cuda.passes {
-            for ptx in [cuda.ptx, cuda.ptx_sm90] {
+            for ptx in [OLDEST, HOPPER].map(|gpu| code::ptx(kernel.name, gpu).unwrap()) {
                 assert!(ptx.contains(&format!(".entry {}(", pass.entry)), "{}: {}", kernel.name, pass.entry);
             }
         }
@@ -137,17 +162,17 @@ fn hurries(instructions: &[&str]) -> Option<String> {
 
 #[test]
 fn what_begins_early_waits_before_all_else() {
-    use cascade_rt::registry::{Lang, Launch, kernels};
+    use cascade_rt::registry::{Lang, kernels};
     let mut seen = 0;
     for kernel in kernels(Lang::Cuda) {
-        let Launch::Cuda(cuda) = kernel.launch else { panic!("rows of CUDA are CUDA") };
-        for (name, instructions) in entries(cuda.ptx_sm90) {
+        let [older, newer] = [OLDEST, HOPPER].map(|gpu| code::ptx(kernel.name, gpu).unwrap());
+        for (name, instructions) in entries(newer) {
             assert_eq!(hurries(&instructions), None, "{name}");
             seen += 1;
         }
         let of_hopper = kernel.name.ends_with(".sm90a");
-        assert_eq!(cuda.ptx == cuda.ptx_sm90, of_hopper, "{}", kernel.name);
-        assert_eq!(cuda.ptx.contains("griddepcontrol"), of_hopper, "{}: older machines do not know it", kernel.name);
+        assert_eq!(older == newer, of_hopper, "{}", kernel.name);
+        assert_eq!(older.contains("griddepcontrol"), of_hopper, "{}: older machines do not know it", kernel.name);
     }
     assert!(seen > 50, "entries are found");
 }

@@ -2,12 +2,13 @@
 //!
 //! Activations lie in one allocation, weights in a few, as they are in the file. Every kernel
 //! takes one argument of the same form, filled in before its segment first runs; the launches of a segment are
-//! recorded as a graph then. Kernels are PTX, which the driver compiles for its GPU.
+//! recorded as a graph then. Kernels are cubins, or PTX that the driver compiles for its GPU, and are loaded while weights are uploaded.
 //!
 //! Everything but the calls of the driver itself runs on the host too, with the feature `cuda-emu`: the same
 //! kernels, compiled as C++, behind the same `Driver`.
 
 mod args;
+pub mod code;
 mod context;
 mod driver;
 #[cfg(feature = "cuda-emu")]
@@ -17,21 +18,25 @@ mod emulated_tests;
 #[cfg(all(test, feature = "cuda-emu"))]
 mod failing;
 mod fault;
+#[cfg(all(test, feature = "cuda-emu"))]
+mod loading_tests;
+mod modules;
 mod program;
 mod real;
+mod ring;
 mod squares;
 mod tensor_map;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use super::weights::{Store, Weights};
 use super::{Backend, Device, Program};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::registry::{Caps, Kernel, Lang, Launch};
+use crate::registry::{Caps, Kernel, Lang};
 use context::Context;
 use driver::Driver;
+use modules::Modules;
 use real::Real;
 
 /// The devices, by number, each or why it does not serve; or why there are none. Asked for once.
@@ -85,15 +90,15 @@ pub fn emulated(caps: Caps, checks: bool) -> Option<Box<dyn Backend>> {
 /// An opened GPU, real or emulated.
 struct Cuda<D: Driver> {
     context: Arc<Context<D>>,
-    /// The kernels of each file that has been loaded, by its row's name.
-    functions: Mutex<HashMap<&'static str, Arc<[D::Function]>>>,
+    modules: Modules<D>,
     weights: Arc<Store<Context<D>>>,
 }
 
-impl<D: Driver> Cuda<D> {
+impl<D: Driver + 'static> Cuda<D> {
     fn new(driver: D) -> Self {
+        let modules = Modules::new(driver.loader());
         let context = Arc::new(Context::new(driver));
-        Self { weights: Store::new(context.clone()), functions: Mutex::default(), context }
+        Self { weights: Store::new(context.clone()), modules, context }
     }
 }
 
@@ -111,27 +116,9 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
     }
 
     fn compile_with(&self, plan: Arc<Plan>, kernels: &[&'static Kernel]) -> Result<Box<dyn Program>> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut loaded_kernels = Vec::with_capacity(kernels.len());
-        for kernel in kernels {
-            let Launch::Cuda(cuda) = kernel.launch else {
-                unreachable!("rows of CUDA are CUDA");
-            };
-            let loaded = match functions.get(kernel.name) {
-                Some(loaded) => loaded.clone(),
-                None => {
-                    let entries: Vec<_> = cuda.passes.iter().map(|pass| pass.entry).collect();
-                    let shared = cuda.number("SHARED").unwrap_or(0) as u32;
-                    let dependent = self.device().caps.contains(Caps::DEPENDENT_LAUNCH);
-                    let ptx = if dependent { cuda.ptx_sm90 } else { cuda.ptx };
-                    let loaded = self.context.load(ptx, &entries, shared)?;
-                    functions.entry(kernel.name).or_insert(loaded).clone()
-                }
-            };
-            loaded_kernels.push((cuda, loaded));
-        }
+        let modules = self.modules.of(kernels);
         let weights = Weights::new(&self.weights, plan.clone(), self.device().stores_bf16());
-        Ok(Box::new(program::compile(self.context.clone(), weights, plan, loaded_kernels)?))
+        Ok(Box::new(program::compile(self.context.clone(), weights, plan, modules)?))
     }
 }
 

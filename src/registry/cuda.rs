@@ -1,6 +1,5 @@
 //! CUDA kernels: their rows, how one is launched, and which is the fastest on a Hopper GPU. The file of a row is
-//! `kernels/<name>.cu`; its PTX, `<name>.ptx`, and `<name>.sm90.ptx` unless it is for Hopper anyway, lies where the build script
-//! has put it.
+//! `kernels/<name>.cu`; what compilers make of it is `backend::cuda::code`'s.
 
 mod fastest;
 mod grids;
@@ -25,20 +24,9 @@ pub const H100_SMS: usize = 132;
 
 /// `cuda!("op", "op.variant", needs, [passes…])`, then `.with_scratch(…)` where passes share memory.
 macro_rules! cuda {
-    ($op:literal, $name:literal, HOPPER, $passes:tt) => {
-        cuda!($op, $name, HOPPER, ".ptx", $passes)
-    };
-    ($op:literal, $name:literal, Caps::SM90A, $passes:tt) => {
-        cuda!($op, $name, Caps::SM90A, ".ptx", $passes)
-    };
-    ($op:literal, $name:literal, $needs:expr, $passes:tt) => {
-        cuda!($op, $name, $needs, ".sm90.ptx", $passes)
-    };
-    ($op:literal, $name:literal, $needs:expr, $sm90:literal, [$($pass:expr),+ $(,)?]) => {
+    ($op:literal, $name:literal, $needs:expr, [$($pass:expr),+ $(,)?]) => {
         row($op, $name, $needs, Cuda {
             source: include_str!(concat!("../../kernels/", $name, ".cu")),
-            ptx: include_str!(concat!(env!("OUT_DIR"), "/ptx/", $name, ".ptx")),
-            ptx_sm90: include_str!(concat!(env!("OUT_DIR"), "/ptx/", $name, $sm90)),
             passes: const { &[$($pass),+] },
             scratch: &[],
             counters: &[],

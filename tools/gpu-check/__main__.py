@@ -38,12 +38,7 @@ def run(options) -> None:
 
 
 def write_report(options) -> None:
-    merged = {}
-    for file in options.results:
-        for name, result in json.loads(file.read_text()).items():
-            # A measurement is not replaced by a later "not measured".
-            if name not in merged or result["status"] != "not measured":
-                merged[name] = result
+    merged = steps.merged(options.results)
     text = report.markdown(merged)
     if options.output:
         options.output.write_text(text)
@@ -73,8 +68,10 @@ def main() -> None:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("out", nargs="?", type=Path, default=Path("gpu-check-report"), metavar="OUT")
     command.add_argument("--steps", default="all", help="comma-separated names of steps or groups (default all)")
-    command.add_argument("--again", action="store_true", help="repeat steps that have results in OUT")
-    command.add_argument("--minutes", type=float, default=60, help="time limit for the whole run (default 60)")
+    command.add_argument("--after", action="append", type=Path, default=[], metavar="RESULTS.json",
+                         help="go on where the run that wrote this stopped (a results.json in OUT is gone on with anyway)")
+    command.add_argument("--again", action="store_true", help="repeat steps that have results")
+    command.add_argument("--minutes", type=float, default=9, help="time limit for the whole run, unpacking included (default 9)")
     command.add_argument("--work", type=Path, help="folder for unpacked programs and models, which is kept (default: "
                          "cascade-gpu-check in the system's folder for temporary files)")
     command.add_argument("--quick", action="store_true", help="use tiny models and few runs, to test this tool itself")

@@ -7,9 +7,11 @@ import shutil
 import time
 from pathlib import Path
 
+from dumps import relative_l2, tensors
 from machine import Machine, NotMeasured
 
 EXACTLY = ["--exact", "--nocapture", "--test-threads", "1"]
+LEAST_OF_OP = 5  # seconds with which the kernels of another op are begun
 FOUND = 99  # exit code of compute-sanitizer if it reports an error
 KERNELS = ["every_kernel_matches_its_reference", *EXACTLY]
 
@@ -49,10 +51,12 @@ def ops(machine: Machine) -> list:
 
 
 def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
-    """Tests the kernels of each op in a new process, so that a kernel that crashes the device does not affect others."""
-    all_rows, crashed, different, skipped, outputs = [], [], [], [], {}
-    todo = ops(machine)
-    while todo and machine.left() > 2:
+    """Tests the kernels of each op in a new process, so that a kernel that crashes the device does not affect others. Goes on
+    where an earlier run of this step stopped."""
+    earlier = machine.earlier if machine.earlier.get("not_reached") else {}
+    all_rows, crashed, different, skipped = (earlier.get(key, []) for key in ("rows", "crashed", "different", "skipped"))
+    outputs, todo = {}, earlier.get("not_reached") or ops(machine)
+    while todo and machine.left() > LEAST_OF_OP:
         op = todo.pop(0)
         # The test selects kernels by substring, so some may run for two ops; duplicate rows are dropped below.
         done = machine.run([*wrap, machine.program("test-kernels"), *KERNELS], seconds,
@@ -72,8 +76,8 @@ def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
         if done["rc"] == 0 or explained:
             machine.commands.pop()  # the table already contains the result
     bad = crashed or any(row["failed"] for row in all_rows)
-    return {"status": "failed" if bad else "ok" if all_rows else "not measured",
-            **({} if all_rows else {"reason": "no kernel ran"}),
+    return {"status": "failed" if bad else "partial" if todo else "ok" if all_rows else "not measured",
+            **({} if all_rows or todo else {"reason": "no kernel ran"}),
             "rows": all_rows, "cases": sum(row["cases"] for row in all_rows),
             "failed": sum(row["failed"] for row in all_rows), "different": different, "crashed": crashed,
             "skipped": skipped, "not_reached": todo, "outputs": outputs}
@@ -82,6 +86,17 @@ def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
 def kernels_cuda(machine: Machine) -> dict:
     machine.device("cuda")
     return without_outputs(kernels(machine, "cuda", 60))
+
+
+def scaled_linear(machine: Machine) -> dict:
+    """Runs Hopper's linear layers whose input GRN scales a hundred times, and compares them with the kernel for older GPUs."""
+    machine.device("cuda")
+    done = machine.run([machine.program("test-kernels"), "repeats::scaled_layers_give_the_same_bits_every_time", *EXACTLY], 90)
+    rows = [{"kernel": kernel, "runs": int(runs), "other_bits": int(others), "error": float(error)} for kernel, runs, others, error
+            in re.findall(r"(\S+) (\d+) runs, (\d+) with other bits, ([\d.e+-]+) from", done["stdout"])]
+    if not rows and done["rc"] == 0:
+        raise NotMeasured("this is no Hopper GPU")
+    return {"rows": rows}
 
 
 def kernels_vulkan(machine: Machine) -> dict:
@@ -178,6 +193,47 @@ def backend_vulkan(machine: Machine) -> dict:
     result = tests(machine, "test-wgpu", 60)
     result.pop("text")
     return result
+
+
+# Largest relative L2 error of a picture in f32; and of one in bf16, by that of the CPU in bf16.
+EXACT, ROUNDED = 1e-3, 1.5
+
+
+def against_cpu(machine: Machine, model, words: list) -> dict:
+    """Makes one picture on the GPU, in f32 and in bf16, with and without kernels for Hopper, and compares it with the CPU's in f32.
+    What bf16 may change is what it changes on the CPU, whose kernels round the same operands."""
+    kind = "wgpu" if machine.quick and not machine.has("cuda") else "cuda"
+    device = machine.device(kind)["name"]
+    variants = {"cpu": ("cpu", "f32", []), "cpu bf16": ("cpu", "bf16", []), "gpu": (device, "f32", []),
+                "gpu bf16": (device, "bf16", []), "gpu bf16, without sm_90a": (device, "bf16", ["--without", "sm_90a"])}
+    with machine.scratch() as scratch:
+        for name, (where, dtype, more) in variants.items():
+            machine.run([machine.program("cascade-rt"), "generate", "a red apple on a blue background", "-m", model, "--device",
+                         where, "--dtype", dtype, *more, *words, "-o", f"{scratch}/out.png", "--force", "--dump",
+                         f"{scratch}/{name}"], 120)
+        if any(command["rc"] for command in machine.commands):
+            return {"status": "failed"}
+        dumps = {name: tensors(f"{scratch}/{name}") for name in variants}
+    rows, good = [], True
+    for tensor in ("stage_c", "stage_b", "image"):
+        errors = {name: relative_l2(dump[tensor], dumps["cpu"][tensor]) for name, dump in dumps.items() if name != "cpu"}
+        own = errors["cpu bf16"]
+        rounded = [error for name, error in errors.items() if name.startswith("gpu bf16")]
+        # A CPU that does not round says nothing about rounding.
+        good &= errors["gpu"] <= EXACT and (own < 1e-4 or all(error <= ROUNDED * own for error in rounded))
+        rows.append({"tensor": tensor, **errors})
+    return {"status": "ok" if good else "failed", "rows": rows, "device": device}
+
+
+def picture_demo(machine: Machine) -> dict:
+    return against_cpu(machine, machine.root / "models/demo", ["--steps", "4,2"] if machine.quick else [])
+
+
+def picture_large(machine: Machine) -> dict:
+    """With the published architecture and random weights, small enough for a CPU."""
+    if machine.quick:
+        return against_cpu(machine, machine.model("tiny"), ["-W", 64, "-H", 64, "--steps", "2,1"])
+    return against_cpu(machine, machine.model("large"), ["-W", 256, "-H", 256, "--steps", "2,1"])
 
 
 def demo(machine: Machine) -> dict:

@@ -1,11 +1,10 @@
 """Steps that measure speed: whole pictures, single kernels, and diffusers for comparison."""
 
-import array
-import json
-import math
 import re
+import time
 import statistics
 
+from dumps import relative_l2, tensors
 from machine import Machine, NotMeasured
 
 STAGES = ["text", "stage_c", "stage_b", "stage_a"]
@@ -73,6 +72,20 @@ def pictures(machine: Machine, size: Size, device: str, model=None, words=()) ->
             "device": device, "after": clock(machine), **size.words()}
 
 
+def start_up(machine: Machine) -> dict:
+    """Times the demo model from the start of the process to a picture, where the driver has cached nothing: with the cubins of the
+    program, and with kernels that the driver compiles."""
+    device, runs = gpu(machine), {}
+    for name, words in [("cubins", {}), ("PTX", {"CUDA_FORCE_PTX_JIT": "1"})]:
+        with machine.scratch() as scratch:
+            start = time.monotonic()
+            done = machine.json([machine.program("cascade-rt"), "generate", PROMPT, "-m", machine.root / "models/demo",
+                                 "--device", device, "--dtype", "bf16", "--steps", "1,1", "-o", f"{scratch}/out.png", "--json"],
+                                60, CUDA_CACHE_PATH=scratch, CUDA_CACHE_DISABLE="1", **words)
+            runs[name] = {"seconds": round(time.monotonic() - start, 2), "stages": (done or {}).get("seconds")}
+    return {"device": device, "runs": runs}
+
+
 def synthetic_lite(machine: Machine) -> dict:
     return pictures(machine, Size(machine, "lite"), gpu(machine))
 
@@ -123,11 +136,11 @@ def parse_criterion(text: str) -> list:
     """Parses criterion's output: name, median seconds, and operations and bytes per second of each benchmark."""
     benches, name = [], ""
     for line in text.splitlines():
-        time = re.search(r"time: +\[\S+ \S+ (\S+) (\S+) \S+ \S+\]", line)
+        took = re.search(r"time: +\[\S+ \S+ (\S+) (\S+) \S+ \S+\]", line)
         rate = re.search(r"\[\S+ \S+ (\S+) ([KMGT]?i?)(elem|B)/s \S+ \S+\]", line)
-        if time:
-            own = line[:time.start()].strip()
-            benches.append({"name": own or name, "seconds": float(time.group(1)) * UNITS[time.group(2)]})
+        if took:
+            own = line[:took.start()].strip()
+            benches.append({"name": own or name, "seconds": float(took.group(1)) * UNITS[took.group(2)]})
         elif rate and benches:
             kind = {"elem": "flops", "B": "bytes"}[rate.group(3)]
             benches[-1][kind] = float(rate.group(1)) * SCALES[rate.group(2)]
@@ -211,24 +224,6 @@ def beside_large(machine: Machine) -> dict:
 
 
 # ---------------------------------------------------------------- fidelity
-
-def tensors(file) -> dict:
-    """The f32 tensors of a safetensors file."""
-    with open(file, "rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        start, found = stream.tell(), {}
-        for name, about in header.items():
-            if name != "__metadata__" and about["dtype"] == "F32":
-                begin, end = about["data_offsets"]
-                stream.seek(start + begin)
-                found[name] = array.array("f", stream.read(end - begin))
-    return found
-
-
-def relative_l2(got, want) -> float:
-    difference = math.fsum((a - b) ** 2 for a, b in zip(got, want))
-    return math.sqrt(difference / math.fsum(b * b for b in want)) if len(got) == len(want) else math.inf
-
 
 def fidelity(machine: Machine) -> dict:
     """Compares cascade-rt in bf16 and diffusers in bf16 with cascade-rt in f32, from the same noise.

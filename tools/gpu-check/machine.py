@@ -25,14 +25,16 @@ class NotMeasured(Exception):
 
 
 class Machine:
-    def __init__(self, package: Path, options):
+    def __init__(self, package: Path, options, clock=time.monotonic):
+        self.clock = clock
         self.package, self.quick, self.python = package, options.quick, options.python
         self.out = options.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
         self.work = (options.work or Path(tempfile.gettempdir()) / "cascade-gpu-check").resolve()
-        self.deadline = time.monotonic() + 60 * options.minutes
+        self.deadline = clock() + 60 * options.minutes
         self.step_end = self.deadline
         self.commands: list = []
+        self.earlier: dict = {}  # what an earlier run of the step gave
         self.root = self.unpack()
         self.environment = self.make_environment()
         self.devices = self.find_devices()
@@ -108,7 +110,7 @@ class Machine:
 
     def left(self) -> float:
         """Seconds until the time limit of the step or of the whole run."""
-        return min(self.step_end, self.deadline) - time.monotonic()
+        return min(self.step_end, self.deadline) - self.clock()
 
     def run(self, argv: list, seconds: float, **environment) -> dict:
         """Runs a command until it ends or exceeds its time limit. A failure is returned, not raised."""

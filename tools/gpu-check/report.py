@@ -13,6 +13,17 @@ PEAKS = {
 STAGES = [("text", "text"), ("stage_c", "Stage C"), ("stage_b", "Stage B"), ("stage_a", "Stage A")]
 
 
+def not_reached(results: dict) -> list:
+    """Steps that there was no time for, and what was left of those that were begun."""
+    left = []
+    for name, result in results.items():
+        if result["status"] in ("not reached", "timed out"):
+            left.append(name)
+        elif result.get("not_reached"):
+            left.append(f"{name} ({', '.join(result['not_reached'])})")
+    return left
+
+
 def peaks(results: dict):
     name = results.get("environment", {}).get("gpu", {}).get("name", "")
     return next((peak for card, peak in PEAKS.items() if card in name), None)
@@ -23,8 +34,8 @@ def missing(results: dict, step: str) -> str:
     result = results.get(step)
     if result is None:
         return "not measured: this step was not selected"
-    if result["status"] == "not measured":
-        return f"not measured: {result.get('reason', '')}"
+    if result["status"] in ("not measured", "not reached"):
+        return f"{result['status']}: {result.get('reason', '')}"
     if "reason" in result:
         return f"{result['status']}: {result['reason'].strip().splitlines()[-1]}"
     return ""
@@ -80,6 +91,7 @@ def correctness(results: dict) -> list:
             notes += ": " + " ".join(result["commands"][-1].get("tail", [])[-8:])[:400]
         rows.append((name, "-", result.get("passed", "-"), result.get("failed", "-"), result.get("status", "-"), notes))
     text = table(["check", "kernels", "cases or tests", "failed", "verdict", "notes"], rows)
+    text += hopper(results) + pictures(results)
     worst = results.get("pipelines", {}).get("worst", {})
     if worst:
         names = sorted({tensor for errors in worst.values() for tensor in errors})
@@ -88,6 +100,40 @@ def correctness(results: dict) -> list:
     if skipped := [line for step in ("kernels-cuda", "kernels-vulkan") for line in results.get(step, {}).get("skipped", [])]:
         text += [f"Kernels that this machine cannot run: {', '.join(skipped)}.", ""]
     return text
+
+
+def hopper(results: dict) -> list:
+    """How kernels for Hopper and others were covered, and whether scaled linear layers repeat their bits."""
+    rows = results.get("kernels-cuda", {}).get("rows", [])
+    newer = [row for row in rows if row["kernel"].endswith(".sm90a")]
+    text = [f"CUDA kernels tested: {len(newer)} for Hopper (`sm_90a`), {len(rows) - len(newer)} for any GPU.", ""] if rows else []
+    if why := missing(results, "scaled-linear"):
+        return [*text, f"Linear layers with GRN's scale, the same bits every time: {why}.", ""]
+    text += ["Linear layers with GRN's scale, against the kernel for GPUs without `sm_90a`:", ""]
+    return text + table(["kernel", "runs", "with other bits", "error"], [
+        (row["kernel"], row["runs"], row["other_bits"], f"{row['error']:.1e}") for row in results["scaled-linear"]["rows"]])
+
+
+def pictures(results: dict) -> list:
+    """Whole pictures against the CPU's."""
+    rows = []
+    for step, name in [("picture-demo", "demo model"), ("picture-large", "large, random weights")]:
+        result = results.get(step, {})
+        if (why := missing(results, step)) or "rows" not in result:
+            rows.append((name, "-", "-", "-", "-", "-", why or result["status"]))
+            continue
+        rows += [(name, row["tensor"], *(f"{row[key]:.1e}" for key in ("gpu", "cpu bf16", "gpu bf16", "gpu bf16, without sm_90a")),
+                  result["status"]) for row in result["rows"]]
+    return ["One picture on the GPU, relative L2 error against the CPU's in f32:", "",
+            *table(["model", "tensor", "f32", "bf16 on the CPU", "bf16", "bf16, without sm_90a", "verdict"], rows)]
+
+
+def start_up(results: dict) -> list:
+    if why := missing(results, "start-up"):
+        return [f"Start of the process to a picture of the demo model: {why}.", ""]
+    runs = results["start-up"]["runs"]
+    return ["From the start of the process to a picture of the demo model, 1 + 1 steps, with an empty driver cache: "
+            + ", ".join(f"{name} {run['seconds']:.2f} s" for name, run in runs.items()) + ".", ""]
 
 
 def sanitizers(results: dict) -> list:
@@ -162,7 +208,7 @@ def end_to_end(results: dict) -> list:
         else:
             verdict = "pass" if large["picture"] <= limit else "FAIL"
             gates.append((gate, f"{limit:.2f} s", f"{large['picture']:.3f} s", verdict))
-    return text + table(["gate", "at most", "picture", "verdict"], gates)
+    return text + table(["gate", "at most", "picture", "verdict"], gates) + start_up(results)
 
 
 def kernels(results: dict) -> list:
@@ -207,6 +253,8 @@ def markdown(results: dict) -> str:
     quick = any(result.get("quick") for result in results.values())
     lines = ["# cascade-rt on a GPU", ""]
     lines += ["This was a quick run with tiny models. It tests the tool; its times mean nothing.", ""] if quick else []
+    if left := not_reached(results):
+        lines += [f"**Not reached in the time given**: {', '.join(left)}.", ""]
     for title, part in [("Machine", environment), ("Correctness", correctness), ("Sanitizers", sanitizers),
                         ("Fidelity of bf16", fidelity), ("Prompt to picture", end_to_end), ("Kernels", kernels),
                         ("Steps", steps)]:

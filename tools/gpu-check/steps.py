@@ -10,36 +10,47 @@ import fast
 import report
 from machine import Machine, NotMeasured, alone
 
-# Name, group, time limit in seconds, function. On a data centre GPU, the steps of a group take less than ten minutes.
+# Name, group, the seconds with which it is worth beginning, time limit in seconds, function. What decides whether anything else is
+# worth knowing comes first: kernels, then pictures, then times, then what takes long.
 STEPS = [
-    ("environment", "", 60, correct.environment),
-    ("kernels-cuda", "correct", 240, correct.kernels_cuda),
-    ("kernels-vulkan", "correct", 180, correct.kernels_vulkan),
-    ("networks", "correct", 60, correct.networks),
-    ("pipelines", "correct", 150, correct.pipelines),
-    ("backend-vulkan", "correct", 60, correct.backend_vulkan),
-    ("demo", "correct", 60, correct.demo),
-    ("dependent-launch", "correct", 60, correct.dependent_launch),
-    ("sanitizer-memcheck", "sanitize", 240, correct.memcheck),
-    ("sanitizer-racecheck", "sanitize", 240, correct.racecheck),
-    ("synthetic-lite", "fast", 120, fast.synthetic_lite),
-    ("synthetic-large", "fast", 150, fast.synthetic_large),
-    ("synthetic-large-sm80", "fast", 150, fast.synthetic_large_sm80),
-    ("synthetic-large-serial", "fast", 150, fast.synthetic_large_serial),
-    ("profile-large", "fast", 90, fast.profile_large),
-    ("bench-cuda", "fast", 240, fast.bench_cuda),
-    ("bench-vulkan", "vulkan", 300, fast.bench_vulkan),
-    ("synthetic-lite-vulkan", "vulkan", 180, fast.synthetic_lite_vulkan),
-    ("beside-large", "beside", 300, fast.beside_large),
-    ("diffusers-eager", "beside", 240, fast.diffusers_eager),
-    ("fidelity", "beside", 240, fast.fidelity),
-    ("diffusers-compiled", "beside", 420, fast.diffusers_compiled),
+    ("environment", "", 5, 60, correct.environment),
+    ("kernels-cuda", "correct", 20, 210, correct.kernels_cuda),
+    ("scaled-linear", "correct", 10, 45, correct.scaled_linear),
+    ("picture-demo", "correct", 10, 60, correct.picture_demo),
+    ("picture-large", "correct", 60, 165, correct.picture_large),
+    ("start-up", "fast", 10, 60, fast.start_up),
+    ("synthetic-large", "fast", 40, 120, fast.synthetic_large),
+    ("synthetic-large-sm80", "fast", 40, 120, fast.synthetic_large_sm80),
+    ("synthetic-large-serial", "fast", 40, 120, fast.synthetic_large_serial),
+    ("profile-large", "fast", 40, 90, fast.profile_large),
+    ("bench-cuda", "fast", 60, 240, fast.bench_cuda),
+    ("synthetic-lite", "fast", 30, 120, fast.synthetic_lite),
+    ("dependent-launch", "more", 20, 60, correct.dependent_launch),
+    ("networks", "more", 20, 60, correct.networks),
+    ("pipelines", "more", 30, 150, correct.pipelines),
+    ("sanitizer-memcheck", "sanitize", 30, 240, correct.memcheck),
+    ("sanitizer-racecheck", "sanitize", 30, 240, correct.racecheck),
+    ("beside-large", "beside", 60, 300, fast.beside_large),
+    ("diffusers-eager", "beside", 60, 240, fast.diffusers_eager),
+    ("fidelity", "beside", 60, 240, fast.fidelity),
+    ("diffusers-compiled", "beside", 120, 420, fast.diffusers_compiled),
+    ("kernels-vulkan", "vulkan", 20, 180, correct.kernels_vulkan),
+    ("backend-vulkan", "vulkan", 20, 60, correct.backend_vulkan),
+    ("demo", "vulkan", 20, 60, correct.demo),
+    ("bench-vulkan", "vulkan", 60, 300, fast.bench_vulkan),
+    ("synthetic-lite-vulkan", "vulkan", 40, 180, fast.synthetic_lite_vulkan),
 ]
+
+# Seconds at the end of a run in which nothing is begun or runs on: reports are written, and files copied back.
+RESERVE = 10
+
+# A step of these statuses is over; others are begun again, or go on where they stopped.
+DONE = ("ok", "failed")
 
 
 def listing() -> str:
     groups: dict = {}
-    for name, group, _, _ in STEPS:
+    for name, group, *_ in STEPS:
         groups.setdefault(group or "always", []).append(name)
     return "steps:\n" + "\n".join(f"  {group:9} {', '.join(names)}" for group, names in groups.items())
 
@@ -52,10 +63,20 @@ def chosen(words: str) -> list:
     return [step for step in STEPS if step[1] == "" or wanted & {"all", step[0], step[1]}]
 
 
+def merged(files: list) -> dict:
+    """The results of several runs. A measurement is replaced by a later one, but not by a reason why there is none."""
+    results: dict = {}
+    for file in files:
+        for name, result in json.loads(Path(file).read_text()).items():
+            if name not in results or result["status"] not in ("not measured", "not reached"):
+                results[name] = result
+    return results
+
+
 def one(machine: Machine, limit: float, action) -> dict:
     """Runs a step. If it raises an exception, that becomes its result."""
-    machine.commands, machine.step_end = [], time.monotonic() + limit
-    start, result = time.monotonic(), {}
+    start, result = machine.clock(), {}
+    machine.commands, machine.step_end = [], start + limit
     try:
         result = action(machine)
         # If a step returns no status, it failed if one of its commands did.
@@ -67,30 +88,46 @@ def one(machine: Machine, limit: float, action) -> dict:
         status, result = "not measured", {"reason": str(why)}
     except Exception:
         status, result = "failed", {"reason": traceback.format_exc(limit=-3)}
-    return {"status": status, "seconds": round(time.monotonic() - start, 1),
+    return {"status": status, "seconds": round(machine.clock() - start, 1),
             "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "quick": machine.quick,
             **result, "commands": machine.commands}
 
 
+def run_steps(machine: Machine, todo: list, results: dict, again: bool, save) -> None:
+    """Runs the steps for which there is time. What does not fit into it is said, and what is shorter and comes later may still run."""
+    for name, group, least, limit, action in todo:
+        known = results.get(name, {})
+        if known.get("status") in DONE and known["quick"] == machine.quick and group and not again:
+            print(f"{name}: {known['status']} in an earlier run; --again repeats it", flush=True)
+            continue
+        left = machine.deadline - machine.clock() - RESERVE
+        if left < least:
+            if known.get("status") in (None, "not reached"):
+                results[name] = {"status": "not reached", "quick": machine.quick, "reason":
+                                 f"{max(left, 0):.0f} s were left, and it takes {least} s at least"}
+                save()
+            continue
+        print(f"{name} ...", end=" ", flush=True)
+        machine.earlier = {} if again or known.get("quick") != machine.quick else known
+        results[name] = one(machine, min(limit, left), action)
+        print(results[name]["status"], f"{results[name]['seconds']:.0f} s", results[name].get("reason", ""), flush=True)
+        save()
+
+
 def run(package: Path, options) -> int:
     todo = chosen(options.steps)
-    file = options.out / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
     machine = Machine(package, options)
+    file = machine.out / "results.json"
+    results = merged([*options.after, *([file] if file.exists() else [])])
+
+    def save() -> None:
+        file.write_text(json.dumps(results, indent=1))
+        (machine.out / "report.md").write_text(report.markdown(results))
+
     with alone(machine.work):
-        for name, _, limit, action in todo:
-            known = results.get(name, {})
-            done = known.get("status") in ("ok", "failed") and known["quick"] == options.quick
-            if done and name != "environment" and not options.again:
-                print(f"{name}: {known['status']} in an earlier run; --again repeats it", flush=True)
-                continue
-            if machine.deadline - time.monotonic() < 10:
-                results.setdefault(name, {"status": "not measured", "reason": "the time limit of the run was reached"})
-                continue
-            print(f"{name} ...", end=" ", flush=True)
-            results[name] = one(machine, limit, action)
-            print(results[name]["status"], f"{results[name]['seconds']:.0f} s", results[name].get("reason", ""), flush=True)
-            file.write_text(json.dumps(results, indent=1))
-            (options.out / "report.md").write_text(report.markdown(results))
-    print(f"{file}\n{options.out / 'report.md'}")
+        run_steps(machine, todo, results, options.again, save)
+    save()
+    print(f"{file}\n{machine.out / 'report.md'}")
+    if left := report.not_reached(results):
+        print(f"not reached: {', '.join(left)}; go on with --after {file}")
     return 1 if any(result["status"] in ("failed", "timed out") for result in results.values()) else 0

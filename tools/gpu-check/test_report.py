@@ -1,12 +1,15 @@
 """Tests of what this tool reads and writes. They need neither a GPU nor the program."""
 
 import array
+import contextlib
+import io
 import json
 import tempfile
 import unittest
 from pathlib import Path
 
 import correct
+import dumps
 import fast
 import pack
 import report
@@ -47,7 +50,7 @@ class MockMachine:
         tool = Path(folder) / "compute-sanitizer"
         tool.touch(mode=0o755)
         self.environment, self.answers = {"PATH": folder}, answers
-        self.commands, self.quick, self.program = [], False, Path
+        self.commands, self.quick, self.program, self.earlier, self.clock = [], False, Path, {}, lambda: 0.0
 
     def device(self, _kind):
         return {"name": "cuda:0"}
@@ -128,15 +131,118 @@ class Reading(unittest.TestCase):
             header = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}).encode()
             file = Path(folder) / "x"
             file.write_bytes(len(header).to_bytes(8, "little") + header + array.array("f", [9, 3, 4]).tobytes())
-            self.assertEqual(list(fast.tensors(file)["x"]), [3, 4])
-        self.assertAlmostEqual(fast.relative_l2([3, 5], [3, 4]), 0.2)
-        self.assertEqual(fast.relative_l2([3], [3, 4]), float("inf"))
+            self.assertEqual(list(dumps.tensors(file)["x"]), [3, 4])
+        self.assertAlmostEqual(dumps.relative_l2([3, 5], [3, 4]), 0.2)
+        self.assertEqual(dumps.relative_l2([3], [3, 4]), float("inf"))
 
     def test_choice(self):
         self.assertEqual([name for name, *_ in steps.chosen("demo")], ["environment", "demo"])
         self.assertEqual(len(steps.chosen("all")), len(steps.STEPS))
         with self.assertRaises(SystemExit):
             steps.chosen("speed")
+
+
+class Pictures(unittest.TestCase):
+    def verdict(self, **errors) -> str:
+        """Of a machine whose dumps have these errors against the CPU's in f32."""
+        with tempfile.TemporaryDirectory() as folder:
+            machine = MockMachine(folder, {})
+            machine.device = lambda _kind: {"name": "cuda:0"}
+            machine.scratch = lambda: tempfile.TemporaryDirectory(dir=folder)
+
+            def run(argv, _seconds):
+                name = str(argv[-1]).rsplit("/", 1)[1]
+                values = array.array("f", [1 + errors.get(name, 0)])
+                header = {t: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for t in ("stage_c", "stage_b", "image")}
+                text = json.dumps(header).encode()
+                Path(argv[-1]).write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
+                machine.commands.append({"rc": 0, "timed_out": False})
+
+            machine.run = run
+            return steps.one(machine, 60, lambda m: correct.against_cpu(m, "model", []))["status"]
+
+    def test_a_gpu_may_round_as_the_cpu_does(self):
+        own = {"cpu bf16": 0.01, "gpu bf16": 0.012, "gpu bf16, without sm_90a": 0.011}
+        self.assertEqual(self.verdict(**own), "ok")
+        self.assertEqual(self.verdict(**own, gpu=0.01), "failed")
+        for wrong in ("gpu bf16", "gpu bf16, without sm_90a"):
+            self.assertEqual(self.verdict(**own | {wrong: 0.02}), "failed")
+
+
+class Budget(unittest.TestCase):
+    """The order of steps and their time limits, with a clock that only the steps move."""
+
+    class Machine:
+        def __init__(self, minutes: float):
+            self.now, self.quick, self.earlier, self.commands = 0.0, False, {}, []
+            self.deadline = self.step_end = 60 * minutes
+
+        def clock(self):
+            return self.now
+
+        def left(self):
+            return min(self.step_end, self.deadline) - self.now
+
+    def takes(self, seconds: float, done: list, name: str):
+        def action(machine):
+            done.append((name, round(machine.left())))
+            machine.now += min(seconds, machine.left())
+            return {}
+        return action
+
+    def run_steps(self, machine, todo, results) -> list:
+        done: list = []
+        timed = [(name, group, least, limit, self.takes(seconds, done, name)) for name, group, least, limit, seconds in todo]
+        with contextlib.redirect_stdout(io.StringIO()):
+            steps.run_steps(machine, timed, results, False, lambda: None)
+        return done
+
+    def test_what_does_not_fit_is_said_and_a_second_run_goes_on(self):
+        todo = [("a", "x", 10, 100, 60), ("b", "x", 90, 200, 90), ("c", "x", 20, 50, 30), ("d", "x", 50, 60, 20)]
+        results: dict = {}
+        machine = self.Machine(2)
+        # 120 s, of which 10 are kept back: after `a` there are 50, too few for `b`; `c` fits, and `d` does not any more.
+        self.assertEqual(self.run_steps(machine, todo, results), [("a", 100), ("c", 50)])
+        self.assertEqual({name: result["status"] for name, result in results.items()},
+                         {"a": "ok", "b": "not reached", "c": "ok", "d": "not reached"})
+        self.assertIn("50 s were left, and it takes 90 s at least", results["b"]["reason"])
+        self.assertIn("**Not reached in the time given**: b, d.", report.markdown(results))
+        self.assertEqual(self.run_steps(self.Machine(3), todo, results), [("b", 170), ("d", 60)])
+        self.assertEqual(report.not_reached(results), [])
+
+    def test_no_step_outlasts_the_run(self):
+        done = self.run_steps(self.Machine(1), [("a", "x", 10, 300, 1000), ("b", "x", 1, 300, 1)], {})
+        self.assertEqual(done, [("a", 50)])
+
+    def test_a_step_that_stopped_goes_on(self):
+        answers = {"add": (0, Sanitizing.CLEAN), "scale": (0, "scale scale 6 cases, 0 failed\n")}
+        with tempfile.TemporaryDirectory() as folder:
+            machine = MockMachine(folder, answers)
+            time_left = iter([60.0, 1.0])
+            machine.left = lambda: next(time_left)
+            first = steps.one(machine, 60, correct.kernels_cuda)
+            self.assertEqual((first["status"], first["not_reached"], first["cases"]), ("partial", ["scale"], 6))
+            self.assertEqual(report.not_reached({"kernels-cuda": first}), ["kernels-cuda (scale)"])
+            machine = MockMachine(folder, answers)
+            machine.earlier = first
+            second = steps.one(machine, 60, correct.kernels_cuda)
+            self.assertEqual((second["status"], second["not_reached"], second["cases"]), ("ok", [], 12))
+
+    def test_runs_are_merged(self):
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / name for name in ("first.json", "second.json")]
+            files[0].write_text(json.dumps({"a": {"status": "ok"}, "b": {"status": "not reached"}}))
+            files[1].write_text(json.dumps({"a": {"status": "not reached"}, "b": {"status": "failed"}}))
+            self.assertEqual({name: r["status"] for name, r in steps.merged(files).items()}, {"a": "ok", "b": "failed"})
+
+    def test_correctness_comes_first_and_fits_one_run(self):
+        groups = [group for _, group, *_ in steps.STEPS if group]
+        order = list(dict.fromkeys(groups))
+        self.assertEqual(order, ["correct", "fast", "more", "sanitize", "beside", "vulkan"])
+        self.assertEqual(groups, sorted(groups, key=order.index), "the steps of a group stand together")
+        most = sum(limit for _, group, _, limit, _ in steps.STEPS if group in ("", "correct"))
+        self.assertLessEqual(most, 9 * 60 + steps.RESERVE, "the default of --minutes")
+        self.assertTrue(all(least <= limit for *_, least, limit, _ in steps.STEPS))
 
 
 class Writing(unittest.TestCase):

@@ -1,4 +1,5 @@
-"""Makes kernels/ptx.lzma and ptx.lock from kernels/*.cu, with pinned compilers from PyPI; no GPU, no CUDA installation.
+"""Makes kernels/ptx.lzma, the cubins in kernels/sm_*.lzma and ptx.lock from kernels/*.cu, with pinned compilers from PyPI; no GPU, no
+CUDA installation.
 
     python3 tools/ptx            make what is out of date, and the table of what the kernels take
     python3 tools/ptx --all      make everything
@@ -26,6 +27,7 @@ import unittest
 
 sys.dont_write_bytecode = True
 
+import cubins  # noqa: E402
 import hopper  # noqa: E402
 import lock  # noqa: E402
 import occupancy  # noqa: E402
@@ -67,8 +69,8 @@ def assemble(file, target, text, folder):
 
     def heard(release, machine):
         said = run(ASSEMBLERS[release], "-v", f"-arch=sm_{machine}", "-o", cubins[release], ptx)
-        faults = [*slower(file, said), *occupancy.spilled(machine, said)]
-        wrong.extend(f"CUDA {release}: {fault}" for fault in faults)
+        faults = [*occupancy.slower(said), *occupancy.spilled(machine, said)]
+        wrong.extend(f"{file.name}: CUDA {release}: {fault}" for fault in faults)
         return said
 
     heard("12.4", machines[0])
@@ -82,11 +84,6 @@ def assemble(file, target, text, folder):
     return lines, wrong
 
 
-def slower(file, said):
-    """What an assembler says that it does not do as it was asked to: MMAs one after the other, for one."""
-    return [f"{file.name}: {line}" for line in said.splitlines() if "Performance Loss" in line or "setmaxnreg" in line]
-
-
 def main():
     parser = argparse.ArgumentParser(prog="ptx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag in ["--all", "--check", "--fresh"]:
@@ -97,19 +94,22 @@ def main():
     todo = [(file, target) for file in sorted(KERNELS.glob("*.cu")) for target in targets(file)]
 
     def make(one):
-        """Name, fingerprint of the sources, text, lines of the table and faults of a PTX."""
+        """What is made of a kernel for a target, as lock.read gives it, lines of the table, and faults."""
         file, target = one
         name = f"{file.stem}{target[0]}.ptx"
         sources = lock.fingerprint(file)
-        of, text = known.get(name, ("", ""))
+        of, data = known.get(name, ("", b""))
+        text = data.decode()
+        remake = options.all or options.check
         with tempfile.TemporaryDirectory(dir=toolchain.WORK) as folder:
             folder = pathlib.Path(folder)
-            if options.all or options.check or of != sources:
+            if remake or of != sources:
                 key = [inspect.getsource(compile), toolchain.COMPILER, name, target, sources]
                 text = cached(key, lambda: compile(file, target, folder), options.fresh)
             shared = occupancy.number(file, "SHARED")
-            result = cached([VERSION, name, target, text, shared], lambda: assemble(file, target, text, folder), options.fresh)
-        return name, sources, text, *result
+            lines, faults = cached([VERSION, name, target, text, shared], lambda: assemble(file, target, text, folder), options.fresh)
+            more, wrong = cubins.of(file.stem, target[1], text, known, remake, options.fresh, folder)
+        return {name: (sources, text.encode()), **more}, lines, faults + wrong
 
     def self_test():
         tests = unittest.defaultTestLoader.discover(str(toolchain.HERE), pattern="test_*.py")
@@ -120,20 +120,20 @@ def main():
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         made = list(pool.map(make, todo))
-    files = {name: (sources, text) for name, sources, text, _, _ in made}
-    table = occupancy.HEADER + "".join(f"{line}\n" for _, _, _, lines, _ in made for line in lines)
-    wrong = [fault for _, _, _, _, faults in made for fault in faults]
+    files = {name: made_of for some, _, _ in made for name, made_of in some.items()}
+    table = occupancy.HEADER + "".join(f"{line}\n" for _, lines, _ in made for line in lines)
+    wrong = [fault for _, _, faults in made for fault in faults]
     if options.check:
         planted = (toolchain.HERE / "planted.cu").read_text()
         wrong += cached([VERSION, planted, lock.fingerprint(KERNELS / "wgmma.cuh")], self_test, options.fresh)
         stale = [name for name in sorted({*files, *known}) if files.get(name) != known.get(name)]
-        wrong += [f"kernels/ptx.lzma: {name} is not what its sources give; run `python3 tools/ptx`" for name in stale]
+        wrong += [f"kernels/{lock.place(name)[0].name}: {name} is not what its sources give; run `python3 tools/ptx`" for name in stale]
         if not TABLE.exists() or TABLE.read_text() != table:
             wrong.append(f"kernels/{TABLE.name} is not what the kernels take; run `python3 tools/ptx`")
     elif not wrong:
         lock.write(files)
         TABLE.write_text(table)
-    print("\n".join([*wrong, f"{len(todo)} PTX files, {len(wrong)} faults"]))
+    print("\n".join([*wrong, f"{len(todo)} PTX files, {len(files) - len(todo)} cubins, {len(wrong)} faults"]))
     sys.exit(bool(wrong))
 
 

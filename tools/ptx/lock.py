@@ -1,7 +1,8 @@
-"""kernels/ptx.lzma holds the PTX of all kernels, kernels/ptx.lock says what sources each was made of.
+"""What kernels/*.lzma hold, and kernels/ptx.lock, which says what each file in them was made of.
 
-The archive is one text: of each file, in the order of their names, a line `// file NAME` and then what it holds; compressed as
-`xz --format=lzma` would. A line of the lock has a PTX file's name, the fingerprint of its sources and that of its text.
+kernels/ptx.lzma holds the PTX of all kernels, kernels/sm_*.lzma the cubins of one architecture. An archive holds files in the
+order of their names, each as a line `NAME BYTES` and so many bytes; it is compressed as `xz --format=lzma` would. A line of
+the lock has a file's name, the fingerprint of what it was made of and its own. PTX is made of a kernel's sources, a cubin of PTX.
 """
 
 import lzma
@@ -9,13 +10,11 @@ import re
 
 from toolchain import KERNELS
 
-ARCHIVE = KERNELS / "ptx.lzma"
 LOCK = KERNELS / "ptx.lock"
 HEADER = """# Made by `python3 tools/ptx`: of each PTX in ptx.lzma its name, the fingerprint of its sources without comments and
-# white space, and that of its text.
+# white space, and that of its text; of each cubin in sm_*.lzma its name, the fingerprint of its PTX, and its own.
 """
-FILE = "// file "
-# A dictionary that holds all of the text finds what a kernel has in common with any other.
+# A dictionary that holds all of an archive finds what a kernel has in common with any other.
 FILTERS = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 16 << 20}]
 
 # What separates tokens, literals, and single characters.
@@ -23,10 +22,10 @@ GAP = r"//[^\n]*|/\*.*?\*/|\\\n|\s+"
 TOKEN = re.compile(rf"""({GAP})|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|(.)""", re.S)
 
 
-def fnv(text):
-    """FNV-1a of a text, as 16 hexadecimal digits."""
+def fnv(data):
+    """FNV-1a of a text or of bytes, as 16 hexadecimal digits."""
     value = 0xCBF29CE484222325
-    for byte in text.encode():
+    for byte in data.encode() if isinstance(data, str) else data:
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     return f"{value:016x}"
 
@@ -79,24 +78,61 @@ def fingerprint(file):
     return fnv("".join(normalised(path.read_text()) for path in sources(file)))
 
 
-def read():
-    """Fingerprint of the sources and text of each PTX, by its name. What is damaged or does not agree is left out, as after a merge."""
+def place(name):
+    """The archive that holds a file of the lock, and its name there: `sm_80/add.cubin` is `add.cubin` in kernels/sm_80.lzma."""
+    folder, _, own = name.rpartition("/")
+    return KERNELS / f"{folder or 'ptx'}.lzma", own
+
+
+def unpack(archive):
+    """The files of an archive by their names; none of what is damaged or not there."""
+    files, at = {}, 0
     try:
-        archive = lzma.decompress(ARCHIVE.read_bytes(), lzma.FORMAT_ALONE).decode()
-        lines = LOCK.read_text().splitlines()
+        data = lzma.decompress(archive.read_bytes(), lzma.FORMAT_ALONE)
+        while at < len(data):
+            end = data.index(b"\n", at)
+            name, length = data[at:end].decode().rsplit(" ", 1)
+            at = end + 1 + int(length)
+            files[name] = data[end + 1 : at]
     except (OSError, ValueError, lzma.LZMAError):
         return {}
-    texts = dict(part.split("\n", 1) for part in archive.removeprefix(FILE).split(f"\n{FILE}"))
+    return files
+
+
+def pack(files):
+    """An archive of these files."""
+    data = b"".join(b"%s %d\n%s" % (name.encode(), len(file), file) for name, file in sorted(files.items()))
+    return lzma.compress(data, lzma.FORMAT_ALONE, filters=FILTERS)
+
+
+def read():
+    """What each file of the lock was made of, and its bytes, by its name. What is damaged or does not agree is left out, as
+    after a merge."""
+    lines = LOCK.read_text().splitlines() if LOCK.exists() else []
     locked = [line.split(" ") for line in lines if re.fullmatch(r"\S+ [0-9a-f]{16} [0-9a-f]{16}", line)]
-    return {name: (of, texts[name]) for name, of, text in locked if name in texts and fnv(texts[name]) == text}
+    archives = {archive: unpack(archive) for archive, _ in {place(name) for name, _, _ in locked}}
+    found = {}
+    for name, of, own in locked:
+        archive, inside = place(name)
+        data = archives[archive].get(inside)
+        if data is not None and fnv(data) == own:
+            found[name] = (of, data)
+    return found
 
 
 def write(files):
-    """Writes both, from what `read` returns, each only if what it says changes."""
-    lock = HEADER + "".join(f"{name} {of} {fnv(text)}\n" for name, (of, text) in sorted(files.items()))
+    """Writes the lock and the archives, from what `read` returns, each only if what it holds changes."""
+    lock = HEADER + "".join(f"{name} {of} {fnv(data)}\n" for name, (of, data) in sorted(files.items()))
     if not LOCK.exists() or LOCK.read_text() != lock:
         LOCK.write_text(lock)
-    # Compressed by another version of the library, the same text may have other bytes.
-    if read() != files:
-        archive = "\n".join(f"{FILE}{name}\n{text}" for name, (_, text) in sorted(files.items()))
-        ARCHIVE.write_bytes(lzma.compress(archive.encode(), lzma.FORMAT_ALONE, filters=FILTERS))
+    archives = {}
+    for name, (_, data) in files.items():
+        archive, inside = place(name)
+        archives.setdefault(archive, {})[inside] = data
+    for archive in KERNELS.glob("*.lzma"):
+        if archive not in archives:
+            archive.unlink()
+    for archive, held in archives.items():
+        # Compressed by another version of the library, the same files may have other bytes.
+        if unpack(archive) != held:
+            archive.write_bytes(pack(held))

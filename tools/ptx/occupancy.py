@@ -44,6 +44,11 @@ def spilled(machine, said):
             yield f"{name} on sm_{machine}: {stack} bytes of stack, {stores} bytes spilled"
 
 
+def slower(said):
+    """What an assembler says that it does not do as it was asked to: MMAs one after the other, for one."""
+    return [line for line in said.splitlines() if "Performance Loss" in line or "setmaxnreg" in line]
+
+
 def table(file, text, machine, said):
     """Lines of the table for each entry of a PTX, and what is wrong with them, by what `ptxas -v` said."""
     lines, wrong = [], []

@@ -1,9 +1,9 @@
 //! A device and its queue, with everything that can go wrong turned into errors.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::driver::Driver;
-use super::fault::{Fault, Outcome, needed};
+use super::fault::{Fault, Outcome};
 use crate::backend::weights::Memory;
 use crate::backend::{Device, Peak};
 use crate::error::{Error, Result};
@@ -48,24 +48,19 @@ impl<D: Driver> Context<D> {
                 driver.bind().and_then(|()| call(&driver))
             }
         };
+        self.result(done)
+    }
+
+    /// What a call of the driver gave, for whoever asked for it. A fault that lost the device is remembered.
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call).
+    pub(super) fn result<T>(&self, done: Outcome<T>) -> Result<T> {
         done.map_err(|fault| {
             if matches!(fault, Fault::Lost(..)) {
                 self.lost.get_or_init(|| fault.clone());
             }
             self.error(fault)
-        })
-    }
-
-    /// Loads kernels. If the driver does not take them, the error says which one does.
-    ///
-    /// # Errors
-    /// As for [`call`](Self::call).
-    pub(super) fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Result<Arc<[D::Function]>> {
-        self.call(|driver| {
-            driver.load(ptx, entries, shared).map_err(|fault| match fault {
-                Fault::Refused(said) => Fault::Refused(format!("{said}; they need {}", needed(ptx))),
-                other => other,
-            })
         })
     }
 
@@ -83,7 +78,7 @@ impl<D: Driver> Context<D> {
             Fault::Refused(said) => {
                 device(format!("the driver does not take the kernels: {said}"), "update it, or use `device cpu`")
             }
-            Fault::Other(said) => device(said, "update the NVIDIA driver, or use `device cpu`"),
+            Fault::Other(said, remedy) => device(said, remedy),
         }
     }
 

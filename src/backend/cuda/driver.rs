@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::Args;
+use super::code::Capability;
 use super::fault::Outcome;
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::Device;
+use crate::registry::cuda::Cuda;
 
 /// Blocks and threads of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,50 @@ pub(super) struct Geometry {
     pub(super) shared: u32,
 }
 
+/// Compiled kernels, as a driver takes them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Image<'a> {
+    /// Instructions of one GPU. The driver may be too old for them.
+    Cubin(&'a [u8]),
+    /// What the driver compiles for its GPU.
+    Ptx(&'a str),
+}
+
+/// What a kernel's launches need of an SM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Most bytes of dynamic shared memory that a block is given.
+    pub(super) shared: u32,
+    /// The share of an SM's memory that is to be shared memory, in percent of the most that it can be; the rest is L1 cache.
+    /// `None` leaves it to the driver.
+    pub(super) carveout: Option<u32>,
+}
+
+impl Needs {
+    /// Those of a row's kernels. Where a block takes more than kernels can declare, blocks and pipelines are made for all of
+    /// an SM's shared memory: `depthwise_norm.512.sm90a` runs two blocks of 104 KiB, for which a driver that goes by one block
+    /// would not have to leave room. What such kernels load they copy into shared memory, and L1 gains them nothing.
+    pub(super) fn of(cuda: &Cuda) -> Self {
+        let shared = cuda.number("SHARED").unwrap_or(0) as u32;
+        Self { shared, carveout: (shared > 0).then_some(100) }
+    }
+}
+
+/// Loads kernels into a device, on any thread, beside all other calls of the driver and of itself.
+pub(super) trait Loader: Clone + Send + Sync + 'static {
+    /// A kernel on the device.
+    type Function;
+
+    /// The device's compute capability.
+    fn capability(&self) -> Capability;
+
+    /// The kernels `entries` of a module.
+    ///
+    /// # Errors
+    /// [`Fault::Refused`](super::fault::Fault::Refused) if the driver cannot make use of this image, but may of another one.
+    fn load(&self, image: Image<'_>, entries: &[&str], needs: Needs) -> Outcome<Arc<[Self::Function]>>;
+}
+
 /// A device, its memory and one queue of work. Work is done in the order in which it is enqueued;
 /// only what is [uploaded](Driver::upload) goes beside it.
 ///
@@ -29,7 +75,9 @@ pub(super) trait Driver: Send {
     /// A part of the device's memory, which is given back when the last clone is dropped.
     type Buffer: Clone + Send;
     /// A kernel on the device.
-    type Function: Clone + Send + Sync;
+    type Function: Clone + Send + Sync + 'static;
+    /// What loads kernels, beside all other calls.
+    type Loader: Loader<Function = Self::Function>;
     /// Recorded launches.
     type Graph: Send;
 
@@ -76,8 +124,8 @@ pub(super) trait Driver: Send {
     /// Maps as this device takes them.
     fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps>;
 
-    /// The kernels `entries` of a module, each to be launched with up to `shared` bytes of shared memory.
-    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Arc<[Self::Function]>>;
+    /// What loads kernels for this device.
+    fn loader(&self) -> Self::Loader;
 
     /// Enqueues a launch, or records it. Kernels that copy tiles take `maps` too. If it is `dependent`, its blocks may
     /// begin when those of the launch before are done, before what they wrote can be seen: its kernel waits for that.

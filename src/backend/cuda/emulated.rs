@@ -11,7 +11,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::args::Args;
-use super::driver::{Driver, Geometry};
+use super::code::Capability;
+use super::driver::{Driver, Geometry, Image, Loader, Needs};
 use super::fault::{Fault, Outcome};
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
@@ -113,8 +114,45 @@ impl Allocation {
 #[derive(Debug, Clone)]
 pub(super) struct Function {
     name: CString,
-    /// Whether its PTX waits for the launch before.
+    /// Whether it waits for the launch before.
     waits: bool,
+    needs: Needs,
+}
+
+/// What finds kernels by name; they are part of this program, whatever image of them is loaded.
+#[derive(Debug, Clone)]
+pub(super) struct Kernels {
+    pub(super) capability: Capability,
+}
+
+impl Loader for Kernels {
+    type Function = Function;
+
+    fn capability(&self) -> Capability {
+        self.capability
+    }
+
+    fn load(&self, image: Image<'_>, entries: &[&str], needs: Needs) -> Outcome<Arc<[Function]>> {
+        let function = |entry: &&str| {
+            let waits = match image {
+                Image::Ptx(ptx) => {
+                    let body = ptx.split(&format!(".entry {entry}(")).nth(1);
+                    let body = body.and_then(|rest| rest.split(".entry ").next());
+                    body.map(|body| body.contains("griddepcontrol.wait;"))
+                }
+                // Made of PTX for this GPU, which tests/ptx.rs looks at.
+                Image::Cubin(cubin) => {
+                    let section = format!(".text.{entry}\0");
+                    let has_it = cubin.windows(section.len()).any(|name| name == section.as_bytes());
+                    has_it.then_some(self.capability >= (9, 0))
+                }
+            };
+            let name = CString::new(*entry).expect("names have no zero bytes");
+            let missing = || Fault::Other(format!("named symbol not found: {entry}"), "");
+            Ok(Function { name, waits: waits.ok_or_else(missing)?, needs })
+        };
+        entries.iter().map(function).collect()
+    }
 }
 
 /// A launch that can be repeated.
@@ -166,7 +204,7 @@ impl Emulated {
     }
 
     fn fault(&self, kernel: &CStr, what: &str) -> Fault {
-        Fault::Other(format!("{}: {what}", kernel.to_string_lossy()))
+        Fault::Other(format!("{}: {what}", kernel.to_string_lossy()), "")
     }
 
     fn run(&self, (name, geometry, args, maps): &Launch, downwards: bool) -> Outcome<()> {
@@ -223,6 +261,7 @@ impl Emulated {
 impl Driver for Emulated {
     type Buffer = Arc<Allocation>;
     type Function = Function;
+    type Loader = Kernels;
     type Graph = Vec<Launch>;
 
     /// Few, so that small weights take several.
@@ -297,16 +336,16 @@ impl Driver for Emulated {
     }
 
     fn encode(&self, maps: &[TensorMap]) -> Outcome<Maps> {
+        if let Some(why) = maps.iter().find_map(TensorMap::refused) {
+            return Err(Fault::Other(format!("invalid argument: {why}"), ""));
+        }
         Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(maps)))
     }
 
-    fn load(&self, ptx: &str, entries: &[&str], _: u32) -> Outcome<Arc<[Function]>> {
-        let function = |entry: &&str| {
-            let body = ptx.split(&format!(".entry {entry}(")).nth(1).and_then(|rest| rest.split(".entry ").next());
-            let waits = body.is_some_and(|body| body.contains("griddepcontrol.wait;"));
-            Function { name: CString::new(*entry).expect("names have no zero bytes"), waits }
-        };
-        Ok(entries.iter().map(function).collect())
+    fn loader(&self) -> Kernels {
+        // A GPU of these capabilities.
+        let newer = [Caps::SM90A, Caps::DEPENDENT_LAUNCH].into_iter().any(|cap| self.device.caps.contains(cap));
+        Kernels { capability: if newer { (9, 0) } else { (8, 0) } }
     }
 
     fn launch(
@@ -319,6 +358,9 @@ impl Driver for Emulated {
     ) -> Outcome<()> {
         if dependent && !function.waits {
             return Err(self.fault(&function.name, "may begin before the launch before it is over, and does not wait"));
+        }
+        if geometry.shared > function.needs.shared {
+            return Err(self.fault(&function.name, "is given more shared memory than it was loaded for"));
         }
         let launch = (function.name.clone(), geometry, *args, maps.copied());
         match self.recording().as_mut() {

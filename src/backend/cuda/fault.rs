@@ -9,10 +9,10 @@ pub(super) enum Fault {
     OutOfMemory(u64),
     /// The device does nothing more for this process, whatever it is asked: what happened, and what to do.
     Lost(String, &'static str),
-    /// The driver does not take the kernels' PTX.
+    /// The driver does not take these kernels.
     Refused(String),
-    /// This call failed.
-    Other(String),
+    /// This call failed: what happened, and what to do.
+    Other(String, &'static str),
 }
 
 /// What a driver's call gives.
@@ -22,37 +22,80 @@ const KERNEL: &str = "this is a fault of a kernel: `check_nodes` names it, `with
 const HARDWARE: &str = "the hardware reports damage: reset the GPU (nvidia-smi --gpu-reset) or use another device";
 const WATCHDOG: &str = "a display's watchdog stopped it: use a GPU without a display, a smaller size, or `device wgpu`";
 const AGAIN: &str = "run again; if it happens again restart the machine, or use `device cpu`";
+const OTHERS: &str = "other programs take its memory (`nvidia-smi` lists them): end them, or use another device";
+const HIDDEN: &str =
+    "`nvidia-smi` lists what the driver sees, and CUDA_VISIBLE_DEVICES may hide devices; or use `device cpu`";
+const EXCLUSIVE: &str =
+    "another program may have it for itself alone (`nvidia-smi -q -d COMPUTE`): end it, or use another device";
+const STUB: &str = "this library is a stub that comes with the CUDA toolkit: take its folder out of LD_LIBRARY_PATH, so that the driver's own is found";
+const COMPAT: &str = "this library is of a package for forward compatibility, which this GPU does not support: take its folder out of LD_LIBRARY_PATH";
+const MISMATCH: &str = "the driver's library and its kernel module are of different versions: restart the machine, or install the driver again";
+const FABRIC: &str = "a service of the machine is not running: start nvidia-fabricmanager where GPUs are linked by NVSwitch, or restart the machine";
+const LICENCE: &str = "this virtual GPU has no licence: ask who runs the machine, or use `device cpu`";
+const MPS: &str = "the Multi-Process Service failed: restart it (`nvidia-cuda-mps-control`), or run without it";
+const UPDATE: &str = "update the NVIDIA driver, or use `device cpu`";
+
+/// What to do about a driver's result.
+pub(super) fn advice(result: CUresult) -> &'static str {
+    use CUresult::*;
+    match result {
+        CUDA_ERROR_ILLEGAL_ADDRESS
+        | CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | CUDA_ERROR_MISALIGNED_ADDRESS
+        | CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | CUDA_ERROR_INVALID_PC
+        | CUDA_ERROR_HARDWARE_STACK_ERROR
+        | CUDA_ERROR_ASSERT
+        | CUDA_ERROR_LAUNCH_FAILED => KERNEL,
+        CUDA_ERROR_ECC_UNCORRECTABLE | CUDA_ERROR_NVLINK_UNCORRECTABLE => HARDWARE,
+        CUDA_ERROR_LAUNCH_TIMEOUT => WATCHDOG,
+        CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | CUDA_ERROR_DEINITIALIZED
+        | CUDA_ERROR_EXTERNAL_DEVICE
+        | CUDA_ERROR_NOT_INITIALIZED
+        | CUDA_ERROR_OPERATING_SYSTEM
+        | CUDA_ERROR_UNKNOWN => AGAIN,
+        CUDA_ERROR_OUT_OF_MEMORY => OTHERS,
+        CUDA_ERROR_NO_DEVICE | CUDA_ERROR_INVALID_DEVICE => HIDDEN,
+        CUDA_ERROR_DEVICE_UNAVAILABLE => EXCLUSIVE,
+        CUDA_ERROR_STUB_LIBRARY => STUB,
+        CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => COMPAT,
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => MISMATCH,
+        CUDA_ERROR_SYSTEM_NOT_READY => FABRIC,
+        CUDA_ERROR_DEVICE_NOT_LICENSED => LICENCE,
+        CUDA_ERROR_MPS_CONNECTION_FAILED
+        | CUDA_ERROR_MPS_RPC_FAILURE
+        | CUDA_ERROR_MPS_SERVER_NOT_READY
+        | CUDA_ERROR_MPS_MAX_CLIENTS_REACHED
+        | CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED
+        | CUDA_ERROR_MPS_CLIENT_TERMINATED => MPS,
+        _ => UPDATE,
+    }
+}
 
 impl Fault {
     /// What a driver's result means; `said` is what the driver calls it, and `bytes` what was asked for.
     pub(super) fn of(result: CUresult, said: String, bytes: u64) -> Self {
         use CUresult::*;
-        match result {
-            CUDA_ERROR_OUT_OF_MEMORY => Fault::OutOfMemory(bytes),
-            CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUDA_ERROR_INVALID_PC
-            | CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUDA_ERROR_ASSERT
-            | CUDA_ERROR_LAUNCH_FAILED => Fault::Lost(said, KERNEL),
-            CUDA_ERROR_ECC_UNCORRECTABLE | CUDA_ERROR_NVLINK_UNCORRECTABLE => Fault::Lost(said, HARDWARE),
-            CUDA_ERROR_LAUNCH_TIMEOUT => Fault::Lost(said, WATCHDOG),
+        let lost = match result {
+            CUDA_ERROR_OUT_OF_MEMORY => return Fault::OutOfMemory(bytes),
+            CUDA_ERROR_INVALID_IMAGE
+            | CUDA_ERROR_INVALID_SOURCE
+            | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | CUDA_ERROR_INVALID_PTX
+            | CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | CUDA_ERROR_JIT_COMPILATION_DISABLED => return Fault::Refused(said),
             CUDA_ERROR_CONTEXT_IS_DESTROYED
             | CUDA_ERROR_DEINITIALIZED
             | CUDA_ERROR_DEVICE_UNAVAILABLE
             | CUDA_ERROR_EXTERNAL_DEVICE
             | CUDA_ERROR_MPS_CLIENT_TERMINATED
             | CUDA_ERROR_NO_DEVICE
-            | CUDA_ERROR_UNKNOWN => Fault::Lost(said, AGAIN),
-            CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-            | CUDA_ERROR_INVALID_PTX
-            | CUDA_ERROR_NO_BINARY_FOR_GPU
-            | CUDA_ERROR_JIT_COMPILER_NOT_FOUND
-            | CUDA_ERROR_JIT_COMPILATION_DISABLED => Fault::Refused(said),
-            _ => Fault::Other(said),
-        }
+            | CUDA_ERROR_UNKNOWN => true,
+            _ => [KERNEL, HARDWARE, WATCHDOG].contains(&advice(result)),
+        };
+        if lost { Fault::Lost(said, advice(result)) } else { Fault::Other(said, advice(result)) }
     }
 }
 
@@ -110,10 +153,21 @@ mod tests {
         ] {
             assert_eq!(of(result), Fault::Lost("said".into(), remedy));
         }
-        for result in [CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU] {
+        // A cubin that is newer than the driver, or of another GPU; PTX that is newer.
+        for result in [
+            CUresult::CUDA_ERROR_INVALID_IMAGE,
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+            CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+        ] {
             assert_eq!(of(result), Fault::Refused("said".into()));
         }
-        assert_eq!(of(CUresult::CUDA_ERROR_INVALID_VALUE), Fault::Other("said".into()));
+        for (result, remedy) in [
+            (CUresult::CUDA_ERROR_INVALID_VALUE, UPDATE),
+            (CUresult::CUDA_ERROR_STUB_LIBRARY, STUB),
+            (CUresult::CUDA_ERROR_SYSTEM_NOT_READY, FABRIC),
+        ] {
+            assert_eq!(of(result), Fault::Other("said".into(), remedy));
+        }
     }
 
     #[test]

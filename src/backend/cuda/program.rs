@@ -11,6 +11,7 @@ use super::args::Args;
 use super::context::Context;
 use super::driver::{Driver, Geometry};
 use super::fault::Outcome;
+use super::modules::Module;
 use super::squares;
 use super::tensor_map::{self, Maps};
 use crate::backend::weights::{Memory, State, Weights};
@@ -25,14 +26,16 @@ const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
 /// A node's launches, one after the other.
 struct Launches<D: Driver> {
-    cuda: Cuda,
-    functions: Arc<[D::Function]>,
+    module: Arc<Module<D>>,
     geometries: Vec<Geometry>,
     out_kind: u32,
     kinds: Vec<u32>,
     /// Whether it leaves sums of squares of its result to the next node, or finds those of the node before.
     squares: bool,
 }
+
+/// What the launches of a node are made with, beside their geometries: the kernels, and what they are given.
+type Arguments<D> = (Arc<[<D as Driver>::Function]>, Args, Option<Maps>);
 
 /// A compiled plan with its memory.
 pub(super) struct CudaProgram<D: Driver> {
@@ -43,7 +46,7 @@ pub(super) struct CudaProgram<D: Driver> {
     epoch: u64,
     nodes: Vec<Launches<D>>,
     /// For each node; `None` before its segment first runs, and where its weights have moved since.
-    args: Vec<Option<(Args, Option<Maps>)>>,
+    args: Vec<Option<Arguments<D>>>,
     /// A graph for each range of nodes that has been run; graphs hold addresses of weights.
     graphs: HashMap<Range<usize>, D::Graph>,
     arena: D::Buffer,
@@ -53,19 +56,20 @@ pub(super) struct CudaProgram<D: Driver> {
     counters_from: u32,
 }
 
-/// Makes everything that running `plan` needs. `kernels` holds the row of each node and its loaded kernels.
+/// Makes everything that running `plan` needs, but waits for no kernel: `modules` holds that of each node.
 pub(super) fn compile<D: Driver>(
     context: Arc<Context<D>>,
     mut weights: Weights<Context<D>>,
     plan: Arc<Plan>,
-    kernels: Vec<(Cuda, Arc<[D::Function]>)>,
+    modules: Vec<Arc<Module<D>>>,
 ) -> Result<CudaProgram<D>> {
     let stores_bf16 = context.device().stores_bf16();
     let mut nodes = Vec::with_capacity(plan.nodes.len());
     let (mut scratch_len, mut counters) = (0, 0);
-    let rows: Vec<Cuda> = kernels.iter().map(|(cuda, _)| *cuda).collect();
+    let rows: Vec<Cuda> = modules.iter().map(|module| module.cuda()).collect();
     let (passes_squares, squares_len) = squares::passed_on(&plan, &rows);
-    for ((node, (cuda, functions)), squares) in plan.nodes.iter().zip(kernels).zip(passes_squares) {
+    for ((node, module), squares) in plan.nodes.iter().zip(modules).zip(passes_squares) {
+        let cuda = module.cuda();
         let number = |name: &str| cuda.number(name).expect("every row has its numbers");
         let mut geometries = Vec::with_capacity(cuda.passes.len());
         for (i, pass) in cuda.passes.iter().enumerate() {
@@ -78,8 +82,7 @@ pub(super) fn compile<D: Driver>(
         scratch_len = scratch_len.max(elements(cuda.scratch));
         counters = counters.max(elements(cuda.counters));
         nodes.push(Launches {
-            cuda,
-            functions,
+            module,
             geometries,
             out_kind: operand::kind(&plan, node.output, stores_bf16),
             kinds: operand::kinds(node, &plan, &weights, stores_bf16),
@@ -104,7 +107,7 @@ pub(super) fn compile<D: Driver>(
         scratch,
         squares_from: squares_from as u32, // not above counters_from
         counters_from,
-        args: vec![None; nodes.len()],
+        args: nodes.iter().map(|_| None).collect(),
         graphs: HashMap::new(),
         epoch: 0,
         context,
@@ -146,11 +149,11 @@ fn blocks<D: Driver>(context: &Context<D>, node: &Node, grid: [u64; 3]) -> Resul
 }
 
 impl<D: Driver> CudaProgram<D> {
-    /// Uploads what segment `p` reads of the weights and fills in the addresses that its nodes use.
+    /// Uploads what segment `p` reads of the weights, waits for its kernels and fills in the addresses that its nodes use.
     fn prepare(&mut self, weights: &mut State<D::Buffer>, p: usize) -> Result<()> {
         let epoch = self.weights.prepare(weights, p)?;
         if epoch != self.epoch {
-            self.args.fill(None);
+            self.args.fill_with(|| None);
             self.graphs.clear();
             self.epoch = epoch;
         }
@@ -169,7 +172,7 @@ impl<D: Driver> CudaProgram<D> {
         Ok(())
     }
 
-    fn fill(&self, weights: &State<D::Buffer>, i: usize) -> Result<(Args, Option<Maps>)> {
+    fn fill(&self, weights: &State<D::Buffer>, i: usize) -> Result<Arguments<D>> {
         let node = &self.plan.nodes[i];
         let arena = D::address(&self.arena);
         let slot = |slot: Slot| arena + self.offset(slot);
@@ -183,16 +186,17 @@ impl<D: Driver> CudaProgram<D> {
         };
         let operands: Vec<u64> = node.inputs.iter().map(address).collect();
         let scratch = D::address(&self.scratch);
-        let Launches { cuda, out_kind, kinds, squares, .. } = &self.nodes[i];
+        let Launches { module, out_kind, kinds, squares, .. } = &self.nodes[i];
+        let (cuda, functions) = (module.cuda(), self.context.result(module.functions())?);
         let args = Args::new(node, (slot(node.output), *out_kind), &operands, scratch, kinds);
         let args = if *squares { args.with_squares(self.squares_from) } else { args };
         let args = if cuda.counters.is_empty() { args } else { args.with_counters(self.counters_from) };
         if cuda.tiles.is_empty() {
-            return Ok((args, None));
+            return Ok((functions, args, None));
         }
         let number = |name: &str| cuda.number(name).expect("every row has its numbers");
         let maps = tensor_map::of(node, cuda.tiles, &operands, scratch, number);
-        Ok((args, Some(self.context.call(|driver| driver.encode(&maps))?)))
+        Ok((functions, args, Some(self.context.call(|driver| driver.encode(&maps))?)))
     }
 
     /// Offset of a slot in the arena, in bytes.
@@ -209,10 +213,10 @@ impl<D: Driver> CudaProgram<D> {
     fn launch(&self, driver: &D, nodes: Range<usize>) -> Outcome<()> {
         let mut dependent = false;
         for i in nodes {
-            let (args, maps) = self.args[i].as_ref().expect("the node's segment has been prepared");
+            let (functions, args, maps) = self.args[i].as_ref().expect("the node's segment has been prepared");
             let node = &self.nodes[i];
-            for (p, (function, geometry)) in node.functions.iter().zip(&node.geometries).enumerate() {
-                let maps = maps.as_ref().filter(|_| node.cuda.tiled_pass() == Some(p));
+            for (p, (function, geometry)) in functions.iter().zip(&node.geometries).enumerate() {
+                let maps = maps.as_ref().filter(|_| node.module.cuda().tiled_pass() == Some(p));
                 driver.launch(function, *geometry, args, maps, dependent)?;
                 dependent = self.context.device().caps.contains(Caps::DEPENDENT_LAUNCH);
             }

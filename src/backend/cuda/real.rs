@@ -2,35 +2,36 @@
 #![allow(unsafe_code, reason = "the driver takes addresses")]
 
 mod handles;
+mod library;
+mod loader;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::sys::{
-    self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
-};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
 
 use super::args::Args;
+use super::code::Capability;
 use super::driver::{Driver, Geometry};
-use super::fault::{CALLS, DEPENDENT_LAUNCHES, Fault, Outcome, needed};
+use super::fault::{self, CALLS, DEPENDENT_LAUNCHES, Fault, Outcome, needed};
+use super::ring::Ring;
 use super::tensor_map::{Maps, TensorMap};
 use crate::backend::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::registry::Caps;
-use handles::{Allocation, Graph, Staging, WINDOW};
+use handles::{Allocation, Graph, Staging};
+use loader::Modules;
 
 /// Lowest compute capability that the kernels are compiled for.
-const LOWEST: (i32, i32) = (8, 0);
+const LOWEST: Capability = (8, 0);
 
 /// The one compute capability that has what the kernels for Hopper use, and the first whose launches may begin before the
 /// one before them is over.
-const HOPPER: (i32, i32) = (9, 0);
+const HOPPER: Capability = (9, 0);
 
 // Each of `Maps` is where the driver may write one.
 const _: () = {
@@ -38,8 +39,9 @@ const _: () = {
     assert!(size_of::<sys::CUtensorMap>() == 128 && size_of::<Maps>().is_multiple_of(128));
 };
 
-/// Windows of staging memory: the bus reads some while the host fills another.
-const STAGING: usize = 4;
+/// Bytes of a window of staging memory, for weights and for what a plan is given.
+const UPLOAD_WINDOW: usize = 16 << 20;
+const WRITE_WINDOW: usize = 4 << 20;
 
 /// A GPU, a stream of work on it, and one of uploads beside it.
 pub(super) struct Real {
@@ -47,32 +49,27 @@ pub(super) struct Real {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     uploads: Arc<CudaStream>,
-    /// Made when first used.
-    staging: RefCell<Vec<Staging>>,
-    /// The window of staging memory that is used next.
-    next: Cell<usize>,
+    capability: Capability,
+    /// What is uploaded on its way to the device, and what is written.
+    staged_uploads: RefCell<Ring<Staging, CudaEvent>>,
+    staged_writes: RefCell<Ring<Staging, CudaEvent>>,
     /// The end of each replay that may not have finished.
     replays: RefCell<VecDeque<CudaEvent>>,
 }
 
-/// An error that says what the driver said, of device `index`.
-fn failed(index: usize, found: impl std::fmt::Display) -> Error {
-    let remedy = "update the NVIDIA driver, or use `device cpu`; `devices::all` lists what there is";
-    Error::Device { wanted: format!("cuda:{index}"), found: found.to_string(), remedy: remedy.into() }
+/// An error of device `index`.
+fn failed(index: usize, found: impl Into<String>, remedy: &str) -> Error {
+    Error::Device { wanted: format!("cuda:{index}"), found: found.into(), remedy: remedy.into() }
 }
 
-/// Whether there is a driver at all. Without one, every other call would panic.
-fn present() -> bool {
-    // SAFETY: it opens the driver's library and closes it again; that library's start-up code is trusted.
-    unsafe { sys::is_culib_present() }
+/// What to do about a driver that is too old.
+fn update() -> String {
+    format!("install {}, or use `device cpu`", needed(""))
 }
 
-/// Calls the driver; a function that an old driver lacks is an error too, though cudarc panics.
-fn guarded<T>(index: usize, call: impl FnOnce() -> std::result::Result<T, DriverError>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(done) => done.map_err(|e| failed(index, e)),
-        Err(_) => Err(failed(index, format!("the driver is too old; {} has all functions", needed("")))),
-    }
+/// The result of a call that opens device `index`.
+fn opened<T>(index: usize, done: std::result::Result<T, DriverError>) -> Result<T> {
+    done.map_err(|e| failed(index, library::words(e), fault::advice(e.0)))
 }
 
 /// The CUDA version of the driver.
@@ -83,54 +80,99 @@ fn version() -> std::result::Result<(u32, u32), DriverError> {
     Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
+/// How many devices there are.
+///
+/// # Errors
+/// Why device `index` cannot be opened, nor any other.
+fn available(index: usize) -> Result<usize> {
+    let lacks = library::missing().ok_or_else(|| {
+        failed(index, "no CUDA driver is installed (libcuda)", "install the NVIDIA driver, or use `device cpu`")
+    })?;
+    if let Some(first) = lacks.first() {
+        let others = if lacks.len() > 1 { format!(" and {} others", lacks.len() - 1) } else { String::new() };
+        return Err(failed(index, format!("the CUDA driver lacks the function {first}{others}"), &update()));
+    }
+    match opened(index, CudaContext::device_count())? {
+        0 => Err(failed(index, "the CUDA driver finds no device", fault::advice(sys::CUresult::CUDA_ERROR_NO_DEVICE))),
+        n => Ok(n as usize),
+    }
+}
+
 /// How many devices there are, or why none can be used.
 pub(super) fn count() -> std::result::Result<usize, String> {
-    if !present() {
-        return Err("no CUDA driver is installed (libcuda)".into());
-    }
-    match guarded(0, CudaContext::device_count) {
-        Ok(0) => Err("the CUDA driver finds no device".into()),
-        Ok(n) => Ok(n as usize),
-        Err(Error::Device { found, .. }) => Err(found),
-        Err(other) => Err(other.to_string()),
-    }
+    available(0).map_err(|error| match error {
+        Error::Device { found, .. } => found,
+        other => other.to_string(),
+    })
 }
 
 impl Real {
     /// Opens device `index` with everything that it can do.
     pub(super) fn open(index: usize) -> Result<Self> {
-        let devices = count().map_err(|found| failed(index, found))?;
+        let devices = available(index)?;
         if index >= devices {
-            return Err(failed(index, format!("the last one here is cuda:{}", devices - 1)));
+            let last = format!("the last one here is cuda:{}", devices - 1);
+            return Err(failed(index, last, "`devices::all` lists what there is"));
         }
-        let version = guarded(index, version)?;
+        let version = opened(index, version())?;
         if version < CALLS {
-            let found = format!("the driver is of CUDA {}.{}; what is needed is {}", version.0, version.1, needed(""));
-            return Err(failed(index, found));
+            return Err(failed(index, format!("the driver is of CUDA {}.{}", version.0, version.1), &update()));
         }
-        let context = guarded(index, || CudaContext::new(index))?;
-        let (major, minor) = guarded(index, || context.compute_capability())?;
-        if (major, minor) < LOWEST {
+        let context = opened(index, CudaContext::new(index))?;
+        let (major, minor) = opened(index, context.compute_capability())?;
+        let capability = (major as u32, minor as u32);
+        if capability < LOWEST {
             let found = format!("compute capability {major}.{minor}; the kernels need {}.{}", LOWEST.0, LOWEST.1);
-            return Err(failed(index, found));
+            return Err(failed(index, found, "use another GPU, `device wgpu` or `device cpu`"));
         }
         // cudarc's events for each allocation would get in the way of recording.
         // SAFETY: cudarc allocates nothing here. Of the two streams, one only uploads, and `order` is
         // what makes the other wait for it.
         unsafe { context.disable_event_tracking() };
-        let stream = guarded(index, || context.new_stream())?;
-        let uploads = guarded(index, || context.new_stream())?;
-        let name = guarded(index, || context.name())?;
-        let (free, _) = guarded(index, || context.mem_get_info())?;
+        let stream = opened(index, context.new_stream())?;
+        let uploads = opened(index, context.new_stream())?;
+        let name = opened(index, context.name())?;
+        let (free, _) = opened(index, context.mem_get_info())?;
         let name = format!("{name} (CUDA, compute capability {major}.{minor})");
-        let hopper = if (major, minor) == HOPPER { Caps::SM90A } else { Caps::NONE };
-        let dependent = (major, minor) >= HOPPER && version >= DEPENDENT_LAUNCHES;
+        let hopper = if capability == HOPPER { Caps::SM90A } else { Caps::NONE };
+        let dependent = capability >= HOPPER && version >= DEPENDENT_LAUNCHES;
         let caps = hopper.and(if dependent { Caps::DEPENDENT_LAUNCH } else { Caps::NONE });
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let sms = guarded(index, || context.attribute(count))?;
+        let sms = opened(index, context.attribute(count))?;
         let device = super::describe(name, Kind::Gpu, caps, sms as usize, free as u64);
-        let (staging, next, replays) = Default::default();
-        Ok(Self { device, context, stream, uploads, staging, next, replays })
+        let (staged_uploads, staged_writes, replays) = Default::default();
+        Ok(Self { device, context, stream, uploads, capability, staged_uploads, staged_writes, replays })
+    }
+
+    /// Lets `fill` write `len` bytes to a window of staging memory, and enqueues their copy to a buffer. The driver reads
+    /// them when the copy runs: with pageable memory it may have done so when a call returns, but it need not, least of all
+    /// where the GPU reads the host's pages itself (HMM, Grace Hopper). Waiting for the copy instead would mean waiting for all
+    /// that is enqueued before it.
+    fn stage(
+        &self,
+        (ring, window): (&RefCell<Ring<Staging, CudaEvent>>, usize),
+        stream: &CudaStream,
+        (buffer, at): (&Allocation, u64),
+        len: usize,
+        fill: &dyn Fn(&mut [u8]),
+    ) -> Outcome<()> {
+        assert!(at + len as u64 <= buffer.bytes && len <= window, "the copy ends inside the buffer and the window");
+        let mut ring = ring.borrow_mut();
+        let make = || self.check_bytes(window as u64, Staging::new(&self.context, window));
+        let staged = ring.free(make, |event| self.check(event.synchronize()))?;
+        // SAFETY: it has `window` bytes, all of them initialized; the bus has read what was there before, for which `free`
+        // has waited, and `ring` is borrowed: nobody else looks.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(staged.at.cast::<u8>(), len) };
+        fill(bytes);
+        // SAFETY: the range is inside the buffer. The window is not written again before the copy is over: its event is
+        // recorded next, or else the stream is waited for. Nor is it given back before that: dropping it waits.
+        let done = unsafe { result::memcpy_htod_async(buffer.at + at, bytes, stream.cu_stream()) };
+        match self.end(stream) {
+            Ok(event) => ring.fill(event),
+            // Should this fail as well, the device has stopped, and the copy with it.
+            Err(fault) => return self.check(stream.synchronize()).and(Err(fault)),
+        }
+        self.check(done)
     }
 
     fn check<T>(&self, done: std::result::Result<T, DriverError>) -> Outcome<T> {
@@ -138,7 +180,7 @@ impl Real {
     }
 
     fn check_bytes<T>(&self, bytes: u64, done: std::result::Result<T, DriverError>) -> Outcome<T> {
-        done.map_err(|e| Fault::of(e.0, e.to_string(), bytes))
+        done.map_err(|e| fault_of(e, bytes))
     }
 
     /// An event at the end of everything enqueued on a stream so far.
@@ -147,12 +189,17 @@ impl Real {
     }
 }
 
+fn fault_of(error: DriverError, bytes: u64) -> Fault {
+    Fault::of(error.0, library::words(error), bytes)
+}
+
 impl Driver for Real {
     type Buffer = Arc<Allocation>;
     type Function = CudaFunction;
+    type Loader = Modules;
     type Graph = Graph;
 
-    const WINDOW: u64 = WINDOW as u64;
+    const WINDOW: u64 = UPLOAD_WINDOW as u64;
 
     fn bind(&self) -> Outcome<()> {
         self.check(self.context.bind_to_thread())
@@ -180,25 +227,7 @@ impl Driver for Real {
     }
 
     fn upload(&self, buffer: &Arc<Allocation>, at: u64, len: usize, fill: &dyn Fn(&mut [u8])) -> Outcome<()> {
-        assert!(at + len as u64 <= buffer.bytes && len <= WINDOW, "the copy ends inside the buffer and the window");
-        let mut staging = self.staging.borrow_mut();
-        let next = self.next.replace((self.next.get() + 1) % STAGING);
-        if staging.len() <= next {
-            staging.push(self.check_bytes(WINDOW as u64, Staging::new(&self.context))?);
-        }
-        let staged = &mut staging[next];
-        if let Some(read) = staged.read.take() {
-            self.check(read.synchronize())?;
-        }
-        // SAFETY: it has WINDOW bytes, all of them initialized; the bus has read what was there
-        // before, and `staging` is borrowed: nobody else looks.
-        let window = unsafe { std::slice::from_raw_parts_mut(staged.at.cast::<u8>(), len) };
-        fill(window);
-        // SAFETY: the range is inside the buffer. The window is not written again before the event
-        // recorded next, and lives until then: dropping it waits.
-        let done = unsafe { result::memcpy_htod_async(buffer.at + at, window, self.uploads.cu_stream()) };
-        staged.read = Some(self.end(&self.uploads)?);
-        self.check(done)
+        self.stage((&self.staged_uploads, UPLOAD_WINDOW), &self.uploads, (buffer, at), len, fill)
     }
 
     fn order(&self) -> Outcome<()> {
@@ -219,9 +248,11 @@ impl Driver for Real {
 
     fn write(&self, buffer: &Arc<Allocation>, at: u64, bytes: &[u8]) -> Outcome<()> {
         assert!(at + bytes.len() as u64 <= buffer.bytes, "the copy ends inside the buffer");
-        // SAFETY: the range is inside the buffer. The host's memory is pageable: the driver has read it
-        // when the call returns.
-        self.check(unsafe { result::memcpy_htod_async(buffer.at + at, bytes, self.stream.cu_stream()) })
+        for (i, part) in bytes.chunks(WRITE_WINDOW).enumerate() {
+            let (ring, at) = ((&self.staged_writes, WRITE_WINDOW), at + (i * WRITE_WINDOW) as u64);
+            self.stage(ring, &self.stream, (buffer, at), part.len(), &|to| to.copy_from_slice(part))?;
+        }
+        Ok(())
     }
 
     fn read(&self, buffer: &Arc<Allocation>, at: u64, bytes: &mut [u8]) -> Outcome<()> {
@@ -268,17 +299,8 @@ impl Driver for Real {
         Ok(encoded)
     }
 
-    fn load(&self, ptx: &str, entries: &[&str], shared: u32) -> Outcome<Arc<[CudaFunction]>> {
-        let module = self.check(self.context.load_module(Ptx::from_src(ptx)))?;
-        let load = |name: &&str| {
-            let function = self.check(module.load_function(name))?;
-            if shared > 0 {
-                let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                self.check(function.set_attribute(attribute, shared as i32))?;
-            }
-            Ok(function)
-        };
-        entries.iter().map(load).collect()
+    fn loader(&self) -> Modules {
+        Modules { context: self.context.clone(), capability: self.capability }
     }
 
     fn launch(
@@ -327,7 +349,9 @@ impl Driver for Real {
         // End it in any case: a stream that is being recorded does nothing else.
         let graph = self.check(self.stream.end_capture(CUgraphInstantiate_flags(0)));
         done?;
-        let graph = graph?.ok_or_else(|| Fault::Other("the driver recorded nothing".into()))?;
+        let graph = graph?.ok_or_else(|| {
+            Fault::Other("the driver recorded nothing".into(), fault::advice(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED))
+        })?;
         self.check(graph.upload())?;
         Ok(Graph::new(&self.context, graph))
     }

@@ -67,8 +67,7 @@ pub(super) fn of(
                 matrix.in_strips(number("TILE_N") / STRIP_COLUMNS)
             }
         };
-        let whole = map.address.is_multiple_of(16) && map.stride.iter().all(|stride| stride.is_multiple_of(16));
-        assert!(whole, "the operand fits: its rows begin at multiples of 16 bytes");
+        assert_eq!(map.refused(), None, "the operand fits: its rows begin at multiples of 16 bytes");
         map
     };
     std::array::from_fn(map)
@@ -95,7 +94,27 @@ impl TensorMap {
         map
     }
 
+    /// Why a driver would not take it, by what is documented of `cuTensorMapEncodeTiled` for tiles that are not interleaved.
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        let rank = self.rank as usize;
+        let (extent, stride, tile) = (&self.extent[..rank], &self.stride[..rank - 1], &self.tile[..rank]);
+        [
+            (self.address.is_multiple_of(16), "the address is no multiple of 16"),
+            (extent.iter().all(|n| (1..=1 << 32).contains(n)), "an extent is not within 1 and 2³²"),
+            (stride.iter().all(|n| n.is_multiple_of(16) && *n < 1 << 40), "a stride is no multiple of 16 below 2⁴⁰"),
+            (tile.iter().all(|n| (1..=256).contains(n)), "a tile's extent is not within 1 and 256"),
+            ([64, 128].contains(&self.row_bytes()), "a tile's row is not as wide as a swizzle"),
+        ]
+        .into_iter()
+        .find_map(|(is_so, otherwise)| (!is_so).then_some(otherwise))
+    }
+
     /// The same matrix as `[strips, rows, columns of a strip]`, and so many strips of it.
+    ///
+    /// So the stride of strips is smaller than that of rows. The driver's documentation explains strides as those of tensors with
+    /// padding, which always grow, but asks of each only what [`refused`](Self::refused) says, and drivers take such maps:
+    /// fast.cu (github.com/pranjalssh/fast.cu), which was measured on an H100, encodes its operands as `[columns / 64, rows, 64]`
+    /// with strides of 2 · columns and 128 bytes, and stops where that does not succeed.
     fn in_strips(self, count: u32) -> TensorMap {
         let ([columns, rows, ..], [width, height, ..]) = (self.extent, self.tile);
         assert!(columns.is_multiple_of(width.into()), "the operand fits: its strips are whole");
@@ -105,6 +124,33 @@ impl TensorMap {
             tile: [width, height, count, 0],
             rank: 3,
             ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_are_what_the_driver_documents() {
+        // A weight of 512 rows and 4 · 320 columns, in strips; pixels; rows of a matrix.
+        let strips = TensorMap::packed(1 << 20, [1280, 512], [32, 32]).in_strips(5);
+        assert_eq!((strips.extent, strips.stride), ([32, 512, 40, 0], [2560, 64, 0]));
+        assert_eq!((strips.tile, strips.rank, strips.row_bytes()), ([32, 32, 5, 0], 3, 64));
+        let pixels = TensorMap::packed(256, [64, 3, 5, 2], [64, 16, 8, 1]);
+        assert_eq!(pixels.stride, [128, 384, 1920]);
+        for map in [strips, pixels, TensorMap::packed(0, [72, 10], [64, 192])] {
+            assert_eq!(map.refused(), None);
+        }
+        for (map, why) in [
+            (TensorMap::packed(8, [64, 3], [64, 3]), "address"),
+            (TensorMap::packed(0, [68, 3], [64, 3]), "stride"),
+            (TensorMap::packed(0, [64, 0], [64, 3]), "an extent"),
+            (TensorMap::packed(0, [64, 300], [64, 257]), "a tile's extent"),
+            (TensorMap::packed(0, [64, 3], [24, 3]), "row"),
+        ] {
+            assert!(map.refused().is_some_and(|said| said.contains(why)), "{why}: {:?}", map.refused());
         }
     }
 }

@@ -10,10 +10,6 @@ pub struct Cuda {
     /// is the size of a block; `SHARED`, if there is one, the bytes of shared memory beyond 48 KiB
     /// that a block is given.
     pub source: &'static str,
-    /// What the compiler made of it.
-    pub ptx: &'static str,
-    /// The same for devices with [`Caps::DEPENDENT_LAUNCH`](crate::registry::Caps::DEPENDENT_LAUNCH): its kernels wait for the launch before.
-    pub ptx_sm90: &'static str,
     /// Kernels, run one after the other.
     pub passes: &'static [Pass],
     /// Elements of memory that the passes share, as the product of these; empty if they need none.

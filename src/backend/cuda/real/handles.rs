@@ -6,10 +6,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdeviceptr};
-use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, DriverError, result};
-
-/// Bytes of a window of staging memory.
-pub(super) const WINDOW: usize = 16 << 20;
+use cudarc::driver::{CudaContext, CudaGraph, DriverError, result};
 
 /// Memory of the device. It is allocated plainly, not from a stream-ordered pool: there are few allocations and they
 /// live long, two streams use them at once, and what is freed is free for everybody at once.
@@ -42,8 +39,6 @@ impl Drop for Allocation {
 /// host fills it from front to back and never reads it.
 pub(super) struct Staging {
     pub(super) at: *mut c_void,
-    /// When the bus has read what was put there last.
-    pub(super) read: Option<CudaEvent>,
     context: Arc<CudaContext>,
 }
 
@@ -52,13 +47,13 @@ pub(super) struct Staging {
 unsafe impl Send for Staging {}
 
 impl Staging {
-    /// [`WINDOW`] zeros. The context is current.
-    pub(super) fn new(context: &Arc<CudaContext>) -> Result<Self, DriverError> {
+    /// So many zeros. The context is current.
+    pub(super) fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, DriverError> {
         // SAFETY: the context is current.
-        let at = unsafe { result::malloc_host(WINDOW, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }?;
+        let at = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }?;
         // SAFETY: it has so many bytes, and nobody else knows of it. They become values here, once.
-        unsafe { at.cast::<u8>().write_bytes(0, WINDOW) };
-        Ok(Self { at, read: None, context: context.clone() })
+        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        Ok(Self { at, context: context.clone() })
     }
 }
 
