@@ -1,4 +1,4 @@
-//! `cascade-rt inspect`: what a model folder, a safetensors file or a generated PNG contains.
+//! `cascade-rt inspect`: what a model folder, a safetensors file or a picture contains.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,13 +10,13 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use super::{given, locate, printable, say};
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::image::read_metadata;
+use crate::image::{is_picture, read_metadata};
 use crate::weights::Checkpoint;
 use crate::weights::paths::{ModelPaths, Overrides};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A model folder, a safetensors file or a PNG; or `demo`, the built-in model, where no file or folder has that name.
+    /// A model folder, a safetensors file or a picture; or `demo`, the built-in model, where no file or folder has that name.
     #[arg(value_name = "PATH", value_parser = PathBufValueParser::new().map(locate))]
     path: Location,
     /// List every tensor.
@@ -48,8 +48,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let read = open.read(&mut start);
         read.map_err(|source| Error::Disk { path: path.to_owned(), action: "read", source })?;
     }
-    let png = start == *b"\x89PNG\r\n\x1a\n";
-    if png {
+    if is_picture(&start) {
         return picture(path);
     }
     file(&args.path, args)?;
@@ -61,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn picture(path: &Path) -> Result<()> {
     let metadata = read_metadata(path)?;
-    say(&format!("{}: PNG, {}×{} px", path.display(), metadata.width, metadata.height))?;
+    say(&format!("{}: {}, {}×{} px", path.display(), metadata.format, metadata.width, metadata.height))?;
     match (&metadata.parameters, &metadata.cascade) {
         (None, None) => say("no record of how it was made")?,
         (parameters, cascade) => {
