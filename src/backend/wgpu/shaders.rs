@@ -31,12 +31,15 @@ const TRUSTED: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks {
     ..wgpu::ShaderRuntimeChecks::checked()
 };
 
+/// A kernel, its entry point, and the kinds of its operands.
+type PipelineKey = (&'static str, &'static str, String);
+
 /// Every shader and pipeline made so far.
 pub(super) struct Shaders {
     context: Arc<Context>,
     replacements: HashMap<&'static str, PathBuf>,
     loaded: Mutex<HashMap<&'static str, Arc<Loaded>>>,
-    pipelines: Mutex<HashMap<(&'static str, &'static str, String), Arc<Pipeline>>>,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     workers: Workers,
 }
 
