@@ -7,6 +7,7 @@ mod encode;
 mod generate;
 mod given;
 mod grid;
+mod image_prompts;
 mod info;
 mod inspect;
 mod interrupt;
@@ -75,7 +76,7 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Make pictures from Stage C's latents, which `generate --prior-only` wrote.
     Decode(Box<decode::Args>),
-    /// Encode prompts, for `generate --text` or for another program.
+    /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
     /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
@@ -145,6 +146,9 @@ struct ModelArgs {
     /// Tokenizer file or folder, instead of the folder's.
     #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_TOKENIZER")]
     tokenizer: Option<Location>,
+    /// Image encoder weights, for --image, instead of the folder's.
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_IMAGE_ENCODER")]
+    image_encoder: Option<Location>,
 }
 
 impl ModelArgs {
@@ -173,6 +177,7 @@ impl ModelArgs {
             stage_c: self.stage_c.clone(),
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
+            image_encoder: self.image_encoder.clone(),
         }
     }
 

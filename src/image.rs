@@ -68,9 +68,21 @@ pub struct Record {
     /// The file that start latents were read from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latents: Option<FromFile>,
+    /// The pictures that Stage C was shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImagePrompt>,
     /// Where Stage C's latents came from, if not from this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<Origin>,
+}
+
+/// A picture that Stage C was shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImagePrompt {
+    /// Its file, by name.
+    pub file: String,
+    /// What its embedding was multiplied by.
+    pub weight: f32,
 }
 
 /// Part of a file that a run was given.
@@ -116,6 +128,7 @@ impl Record {
             without: String::new(),
             text: None,
             latents: None,
+            images: Vec::new(),
             prior: None,
         }
     }

@@ -8,7 +8,7 @@ pub use error::{Error, Result};
 pub use files::Location;
 #[cfg(feature = "pictures")]
 pub use image::{Format, Metadata, read_metadata};
-pub use image::{FromFile, Image, Origin, Record};
+pub use image::{FromFile, Image, ImagePrompt, Origin, Record};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
@@ -51,6 +51,8 @@ pub mod ops;
 #[cfg(feature = "pictures")]
 #[doc(hidden)]
 pub mod output;
+#[doc(hidden)]
+pub mod picture;
 #[doc(hidden)]
 pub mod pipeline;
 #[doc(hidden)]

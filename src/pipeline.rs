@@ -1,6 +1,7 @@
 //! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
 mod conditions;
+mod embed;
 mod inputs;
 mod key;
 mod observer;

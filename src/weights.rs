@@ -22,4 +22,4 @@ pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
-pub use paths::{ModelPaths, Overrides, PartFiles};
+pub use paths::{Missing, ModelPaths, Overrides, PartFiles};

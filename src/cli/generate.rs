@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::adapters::Chosen;
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
+use super::image_prompts;
 use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::make::Making;
@@ -75,6 +76,10 @@ pub(super) struct Args {
     /// Take encoded text from this safetensors file, which `encode` or diffusers wrote, instead of a prompt.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompts", "negative"], help_heading = FILES, env = "CASCADE_TEXT")]
     text: Option<PathBuf>,
+    /// Show something like this picture (PNG, JPEG, WebP), with or without a prompt. Several are mixed; a weight, 1 unless
+    /// given, says how strongly. A .safetensors file that `encode --image` wrote takes a picture's place.
+    #[arg(long, value_name = "FILE[:WEIGHT]", help_heading = PICTURE, env = "CASCADE_IMAGE")]
+    image: Vec<image_prompts::Named>,
     /// Stop after Stage C, and write its latents and the text to the output, which ends in .safetensors, for
     /// `decode`.
     #[arg(long, conflicts_with_all = ["resume", "no_metadata"], help_heading = FILES, env = "CASCADE_PRIOR_ONLY")]
@@ -96,6 +101,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // Where nothing else is asked for, it is that very picture, and not one like it.
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
+    let shown = image_prompts::read(&args.image)?;
     let syntax = args.prompt_syntax.or(from.as_ref().and_then(|record| record.syntax.parse().ok())).unwrap_or_default();
     let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), syntax)?;
     let tags = take_tags(args, &mut jobs)?;
@@ -126,6 +132,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let model = args.setup.open_model_with(&tags, args.making.quiet)?;
     let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
+    let given = given.chain(args.image.iter().map(|image| image.path.clone()));
     let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     if let Some(side) = model.native_size {
@@ -156,6 +163,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             syntax: if syntax == Syntax::Plain { String::new() } else { syntax.to_string() },
             text: text.as_ref().map(|file| file.from(row_of_text.unwrap_or(0))),
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
+            images: shown.iter().map(image_prompts::Prompt::record).collect(),
             prior: again.and_then(|record| record.prior.clone()),
             ..args.setup.record(&job.request, &opened)?
         })
@@ -165,8 +173,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, args.output.json, args.making.quiet, &jobs[0].1, pipeline.backend());
     let mut watch = Watch::new(args.making.quiet, args.output.json);
+    let images = image_prompts::embed(&shown, &mut pipeline, args.making.check_nodes)?;
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
-    let given = Inputs { text: states.as_ref(), start_c, start_b, ..Inputs::default() };
+    let given = Inputs { text: states.as_ref(), image: images.as_ref(), start_c, start_b, ..Inputs::default() };
     if args.prior_only {
         let (job, whole) = single(&jobs, "--prior-only")?;
         let states = weighed(&mut pipeline, job, syntax, states.is_some(), &mut watch)?;
@@ -262,12 +271,15 @@ fn asked(
             base.negative = negative;
             plain(&prompts)
         }
+        // An image prompt may stand alone.
+        (None, None, None) if !args.image.is_empty() => plain(&[String::new()]),
         (None, None, None) if is_pipe() => vec![Line::of(&prompts::one("-")?)],
         (None, None, None) => {
             return Err(Error::Request {
                 what: "PROMPT".into(),
-                expected: "what the picture shows, - to read it from standard input, or --prompts, --text or --from"
-                    .into(),
+                expected:
+                    "what the picture shows, - to read it from standard input, or --prompts, --text, --image or --from"
+                        .into(),
                 found: "nothing".into(),
             });
         }
@@ -315,6 +327,10 @@ fn record_of(path: &Path, args: &Args) -> Result<Record> {
     }
     if args.prompt.is_some() || args.size.count.is_some() {
         return Ok(record);
+    }
+    if !record.images.is_empty() && args.image.is_empty() {
+        let files: Vec<_> = record.images.iter().map(|image| format!("{}:{}", image.file, image.weight)).collect();
+        return Err(lacks(format!("--image with {}", files.join(" and ")), "none"));
     }
     match (&record.text, &record.latents, &record.prior) {
         (Some(of), ..) if args.text.is_none() => Err(lacks(format!("--text with {}", of.file), "none")),

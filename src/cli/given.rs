@@ -149,6 +149,17 @@ impl Given {
         Ok(Some(TextEmbeddings { states, pooled }))
     }
 
+    /// Embeddings of pictures, `image_embeds` `[n, c]` or `[n, 1, c]`, one after the other.
+    ///
+    /// # Errors
+    /// If there are none, or not of `channels` channels.
+    pub(super) fn image_embeds(&self, channels: usize) -> Result<Vec<f32>> {
+        let Some(&[n, ..]) = self.file.dims("image_embeds") else {
+            return Err(self.lacks("a tensor `image_embeds`, which `encode --image` writes"));
+        };
+        Ok(self.file.require("image_embeds", &[n, channels])?.to_f32())
+    }
+
     /// A tensor `[n, c, h, w]`; `shape` is the result's.
     fn images(&self, name: &str, shape: Shape) -> Result<HostTensor> {
         let weight = self.file.require(name, &[shape.n, shape.c, shape.h, shape.w])?;

@@ -79,9 +79,10 @@ impl Setup {
     /// # Errors
     /// If the model is no longer there.
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
-        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers } = self.model.find()?;
-        let parts = [stage_a, stage_b, stage_c, text_encoder];
-        let of_parts = parts.into_iter().flat_map(|PartFiles { weights, config }| [Some(weights), config]).flatten();
+        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, image_encoder, tokenizer, index, schedulers } =
+            self.model.find()?;
+        let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok());
+        let of_parts = parts.flat_map(|PartFiles { weights, config }| [Some(weights), config]).flatten();
         let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());
         let weights = model.files().into_iter().map(PathBuf::from);
         let folders = [Some(tokenizer.path()), self.shader_dir.as_deref()].into_iter().flatten();
@@ -203,7 +204,7 @@ pub(super) struct Subject {
     ///
     /// Times and the device's memory are those of a real model. The host's memory is
     /// less, and the pictures are noise.
-    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer"])]
+    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder"])]
     synthetic: Option<Preset>,
 }
 

@@ -37,6 +37,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("stage_c", "--stage-c"),
     ("text_encoder", "--text-encoder"),
     ("tokenizer", "--tokenizer"),
+    ("image_encoder", "--image-encoder"),
+    ("image", "--image"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

@@ -58,7 +58,7 @@ impl StageC {
                 times: Vec::new(),
                 pooled: text_of.of(rec, text.pooled)?,
                 text: states.map(|states| text_of.of(rec, states)).transpose()?,
-                image: config.clip_image_in_channels.map(|channels| image::record(rec, feed, batch, channels)),
+                image: config.clip_image_in_channels.map(|c| image::record(rec, feed, batch, key.image_prompts, c)),
                 effnet: None,
                 pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
             })

@@ -7,12 +7,15 @@
 //! | Stage C | `prior/`, else `prior_lite/` | `stage_c[_lite][_bf16]`, `stable_cascade_stage_c` |
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
+//! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
 //!
 //! The model folder is searched first, then the prior's folder: the one given, or the
 //! sibling `<name>-prior`. The small networks (`*_lite`) are used only if
 //! the large ones are absent. Of several variants of a file, the preferred one is bf16, then
 //! the one without a variant (f32, twice the size), then fp16. Names only determine where
 //! to look; which network a file contains is recognised from its tensors.
+
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -30,6 +33,30 @@ pub struct PartFiles {
     pub config: Option<Location>,
 }
 
+/// A component that text to image does without: its files, or what to say where it is needed.
+pub type Optional = std::result::Result<PartFiles, Missing>;
+
+/// What to say of a component that was not found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    path: PathBuf,
+    missing: String,
+    remedy: String,
+}
+
+impl Missing {
+    /// A component of a model that has no files.
+    pub fn of(missing: &str, remedy: &str) -> Self {
+        Self { path: PathBuf::from("synthetic"), missing: missing.to_owned(), remedy: remedy.to_owned() }
+    }
+
+    /// The error for whoever needs it.
+    pub fn error(&self) -> Error {
+        let Self { path, missing, remedy } = self.clone();
+        Error::ModelMissing { path, missing, remedy }
+    }
+}
+
 /// The files of each component of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPaths {
@@ -41,6 +68,8 @@ pub struct ModelPaths {
     pub stage_c: PartFiles,
     /// The CLIP text tower.
     pub text_encoder: PartFiles,
+    /// The CLIP vision tower.
+    pub image_encoder: Optional,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -64,6 +93,8 @@ pub struct Overrides {
     pub text_encoder: Option<Location>,
     /// The tokenizer: its folder, or `tokenizer.json`.
     pub tokenizer: Option<Location>,
+    /// Image encoder weights.
+    pub image_encoder: Option<Location>,
 }
 
 /// The name of a component, and where it may be in a model folder.
@@ -124,6 +155,15 @@ const TEXT_ENCODER: Component = Component {
     files: &["text_encoder.safetensors"],
 };
 
+const IMAGE_ENCODER: Component = Component {
+    what: "image encoder weights",
+    field: "image_encoder",
+    kind: NetworkKind::VisionEncoder,
+    folders: &["image_encoder"],
+    stem: "model",
+    files: &["image_encoder.safetensors"],
+};
+
 impl ModelPaths {
     /// Finds every component: in the overrides, then in the folders `model` and `prior`.
     ///
@@ -138,6 +178,7 @@ impl ModelPaths {
         Ok(Self {
             stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, Some(&stage_b))?,
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, Some(&stage_c))?,
+            image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, &stage_c)?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: roots.iter().map(|root| root.join("model_index.json")).find(Location::is_file),
             schedulers: roots
@@ -248,6 +289,22 @@ impl Component {
             Some(prior) => self.missing(root, &format!("{tried}; also in {}", prior.display())),
             None => self.missing(root, &tried),
         })
+    }
+
+    /// The same for a component that need not be there, unless it is given.
+    fn find_optional(&self, given: Option<&Location>, roots: &[Location], inside: &PartFiles) -> Result<Optional> {
+        match self.find(given, roots, Some(inside)) {
+            Err(Error::ModelMissing { path, missing, remedy }) if given.is_none() => {
+                Ok(Err(Missing { path, missing, remedy }))
+            }
+            // No folder was given to look in.
+            Err(Error::Request { .. }) if roots.is_empty() => Ok(Err(Missing {
+                path: inside.weights.path().to_owned(),
+                missing: format!("{} in this file", self.what),
+                remedy: format!("set their file with `{}`", self.field),
+            })),
+            found => found.map(Ok),
+        }
     }
 
     fn variants(&self, folder: &str) -> String {
