@@ -60,6 +60,17 @@ pub enum Error {
         found: String,
     },
 
+    /// A file that is to hold a picture does not, or not one that can be used.
+    #[error("{path}: expected {expected}, found {found}")]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What it should have been.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+
     /// An op was given operands that do not fit together.
     #[error("{at}: {op} takes {expected}, got {found}")]
     Shape {
@@ -163,7 +174,7 @@ impl Error {
     /// 7 disk, 130 interrupted, 1 anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Request { .. } | Error::Shader { .. } => 2,
+            Error::Request { .. } | Error::Picture { .. } | Error::Shader { .. } => 2,
             Error::ModelMissing { .. } | Error::Model { .. } | Error::Tensor { .. } => 3,
             Error::DoesNotFit { .. } | Error::TooLarge { .. } => 4,
             Error::Device { .. } => 5,

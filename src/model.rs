@@ -8,11 +8,11 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{ClipTextConfig, StageAConfig, UNetConfig};
+use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
 use crate::sampler;
-use crate::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
+use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 
-/// The parts of Stable Cascade, text to image.
+/// The parts of Stable Cascade.
 #[derive(Debug)]
 pub struct Model {
     /// Latent to picture.
@@ -23,6 +23,8 @@ pub struct Model {
     pub stage_c: (Checkpoint, UNetConfig),
     /// Tokens to text states.
     pub text: (Checkpoint, ClipTextConfig),
+    /// Pictures to embeddings, for image prompts; or what to say where the model lacks it.
+    pub vision: std::result::Result<(Checkpoint, ClipVisionConfig), Missing>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
     /// Side of the pictures that it was made for, pixels, if it says so.
@@ -70,19 +72,38 @@ impl Model {
         let config = ClipTextConfig::open(paths.text_encoder.config.as_ref(), &weights)?;
         let text = (weights, config);
 
+        let vision = |part: &PartFiles| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
+            let config = ClipVisionConfig::open(part.config.as_ref(), &weights)?;
+            Ok((weights, config))
+        };
+        let vision = match &paths.image_encoder {
+            Ok(part) => Ok(vision(part)?),
+            Err(missing) => Err(missing.clone()),
+        };
+
         paths.schedulers.iter().try_for_each(check_scheduler)?;
         let native_size = paths.native_size()?;
         let tokenizer = paths.tokenizer.clone();
         let (sources, texts) = (paths.sources(), paths.texts());
-        let model = Self { stage_a, stage_b, stage_c, text, tokenizer, native_size, sources, texts };
+        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, native_size, sources, texts };
         model.check_fit()?;
         Ok(model)
     }
 
+    /// The vision tower.
+    ///
+    /// # Errors
+    /// [`Error::ModelMissing`] says where it was looked for.
+    pub fn vision(&self) -> Result<&(Checkpoint, ClipVisionConfig)> {
+        self.vision.as_ref().map_err(Missing::error)
+    }
+
     /// Every file that it may be read from: weights, configs, the tokenizer's. Some need not exist.
     pub fn files(&self) -> BTreeSet<&Path> {
-        let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0];
-        weights.into_iter().flat_map(Checkpoint::files).chain(self.texts.iter().map(PathBuf::as_path)).collect()
+        let optional = self.vision.iter().map(|(weights, _)| weights);
+        let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter().chain(optional);
+        weights.flat_map(Checkpoint::files).chain(self.texts.iter().map(PathBuf::as_path)).collect()
     }
 
     /// A line for each network of which there were several files: which one was taken, and instead of what.
@@ -96,7 +117,17 @@ impl Model {
     fn check_fit(&self) -> Result<()> {
         let Self { stage_a: (_, a), stage_b: (b_file, b), stage_c: (c_file, c), text: (text_file, text), .. } = self;
         let Checkpoint { path: b_path, .. } = b_file;
-        for (path, what, takes, from, gives) in [
+        // A Stage C that takes no images is no reason to refuse the model: no image prompt reaches it.
+        let vision = self.vision.as_ref().ok().zip(c.clip_image_in_channels);
+        let vision = vision.map(|((from, vision), takes)| {
+            (&c_file.path, "image embeddings", Some(takes), &from.path, vision.projection_dim)
+        });
+        let pictures = self
+            .vision
+            .as_ref()
+            .ok()
+            .map(|(from, vision)| (&from.path, "pictures", Some(vision.num_channels), &from.path, 3));
+        let parts = [
             (&c_file.path, "text states", c.clip_text_in_channels, &text_file.path, text.hidden_size),
             (&c_file.path, "pooled text", Some(c.clip_text_pooled_in_channels), &text_file.path, text.projection_dim),
             (&c_file.path, "latents", Some(c.in_channels), &c_file.path, c.out_channels),
@@ -104,7 +135,8 @@ impl Model {
             (b_path, "Stage C latents", b.effnet_in_channels, &c_file.path, c.out_channels),
             (b_path, "latents", Some(b.in_channels), b_path, b.out_channels),
             (&self.stage_a.0.path, "latents", Some(a.latent_channels), b_path, b.out_channels),
-        ] {
+        ];
+        for (path, what, takes, from, gives) in parts.into_iter().chain(vision).chain(pictures) {
             if takes != Some(gives) {
                 let takes = takes.map_or("none".to_owned(), |n| n.to_string());
                 return Err(Error::Model {

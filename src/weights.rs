@@ -24,5 +24,5 @@ pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
-pub use paths::{ModelPaths, Overrides, PartFiles, Source};
+pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

@@ -51,10 +51,14 @@ fn flags(case: &Value, device: &str, dir: &Path) -> Vec<String> {
     flag("steps", pair("steps"));
     flag("guidance", pair("guidance"));
     flag("count", case["count"].to_string());
-    flag("noise", text("noise"));
+    // The fixtures were made with one generator for all pictures.
+    flag("noise", text("noise").replace("torch", "torch-batch"));
     flag("device", device.into());
     flag("output", dir.join("out.png").display().to_string());
     flag("dump", dir.join("dump.safetensors").display().to_string());
+    for image in case["images"].as_array().into_iter().flatten() {
+        flag("image", fixtures().join("pipeline").join(image.as_str().unwrap()).display().to_string());
+    }
     flags
 }
 
@@ -149,7 +153,7 @@ fn pipelines_equal_diffusers_on_every_device() {
             compare(name, case, case["variant"].as_str().unwrap(), device);
             ran += 1;
         }
-        assert!(ran >= 13, "only {ran} cases ran on {device}");
+        assert!(ran >= 15, "only {ran} cases ran on {device}");
         compare("bf16_weights, original names", &cases["cases"]["bf16_weights"], "original", device);
     }
     for name in ["wgpu", "cuda"].into_iter().filter(|name| common::required(name)) {
@@ -176,6 +180,87 @@ fn every_device_repeats_itself_and_stands_the_check() {
         assert!(run("first", &[]) == run("second", &[]), "{device} is not deterministic");
         run("checked", &["--check-nodes"]);
     }
+}
+
+/// `encode --image` writes the embeddings that `generate --image` computes, and they equal transformers'.
+#[test]
+fn embeddings_of_pictures_are_image_prompts() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = "image_prompts_and_text";
+    let picture = |name: &str| fixtures().join("pipeline").join(name).display().to_string();
+    let model = fixtures().join("tiny").display().to_string();
+    let [file, png] = ["e.safetensors", "out.png"].map(|name| dir.path().join(name).display().to_string());
+    for (device, _) in devices::all() {
+        let device = device.to_string();
+        let base = ["encode", "-m", &model, "--device", &device, "-o", &file, "--force"];
+        let output =
+            cascade(&[&base[..], &["--image", &picture("wide.png"), "--image", &picture("tall.png")]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let got = &tensors(Path::new(&file))["image_embeds"];
+        let want = &tensors(&fixtures().join("pipeline").join(format!("{case}.safetensors")))["image_embeds"];
+        assert_eq!(got.0, want.0);
+        let error = relative_l2(&got.1, &want.1);
+        assert!(error <= 1e-5, "embeddings differ by {error:.1e} on {device}");
+
+        let pictured = |images: &[&str]| {
+            let base = ["generate", "a fox", "-m", &model, "--device", &device, "-o", &png, "--force"];
+            let small = ["-W", "64", "-H", "64", "--steps", "2,1", "-q"];
+            let output = cascade(&[&base[..], &small, images].concat());
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            std::fs::read(&png).unwrap()
+        };
+        let pixels = |images: &[&str]| {
+            pictured(images);
+            let mut reader = png::Decoder::new(BufReader::new(File::open(&png).unwrap())).read_info().unwrap();
+            let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+            reader.next_frame(&mut rgb).unwrap();
+            rgb
+        };
+        let two = pixels(&["--image", &picture("wide.png"), "--image", &picture("tall.png")]);
+        assert!(pixels(&["--image", &file]) == two, "the same from a file, on {device}");
+        let without = pixels(&[]);
+        assert!(two != without, "image prompts matter");
+        let weightless = format!("{}:0", picture("wide.png"));
+        assert!(pixels(&["--image", &weightless]) == without, "at weight 0 a picture is none");
+        let half = format!("{}:0.5", picture("wide.png"));
+        assert!(pixels(&["--image", &half]) != pixels(&["--image", &picture("wide.png")]), "weights matter");
+    }
+}
+
+#[test]
+fn image_prompts_that_cannot_be_used_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = fixtures().join("pipeline/wide.png").display().to_string();
+    let error = |args: &[&str], code: i32| {
+        let png = dir.path().join("out.png").display().to_string();
+        let output = cascade(&[&["generate", "a fox", "-o", &png, "--device", "cpu"], args].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        error
+    };
+    // A model without the image encoder.
+    let model = dir.path().join("model");
+    copy(&fixtures().join("tiny"), &model, &|_| true);
+    copy(&fixtures().join("tiny-prior/prior"), &model.join("prior"), &|_| true);
+    let model = model.display().to_string();
+    let message = error(&["-m", &model, "--image", &picture], 3);
+    let wanted = "image encoder weights (image_encoder/model[.bf16|.fp16].safetensors";
+    assert!(message.contains(wanted) && message.contains("set its file with --image-encoder"), "{message}");
+    let encoder = fixtures().join("tiny-prior/image_encoder").display().to_string();
+    let png = dir.path().join("given.png").display().to_string();
+    let small = ["-W", "64", "-H", "64", "--steps", "1,1"];
+    let args = ["generate", "-m", &model, "--image-encoder", &encoder, "--image", &picture, "-o", &png];
+    let output = cascade(&[&args[..], &small].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let tiny = fixtures().join("tiny").display().to_string();
+    let text = dir.path().join("text.png");
+    std::fs::write(&text, "no picture").unwrap();
+    assert!(error(&["-m", &tiny, "--image", &text.display().to_string()], 2).contains("expected a PNG, JPEG or WebP"));
+    assert!(error(&["-m", &tiny, "--image", "none.png"], 7).contains("none.png: cannot read"));
+    assert!(error(&["-m", &tiny, "--image", &format!("{picture}:99")], 2).contains("a weight from -10 to 10"));
+    let case = fixtures().join("pipeline/guided.safetensors").display().to_string();
+    assert!(error(&["-m", &tiny, "--image", &case], 3).contains("a tensor `image_embeds`"));
 }
 
 /// Runs a case with a variant of the model and compares its tensors and files.

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "adapters backend backend::cuda backend::devices backend::wgpu demo error files image measure model noise ops output \
-         pipeline plan prompts registry request sampler shape sizes synth weights",
+         picture pipeline plan prompts registry request sampler shape sizes synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("prompts", "error pipeline shape tokenizer"),
     (
         "pipeline",
-        "adapters backend check error image model net net::config noise ops plan request sampler shape sizes tokenizer weights",
+        "adapters backend check error image model net net::config noise ops picture plan request sampler shape sizes tokenizer weights",
     ),
     ("check", "backend error ops plan tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "error ops plan registry tensor"),
     ("registry", "cpu ops plan shape"),
     ("cpu", "ops shape tensor"),
+    ("picture", "error image"),
     ("image", "error output request"),
     ("output", "error"),
     ("request", "error noise sampler sizes"),

@@ -1,4 +1,4 @@
-//! `cascade-rt inspect`: what a model folder, a safetensors file or a generated PNG contains.
+//! `cascade-rt inspect`: what a model folder, a safetensors file or a picture contains.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,13 +11,13 @@ use super::setup::aligned;
 use super::{given, locate, printable, say};
 use crate::error::{Error, Result, short};
 use crate::files::{Found, Location};
-use crate::image::read_metadata;
+use crate::image::{is_picture, read_metadata};
 use crate::weights::file::Stored;
 use crate::weights::{Checkpoint, ModelPaths, Overrides};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A model folder, a safetensors file or a PNG; or `demo`, the built-in model, where no file or folder has that name.
+    /// A model folder, a safetensors file or a picture; or `demo`, the built-in model, where no file or folder has that name.
     #[arg(value_name = "PATH", value_parser = PathBufValueParser::new().map(locate))]
     path: Location,
     /// List every tensor by module, with dimensions, type and size.
@@ -52,8 +52,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let read = open.read(&mut start);
         read.map_err(|source| Error::Disk { path: path.to_owned(), action: "read", source })?;
     }
-    let png = start == *b"\x89PNG\r\n\x1a\n";
-    if png {
+    if is_picture(&start) {
         return picture(path);
     }
     file(&args.path, args)?;
@@ -65,7 +64,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn picture(path: &Path) -> Result<()> {
     let metadata = read_metadata(path)?;
-    say(&format!("{}: PNG, {}×{} px", path.display(), metadata.width, metadata.height))?;
+    say(&format!("{}: {}, {}×{} px", path.display(), metadata.format, metadata.width, metadata.height))?;
     match (&metadata.parameters, &metadata.cascade) {
         (None, None) => say("no record of how it was made")?,
         (parameters, cascade) => {
@@ -78,7 +77,8 @@ fn picture(path: &Path) -> Result<()> {
 
 fn folder(args: &Args) -> Result<()> {
     let paths = ModelPaths::find(Some(&args.path), None, &Overrides::default())?;
-    for part in [&paths.stage_c, &paths.stage_b, &paths.stage_a, &paths.text_encoder] {
+    let parts = [&paths.stage_c, &paths.stage_b, &paths.stage_a, &paths.text_encoder];
+    for part in parts.into_iter().chain(&paths.image_encoder) {
         file(&part.weights, args)?;
         if let Some(config) = &part.config {
             say(&printable(&format!("  config {}", config.display())))?;

@@ -38,6 +38,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("text_encoder", "--text-encoder"),
     ("tokenizer", "--tokenizer"),
     ("variant", "--variant"),
+    ("image_encoder", "--image-encoder"),
+    ("image", "--image"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

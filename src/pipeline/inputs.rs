@@ -24,6 +24,11 @@ impl HostTensor {
         indices.iter().flat_map(|&i| &self.values[i * image..(i + 1) * image]).copied().collect()
     }
 
+    /// This `times` over.
+    pub fn repeated(self, times: usize) -> Self {
+        Self { shape: Shape { n: self.shape.n * times, ..self.shape }, values: self.values.repeat(times) }
+    }
+
     /// A tensor of some of the images.
     ///
     /// # Panics
@@ -71,7 +76,8 @@ impl Prior {
 pub struct Inputs<'a> {
     /// Text states: the text encoder does not run, and what the prompts say is of no consequence.
     pub text: Option<&'a TextEmbeddings>,
-    /// An image prompt for every image: CLIP embeddings `[images, 1, 1, c]`.
+    /// Image prompts: CLIP embeddings `[images, 1, prompts, c]` for every image, or `[1, 1, prompts, c]` for all. They may
+    /// be scaled: at zero there is no prompt.
     pub image: Option<&'a HostTensor>,
     /// Stage C's result `[images, h, w, 16]` of any size: only the decoder runs.
     pub stage_c: Option<&'a HostTensor>,
@@ -100,7 +106,12 @@ impl Inputs<'_> {
                     image.shape.to_string(),
                 )
             })?;
-            require("image", image, Shape::new(images, 1, 1, channels))?;
+            if image.shape.w == 0 || image.shape.w > MAX_IMAGE_PROMPTS {
+                let expected = format!("1 to {MAX_IMAGE_PROMPTS} image prompts");
+                return Err(wrong("image", expected, image.shape.w.to_string()));
+            }
+            let rows = if image.shape.n == 1 { 1 } else { images };
+            require("image", image, Shape::new(rows, 1, image.shape.w, channels))?;
         }
         if let Some(latents) = self.stage_c {
             let Shape { h, w, .. } = latents.shape;
@@ -145,6 +156,9 @@ impl Inputs<'_> {
         }
     }
 }
+
+/// Most image prompts of an image.
+const MAX_IMAGE_PROMPTS: usize = 64;
 
 /// Most positions of text states: 64 times CLIP's 77.
 const MAX_POSITIONS: usize = 4928;

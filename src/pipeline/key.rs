@@ -27,6 +27,8 @@ pub(crate) struct PlanKey {
     pub guidance: [Guidance; 2],
     /// What the samplers of Stage C and Stage B need besides latents and prediction.
     pub needs: [Needs; 2],
+    /// Image prompts of each image; zeros in place of the one if none is given.
+    pub image_prompts: usize,
     /// Whether noise is made on the device.
     pub philox: bool,
     /// Whether intermediate results stay readable.
@@ -120,6 +122,7 @@ impl PlanKey {
             steps: [request.steps.0 as usize, request.steps.1 as usize],
             guidance,
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
+            image_prompts: inputs.image.map_or(1, |given| given.shape.w),
             philox: request.noise == NoiseKind::Philox,
             keep,
             text_given: inputs.text.map(|text| text.states.as_ref().map_or(0, |states| states.shape.w)),
@@ -135,6 +138,7 @@ impl PlanKey {
                 steps: [0; 2],
                 guidance: [Guidance::OFF; 2],
                 needs: [Needs::default(); 2],
+                image_prompts: 0,
                 philox: false,
                 ..key
             },

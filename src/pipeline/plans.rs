@@ -27,7 +27,7 @@ pub(super) struct Plans {
 }
 
 /// The bytes of `free` memory that a plan may take; the rest is for what is not counted.
-fn usable(free: u64) -> u64 {
+pub(super) fn usable(free: u64) -> u64 {
     free / 10 * 9
 }
 

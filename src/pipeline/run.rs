@@ -12,6 +12,7 @@ use crate::plan::{Plan, SegmentId, Slot};
 use crate::request::Request;
 use crate::sampler;
 use crate::tokenizer::Encoding;
+use crate::weights::Checkpoint;
 
 /// One batch: `images` of all those of the request, and everything that the host knows of them.
 pub(crate) struct Job<'a> {
@@ -164,19 +165,25 @@ impl Run<'_> {
         }
         let after = if steps == 1 { " after 1 step".into() } else { format!(" after {steps} steps") };
         let model = self.job.model;
-        for weights in [&model.text.0, &model.stage_c.0, &model.stage_b.0, &model.stage_a.0] {
-            if let Some((name, _)) = weights.first_non_finite() {
-                return Err(Error::Tensor {
-                    path: weights.path.clone(),
-                    name: name.to_owned(),
-                    expected: "finite numbers".into(),
-                    found: format!(
-                        "NaN or infinity, so that {stage} produced {count} values that are not finite{after}; the file is damaged, download it again"
-                    ),
-                });
-            }
-        }
-        let remedy = "the weights are finite; try dtype f32, or less guidance".into();
-        Err(Error::NotFinite { stage: stage.to_string(), count, after, remedy })
+        let weights = [&model.text.0, &model.stage_c.0, &model.stage_b.0, &model.stage_a.0];
+        Err(not_finite(&weights, &stage.to_string(), count, after))
     }
+}
+
+/// The error for `count` values of `stage` that are not finite. Says whether one of these networks' weights is to blame.
+pub(super) fn not_finite(networks: &[&Checkpoint], stage: &str, count: u32, after: String) -> Error {
+    for weights in networks {
+        if let Some((name, _)) = weights.first_non_finite() {
+            return Error::Tensor {
+                path: weights.path.clone(),
+                name: name.to_owned(),
+                expected: "finite numbers".into(),
+                found: format!(
+                    "NaN or infinity, so that {stage} produced {count} values that are not finite{after}; the file is damaged, download it again"
+                ),
+            };
+        }
+    }
+    let remedy = "the weights are finite; try dtype f32, or less guidance".into();
+    Error::NotFinite { stage: stage.to_owned(), count, after, remedy }
 }

@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
 use crate::ops::Element;
-use crate::plan::{Recorder, Slot};
+use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 
 pub(super) const KIND: Kind = Kind {
@@ -58,7 +58,7 @@ impl StageC {
                 times: Vec::new(),
                 pooled: text_of.of(rec, text.pooled)?,
                 text: states.map(|states| text_of.of(rec, states)).transpose()?,
-                image: config.clip_image_in_channels.map(|channels| image::record(rec, feed, batch, channels)),
+                image: config.clip_image_in_channels.map(|c| image::record(rec, feed, batch, key.image_prompts, c)),
                 effnet: None,
                 pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
             })
@@ -84,6 +84,13 @@ impl Stage for StageC {
         match &self.source {
             Source::Sampled(sampling) => sampling.steps(),
             Source::Given(..) => 0,
+        }
+    }
+
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        match &self.source {
+            Source::Sampled(sampling) => sampling.segments(),
+            Source::Given(..) => Vec::new(),
         }
     }
 

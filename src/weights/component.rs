@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::kind::NetworkKind;
-use super::paths::PartFiles;
+use super::paths::{Missing, Optional, PartFiles};
 use super::variant::{self, Variant};
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
@@ -51,6 +51,15 @@ pub(super) const TEXT_ENCODER: Component = Component {
     folders: &["text_encoder"],
     stem: "model",
     files: &["text_encoder"],
+};
+
+pub(super) const IMAGE_ENCODER: Component = Component {
+    what: "image encoder weights",
+    field: "image_encoder",
+    kind: NetworkKind::VisionEncoder,
+    folders: &["image_encoder"],
+    stem: "model",
+    files: &["image_encoder"],
 };
 
 /// Variants that files are known to have.
@@ -197,6 +206,28 @@ impl Component {
             Some(prior) => self.missing(root, &format!("{tried}; also in {}", prior.display())),
             None => self.missing(root, &tried),
         })
+    }
+
+    /// The same for a component that need not be there, unless it is given.
+    pub(super) fn find_optional(
+        &self,
+        given: Option<&Location>,
+        roots: &[Location],
+        wanted: &Variant,
+        inside: &PartFiles,
+    ) -> Result<Optional> {
+        match self.find(given, roots, wanted, Some(inside)) {
+            Err(Error::ModelMissing { path, missing, remedy }) if given.is_none() => {
+                Ok(Err(Missing { path, missing, remedy }))
+            }
+            // No folder was given to look in.
+            Err(Error::Request { .. }) if roots.is_empty() => Ok(Err(Missing {
+                path: inside.weights.path().to_owned(),
+                missing: format!("{} in this file", self.what),
+                remedy: format!("set their file with `{}`", self.field),
+            })),
+            found => found.map(Ok),
+        }
     }
 
     /// diffusers prefers several files to one, transformers one to several.

@@ -7,6 +7,7 @@
 //! | Stage C | `prior/`, else `prior_lite/` | `stage_c[_lite][_bf16]`, `stable_cascade_stage_c` |
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
+//! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
 //!
 //! The model folder is searched first, then the prior's folder: the one given, or the
 //! sibling `<name>-prior`. The small networks (`*_lite`) are used only if the large ones are
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::component::{STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::component::{IMAGE_ENCODER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
 use super::variant::Variant;
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
@@ -48,6 +49,30 @@ pub struct Source {
     pub instead_of: Vec<PathBuf>,
 }
 
+/// A component that text to image does without: its files, or what to say where it is needed.
+pub type Optional = std::result::Result<PartFiles, Missing>;
+
+/// What to say of a component that was not found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    pub(super) path: PathBuf,
+    pub(super) missing: String,
+    pub(super) remedy: String,
+}
+
+impl Missing {
+    /// A component of a model that has no files.
+    pub fn of(missing: &str, remedy: &str) -> Self {
+        Self { path: PathBuf::from("synthetic"), missing: missing.to_owned(), remedy: remedy.to_owned() }
+    }
+
+    /// The error for whoever needs it.
+    pub fn error(&self) -> Error {
+        let Self { path, missing, remedy } = self.clone();
+        Error::ModelMissing { path, missing, remedy }
+    }
+}
+
 /// The files of each component of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPaths {
@@ -59,6 +84,8 @@ pub struct ModelPaths {
     pub stage_c: PartFiles,
     /// The CLIP text tower.
     pub text_encoder: PartFiles,
+    /// The CLIP vision tower.
+    pub image_encoder: Optional,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -82,6 +109,8 @@ pub struct Overrides {
     pub text_encoder: Option<Location>,
     /// The tokenizer: its folder, or `tokenizer.json`.
     pub tokenizer: Option<Location>,
+    /// Image encoder weights.
+    pub image_encoder: Option<Location>,
     /// Which variant of the weights to take where the folders have several.
     pub variant: Variant,
 }
@@ -111,6 +140,7 @@ impl ModelPaths {
         let found = Self {
             stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, wanted, Some(&stage_b))?,
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, wanted, Some(&stage_c))?,
+            image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, wanted, &stage_c)?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: indices.into_iter().next(),
             schedulers,

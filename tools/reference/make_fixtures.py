@@ -15,6 +15,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 import network_cases
+import picture_cases
 import pipeline_cases
 import tiny_model
 import tokenizer_cases
@@ -29,6 +30,7 @@ def main() -> None:
     tokenizer_folders.write(fixtures)
     pipeline_cases.write(fixtures)
     network_cases.write(fixtures)
+    picture_cases.write(fixtures)
     total = 0
     for path in sorted(p for p in fixtures.rglob("*") if p.is_file()):
         total += path.stat().st_size

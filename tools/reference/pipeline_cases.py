@@ -3,11 +3,14 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import bf16_error
-from sampling import Request, by_combined_pipeline, by_loop, by_pipelines, encode
+from picture_cases import noise
+from sampling import Request, by_combined_pipeline, by_loop, by_pipelines, encode, image_prompts
 from tiny_model import load
 from vocabulary import write_json
 
@@ -28,6 +31,8 @@ CASES = {
     "bf16_noise": Request([FOX], 64, 64, seed=10, noise="torch-bf16"),
     "shared_generator": Request([FOX], 64, 64, seed=11, generators="shared"),
     "many_steps_large_seed": Request([FOX], 64, 64, seed=2**40 + 13, steps=(20, 10)),
+    "image_prompt": Request([""], 128, 128, seed=17, images=["wide.png"]),
+    "image_prompts_and_text": Request([FOX], 64, 64, seed=18, count=2, images=["wide.png", "tall.png"], negative="fog"),
     "bf16_weights": Request([FOX], 64, 64, seed=16, guidance=(4.0, 1.5), variant="bf16"),
 }
 
@@ -47,6 +52,7 @@ def check_loop_equals_pipelines(models: dict) -> None:
                     Request([FOX], 128, 128, guidance=(4.0, 1.5), negative="fog"),
                     Request([FOX, LONG], 128, 128, seed=6, guidance=(3.0, 1.3), count=1, negative="dim"),
                     Request([FOX, "two cats"], 128, 128, seed=2**40 + 6, count=2, negative="dim", steps=(5, 4)),
+                    Request([FOX], 128, 128, images=["wide.png", "tall.png"], negative="fog"),
                     Request([FOX], 128, 168, seed=3, generators="shared")]:
         pipelines, loop = by_pipelines(models, request), by_loop(models, request)
         for name in pipelines:
@@ -58,6 +64,8 @@ def check_loop_equals_pipelines(models: dict) -> None:
 def write(fixtures: Path) -> None:
     folder = fixtures / "pipeline"
     folder.mkdir(parents=True, exist_ok=True)
+    for name, size in [("wide", (61, 34)), ("tall", (31, 40))]:
+        Image.fromarray(noise(np.random.default_rng(len(name)), *size[::-1], 3)).save(folder / f"{name}.png")
     models = {variant: load(fixtures, variant) for variant in ("f32", "bf16")}
     check_loop_equals_pipelines(models["f32"])
     described = {}
@@ -68,6 +76,8 @@ def write(fixtures: Path) -> None:
         tensors = {**prompt, **{"neg_" + k: v for k, v in negative.items()}, **by_loop(chosen, request)}
         if request.pipeline_size == (request.width, request.height) and request.noise == "torch":
             assert torch.equal(by_pipelines(chosen, request)["image"], tensors["image"])
+        if request.images:
+            tensors["image_embeds"] = image_prompts(chosen, request)[0]
         for key, tensor in tensors.items():
             assert tensor.dtype == torch.float32 and tensor.isfinite().all(), (name, key)
         tensors = {k: v.contiguous() for k, v in tensors.items()}

@@ -2,12 +2,16 @@
 scheduler. The loop also supports what the pipelines do not: sizes for which they compute wrong Stage B latents, guidance
 in Stage B without guidance in Stage C, and noise of another dtype than the network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 
 import torch
+from PIL import Image
 from diffusers import (DDPMWuerstchenScheduler, StableCascadeCombinedPipeline, StableCascadeDecoderPipeline,
                        StableCascadePriorPipeline)
+
+PICTURES = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "pipeline"
 
 
 @dataclass
@@ -22,7 +26,11 @@ class Request:
     count: int = 1
     noise: str = "torch"  # or "torch-bf16": drawn in bf16, as by a bf16 pipeline
     generators: str = "fresh"  # or "shared": one generator for both stages, as in the combined pipeline
+    images: list[str] = field(default_factory=list)  # image prompts: files beside the fixture
     variant: str = "f32"  # which weight files of the U-Nets are used, converted to f32
+
+    def pictures(self) -> list[Image.Image]:
+        return [Image.open(PICTURES / name).convert("RGB") for name in self.images]
 
     @property
     def pipeline_size(self) -> tuple[int, int] | None:
@@ -38,7 +46,8 @@ def seeded(seed: int) -> torch.Generator:
 
 def prior_pipeline(models: dict) -> StableCascadePriorPipeline:
     pipeline = StableCascadePriorPipeline(models["tokenizer"], models["text_encoder"], models["prior"],
-                                          DDPMWuerstchenScheduler())
+                                          DDPMWuerstchenScheduler(), feature_extractor=models["feature_extractor"],
+                                          image_encoder=models["image_encoder"])
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -63,6 +72,15 @@ def encode(models: dict, prompts: list[str]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
+def image_prompts(models: dict, request: Request) -> torch.Tensor:
+    """The embeddings of a request's image prompts, one row for each picture; zeros if there are none."""
+    if not request.images:
+        return torch.zeros(1, 1, models["prior"].config.clip_image_in_channels)
+    pixels = [models["feature_extractor"](picture, return_tensors="pt").pixel_values for picture in request.pictures()]
+    return torch.stack([models["image_encoder"](one).image_embeds for one in pixels], dim=1)
+
+
+@torch.no_grad()
 def by_pipelines(models: dict, request: Request) -> dict[str, torch.Tensor]:
     """Calls the two pipelines as users do, by default with one generator per stage, seeded with the request's seed."""
     assert request.noise == "torch" and request.pipeline_size == (request.width, request.height)
@@ -70,7 +88,7 @@ def by_pipelines(models: dict, request: Request) -> dict[str, torch.Tensor]:
     first = seeded(request.seed)
     second = first if request.generators == "shared" else seeded(request.seed)
     stage_c = prior_pipeline(models)(
-        prompt=request.prompts, negative_prompt=negative, height=request.height, width=request.width,
+        prompt=request.prompts, images=request.pictures() or None, negative_prompt=negative, height=request.height, width=request.width,
         num_inference_steps=request.steps[0], guidance_scale=request.guidance[0],
         num_images_per_prompt=request.count, generator=first).image_embeddings
     decoder = decoder_pipeline(models)
@@ -116,12 +134,13 @@ def by_loop(models: dict, request: Request) -> dict[str, torch.Tensor]:
         return torch.cat([rows[name], negative_rows[name]]) if guided else rows[name]
 
     guided = request.guidance[0] > 1
-    no_image = torch.zeros(images * (1 + guided), 1, models["prior"].config.clip_image_in_channels)
+    prompt = image_prompts(models, request).expand(images, -1, -1)
+    shown = torch.cat([prompt, torch.zeros_like(prompt)]) if guided else prompt
     stage_c = sample(
         models["prior"], (images, 16, ceil(request.height / 42.67), ceil(request.width / 42.67)),
         request.steps[0], request.guidance[0], first, request.noise,
         clip_text_pooled=both("text_pooled", guided).unsqueeze(1), clip_text=both("text_states", guided),
-        clip_img=no_image)
+        clip_img=shown)
 
     guided = request.guidance[1] > 1
     effnet = torch.cat([stage_c, torch.zeros_like(stage_c)]) if guided else stage_c

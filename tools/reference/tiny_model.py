@@ -11,7 +11,8 @@ import torch
 from diffusers import StableCascadeUNet
 from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer,
+                          CLIPVisionConfig, CLIPVisionModelWithProjection)
 
 from vocabulary import EOS, write_json, write_tokenizer
 
@@ -41,6 +42,8 @@ VQGAN = dict(embed_dim=20, bottleneck_blocks=3, num_vq_embeddings=16, latent_cha
 TEXT = dict(hidden_size=TEXT_WIDTH, intermediate_size=44, num_hidden_layers=3, num_attention_heads=3,
             projection_dim=POOLED_WIDTH, hidden_act="gelu", vocab_size=49408, max_position_embeddings=77,
             bos_token_id=49406, eos_token_id=49407, pad_token_id=1)
+VISION = dict(hidden_size=18, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, projection_dim=IMAGE_WIDTH,
+              hidden_act="quick_gelu", image_size=28, patch_size=7)
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -83,7 +86,8 @@ def build() -> dict:
     for layer in text.text_model.encoder.layers:  # makes attention sharper, so that wrong masks and padding show
         layer.self_attn.q_proj.weight.mul_(2)
     text.to(torch.bfloat16).float()  # it is stored only in bf16
-    return dict(prior=prior, decoder=decoder, vqgan=vqgan, text_encoder=text)
+    vision = fill(CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)), seed=5)
+    return dict(prior=prior, decoder=decoder, vqgan=vqgan, text_encoder=text, image_encoder=vision)
 
 
 def to_original_names(state: dict[str, torch.Tensor], stage_b: bool) -> dict[str, torch.Tensor]:
@@ -123,6 +127,9 @@ def save(models: dict, fixtures: Path) -> None:
             save_file(stored, path / "diffusion_pytorch_model.bf16.safetensors", metadata={"format": "pt"})
     models["text_encoder"].to(torch.bfloat16).save_pretrained(tiny / "text_encoder")
     models["text_encoder"].float()
+    models["image_encoder"].save_pretrained(prior / "image_encoder")
+    side = VISION["image_size"]
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(prior / "feature_extractor")
     write_tokenizer(tiny / "tokenizer")
     scheduler = {"_class_name": "DDPMWuerstchenScheduler", "_diffusers_version": "0.42.1", "s": 0.008, "scaler": 1.0}
     for folder in (tiny, prior):
@@ -138,7 +145,8 @@ def save(models: dict, fixtures: Path) -> None:
     write_json(prior / "model_index.json",
                {"_class_name": "StableCascadePriorPipeline", "_diffusers_version": "0.42.1",
                 "prior": ["diffusers", "StableCascadeUNet"], "resolution_multiple": 42.67, **shared,
-                "feature_extractor": [None, None], "image_encoder": [None, None]})
+                "feature_extractor": ["transformers", "CLIPImageProcessor"],
+                "image_encoder": ["transformers", "CLIPVisionModelWithProjection"]})
 
     original.mkdir(parents=True, exist_ok=True)
     stage_a = {k.replace("vquantizer.embedding.", "vquantizer.codebook."): v
@@ -160,5 +168,7 @@ def load(fixtures: Path, variant: str) -> dict:
         decoder=StableCascadeUNet.from_pretrained(tiny / "decoder", **options).eval(),
         vqgan=PaellaVQModel.from_pretrained(tiny / "vqgan").eval(),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(tiny / "text_encoder", dtype=torch.float32).eval(),
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(prior / "image_encoder").eval(),
+        feature_extractor=CLIPImageProcessorPil.from_pretrained(prior / "feature_extractor"),
         tokenizer=tokenizer,
     )

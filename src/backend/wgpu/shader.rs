@@ -197,7 +197,7 @@ mod tests {
     use crate::registry::{Axis, Lang, Launch, kernels};
 
     fn parse(source: &str) -> Result<Module> {
-        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)] };
+        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)], band: "" };
         Module::parse(Path::new("a.wgsl"), source, &shader)
     }
 
