@@ -4,6 +4,8 @@
 mod common;
 #[path = "kernels/gelu.rs"]
 mod gelu;
+#[path = "kernels/matrices.rs"]
+mod matrices;
 #[path = "kernels/parts.rs"]
 mod parts;
 #[path = "kernels/repeats.rs"]
@@ -221,25 +223,37 @@ fn every_kernel_matches_its_reference() {
     println!("{all} kernel cases");
 }
 
+/// All cases of `kernel` with its shader changed, on an adapter that has what it needs; `false` where there is none.
+fn check_changed(kernel: &'static Kernel, from: &str, to: &str) -> bool {
+    let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
+    let Some(adapter) = wgpu::adapters().iter().position(|a| a.caps.contains(kernel.needs)) else { return false };
+    assert!(shader.source.contains(from), "{}: no {from:?}", kernel.name);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(format!("{}.wgsl", kernel.name)), shader.source.replace(from, to)).unwrap();
+    let backend = wgpu::Wgpu::with_caps(adapter, kernel.needs, Some(folder.path())).unwrap();
+    let mut checked = Checked::default();
+    check(kernel, &backend, Mode::of_environment(), |_, _| true, &mut checked);
+    assert!(checked.ran > 0 && checked.failures.is_empty(), "{}: {:?}", kernel.name, checked.failures);
+    true
+}
+
 /// Wide subgroups are few in a group, and each takes several rows: as here, where a group has more rows
 /// than software adapters have subgroups.
 #[test]
 fn subgroups_take_rows_in_turn() {
     let rows = "override ROWS: u32 = 8u;";
-    let mut tested = 0;
-    for kernel in registry::kernels(Lang::Wgsl).filter(|kernel| kernel.needs.contains(Caps::SUBGROUP)) {
-        let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
-        let adapter = wgpu::adapters().iter().position(|adapter| adapter.caps.contains(kernel.needs));
-        let (true, Some(adapter)) = (shader.source.contains(rows), adapter) else { continue };
-        let folder = tempfile::tempdir().unwrap();
-        let more = shader.source.replace(rows, "override ROWS: u32 = 128u;");
-        std::fs::write(folder.path().join(format!("{}.wgsl", kernel.name)), more).unwrap();
-        let backend = wgpu::Wgpu::with_caps(adapter, kernel.needs, Some(folder.path())).unwrap();
-        let mut checked = Checked::default();
-        check(kernel, &backend, Mode::of_environment(), |_, _| true, &mut checked);
-        assert!(checked.ran > 0 && checked.failures.is_empty(), "{}: {:?}", kernel.name, checked.failures);
-        tested += 1;
-    }
+    let in_turn = |kernel: &&Kernel| matches!(kernel.launch, Launch::Wgsl(shader) if shader.source.contains(rows));
+    let kernels = registry::kernels(Lang::Wgsl).filter(|kernel| kernel.needs.contains(Caps::SUBGROUP)).filter(in_turn);
+    let tested = kernels.filter(|kernel| check_changed(kernel, rows, "override ROWS: u32 = 128u;")).count();
     let any = wgpu::adapters().iter().any(|adapter| adapter.caps.contains(Caps::SUBGROUP));
     assert!(tested > 0 || !any, "no kernel has ROWS of this form");
+}
+
+/// No case has more rows than a band; with smaller bands, several follow one another, each in the same memory.
+#[test]
+fn bands_of_rows_follow_one_another() {
+    let in_bands = |kernel: &&Kernel| matches!(kernel.launch, Launch::Wgsl(shader) if !shader.band.is_empty());
+    let kernels = registry::kernels(Lang::Wgsl).filter(in_bands);
+    let tested = kernels.filter(|kernel| check_changed(kernel, "BAND: u32 = 512u;", "BAND: u32 = 64u;")).count();
+    assert!(tested > 0 || wgpu::adapters().is_empty(), "no kernel works in bands");
 }

@@ -6,10 +6,12 @@
 //! one compute pass.
 
 mod adapter;
+mod cache;
 mod context;
 mod memory;
 mod pace;
 mod parts;
+mod pipelines;
 mod program;
 mod shader;
 mod shaders;
@@ -114,7 +116,7 @@ impl Wgpu {
         let replacements = shader_dir.map(Replacements::read).transpose()?.unwrap_or_default();
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
         let gpu = Self::of(Context::open(adapter, caps.without(missing), less)?, replacements.clone());
-        let suspects = less.suspects.and(Caps::COOPERATIVE);
+        let suspects = less.suspects.and(Caps::COOPERATIVE).and(Caps::COOPERATIVE_8);
         let Some(why) = trial::run(&gpu, suspects)? else { return Ok(gpu) };
         let fault = format!("{why}, so kernels that need {} are not used", gpu.device().caps.common(suspects));
         let context = Context::open(adapter, gpu.device().caps.without(suspects), less)?;

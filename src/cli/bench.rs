@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::setup::{Subject, aligned};
 use super::{note, say};
 use crate::error::Result;
-use crate::image::Record;
+use crate::image::{Format, Record};
 use crate::measure::{Spread, human_seconds, memory};
 use crate::pipeline::{Footprint, Observer, Options, Pipeline};
 use crate::request::{Request, parse_whole};
@@ -132,7 +132,7 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
             pipeline.run(&request, Options { observer: Some(&mut planned), ..Options::default() }, |batch| {
                 let start = Instant::now();
                 for (i, image) in batch.images.iter().enumerate() {
-                    image.to_png(&Record::new(&request, "bench", batch.first + i))?;
+                    image.to_bytes(Format::Png, Some(&Record::new(&request, "bench").of_image(batch.first + i)))?;
                 }
                 encode += start.elapsed();
                 Ok(())

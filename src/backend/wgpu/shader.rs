@@ -269,7 +269,7 @@ mod tests {
     use crate::registry::{Axis, Lang, Launch, kernels};
 
     fn parse(source: &str) -> Result<Module> {
-        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)] };
+        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)], band: "" };
         Module::parse(
             &[("a.wgsl".into(), source), ("b.wgsl".into(), "const B = 1;\nconst C = D;\nconst D = 2u;")],
             &shader,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::context::Context;
+use super::pipelines::{Pipeline, Workers};
 use super::shader::Module;
 use crate::error::{Error, Result};
 use crate::registry::{self, Kernel, Lang, Launch, Shader};
@@ -25,12 +26,23 @@ pub(super) const PART_BYTES: u32 = 16;
 
 type Constants = Vec<(String, f64)>;
 
+/// The checks that shaders of this crate do without.
+const TRUSTED: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks {
+    bounds_checks: false,
+    force_loop_bounding: false,
+    ..wgpu::ShaderRuntimeChecks::checked()
+};
+
+/// A kernel, its entry point, and the kinds of its operands.
+type PipelineKey = (&'static str, &'static str, String);
+
 /// Every shader and pipeline made so far.
 pub(super) struct Shaders {
     context: Arc<Context>,
     replacements: Replacements,
     loaded: Mutex<HashMap<&'static str, Arc<Loaded>>>,
-    pipelines: Mutex<HashMap<(&'static str, &'static str, String), wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    workers: Workers,
 }
 
 /// The files of a folder that stand for built-in ones of the same name.
@@ -101,7 +113,8 @@ fn shaders() -> impl Iterator<Item = (&'static Kernel, &'static Shader)> {
 
 impl Shaders {
     pub(super) fn new(context: Arc<Context>, replacements: Replacements) -> Self {
-        Self { context, replacements, loaded: Mutex::default(), pipelines: Mutex::default() }
+        let (loaded, pipelines, workers) = Default::default();
+        Self { context, replacements, loaded, pipelines, workers }
     }
 
     /// The shader of a row, from the replacement's file if there is one.
@@ -129,7 +142,7 @@ impl Shaders {
             if !module.has_entry(pass.entry) {
                 return Err(broken(format!("there is no entry point `{}`\n", pass.entry)));
             }
-            let tunables = pass.grid.iter().chain(shader.scratch).map(|axis| axis.per);
+            let tunables = pass.grid.iter().chain(shader.scratch).map(|axis| axis.per).chain([shader.band]);
             for name in tunables.filter(|name| !name.is_empty()) {
                 if module.number(name).is_none_or(|value| value == 0) {
                     return Err(broken(format!("no `override` or `const` called `{name}` is a number above 0\n")));
@@ -144,16 +157,27 @@ impl Shaders {
             }
             None => return Err(broken("the size of its workgroup memory cannot be told\n".into())),
         }
-        let made = self.make(kernel.name, module);
+        let is_built_in = !self.replacements.changed().any(|name| name == kernel.name);
+        let made = self.make(kernel.name, module, is_built_in);
         self.context.check()?;
         loaded.insert(kernel.name, made.clone());
         Ok(made)
     }
 
-    fn make(&self, name: &str, module: Module) -> Arc<Loaded> {
+    fn make(&self, name: &str, module: Module, built_in: bool) -> Arc<Loaded> {
         let device = &self.context.device;
         let label = Some(name);
-        let shader = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source: module.source() });
+        let descriptor = wgpu::ShaderModuleDescriptor { label, source: module.source() };
+        let shader = match built_in {
+            #[expect(unsafe_code, reason = "clamped indices and counters in every loop cost a third of a GEMM's time")]
+            // SAFETY: the shaders of this crate index in bounds and their loops end, for every shape that the op's shape
+            // rule accepts: indices are compared with, or clamped to, shapes in `Params`, which are those of what is bound,
+            // and loops count up to them. tests/kernels.rs runs every shader on every case of its op so, and .ci/run once
+            // more with all checks, where a clamped index would change a result and a counter would end a loop. What
+            // drivers check of buffers (robustBufferAccess) stays on, and so do checks of divisors.
+            true => unsafe { device.create_shader_module_trusted(descriptor, TRUSTED) },
+            false => device.create_shader_module(descriptor),
+        };
         let bindings = module.bindings();
         let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &bindings });
         let pipelines = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -164,35 +188,50 @@ impl Shaders {
         Arc::new(Loaded { module, shader, bindings, layout, pipelines })
     }
 
-    /// The pipeline of one entry point, specialised to operands of these kinds.
+    /// The pipeline of one entry point, specialised to operands of these kinds. It is not compiled yet, see
+    /// [`compile`](Self::compile).
     pub(super) fn pipeline(
         &self,
         name: &'static str,
-        loaded: &Loaded,
+        loaded: &Arc<Loaded>,
         entry: &'static str,
         kinds: &[u32],
-    ) -> Result<wgpu::ComputePipeline> {
+    ) -> Arc<Pipeline> {
         let constants: Constants = loaded.module.constants(kinds);
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name, entry, format!("{constants:?}"));
         if let Some(known) = pipelines.get(&key) {
-            return Ok(known.clone());
+            return known.clone();
         }
-        let constants: Vec<(&str, f64)> = constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let pipeline = self.context.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
-            layout: Some(&loaded.pipelines),
-            module: &loaded.shader,
-            entry_point: Some(entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                // Kernels write workgroup memory before they read it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        self.context.check()?;
+        let (context, loaded) = (self.context.clone(), loaded.clone());
+        let pipeline = Arc::new(Pipeline::new(move || {
+            let constants: Vec<(&str, f64)> = constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            context.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&loaded.pipelines),
+                module: &loaded.shader,
+                entry_point: Some(entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Kernels write workgroup memory before they read it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: context.cache.as_ref().map(|cache| cache.raw()),
+            })
+        }));
+        self.workers.add(pipeline.clone());
         pipelines.insert(key, pipeline.clone());
-        Ok(pipeline)
+        pipeline
+    }
+
+    /// Begins to compile the pipelines that were asked for since the last time, on threads of their own. What is wrong with
+    /// one is reported by whatever waits for the device next; but at once where there are shaders from outside.
+    pub(super) fn compile(&self) -> Result<()> {
+        if self.replacements.changed().next().is_none() {
+            self.workers.start(&self.context);
+            return Ok(());
+        }
+        self.workers.finish();
+        self.context.check()
     }
 }
