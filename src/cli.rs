@@ -14,6 +14,7 @@ pub mod interrupt;
 mod jobs;
 mod kernels;
 mod make;
+mod manual;
 mod method;
 mod output;
 mod probe;
@@ -298,7 +299,7 @@ fn execute(command: &Command) -> Result<()> {
             clap_complete::generate(*shell, &mut parser(), "cascade-rt", &mut text);
             print(&text)
         }
-        Command::Man { command } => print(&manual(command.as_deref())?),
+        Command::Man { command } => print(&manual::page(command.as_deref())?),
     }
 }
 
@@ -314,24 +315,6 @@ fn start_threads() -> Result<()> {
         }),
         _ => crate::backend::devices::start_threads(),
     }
-}
-
-/// A manual page in roff.
-fn manual(command: Option<&str>) -> Result<Vec<u8>> {
-    let mut program = parser();
-    program.build();
-    let page = match command {
-        None => program,
-        Some(name) => program.find_subcommand(name).cloned().ok_or_else(|| Error::Request {
-            what: "COMMAND".into(),
-            expected: "a command of `cascade-rt --help`".into(),
-            found: name.into(),
-        })?,
-    };
-    let mut text = Vec::new();
-    let rendered = clap_mangen::Man::new(page).render(&mut text);
-    rendered.map_err(|source| Error::Disk { path: "standard output".into(), action: "write to", source })?;
-    Ok(text)
 }
 
 fn no_handler(found: &str) -> Error {
@@ -405,10 +388,10 @@ mod tests {
     fn the_parser_and_its_texts_are_well_formed() {
         parser().debug_assert();
         for command in [None, Some("generate"), Some("decode")] {
-            let page = String::from_utf8(manual(command).unwrap()).unwrap().replace("\\-", "-");
+            let page = String::from_utf8(manual::page(command).unwrap()).unwrap().replace("\\-", "-");
             let title = command.map_or("cascade-rt".to_owned(), |name| format!("cascade-rt-{name}"));
             assert!(page.contains(&format!(".TH {title} 1")), "{page}");
         }
-        assert!(manual(Some("paint")).is_err());
+        assert!(manual::page(Some("paint")).is_err());
     }
 }

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "adapters backend backend::cuda backend::devices backend::wgpu check demo error files image measure model noise ops output \
-         picture pipeline plan prompts registry request sampler shape sizes synth weights",
+         picture pipeline plan prompts registry request sampler shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),

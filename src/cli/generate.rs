@@ -262,6 +262,8 @@ fn asked(
         prompts: Vec::new(),
         ..usual
     });
+    // Before anything is listed of which there may be too much.
+    Request { prompts: vec![String::new()], ..base.clone() }.check()?;
     let plain = |prompts: &[String]| prompts.iter().map(|prompt| Line::of(prompt)).collect();
     let lines: Vec<Line> = match (&args.prompt, &args.prompts, text) {
         (Some(prompt), ..) => vec![Line::of(&prompts::one(prompt)?)],

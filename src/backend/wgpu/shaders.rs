@@ -19,15 +19,13 @@ pub(super) struct Loaded {
     pipelines: wgpu::PipelineLayout,
 }
 
-/// What wgpu adds to shaders of this crate.
-pub(super) const CHECKS: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks::checked();
 /// `Part` of `common.wgsl`: three u32, and one more to fill it up.
 pub(super) const PART_BYTES: u32 = 16;
 
 type Constants = Vec<(String, f64)>;
 
 /// The checks that shaders of this crate do without.
-const TRUSTED: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks {
+pub(super) const TRUSTED: wgpu::ShaderRuntimeChecks = wgpu::ShaderRuntimeChecks {
     bounds_checks: false,
     force_loop_bounding: false,
     ..wgpu::ShaderRuntimeChecks::checked()

@@ -1,7 +1,7 @@
 //! SPIR-V of every pipeline, without a device: what validators, compilers of other makers and analysers of code read.
 
 use super::shader::Module;
-use super::shaders::CHECKS;
+use super::shaders::TRUSTED;
 use crate::backend::operand::{self, Kind};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -19,7 +19,7 @@ pub fn pipelines(kernel: &Kernel, shader: &Shader, plan: &Plan) -> Result<Vec<(S
     let operands = module.operands(&kinds).into_iter().filter(|(_, kind)| *kind != Kind::Absent as u32);
     let operands: String = operands.map(|(name, kind)| format!(",{name}={}", Kind::NAMES[kind as usize])).collect();
     let pipeline = |entry: &str| {
-        let words = module.spirv(entry, &kinds, CHECKS);
+        let words = module.spirv(entry, &kinds, TRUSTED);
         let words = words.map_err(|message| Error::Shader { path: kernel.name.into(), message })?;
         Ok((format!("{},{entry}{operands}", kernel.name), words))
     };
