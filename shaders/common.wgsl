@@ -45,6 +45,12 @@ fn elements(bits: u32, kind: u32) -> vec2<f32> {
     return unpack2x16float(bits);
 }
 
+// Four neighbouring elements that begin at a multiple of four: two words of 16-bit elements, or four words.
+fn four_elements(bits: vec4<u32>, kind: u32) -> vec4<f32> {
+    if kind == F32 { return bitcast<vec4<f32>>(bits); }
+    return vec4(elements(bits.x, kind), elements(bits.y, kind));
+}
+
 // Error function, |error| < 3.1e-7: x·P(x²)/Q(x²), clamped where it rounds to 1 in f32.
 // Source: Eigen, `generic_fast_erf`.
 fn erf(v: f32) -> f32 {

@@ -9,7 +9,7 @@
 // Memory     x is read about kh*kw / stride^2 * ceil(o / TILE_N) times, mostly from cache; y is written once. The im2col
 //            rows are gathered one tile at a time and never materialised in memory.
 // Numerics   f32; weights are widened exactly.
-// Needs      nothing optional; 8.5 KiB of workgroup memory.
+// Needs      nothing optional; 8 KiB of workgroup memory.
 // Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/conv2d.rs
 
@@ -54,10 +54,10 @@ fn main(
         for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
             for (var i = lane % 4u; i < TILE_K; i += 4u) {
                 let k = k0 + i;
-                tile_x[i * STRIDE + four] = vec4(
-                    load_x(pixel.x, k), load_x(pixel.y, k), load_x(pixel.z, k), load_x(pixel.w, k));
-                tile_w[i * STRIDE + four] = vec4(
-                    load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap));
+                put_x(place(i, four), vec4(
+                    load_x(pixel.x, k), load_x(pixel.y, k), load_x(pixel.z, k), load_x(pixel.w, k)));
+                put_w(place(i, four), vec4(
+                    load_w(o, k, tap), load_w(o + 1u, k, tap), load_w(o + 2u, k, tap), load_w(o + 3u, k, tap)));
             }
             workgroupBarrier();
             multiply_tiles(&acc, at);

@@ -43,7 +43,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = part.first.x * WG + id.x;
     let size = p.out.n * p.out.h * p.out.w * p.out.c;
     if i >= size { return; }
-    let step = counter[0];
+    let step = min(counter[0], p.factors.w - 1u);
     var latent: f32;
     if x_kind == IN_PLACE { latent = out[i]; } else { latent = x[i]; }
     var y = factors[4u * step] * latent + factors[4u * step + 1u] * eps[i];

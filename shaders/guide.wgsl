@@ -26,5 +26,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = part.first.x * WG + id.x;
     let size = p.out.n * p.out.h * p.out.w * p.out.c;
     if i >= size { return; }
-    out[i] = eps[i] + (eps[i] - eps[size + i]) * (guidance[3u * counter[0]] - 1.0);
+    out[i] = eps[i] + (eps[i] - eps[size + i]) * (guidance[3u * min(counter[0], p.guidance.w - 1u)] - 1.0);
 }

@@ -29,7 +29,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     let image = p.out.h * p.out.w * p.out.c;
     let cond = group.x * image;
     let uncond = (p.out.n + group.x) * image;
-    let at = 3u * counter[0];
+    let at = 3u * min(counter[0], p.guidance.w - 1u);
     let g = guidance[at];
     let rescale = guidance[at + 1u];
     let parallel = guidance[at + 2u];

@@ -22,12 +22,11 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let group = part.first + id;
-    let rows = p.out.n * p.out.h * p.out.w;
     let o = group.x * TILE_N + at.y;
     let column = min(o, p.out.c - 1u); // no lane exits, because all must reach the barriers
-    for (var row0 = 0u; row0 < rows; row0 += ROWS) {
+    for (var row0 = 0u; row0 < rows(); row0 += ROWS) {
         let row = row0 + vec4(0u, 1u, 2u, 3u);
-        let scales = row / (p.x.h * p.x.w) * p.x.c;
+        let scales = scales_of(row);
         var sum = vec4(0.0);
         for (var k = 2u * at.x; k < p.x.c; k += 16u) {
             let w = load_w(column, k);
@@ -42,7 +41,7 @@ fn main(
         partial[lane] = sum;
         workgroupBarrier();
         // Of the eight lanes that share a channel, the first ROWS each finish a row.
-        if at.x < ROWS && row0 + at.x < rows && o < p.out.c {
+        if at.x < ROWS && row0 + at.x < rows() && o < p.out.c {
             var dot = 0.0;
             for (var i = 0u; i < 8u; i++) { dot += partial[8u * at.y + i][at.x]; }
             out[(row0 + at.x) * p.out.c + o] = epilogue(row0 + at.x, o, dot);

@@ -1,18 +1,6 @@
-// Shared by the variants of linear: operands, their loads with the fused prologue, and the fused epilogue.
+// Shared by the variants of linear that load single elements: operands, their loads with the fused prologue, and the
+// fused epilogue.
 
-@id(1) override weight_kind: u32;
-@id(2) override bias_kind: u32;
-@id(3) override residual_kind: u32;
-@id(4) override scale_kind: u32;
-@id(5) override shift_kind: u32;
-@id(6) override table_kind: u32;
-
-struct Params {
-    out: Shape, x: Shape, weight: Shape, bias: Shape, residual: Shape, scale: Shape, shift: Shape, table: Shape,
-    counter: Shape, function: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
 @group(0) @binding(3) var<storage, read> weight: array<u32>;
@@ -27,7 +15,7 @@ struct Params {
 // `scales` is the offset of the scales of the row's image.
 fn load_x(row: u32, scales: u32, k: u32) -> f32 {
     if k >= p.x.c { return 0.0; }
-    var v = x[min(row, p.out.n * p.out.h * p.out.w - 1u) * p.x.c + k];
+    var v = x[min(row, rows() - 1u) * p.x.c + k];
     if scale_kind != ABSENT { v *= scale[scales + k]; }
     if shift_kind != ABSENT { v += element(shift[word(k, shift_kind)], k, shift_kind); }
     return v;
@@ -56,7 +44,7 @@ fn epilogue(row: u32, o: u32, dot: f32) -> f32 {
     }
     if table_kind != ABSENT {
         let image = select(row / (p.out.h * p.out.w), 0u, p.table.n == 1u);
-        let ab = (image * p.table.w + counter[0]) * p.table.c + o;
+        let ab = (image * p.table.w + min(counter[0], p.table.w - 1u)) * p.table.c + o;
         v = v * (1.0 + table[ab]) + table[ab + p.out.c];
     }
     return v;

@@ -25,8 +25,8 @@ fn main(
     let o = group.x * TILE_N + lane;
     let column = min(o, p.out.c - 1u); // no lane exits, because the others read from it
     let width = min(subgroup, TILE_N);
-    let scales0 = (row0 + vec4(0u, 1u, 2u, 3u)) / (p.x.h * p.x.w) * p.x.c;
-    let scales4 = (row0 + vec4(4u, 5u, 6u, 7u)) / (p.x.h * p.x.w) * p.x.c;
+    let scales0 = scales_of(row0 + vec4(0u, 1u, 2u, 3u));
+    let scales4 = scales_of(row0 + vec4(4u, 5u, 6u, 7u));
     var s0 = 0.0; var s1 = 0.0; var s2 = 0.0; var s3 = 0.0;
     var s4 = 0.0; var s5 = 0.0; var s6 = 0.0; var s7 = 0.0;
 
@@ -66,6 +66,6 @@ fn main(
             default: {}
         }
         let row = row0 + i;
-        if row < p.out.n * p.out.h * p.out.w && o < p.out.c { out[row * p.out.c + o] = epilogue(row, o, s); }
+        if row < rows() && o < p.out.c { out[row * p.out.c + o] = epilogue(row, o, s); }
     }
 }

@@ -13,7 +13,7 @@
 // Launch     one workgroup of 8 x 8 lanes per TILE_M rows (y) and TILE_N channels (x); a lane has 8 rows x 8 channels.
 // Memory     x is read ceil(o / TILE_N) times, W ceil(rows / TILE_M) times; y is written once.
 // Numerics   f32; weights are widened exactly.
-// Needs      nothing optional; 8.5 KiB of workgroup memory.
+// Needs      nothing optional; 8 KiB of workgroup memory.
 // Tunables   none: the register tile is written out as scalars, because an array indexed at run time would go to memory.
 // Reference  src/ops/linear.rs
 
@@ -31,23 +31,23 @@ fn main(
     // What this lane loads into the tiles: four rows and four output channels, every fourth k.
     let four = lane / 4u;
     let row = row0 + 4u * four + vec4(0u, 1u, 2u, 3u);
-    let scales = row / (p.x.h * p.x.w) * p.x.c;
+    let scales = scales_of(row);
     let o = o0 + 4u * four;
 
     for (var k0 = 0u; k0 < p.x.c; k0 += TILE_K) {
         for (var i = lane % 4u; i < TILE_K; i += 4u) {
             let k = k0 + i;
-            tile_x[i * STRIDE + four] = vec4(
+            put_x(place(i, four), vec4(
                 load_x(row.x, scales.x, k), load_x(row.y, scales.y, k),
-                load_x(row.z, scales.z, k), load_x(row.w, scales.w, k));
+                load_x(row.z, scales.z, k), load_x(row.w, scales.w, k)));
         }
         for (var i = lane % 4u * 2u; i < TILE_K; i += 8u) {
             let w0 = load_w(o, k0 + i);
             let w1 = load_w(o + 1u, k0 + i);
             let w2 = load_w(o + 2u, k0 + i);
             let w3 = load_w(o + 3u, k0 + i);
-            tile_w[i * STRIDE + four] = vec4(w0.x, w1.x, w2.x, w3.x);
-            tile_w[(i + 1u) * STRIDE + four] = vec4(w0.y, w1.y, w2.y, w3.y);
+            put_w(place(i, four), vec4(w0.x, w1.x, w2.x, w3.x));
+            put_w(place(i + 1u, four), vec4(w0.y, w1.y, w2.y, w3.y));
         }
         workgroupBarrier();
         multiply_tiles(&acc, at);
@@ -58,7 +58,7 @@ fn main(
         let row = row0 + tile_row(at, i);
         for (var j = 0u; j < 8u; j++) {
             let o = o0 + tile_output(at, j);
-            if row < p.out.n * p.out.h * p.out.w && o < p.out.c {
+            if row < rows() && o < p.out.c {
                 out[row * p.out.c + o] = epilogue(row, o, result_of(&acc, i, j));
             }
         }

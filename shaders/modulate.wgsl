@@ -28,7 +28,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let size = p.out.h * p.out.w * p.out.c;
     if i >= p.out.n * size { return; }
     let image = select(i / size, 0u, p.table.n == 1u);
-    let at = (image * p.table.w + counter[0]) * p.table.c + i % p.out.c;
+    let at = (image * p.table.w + min(counter[0], p.table.w - 1u)) * p.table.c + i % p.out.c;
     var v: f32;
     if x_kind == IN_PLACE { v = out[i]; } else { v = x[i]; }
     out[i] = v * (1.0 + table[at]) + table[at + p.out.c];

@@ -1,5 +1,8 @@
 //! `--check-nodes`: runs every node on the device and with the op's reference implementation,
-//! and reports the first whose results differ.
+//! and reports the first whose results differ. [`cases`]: what every kernel is tested on; [`kernels`]: that test.
+
+pub mod cases;
+pub mod kernels;
 
 use std::ops::Range;
 

@@ -6,45 +6,67 @@ mod decode;
 mod encode;
 mod generate;
 mod given;
+mod grid;
 mod image_prompts;
 mod info;
 mod inspect;
-mod interrupt;
+pub mod interrupt;
+mod jobs;
 mod kernels;
+mod make;
+mod manual;
 mod method;
 mod output;
 mod probe;
 mod profile;
+mod progress;
 mod prompts;
 mod report;
+mod seed;
 mod setup;
 mod tensors;
 mod watch;
 mod words;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{Parser, Subcommand};
+use clap::builder::{BoolishValueParser, PathBufValueParser, TypedValueParser};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::demo;
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::synth::Preset;
-use crate::weights::paths::{ModelPaths, Overrides};
+use crate::weights::{ModelPaths, Overrides, Variant};
+
+// Groups of flags in the help.
+const MODEL: &str = "Model";
+const DEVICE: &str = "Device";
+const PICTURE: &str = "Picture";
+const FILES: &str = "Files and messages";
 
 /// Stable Cascade, from prompt to picture, on hand-written kernels.
 ///
 /// Results go to standard output, everything else to standard error. Every flag
 /// of `generate` can also be set by an environment variable, like CASCADE_MODEL
-/// for --model.
+/// for --model; an empty one counts as unset.
 ///
 /// Exit codes: 0 done, 2 usage, 3 model missing or bad, 4 does not fit, 5 no
-/// usable device, 7 disk, 130 interrupted, 1 anything else.
+/// usable device, 7 disk, 1 anything else. An interrupted run dies of the
+/// signal, which a shell shows as 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP).
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  cascade-rt generate \"a red apple on a blue background\"
+  cascade-rt generate \"a fox\" -m stable-cascade -s random -c 4 -o foxes/
+  cascade-rt inspect cascade.png"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -58,7 +80,7 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
-    /// Show what a model folder, a safetensors file or a generated PNG contains.
+    /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
     Devices(info::Args),
@@ -70,6 +92,20 @@ enum Command {
     Profile(Box<profile::Args>),
     /// Write a model with the real architecture and random weights, to measure speed and memory.
     SynthModel(SynthArgs),
+    /// Print completions of commands and flags, for a shell to load.
+    #[command(
+        after_help = "Example:\n  cascade-rt completions bash > ~/.local/share/bash-completion/completions/cascade-rt"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page, of the program or of one command.
+    #[command(after_help = "Example:\n  cascade-rt man generate | man -l -")]
+    Man {
+        /// The command.
+        command: Option<String>,
+    },
     /// Print what graphics drivers offer, for the program itself.
     #[command(hide = true, name = probe::COMMAND)]
     Probe,
@@ -92,28 +128,32 @@ struct ModelArgs {
     ///
     /// `demo`, where no folder has that name, is the small model built into this
     /// program. It is also what runs if neither a folder nor a part is given.
-    #[arg(short, long, value_name = "PATH", value_parser = PathBufValueParser::new().map(locate), env = "CASCADE_MODEL")]
+    #[arg(short, long, value_name = "PATH", value_parser = PathBufValueParser::new().map(locate), help_heading = MODEL, env = "CASCADE_MODEL")]
     model: Option<Location>,
     /// Folder with prior/, if it is neither in the model folder nor beside it.
-    #[arg(long, value_name = "PATH", env = "CASCADE_PRIOR")]
+    #[arg(long, value_name = "PATH", help_heading = MODEL, env = "CASCADE_PRIOR")]
     prior: Option<Location>,
     /// Stage A weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_A")]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_STAGE_A")]
     stage_a: Option<Location>,
     /// Stage B weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_B")]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_STAGE_B")]
     stage_b: Option<Location>,
     /// Stage C weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", env = "CASCADE_STAGE_C")]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_STAGE_C")]
     stage_c: Option<Location>,
     /// Text encoder weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", env = "CASCADE_TEXT_ENCODER")]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_TEXT_ENCODER")]
     text_encoder: Option<Location>,
     /// Tokenizer file or folder, instead of the folder's.
-    #[arg(long, value_name = "FILE", env = "CASCADE_TOKENIZER")]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_TOKENIZER")]
     tokenizer: Option<Location>,
+    /// Which weights to take where the model has several: `none`, or the name in a file's name, such as bf16; as
+    /// `variant` in diffusers. Without it: bf16, else those without a name; with --dtype f32 the other way round.
+    #[arg(long, value_name = "NAME", help_heading = MODEL, env = "CASCADE_VARIANT")]
+    variant: Option<Variant>,
     /// Image encoder weights, for --image, instead of the folder's.
-    #[arg(long, value_name = "FILE", env = "CASCADE_IMAGE_ENCODER")]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_IMAGE_ENCODER")]
     image_encoder: Option<Location>,
 }
 
@@ -144,24 +184,56 @@ impl ModelArgs {
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
             image_encoder: self.image_encoder.clone(),
+            ..Overrides::default()
         }
     }
 
-    fn find(&self) -> Result<ModelPaths> {
-        ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &self.parts())
+    /// The model's files; `usual` is which to take where there are several and no variant was given.
+    fn find(&self, usual: Variant) -> Result<ModelPaths> {
+        let overrides = Overrides { variant: self.variant.clone().unwrap_or(usual), ..self.parts() };
+        ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &overrides)
     }
 
-    /// The model's name, for records: its folder's, or that of Stage C's file.
-    fn name(&self) -> Result<String> {
-        let location = self.folder()?.or_else(|| self.stage_c.clone());
-        let path = location.map(|l| l.path().canonicalize().unwrap_or_else(|_| l.path().to_owned()));
-        Ok(path.and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned())).unwrap_or_default())
+    /// Names for records: the model's, which is its folder's or that of Stage C's file; and those of parts that were
+    /// given apart, by their flags.
+    fn names(&self) -> Result<(String, BTreeMap<String, String>)> {
+        let parts = [
+            ("prior", &self.prior),
+            ("stage_a", &self.stage_a),
+            ("stage_b", &self.stage_b),
+            ("stage_c", &self.stage_c),
+            ("text_encoder", &self.text_encoder),
+            ("tokenizer", &self.tokenizer),
+        ];
+        let given = |(flag, part): (&str, &Option<Location>)| Some((flag.to_owned(), name_of(part.as_ref()?.path())));
+        let model = self.folder()?.or_else(|| self.stage_c.clone());
+        let model = model.map_or(String::new(), |location| name_of(location.path()));
+        Ok((model, parts.into_iter().filter_map(given).collect()))
+    }
+}
+
+/// The name of a model's file or folder. In the cache of the Hugging Face hub, where files are called by hashes, that
+/// is the repository's: `models--org--name/snapshots/HASH/prior` is `org/name/prior`.
+fn name_of(path: &Path) -> String {
+    // A link is called by its own name, which in the cache is the file's.
+    let parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let real = if path.is_dir() { path.canonicalize().ok() } else { parent() };
+    let real = real.unwrap_or_else(|| path.to_owned());
+    let parts: Vec<String> = real.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let repository = parts.iter().rposition(|part| part.starts_with("models--"));
+    match repository.filter(|at| parts.get(at + 1).is_some_and(|part| part == "snapshots")) {
+        Some(at) => {
+            let repository = parts[at].trim_start_matches("models--").replace("--", "/");
+            [&[repository], parts.get(at + 3..).unwrap_or_default()].concat().join("/")
+        }
+        None => parts.last().cloned().unwrap_or_default(),
     }
 }
 
 /// The location that a path names: the path, or the built-in model if it has this name and nothing is there.
 fn locate(path: PathBuf) -> Location {
-    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && !path.exists());
+    let nothing = || path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && nothing());
     built_in.map_or_else(|| path.into(), Location::from)
 }
 
@@ -172,8 +244,22 @@ fn locate(path: PathBuf) -> Location {
 /// code 2 at once.
 pub fn run() -> Result<()> {
     silence_wayland();
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&parser().get_matches()).unwrap_or_else(|e| e.exit());
     execute(&cli.command).map_err(words::for_the_command_line)
+}
+
+/// The parser. An environment variable that is empty counts as unset, and one of a flag without a value may be
+/// 0 or 1, yes or no, on or off, true or false.
+fn parser() -> clap::Command {
+    let of_environment = |arg: clap::Arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        let arg = if empty { arg.env(clap::builder::Resettable::Reset) } else { arg };
+        match arg.get_action() {
+            clap::ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            _ => arg,
+        }
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(of_environment))
 }
 
 /// Vulkan's loader may ask Wayland which GPU shows the desktop, and where there is none, that library complains to standard
@@ -193,6 +279,7 @@ fn execute(command: &Command) -> Result<()> {
     // Without it, a file that shrinks while it is mapped ends the program with a bare SIGBUS.
     crate::weights::install_sigbus_handler().map_err(|e| no_handler(&e.to_string()))?;
     interrupt::install()?;
+    start_threads()?;
     match command {
         Command::Generate(args) => generate::run(args),
         Command::Decode(args) => decode::run(args),
@@ -207,6 +294,26 @@ fn execute(command: &Command) -> Result<()> {
             let bytes = crate::synth::synthesise(args.preset, &args.dir)?;
             say(&format!("{}: {} MiB", args.dir.display(), bytes >> 20))
         }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut parser(), "cascade-rt", &mut text);
+            print(&text)
+        }
+        Command::Man { command } => print(&manual::page(command.as_deref())?),
+    }
+}
+
+/// Starts the threads that kernels run on: as many as RAYON_NUM_THREADS says, or as the machine has cores.
+fn start_threads() -> Result<()> {
+    const NAME: &str = "RAYON_NUM_THREADS";
+    const MOST: usize = 1024;
+    match std::env::var(NAME).ok().and_then(|text| text.parse::<usize>().ok()) {
+        Some(count) if count > MOST => Err(Error::Request {
+            what: NAME.into(),
+            expected: format!("at most {MOST} threads"),
+            found: count.to_string(),
+        }),
+        _ => crate::backend::devices::start_threads(),
     }
 }
 
@@ -236,11 +343,55 @@ fn printable(text: &str) -> Cow<'_, str> {
 
 /// Prints a line of results. It is no error if the reader has closed standard output.
 fn say(line: &str) -> Result<()> {
+    print(format!("{line}\n").as_bytes())
+}
+
+/// Prints text. It is no error if the reader has closed standard output.
+fn print(text: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+    match out.write_all(text).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
             Err(Error::Disk { path: "standard output".into(), action: "write to", source: e })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_models() {
+        let room = tempfile::tempdir().unwrap();
+        let snapshot = room.path().join("hub/models--stabilityai--stable-cascade/snapshots/e3aee2f/prior");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir_all(room.path().join("sc-1.5/models--x")).unwrap();
+        for (path, name) in [
+            ("hub/models--stabilityai--stable-cascade/snapshots/e3aee2f", "stabilityai/stable-cascade"),
+            ("hub/models--stabilityai--stable-cascade/snapshots/e3aee2f/prior/..", "stabilityai/stable-cascade"),
+            (
+                "hub/models--stabilityai--stable-cascade/snapshots/e3aee2f/prior/x.safetensors",
+                "stabilityai/stable-cascade/prior/x.safetensors",
+            ),
+            ("sc-1.5", "sc-1.5"),
+            ("sc-1.5/.", "sc-1.5"),
+            ("sc-1.5/models--x", "models--x"),
+            ("sc-1.5/none.safetensors", "none.safetensors"),
+        ] {
+            assert_eq!(name_of(&room.path().join(path)), name, "{path}");
+        }
+        assert_eq!(name_of(Path::new("demo")), "demo");
+    }
+
+    #[test]
+    fn the_parser_and_its_texts_are_well_formed() {
+        parser().debug_assert();
+        for command in [None, Some("generate"), Some("decode")] {
+            let page = String::from_utf8(manual::page(command).unwrap()).unwrap().replace("\\-", "-");
+            let title = command.map_or("cascade-rt".to_owned(), |name| format!("cascade-rt-{name}"));
+            assert!(page.contains(&format!(".TH {title} 1")), "{page}");
+        }
+        assert!(manual::page(Some("paint")).is_err());
     }
 }

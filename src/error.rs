@@ -1,7 +1,8 @@
 //! What can go wrong, said so that a person can act on it.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Shorthand used by the whole library.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -14,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A value of the request is outside what the program accepts.
-    #[error("{what}: expected {expected}, got {found}")]
+    #[error("{}: expected {}, got {}", short(.what), short(.expected), short(.found))]
     Request {
         /// The field, e.g. `width`.
         what: String,
@@ -25,7 +26,7 @@ pub enum Error {
     },
 
     /// A model, or a part of one, is not where it was looked for.
-    #[error("{path}: {missing} not found; {remedy}")]
+    #[error("{}: {} not found; {remedy}", short_path(.path), short(.missing))]
     ModelMissing {
         /// Where it was looked for.
         path: PathBuf,
@@ -36,7 +37,7 @@ pub enum Error {
     },
 
     /// A model file is there but is not what it should be.
-    #[error("{path}: expected {expected}, found {found}")]
+    #[error("{}: expected {}, found {}", short_path(.path), short(.expected), short(.found))]
     Model {
         /// The file or folder.
         path: PathBuf,
@@ -47,7 +48,7 @@ pub enum Error {
     },
 
     /// One tensor of a model file is missing or has the wrong shape or type.
-    #[error("{path}: tensor `{name}`: expected {expected}, found {found}")]
+    #[error("{}: tensor `{}`: expected {}, found {}", short_path(.path), short(.name), short(.expected), short(.found))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -129,7 +130,7 @@ pub enum Error {
     },
 
     /// No device of the wanted kind answers.
-    #[error("device `{wanted}`: {found}; {remedy}")]
+    #[error("device `{}`: {}; {remedy}", short(.wanted), short(.found))]
     Device {
         /// What was asked for.
         wanted: String,
@@ -140,7 +141,7 @@ pub enum Error {
     },
 
     /// A shader is not what it should be.
-    #[error("{path}: {}", message.trim_end())]
+    #[error("{}: {}", short_path(.path), short(.message.trim_end()))]
     Shader {
         /// The file.
         path: PathBuf,
@@ -149,7 +150,7 @@ pub enum Error {
     },
 
     /// Reading or writing a file failed.
-    #[error("{path}: cannot {action}: {source}{}", remedy(source))]
+    #[error("{}: cannot {action}: {source}{}", short_path(.path), remedy(.source))]
     Disk {
         /// The file.
         path: PathBuf,
@@ -194,6 +195,56 @@ fn remedy(source: &std::io::Error) -> &'static str {
             "; choose another folder, or change its permissions"
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room, or choose another disk",
+        ErrorKind::FileTooLarge => "; raise the limit on the size of files (`ulimit -f`), or choose another disk",
         _ => "",
+    }
+}
+
+/// A text for a message, which may come from anybody's file: without control characters, which a terminal would obey,
+/// and without its middle where it is longer than anybody reads.
+pub(crate) fn short(text: &str) -> Cow<'_, str> {
+    /// Bytes that are shown of the beginning and of the end.
+    const SHOWN: [usize; 2] = [2000, 500];
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let escaped = |text: &str| -> String {
+        text.chars().map(|c| if control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() }).collect()
+    };
+    if text.len() > SHOWN[0] + SHOWN[1] {
+        let (start, end) = (text.floor_char_boundary(SHOWN[0]), text.ceil_char_boundary(text.len() - SHOWN[1]));
+        let (first, last) = (escaped(&text[..start]), escaped(&text[end..]));
+        return format!("{first} […{} bytes…] {last}", end - start).into();
+    }
+    if text.contains(control) { escaped(text).into() } else { text.into() }
+}
+
+fn short_path(path: &Path) -> String {
+    short(&path.to_string_lossy()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every message that quotes a file is bounded, and no terminal obeys it.
+    #[test]
+    fn messages_are_bounded_and_printable() {
+        let long = format!("begin\u{1b}[31m{}\u{7}end", "é".repeat(1 << 19));
+        let text = || long.clone();
+        let path = || PathBuf::from(text());
+        for error in [
+            Error::Request { what: text(), expected: text(), found: text() },
+            Error::ModelMissing { path: path(), missing: text(), remedy: String::new() },
+            Error::Model { path: path(), expected: text(), found: text() },
+            Error::Tensor { path: path(), name: text(), expected: text(), found: text() },
+            Error::Device { wanted: text(), found: text(), remedy: String::new() },
+            Error::Shader { path: path(), message: text() },
+            Error::Disk { path: path(), action: "read", source: ErrorKind::NotFound.into() },
+        ] {
+            let message = error.to_string();
+            assert!(message.len() < 4 * 2600 + 100, "{} bytes", message.len());
+            assert!(message.contains("begin\\u001b[31mé") && message.contains("é\\u0007end"), "{message}");
+            assert!(message.contains(" bytes…] ") && !message.contains('\u{1b}'), "{message}");
+        }
+        assert_eq!(short("two\nlines\tof text"), "two\nlines\tof text");
     }
 }

@@ -1,14 +1,24 @@
 //! Finished pictures, and records of how they were made.
 
-#[cfg(feature = "png")]
+#[cfg(feature = "pictures")]
+mod exif;
+#[cfg(feature = "pictures")]
+mod format;
+#[cfg(feature = "pictures")]
+mod metadata;
+#[cfg(feature = "pictures")]
 mod png;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::request::Request;
 
-#[cfg(feature = "png")]
-pub use self::png::{Metadata, read_metadata};
+#[cfg(feature = "pictures")]
+pub use self::format::Format;
+#[cfg(feature = "pictures")]
+pub use self::metadata::{Metadata, is_picture, read_metadata};
 
 /// A picture, 8-bit sRGB.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,20 +31,43 @@ pub struct Image {
     pub rgb: Vec<u8>,
 }
 
-/// How a picture was made.
+/// How a picture was made, so that it can be made again alone.
+///
+/// A file of latents or text has the record of the whole run; [`of_image`](Self::of_image) is that of one picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The program and its version.
     pub program: String,
     /// The model's name.
     pub model: String,
-    /// Which image of the run, from 0.
+    /// Names of parts that were given apart from the model, by what they are, like `stage_b`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, String>,
+    /// Adapters that changed the model, each with its strength, like `style.safetensors:0.8`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<String>,
+    /// Which image of the request it is, from 0.
     pub image: usize,
-    /// The whole run.
+    /// What was asked for.
     pub request: Request,
+    /// The syntax of its prompts, where they are not plain text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub syntax: String,
+    /// The device, as it is chosen: `cpu`, `wgpu:0`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
+    /// What the operands of GEMMs were: `f32` or `bf16`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub dtype: String,
+    /// Capabilities of the device that were not used.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub without: String,
     /// The file that encoded text was read from, where the request's prompts were not encoded in this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
+    pub text: Option<FromFile>,
+    /// The file that start latents were read from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents: Option<FromFile>,
     /// The pictures that Stage C was shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<ImagePrompt>,
@@ -52,32 +85,68 @@ pub struct ImagePrompt {
     pub weight: f32,
 }
 
+/// Part of a file that a run was given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FromFile {
+    /// The file's name.
+    pub file: String,
+    /// Which row of its tensors, from 0.
+    pub row: usize,
+}
+
 /// Where latents came from that a picture was decoded from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Origin {
-    /// Another request.
-    Request(Box<Request>),
-    /// A file of another program, by its name.
-    File(String),
+    /// Another request, and which of its images.
+    Request {
+        /// What was asked for.
+        request: Box<Request>,
+        /// Which image of it, from 0.
+        image: usize,
+    },
+    /// A file of another program.
+    File(FromFile),
 }
 
 impl Record {
-    /// The name of our own text in PNG files, and in the metadata of safetensors files: a record as JSON.
+    /// The name of our own text in picture files, and in the metadata of safetensors files: a record as JSON.
     pub const KEY: &str = "cascade";
 
-    /// The record of image `image` of a run of this program.
-    pub fn new(request: &Request, model: &str, image: usize) -> Self {
-        let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into();
+    /// The record of a run of this program.
+    pub fn new(request: &Request, model: &str) -> Self {
         Self {
-            program,
+            program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
             model: model.into(),
-            image,
+            parts: BTreeMap::new(),
+            adapters: Vec::new(),
+            image: 0,
             request: request.clone(),
+            syntax: String::new(),
+            device: String::new(),
+            dtype: String::new(),
+            without: String::new(),
             text: None,
+            latents: None,
             images: Vec::new(),
             prior: None,
         }
+    }
+
+    /// The record of image `image` of the run, which says nothing of the others: its own prompt, its own seed.
+    pub fn of_image(&self, image: usize) -> Self {
+        let row = |given: &Option<FromFile>, row| given.as_ref().map(|of| FromFile { row: of.row + row, ..of.clone() });
+        let prior = self.prior.as_ref().map(|origin| match origin {
+            Origin::Request { request, .. } => {
+                let (request, image) = request.alone(image);
+                Origin::Request { request: request.into(), image }
+            }
+            Origin::File(of) => Origin::File(FromFile { row: of.row + image, ..of.clone() }),
+        });
+        let text = row(&self.text, image / self.request.count.max(1) as usize);
+        let latents = row(&self.latents, image);
+        let (request, image) = self.request.alone(image);
+        Self { image, request, text, latents, prior, ..self.clone() }
     }
 
     /// The record as `parameters` text: prompt, negative prompt, one line of settings.
@@ -92,8 +161,8 @@ impl Record {
             false => text.to_owned(),
         };
         let prior = match &self.prior {
-            Some(Origin::Request(prior)) => format!(", Prior seed: {}", prior.seed_of(self.image)),
-            Some(Origin::File(name)) => format!(", Prior: {}", quoted(name)),
+            Some(Origin::Request { request, image }) => format!(", Prior seed: {}", request.seed_of(*image)),
+            Some(Origin::File(of)) => format!(", Prior: {}", quoted(&of.file)),
             None => String::new(),
         };
         format!(

@@ -6,13 +6,14 @@ pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
 pub use error::{Error, Result};
 pub use files::Location;
-pub use image::{Image, ImagePrompt, Origin, Record};
-#[cfg(feature = "png")]
-pub use image::{Metadata, read_metadata};
+#[cfg(feature = "pictures")]
+pub use image::{Format, Metadata, read_metadata};
+pub use image::{FromFile, Image, ImagePrompt, Origin, Record};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
-    Batch, Footprint, HostTensor, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings, Times,
+    Batch, Footprint, HostTensor, Inputs, Observer, Options, Outline, Pipeline, Prior, StageName, Step, TextEmbeddings,
+    Times,
 };
 pub use prompts::{Syntax, encode as encode_prompts};
 pub use registry::Caps;
@@ -25,7 +26,8 @@ pub use weights::{ModelPaths, Overrides};
 mod adapters;
 #[doc(hidden)]
 pub mod backend;
-mod check;
+#[doc(hidden)]
+pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -47,7 +49,7 @@ pub mod net;
 pub mod noise;
 #[doc(hidden)]
 pub mod ops;
-#[cfg(feature = "png")]
+#[cfg(feature = "pictures")]
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]

@@ -9,11 +9,15 @@ pub mod trace;
 
 use serde::Serialize;
 
-/// Median and range of measured values.
+/// Median, quartiles and range of measured values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The median; for an even number of values, the mean of the middle two.
     pub median: f64,
+    /// A quarter of the values is below; between two values, interpolated.
+    pub lower: f64,
+    /// A quarter is above.
+    pub upper: f64,
     /// The smallest value.
     pub min: f64,
     /// The largest value.
@@ -28,8 +32,13 @@ impl Spread {
     pub fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-        Self { median: (low + high) / 2.0, min: sorted[0], max: sorted[sorted.len() - 1] }
+        let last = sorted.len() - 1;
+        let at = |share: f64| {
+            let place = share * last as f64;
+            let low = place as usize;
+            sorted[low] + (place - low as f64) * (sorted[last.min(low + 1)] - sorted[low])
+        };
+        Self { median: at(0.5), lower: at(0.25), upper: at(0.75), min: sorted[0], max: sorted[last] }
     }
 }
 
@@ -50,9 +59,11 @@ mod tests {
 
     #[test]
     fn spreads() {
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
-        assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
-        assert_eq!(Spread::of(&[7.0]), Spread { median: 7.0, min: 7.0, max: 7.0 });
+        let spread = |median, lower, upper, min, max| Spread { median, lower, upper, min, max };
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), spread(2.0, 1.5, 2.5, 1.0, 3.0));
+        assert_eq!(Spread::of(&[5.0, 1.0]), spread(3.0, 2.0, 4.0, 1.0, 5.0));
+        assert_eq!(Spread::of(&[9.0, 1.0, 2.0, 8.0, 4.0]), spread(4.0, 2.0, 8.0, 1.0, 9.0));
+        assert_eq!(Spread::of(&[7.0]), spread(7.0, 7.0, 7.0, 7.0, 7.0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! against each other.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
 use crate::sampler;
-use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles};
+use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 
 /// The parts of Stable Cascade.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ pub struct Model {
     pub tokenizer: Location,
     /// Side of the pictures that it was made for, pixels, if it says so.
     pub native_size: Option<u32>,
+    /// Which files the networks come from, and what could have been taken instead. Empty for a model in memory.
+    pub sources: Vec<Source>,
+    /// Files besides the weights that it is read from.
+    pub texts: Vec<PathBuf>,
 }
 
 impl Model {
@@ -81,7 +85,8 @@ impl Model {
         paths.schedulers.iter().try_for_each(check_scheduler)?;
         let native_size = paths.native_size()?;
         let tokenizer = paths.tokenizer.clone();
-        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, native_size };
+        let (sources, texts) = (paths.sources(), paths.texts());
+        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, native_size, sources, texts };
         model.check_fit()?;
         Ok(model)
     }
@@ -94,14 +99,18 @@ impl Model {
         self.vision.as_ref().map_err(Missing::error)
     }
 
-    /// The files that hold its weights.
+    /// Every file that it may be read from: weights, configs, the tokenizer's. Some need not exist.
     pub fn files(&self) -> BTreeSet<&Path> {
         let optional = self.vision.iter().map(|(weights, _)| weights);
-        [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0]
-            .into_iter()
-            .chain(optional)
-            .flat_map(Checkpoint::files)
-            .collect()
+        let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter().chain(optional);
+        weights.flat_map(Checkpoint::files).chain(self.texts.iter().map(PathBuf::as_path)).collect()
+    }
+
+    /// A line for each network of which there were several files: which one was taken, and instead of what.
+    pub fn choices(&self) -> Vec<String> {
+        let names = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        let line = |source: &Source| format!("{} rather than {}", source.file.display(), names(&source.instead_of));
+        self.sources.iter().filter(|source| !source.instead_of.is_empty()).map(line).collect()
     }
 
     /// Widths at which one part meets another.

@@ -27,20 +27,35 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoiseKind {
-    /// torch's CPU generator drawing f32, as an f32 `diffusers` pipeline does.
+    /// torch's CPU generator drawing f32, as an f32 `diffusers` pipeline does: one generator for each image, as
+    /// with a list of them in `diffusers`. Image `k` of a request has the seed `seed + k`.
     #[default]
     Torch,
-    /// torch's CPU generator drawing bf16, as a bf16 `diffusers` pipeline does.
+    /// The same drawing bf16, as a bf16 `diffusers` pipeline does.
     TorchBf16,
-    /// A counter-based generator. Image `k` of a request uses seed `seed + k`,
-    /// so any image of a request can be generated again on its own.
+    /// One generator of torch that draws f32 for all images of the request, as with one generator in `diffusers`.
+    /// An image's noise then depends on how many there are.
+    TorchBatch,
+    /// The same drawing bf16.
+    TorchBatchBf16,
+    /// A counter-based generator for each image, with the seed `seed + k`, which the device evaluates.
     Philox,
 }
 
 impl NoiseKind {
     /// Every kind with its name.
-    pub const NAMES: [(&'static str, NoiseKind); 3] =
-        [("torch", NoiseKind::Torch), ("torch-bf16", NoiseKind::TorchBf16), ("philox", NoiseKind::Philox)];
+    pub const NAMES: [(&'static str, NoiseKind); 5] = [
+        ("torch", NoiseKind::Torch),
+        ("torch-bf16", NoiseKind::TorchBf16),
+        ("torch-batch", NoiseKind::TorchBatch),
+        ("torch-batch-bf16", NoiseKind::TorchBatchBf16),
+        ("philox", NoiseKind::Philox),
+    ];
+
+    /// Whether one generator serves all images of a request, so that none has a seed of its own.
+    pub fn is_of_batch(self) -> bool {
+        matches!(self, NoiseKind::TorchBatch | NoiseKind::TorchBatchBf16)
+    }
 }
 
 impl FromStr for NoiseKind {
@@ -48,17 +63,15 @@ impl FromStr for NoiseKind {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let named = NoiseKind::NAMES.iter().find(|(name, _)| *name == s);
-        named.map(|&(_, kind)| kind).ok_or_else(|| format!("expected torch, torch-bf16 or philox, got `{s}`"))
+        let names = NoiseKind::NAMES.map(|(name, _)| name).join(", ");
+        named.map(|&(_, kind)| kind).ok_or_else(|| format!("expected one of {names}, got `{s}`"))
     }
 }
 
 impl fmt::Display for NoiseKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            NoiseKind::Torch => "torch",
-            NoiseKind::TorchBf16 => "torch-bf16",
-            NoiseKind::Philox => "philox",
-        })
+        let named = NoiseKind::NAMES.iter().find(|(_, kind)| kind == self);
+        f.pad(named.map_or("", |(name, _)| name))
     }
 }
 
@@ -73,16 +86,16 @@ pub enum NoiseStream {
     StageB = 1,
 }
 
-/// The state of a generator.
+/// The generators of one sampler.
 ///
 /// `diffusers` examples pass a new generator to each of the two pipelines. To reproduce
 /// code that shares one, pass the generator that drew Stage C's noise to Stage B.
 #[derive(Debug, Clone)]
 pub enum NoiseGenerator {
-    /// See [`NoiseKind::Torch`].
-    Torch(TorchGenerator),
-    /// See [`NoiseKind::TorchBf16`].
-    TorchBf16(TorchGenerator),
+    /// torch's, which draw f32.
+    Torch(Vec<TorchGenerator>),
+    /// torch's, which draw bf16.
+    TorchBf16(Vec<TorchGenerator>),
     /// See [`NoiseKind::Philox`].
     Philox {
         /// Seed of the first image; image `k` uses this plus `k`, wrapping.
@@ -95,25 +108,39 @@ pub enum NoiseGenerator {
 }
 
 impl NoiseGenerator {
-    /// A new generator.
-    pub fn new(kind: NoiseKind, seed: u64, stream: NoiseStream) -> Self {
+    /// New generators for some images of a request with this seed. Kinds with one generator for all images draw
+    /// for all.
+    pub fn new(kind: NoiseKind, seed: u64, stream: NoiseStream, images: Range<usize>) -> Self {
+        let own = || images.clone().map(|k| TorchGenerator::new(seed.wrapping_add(k as u64))).collect();
+        let shared = || vec![TorchGenerator::new(seed)];
         match kind {
-            NoiseKind::Torch => NoiseGenerator::Torch(TorchGenerator::new(seed)),
-            NoiseKind::TorchBf16 => NoiseGenerator::TorchBf16(TorchGenerator::new(seed)),
-            NoiseKind::Philox => NoiseGenerator::Philox { seed, stream: stream as u32, draw: 0 },
+            NoiseKind::Torch => NoiseGenerator::Torch(own()),
+            NoiseKind::TorchBf16 => NoiseGenerator::TorchBf16(own()),
+            NoiseKind::TorchBatch => NoiseGenerator::Torch(shared()),
+            NoiseKind::TorchBatchBf16 => NoiseGenerator::TorchBf16(shared()),
+            NoiseKind::Philox => {
+                let seed = seed.wrapping_add(images.start as u64);
+                NoiseGenerator::Philox { seed, stream: stream as u32, draw: 0 }
+            }
         }
     }
 
     /// Appends one draw of standard normal values for the images `[n, h, w, c]` to `out`.
     ///
-    /// torch fills one tensor `[n, c, h, w]` for the whole batch, as `diffusers`
-    /// does, so an image's noise depends on the batch. Philox numbers the elements of each
-    /// image in the order `[h, w, c]`.
+    /// A generator of torch fills one tensor `[n, c, h, w]` for as many images as fall to it: one, or the whole
+    /// batch. Philox numbers the elements of each image in the order `[h, w, c]`.
     pub fn draw(&mut self, shape: Shape, out: &mut Vec<f32>) {
         let mut z = vec![0.0; shape.elements()];
+        let share = |generators: &[TorchGenerator]| (shape.elements() / generators.len().max(1)).max(1);
         match self {
-            NoiseGenerator::Torch(generator) => generator.normal_f32(&mut z),
-            NoiseGenerator::TorchBf16(generator) => generator.normal_bf16(&mut z),
+            NoiseGenerator::Torch(all) => {
+                let parts = z.chunks_mut(share(all));
+                all.iter_mut().zip(parts).for_each(|(generator, z)| generator.normal_f32(z));
+            }
+            NoiseGenerator::TorchBf16(all) => {
+                let parts = z.chunks_mut(share(all));
+                all.iter_mut().zip(parts).for_each(|(generator, z)| generator.normal_bf16(z));
+            }
             NoiseGenerator::Philox { seed, stream, draw } => {
                 for (k, image) in z.chunks_mut(shape.tokens() * shape.c).enumerate() {
                     Philox::new(seed.wrapping_add(k as u64)).fill(*stream, *draw, image);
@@ -141,16 +168,11 @@ pub struct LatentNoise {
 impl LatentNoise {
     /// Draws the start latents, then the noise of each of `steps` steps.
     pub fn draw(generator: &mut NoiseGenerator, shape: Shape, steps: usize) -> Self {
-        let mut noise = Self { shape, start: Vec::new(), steps: Vec::with_capacity(steps * shape.elements()) };
-        generator.draw(shape, &mut noise.start);
-        for _ in 0..steps {
-            generator.draw(shape, &mut noise.steps);
-        }
-        noise
+        Self::draw_images(generator, shape, steps, 0..shape.n)
     }
 
-    /// Like [`draw`](Self::draw), but keeps only the noise of `images`. The noise of the whole batch must be drawn
-    /// nevertheless, because torch draws it at once; discarding the rest immediately saves memory.
+    /// Like [`draw`](Self::draw), but keeps only the noise of `images`, and discards the rest immediately, which saves
+    /// memory where one generator draws for all images at once.
     ///
     /// # Panics
     /// If the range is not within the batch.
@@ -166,6 +188,25 @@ impl LatentNoise {
         draw(&mut start);
         (0..steps).for_each(|_| draw(&mut later));
         Self { shape: Shape { n: images.len(), ..shape }, start, steps: later }
+    }
+
+    /// The noise of some `images` of a request for `shape.n` of them.
+    ///
+    /// # Panics
+    /// If the range is not within the request.
+    pub fn of_request(
+        kind: NoiseKind,
+        seed: u64,
+        stream: NoiseStream,
+        shape: Shape,
+        steps: usize,
+        images: Range<usize>,
+    ) -> Self {
+        let mut generator = NoiseGenerator::new(kind, seed, stream, images.clone());
+        match kind.is_of_batch() {
+            true => Self::draw_images(&mut generator, shape, steps, images),
+            false => Self::draw(&mut generator, Shape { n: images.len(), ..shape }, steps),
+        }
     }
 
     /// The noise of a range of images, for a batch that is processed in parts.
@@ -199,11 +240,13 @@ fn nchw_to_nhwc(z: &[f32], shape: Shape, out: &mut Vec<f32>) {
 mod tests {
     use super::*;
 
+    fn noise(kind: NoiseKind, seed: u64, n: usize, images: Range<usize>) -> LatentNoise {
+        LatentNoise::of_request(kind, seed, NoiseStream::StageB, Shape::new(n, 3, 5, 4), 2, images)
+    }
+
     #[test]
     fn draws_continue_and_become_channels_last() {
-        let shape = Shape::new(2, 3, 5, 4);
-        let mut generator = NoiseGenerator::new(NoiseKind::Torch, 9, NoiseStream::StageC);
-        let noise = LatentNoise::draw(&mut generator, shape, 2);
+        let noise = noise(NoiseKind::TorchBatch, 9, 2, 0..2);
         assert_eq!((noise.start.len(), noise.steps.len()), (120, 240));
 
         let mut plain = TorchGenerator::new(9);
@@ -224,24 +267,26 @@ mod tests {
         );
     }
 
+    /// Image `k` has the noise of a request for one image with the seed `seed + k`, except where one generator
+    /// draws for all.
     #[test]
-    fn philox_images_stand_alone() {
-        let draw = |n, seed| {
-            let mut generator = NoiseGenerator::new(NoiseKind::Philox, seed, NoiseStream::StageB);
-            LatentNoise::draw(&mut generator, Shape::new(n, 3, 3, 3), 2)
-        };
-        assert_eq!(draw(3, u64::MAX).images(2..3), draw(1, 1));
-        let noise = draw(1, 5);
-        assert_eq!(noise.steps[27 + 4..27 + 8], Philox::new(5).normals([1, 2, 1, 0]));
+    fn images_stand_alone() {
+        for (_, kind) in NoiseKind::NAMES {
+            let of_three = noise(kind, u64::MAX, 3, 0..3).images(2..3);
+            assert_eq!(of_three == noise(kind, 1, 1, 0..1), !kind.is_of_batch(), "{kind}");
+        }
+        let noise = noise(NoiseKind::Philox, 5, 1, 0..1);
+        assert_eq!(noise.steps[60 + 4..60 + 8], Philox::new(5).normals([1, 2, 1, 0]));
     }
 
+    /// What is made in several batches, or alone, has the noise that it would have in one.
     #[test]
-    fn images_are_drawn_as_in_the_whole_batch() {
-        let shape = Shape::new(5, 3, 2, 4);
+    fn batches_do_not_change_noise() {
         for (_, kind) in NoiseKind::NAMES {
-            let generator = || NoiseGenerator::new(kind, 3, NoiseStream::StageB);
-            let all = LatentNoise::draw(&mut generator(), shape, 4);
-            assert_eq!(LatentNoise::draw_images(&mut generator(), shape, 4, 1..3), all.images(1..3), "{kind}");
+            let all = noise(kind, 3, 5, 0..5);
+            for images in [0..1, 1..3, 3..5, 0..5] {
+                assert_eq!(noise(kind, 3, 5, images.clone()), all.images(images), "{kind}");
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod embed;
 mod inputs;
 mod key;
 mod observer;
+mod options;
 mod plans;
 mod run;
 mod sampling;
@@ -31,7 +32,8 @@ use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
-pub use observer::{Footprint, Observer, StageName, Step, Times};
+pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
+pub use options::{Batch, Options};
 use plans::{Compiled, Plans};
 use run::{Job, Results, Run};
 
@@ -42,28 +44,6 @@ pub struct Pipeline {
     tokenizer: Tokenizer,
     backend: Box<dyn Backend>,
     plans: Plans,
-}
-
-/// What the caller wants besides pictures.
-#[derive(Default)]
-pub struct Options<'a> {
-    /// What is given in place of what would otherwise be computed or drawn.
-    pub inputs: Inputs<'a>,
-    /// Whether the observer gets intermediate results.
-    pub keep: bool,
-    /// Compare every node with the reference as it runs.
-    pub check_nodes: bool,
-    /// Is told what happens, and may stop the run.
-    pub observer: Option<&'a mut dyn Observer>,
-}
-
-/// One batch of finished pictures.
-#[derive(Debug)]
-pub struct Batch {
-    /// Index of the first among all images of the request.
-    pub first: usize,
-    /// The pictures.
-    pub images: Vec<Image>,
 }
 
 /// The plan of a whole picture for all images of a request at once, to measure its parts.
@@ -142,7 +122,7 @@ impl Pipeline {
         Ok(images)
     }
 
-    /// Makes every picture of the request in batches of what memory allows, and passes each batch to `done` as
+    /// Makes the pictures of the request in batches, and passes each batch to `done` as
     /// soon as it is finished. Returns the time that each stage took.
     ///
     /// # Errors
@@ -208,6 +188,7 @@ impl Pipeline {
     pub fn encode_text(&mut self, request: &Request, mut options: Options<'_>) -> Result<(TextEmbeddings, Times)> {
         // A batch of texts is what a batch of as many images has: all prompts of some images, then the negative.
         let request = Request { count: 1, ..request.clone() };
+        options.images = None;
         let tokens = self.tokens(&request, &mut options)?;
         self.encode(&request, &tokens, options)
     }
@@ -295,11 +276,17 @@ impl Pipeline {
         request.check()?;
         options.inputs.check(request, &self.model)?;
         let mut times = Times::default();
-        let total = request.images();
-        let (mut first, mut most) = (0, total);
-        while first < total {
+        let Range { start: mut first, end } = options.images.clone().unwrap_or(0..request.images());
+        if first >= end || end > request.images() {
+            let (expected, found) = (format!("some of {}", request.images()), format!("{first} to {end}"));
+            return Err(Error::Request { what: "images".into(), expected, found });
+        }
+        let limit = options.limit(self.backend.device().kind, until);
+        // As few batches as possible, as equal as possible: those of the same size share a plan.
+        let mut most = (end - first).div_ceil((end - first).div_ceil(limit));
+        while first < end {
             let start = Instant::now();
-            let images = first..(first + most).min(total);
+            let images = first..(first + most).min(end);
             most = self.compile(request, images.clone(), &options, observer, until)?;
             times.plan += start.elapsed();
             let images = first..first + most.min(images.len());
@@ -332,8 +319,10 @@ impl Pipeline {
         observer: &mut dyn Observer,
         until: Until,
     ) -> Result<usize> {
-        let (total, mut most) = (request.images(), images.len());
+        let mut most = images.len();
         loop {
+            // One generator for all images draws for all of them.
+            let total = if request.noise.is_of_batch() { request.images() } else { most };
             let key = PlanKey::of(request, images.start..images.start + most, &options.inputs, options.keep, until);
             if self.plans.touch(&key) {
                 return Ok(most);
@@ -354,7 +343,8 @@ impl Pipeline {
                 };
                 let weights = recorded.plan.weight_bytes(device.stores_bf16());
                 let residency = program.residency();
-                observer.planned(&Footprint { images: most, activations, weights, free, residency });
+                let kept = stages::kept_bytes(&self.model, &key);
+                observer.planned(&Footprint { images: most, activations, weights, kept, free, residency });
                 self.plans.push(Compiled { key, recorded, program, activations });
                 return Ok(most);
             }
@@ -387,6 +377,7 @@ impl Pipeline {
             keep: options.keep,
             results: Results::default(),
         };
+        run.observer.batch(&recorded.outline(run.job.images.len()));
         for stage in &recorded.stages {
             let start = Instant::now();
             if stage.steps() > 0 {

@@ -25,7 +25,7 @@ mod wgsl;
 pub use caps::Caps;
 pub use fit::Fit;
 pub use grid::{Axis, Count, Grid, Of, Pass};
-pub use wgsl::Shader;
+pub use wgsl::{Shader, Shared};
 
 use cuda::Cuda;
 

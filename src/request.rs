@@ -9,8 +9,6 @@ use crate::sizes::StageSizes;
 
 /// Longest side of a picture, pixels.
 const MAX_SIDE: u32 = 16_384;
-/// Most images of one prompt.
-const MAX_COUNT: u32 = 64;
 /// Most images of one run.
 const MAX_IMAGES: usize = 1024;
 const MAX_STEPS: u32 = 1000;
@@ -35,7 +33,7 @@ pub struct Request {
     /// Pixels of the picture for a pixel of Stage C's latent along each axis, 4 to 128. Fewer give Stage C more to do and a
     /// picture with more, smaller things; the published models were trained for about 42.67.
     pub compression: f32,
-    /// Where the noise starts; torch uses the low 32 bits.
+    /// Where the noise of the first image starts, see [`seed_of`](Self::seed_of); torch uses the low 32 bits.
     pub seed: u64,
     /// Denoising steps of Stage C and Stage B, 1 to 1000 each.
     pub steps: (u32, u32),
@@ -43,7 +41,7 @@ pub struct Request {
     pub guidance: (f32, f32),
     /// How Stage C and Stage B are sampled, besides steps and guidance.
     pub method: (Method, Method),
-    /// Images per prompt, 1 to 64.
+    /// Images per prompt, 1 to 1024.
     pub count: u32,
     /// Where noise comes from.
     pub noise: NoiseKind,
@@ -103,8 +101,8 @@ impl Request {
         }
         self.method.0.check("C", self.steps.0)?;
         self.method.1.check("B", self.steps.1)?;
-        let expected = format!("1 to {MAX_COUNT} images per prompt");
-        require((1..=MAX_COUNT).contains(&self.count), "count", expected, self.count.to_string())?;
+        let expected = format!("1 to {MAX_IMAGES} images per prompt");
+        require((1..=MAX_IMAGES as u32).contains(&self.count), "count", expected, self.count.to_string())?;
         require(!self.prompts.is_empty(), "prompts", "at least one".into(), "none".into())?;
         let expected = format!("at most {MAX_IMAGES} images in one run");
         let found = format!("{} prompts, {} images each", self.prompts.len(), self.count);
@@ -121,12 +119,18 @@ impl Request {
         self.prompts.get(image / self.count.max(1) as usize).map_or("", String::as_str)
     }
 
-    /// The seed to note down for image `image`: with Philox the one that makes
-    /// it again alone, with torch that of the run.
+    /// The seed of image `image`: `seed + image`; or `seed`, where one generator draws for all images.
     pub fn seed_of(&self, image: usize) -> u64 {
-        match self.noise {
-            NoiseKind::Philox => self.seed.wrapping_add(image as u64),
-            NoiseKind::Torch | NoiseKind::TorchBf16 => self.seed,
+        if self.noise.is_of_batch() { self.seed } else { self.seed.wrapping_add(image as u64) }
+    }
+
+    /// The smallest request that makes image `image` of this one, and which of its images that is: one prompt and
+    /// one image; or as many images as here, where one generator draws for all of them.
+    pub fn alone(&self, image: usize) -> (Self, usize) {
+        let one = Self { prompts: vec![self.prompt_of(image).to_owned()], seed: self.seed_of(image), ..self.clone() };
+        match self.noise.is_of_batch() {
+            false => (Self { count: 1, ..one }, 0),
+            true => (Self { count: self.images() as u32, ..one }, image),
         }
     }
 
@@ -140,27 +144,26 @@ fn require(holds: bool, what: &str, expected: String, found: String) -> Result<(
     if holds { Ok(()) } else { Err(Error::Request { what: what.into(), expected, found }) }
 }
 
-/// `"20,10"` → `(20, 10)`; both 1 to 1000.
+/// `"20,10"` → `(20, 10)`, and `"20"` → `(20, 10)` with the usual 10 of Stage B; each 1 to 1000.
 ///
 /// # Errors
 /// What was expected, for the command line's own message.
 pub fn parse_steps(s: &str) -> std::result::Result<(u32, u32), String> {
-    match pair(s) {
-        Some((c @ 1..=MAX_STEPS, b @ 1..=MAX_STEPS)) => Ok((c, b)),
-        _ => Err(format!("expected two counts from 1 to {MAX_STEPS} like 20,10, got `{s}`")),
-    }
+    let range = 1..=MAX_STEPS;
+    pair(s, Request::default().steps.1)
+        .filter(|(c, b)| range.contains(c) && range.contains(b))
+        .ok_or_else(|| format!("expected one or two counts from 1 to {MAX_STEPS} like 20 or 20,10, got `{s}`"))
 }
 
-/// `"4.0,0.0"` → `(4.0, 0.0)`; both 0 to 100.
+/// `"4.0,1.1"` → `(4.0, 1.1)`, and `"4.0"` → `(4.0, 0.0)` with the usual 0 of Stage B; each 0 to 100.
 ///
 /// # Errors
 /// What was expected, for the command line's own message.
 pub fn parse_guidance(s: &str) -> std::result::Result<(f32, f32), String> {
-    let fits = |x: f32| (0.0..=MAX_GUIDANCE).contains(&x);
-    match pair(s) {
-        Some((c, b)) if fits(c) && fits(b) => Ok((c, b)),
-        _ => Err(format!("expected two numbers from 0 to {MAX_GUIDANCE} like 4.0,0.0, got `{s}`")),
-    }
+    let range = 0.0..=MAX_GUIDANCE;
+    pair(s, Request::default().guidance.1)
+        .filter(|(c, b)| range.contains(c) && range.contains(b))
+        .ok_or_else(|| format!("expected one or two numbers from 0 to {MAX_GUIDANCE} like 4 or 4,1.1, got `{s}`"))
 }
 
 /// `"10"` → `10`, 1 to 1000.
@@ -190,9 +193,12 @@ pub fn parse_whole<T: std::str::FromStr>(s: &str) -> std::result::Result<T, Stri
     s.trim().parse().map_err(|_| format!("expected a whole number from 0 up, of at most {bits} bits, got `{s}`"))
 }
 
-fn pair<T: std::str::FromStr>(s: &str) -> Option<(T, T)> {
-    let (c, b) = s.split_once(',')?;
-    Some((c.trim().parse().ok()?, b.trim().parse().ok()?))
+/// Stage C's setting, and Stage B's where it is given.
+fn pair<T: std::str::FromStr>(s: &str, usual: T) -> Option<(T, T)> {
+    match s.split_once(',') {
+        Some((c, b)) => Some((c.trim().parse().ok()?, b.trim().parse().ok()?)),
+        None => Some((s.trim().parse().ok()?, usual)),
+    }
 }
 
 #[cfg(test)]
@@ -203,12 +209,14 @@ mod tests {
     fn parsers() {
         assert_eq!(parse_steps("20,10"), Ok((20, 10)));
         assert_eq!(parse_steps(" 1 , 1000 "), Ok((1, 1000)));
-        for bad in ["", "20", "0,10", "20,1001", "a,b", "20,10,5", "-1,2", "99999999999,1"] {
+        assert_eq!((parse_steps("30"), parse_steps(" 7 ")), (Ok((30, 10)), Ok((7, 10))));
+        for bad in ["", "0", "20,", ",10", "0,10", "20,1001", "a,b", "20,10,5", "-1,2", "99999999999,1"] {
             assert!(parse_steps(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
         }
         assert_eq!(parse_guidance("4.0,0.0"), Ok((4.0, 0.0)));
         assert_eq!(parse_guidance("100,1e-1"), Ok((100.0, 0.1)));
-        for bad in ["", "4", "NaN,0", "inf,1", "0,101", "-0.5,1", "1,2,3"] {
+        assert_eq!((parse_guidance("4"), parse_guidance("1.5 ")), (Ok((4.0, 0.0)), Ok((1.5, 0.0))));
+        for bad in ["", "101", "4,", "NaN,0", "inf,1", "0,101", "-0.5,1", "1,2,3"] {
             assert!(parse_guidance(bad).unwrap_err().contains(&format!("`{bad}`")), "{bad}");
         }
     }
@@ -258,7 +266,7 @@ mod tests {
         assert!(message(Request { compression: 3.9, ..good() }).ends_with("got 3.9"));
         assert!(message(Request { compression: f32::NAN, ..good() }).starts_with("compression: "));
         assert!(message(Request { count: 0, ..good() }).starts_with("count: "));
-        assert!(message(Request { count: 65, ..good() }).ends_with("got 65"));
+        assert!(message(Request { count: 1025, ..good() }).ends_with("got 1025"));
         assert!(message(Request::default()).starts_with("prompts: "));
         let many = Request { prompts: vec![String::new(); 200], count: 6, ..good() };
         assert_eq!(message(many), "prompts: expected at most 1024 images in one run, got 200 prompts, 6 images each");
@@ -268,7 +276,13 @@ mod tests {
     fn images_of_a_run() {
         let run = Request { prompts: vec!["a".into(), "b".into()], count: 3, seed: u64::MAX, ..Request::default() };
         assert_eq!((run.images(), run.prompt_of(2), run.prompt_of(3), run.prompt_of(6)), (6, "a", "b", ""));
-        assert_eq!(run.seed_of(2), u64::MAX);
-        assert_eq!(Request { noise: NoiseKind::Philox, ..run }.seed_of(2), 1);
+        for (_, noise) in NoiseKind::NAMES {
+            let run = Request { noise, ..run.clone() };
+            let (one, image) = run.alone(4);
+            assert_eq!((one.prompts.len(), one.prompt_of(image), one.seed_of(image)), (1, "b", run.seed_of(4)));
+            let (images, seed) = if noise.is_of_batch() { (6, u64::MAX) } else { (1, 3) };
+            assert_eq!((one.images(), run.seed_of(4)), (images, seed), "{noise}");
+            one.check().unwrap();
+        }
     }
 }

@@ -1,19 +1,19 @@
 //! Converts prompts to token ids with CLIP's byte-level BPE, read from the model's files.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::io::ErrorKind;
+mod files;
+
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{self, Lowercase, NFC, Replace};
+use tokenizers::pre_tokenizers::split::SplitPattern;
+use tokenizers::pre_tokenizers::{self, byte_level::ByteLevel, split::Split};
+use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-
-/// CLIP's tokens for the begin and end of a text, unless the model's files name others.
-const BOS: &str = "<|startoftext|>";
-const EOS: &str = "<|endoftext|>";
+use files::Files;
 
 /// A tokenised prompt, the input of the text encoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,47 +35,45 @@ pub struct Tokenizer {
     bos: u32,
     eos: u32,
     pad: u32,
+    /// How many bytes behind a place of a word may change how the word is merged before it.
+    reach: usize,
 }
 
 impl Tokenizer {
     /// Reads the tokenizer of a text encoder that has `positions` positions
     /// (77 for CLIP) and `vocabulary` token embeddings (49,408 for CLIP).
     ///
-    /// `location` is a `tokenizer.json`, or a folder that contains either one or `vocab.json`
-    /// and `merges.txt`. The special tokens are read from `tokenizer_config.json`, or else
-    /// `special_tokens_map.json`, in the same folder; the padding token may also be in
-    /// `tokenizer.json`. The defaults are CLIP's, which pads with EOS. Sequence lengths and
-    /// padding modes in the files are ignored.
+    /// `location` is a `tokenizer.json`, or a folder with the files of a tokenizer, which are read as `transformers`
+    /// reads them for its class `CLIPTokenizer`; [`files`] has the rules.
     ///
     /// # Errors
     /// [`Error::ModelMissing`] if there are no files, [`Error::Disk`] if they are unreadable, and
-    /// [`Error::Model`] if they are invalid or contain ids without an embedding.
+    /// [`Error::Model`] if they are invalid, contain ids without an embedding, or ask for padding or a length that
+    /// is not implemented.
     pub fn open(location: impl Into<Location>, positions: usize, vocabulary: usize) -> Result<Self> {
         let location = &location.into();
-        let special = SpecialTokens::read(location)?;
-        let Files { vocab: file, merges, json } = read_tokenizer(location, &special)?;
-
-        let stored: Stored<'_> = serde_json::from_slice(&json)
-            .map_err(|e| bad(&file, "a CLIP tokenizer: a BPE `model` with `vocab` and `merges`", e))?;
-        stored.check(&file, &merges, vocabulary)?;
-        let stored_pad = stored.padding.map(|padding| padding.pad_token.into_owned());
-
-        let mut bpe = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| bad(&file, "a tokenizer", e))?;
-        bpe.with_padding(None);
-        bpe.with_truncation(None).map_err(|e| bad(&file, "a tokenizer", e))?;
-
-        let id = |token: &str| match bpe.token_to_id(token) {
-            Some(id) if (id as usize) < vocabulary => Ok(id),
-            Some(id) => Err(bad(&file, format!("token ids below {vocabulary}"), format!("`{token}` = {id}"))),
-            None => Err(bad(&file, format!("the special token `{token}` in the vocabulary"), "no such token")),
-        };
-        let bos = id(special.bos())?;
-        let eos = id(special.eos())?;
-        let pad = special.text("pad_token").or(stored_pad.as_deref()).map_or(Ok(eos), id)?;
         if positions < 2 {
             return Err(bad(location.path(), "a text encoder of at least 2 positions", positions));
         }
-        Ok(Self { bpe, path: file, positions, bos, eos, pad })
+        let mut files = Files::read(location, positions, vocabulary)?;
+        // A character of a token stands for a byte of text.
+        let longest = files.vocab.keys().map(|token| token.chars().count()).max().unwrap_or(0);
+        let reach = files.merges.len().saturating_mul(longest);
+        let bpe = pipeline(&mut files).map_err(|e| bad(&files.path, "a tokenizer", e))?;
+        let added = bpe.get_added_tokens_decoder();
+        if let Some((id, token)) = added.iter().filter(|&(&id, _)| id as usize >= vocabulary).min_by_key(|&(&id, _)| id)
+        {
+            let found = format!("`{}` = {id}", token.content);
+            return Err(bad(location.path(), format!("token ids below {vocabulary}"), found));
+        }
+        let id = |token: &str| {
+            let found =
+                || bad(location.path(), format!("the special token `{token}` in the vocabulary"), "no such token");
+            bpe.token_to_id(token).ok_or_else(found)
+        };
+        let [bos, eos, pad, _] = &files.special;
+        let (bos, eos, pad) = (id(bos)?, id(eos)?, id(pad)?);
+        Ok(Self { bpe, path: files.path, positions, bos, eos, pad, reach })
     }
 
     /// Token ids of a prompt, truncated to the sequence length.
@@ -90,7 +88,7 @@ impl Tokenizer {
             self.bpe.encode(text, false).map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))
         };
         let room = self.positions - 2;
-        let head = head(prompt);
+        let head = self.head(prompt);
         let mut text = encode(head)?;
         if text.get_ids().len() <= room && head.len() < prompt.len() {
             text = encode(prompt)?;
@@ -133,192 +131,45 @@ impl Tokenizer {
         self.positions
     }
 
+    /// The beginning of a prompt, about 64 KiB, which nearly always fills the sequence. Words are
+    /// tokenised independently, so these tokens are the first tokens of the whole prompt.
+    ///
+    /// A word is cut where it goes on for longer than its end can matter: a merge depends on what those of lower ranks
+    /// have done behind it, and each of them reaches at most one token further.
+    fn head<'a>(&self, prompt: &'a str) -> &'a str {
+        let start = prompt.floor_char_boundary(64 << 10);
+        let end = prompt[start..].find(char::is_whitespace).map_or(prompt.len(), |end| start + end);
+        &prompt[..end.min(prompt.floor_char_boundary(start + self.reach))]
+    }
+
     /// The padding id: EOS in the published Stable Cascade files, 0 in some others.
     pub fn pad(&self) -> u32 {
         self.pad
     }
 }
 
-/// The first words of a prompt, about 64 KiB, which nearly always fill the sequence. Words are
-/// tokenised independently, so these tokens are the first tokens of the whole prompt.
-fn head(prompt: &str) -> &str {
-    let start = prompt.floor_char_boundary(64 << 10);
-    prompt[start..].find(char::is_whitespace).map_or(prompt, |end| &prompt[..start + end])
-}
-
-/// The JSON files that may name special tokens, in the order of precedence.
-struct SpecialTokens([Value; 2]);
-
-impl SpecialTokens {
-    /// Reads them from the folder `tokenizer`, or if that is a file, from the folder that contains it.
-    fn read(tokenizer: &Location) -> Result<Self> {
-        let read = |name| {
-            let file = if tokenizer.is_dir() { tokenizer.join(name) } else { tokenizer.with_file_name(name) };
-            match file.read() {
-                Ok(json) => serde_json::from_slice(&json).map_err(|e| bad(file.path(), "JSON", e)),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(Value::Null),
-                Err(source) => Err(Error::Disk { path: file.path().to_owned(), action: "read", source }),
-            }
-        };
-        Ok(Self([read("tokenizer_config.json")?, read("special_tokens_map.json")?]))
-    }
-
-    /// The entry of a role such as `pad_token`: a string, or an object with `content`.
-    fn entry(&self, role: &str) -> Option<&Value> {
-        self.0.iter().filter_map(|settings| settings.get(role)).find(|entry| content(entry).is_some())
-    }
-
-    fn text(&self, role: &str) -> Option<&str> {
-        self.entry(role).and_then(content)
-    }
-
-    fn bos(&self) -> &str {
-        self.text("bos_token").unwrap_or(BOS)
-    }
-
-    fn eos(&self) -> &str {
-        self.text("eos_token").unwrap_or(EOS)
-    }
-}
-
-fn content(entry: &Value) -> Option<&str> {
-    entry.as_str().or_else(|| entry.get("content")?.as_str())
-}
-
-/// The contents of a `tokenizer.json`, and the files that vocabulary and merges come from.
-struct Files {
-    vocab: PathBuf,
-    merges: PathBuf,
-    json: Cow<'static, [u8]>,
-}
-
-fn read_tokenizer(location: &Location, special: &SpecialTokens) -> Result<Files> {
-    let whole = |file: &Location| {
-        let path = file.path().to_owned();
-        Ok(Files { vocab: path.clone(), merges: path, json: read(file)? })
-    };
-    if !location.is_dir() {
-        return whole(location);
-    }
-    let [one, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| location.join(name));
-    if one.is_file() || !(vocab.is_file() || merges.is_file()) {
-        return whole(&one);
-    }
-    let table = serde_json::from_slice(&read(&vocab)?).map_err(|e| bad(vocab.path(), "JSON of token → id", e))?;
-    let lines = String::from_utf8(read(&merges)?.into_owned()).map_err(|e| bad(merges.path(), "UTF-8 text", e))?;
-    let json = clip_pipeline(table, &lines, special).to_string().into_bytes();
-    Ok(Files { vocab: vocab.path().to_owned(), merges: merges.path().to_owned(), json: json.into() })
-}
-
-/// Builds the `tokenizer.json` of CLIP's fast tokenizer from a vocabulary and its merges.
+/// CLIP's pipeline from text to tokens, with the vocabulary and the tokens of `files`.
 ///
 /// Source: `CLIPTokenizer`, tokenization_clip.py in `transformers`.
-fn clip_pipeline(vocab: Value, merges: &str, special: &SpecialTokens) -> Value {
-    let merges: Vec<&str> = merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
-    let added = |role: &str, text: &str| {
-        let flag = |name: &str| special.entry(role).and_then(|entry| entry.get(name)?.as_bool()).unwrap_or(false);
-        json!({ "id": vocab.get(text), "content": text, "special": true, "single_word": flag("single_word"),
-                "lstrip": flag("lstrip"), "rstrip": flag("rstrip"), "normalized": flag("normalized") })
-    };
-    let roles = [("bos_token", special.bos()), ("eos_token", special.eos())];
-    let pad = special.text("pad_token").map(|text| ("pad_token", text));
-    let mut tokens: Vec<Value> = Vec::new();
-    for (role, text) in roles.into_iter().chain(pad) {
-        if vocab.get(text).is_some() && tokens.iter().all(|token| token["content"] != text) {
-            tokens.push(added(role, text));
-        }
-    }
-    tokens.sort_by_key(|token| token["id"].as_u64());
-    let words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-    json!({
-        "version": "1.0",
-        "added_tokens": tokens,
-        "normalizer": { "type": "Sequence", "normalizers": [
-            { "type": "NFC" },
-            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
-            { "type": "Lowercase" },
-        ] },
-        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
-            { "type": "Split", "pattern": { "Regex": words }, "behavior": "Removed", "invert": true },
-            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
-        ] },
-        "model": { "type": "BPE", "unk_token": special.text("unk_token").unwrap_or(EOS),
-                   "end_of_word_suffix": "</w>", "vocab": vocab, "merges": merges },
-    })
-}
-
-/// The fields of a `tokenizer.json` that are checked before the tokenizers library parses it.
-#[derive(Deserialize)]
-struct Stored<'a> {
-    #[serde(borrow)]
-    model: Model<'a>,
-    #[serde(borrow, default)]
-    padding: Option<Padding<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Padding<'a> {
-    #[serde(borrow)]
-    pad_token: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Model<'a> {
-    #[serde(borrow)]
-    vocab: HashMap<Cow<'a, str>, u32>,
-    #[serde(borrow)]
-    merges: Vec<Merge<'a>>,
-}
-
-/// `"i n"` in older files, `["i", "n"]` in newer ones.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge<'a> {
-    #[serde(borrow)]
-    Pair([Cow<'a, str>; 2]),
-    #[serde(borrow)]
-    Line(Cow<'a, str>),
-}
-
-impl Stored<'_> {
-    /// Checks that every id has an embedding and that every merge of two tokens is a token.
-    fn check(&self, file: &Path, merges: &Path, vocabulary: usize) -> Result<()> {
-        let vocab = &self.model.vocab;
-        if let Some((token, id)) = vocab.iter().find(|&(_, &id)| id as usize >= vocabulary) {
-            return Err(bad(file, format!("token ids below {vocabulary}"), format!("`{token}` = {id}")));
-        }
-        let mut joined = String::new();
-        for merge in &self.model.merges {
-            let pair = match merge {
-                Merge::Pair([a, b]) => Some((&a[..], &b[..])),
-                Merge::Line(line) => line.split_once(' '),
-            };
-            let known = pair.is_some_and(|(a, b)| {
-                joined.clear();
-                joined.extend([a, b]);
-                vocab.contains_key(a) && vocab.contains_key(b) && vocab.contains_key(&joined[..])
-            });
-            if !known {
-                let found = match merge {
-                    Merge::Pair([a, b]) => format!("`{a} {b}`"),
-                    Merge::Line(line) => format!("`{line}`"),
-                };
-                return Err(bad(merges, "merges of two tokens whose concatenation is in the vocabulary", found));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn read(file: &Location) -> Result<Cow<'static, [u8]>> {
-    file.read().map_err(|source| match source.kind() {
-        ErrorKind::NotFound => Error::ModelMissing {
-            path: file.path().to_owned(),
-            missing: "the tokenizer (tokenizer.json, or vocab.json and merges.txt)".into(),
-            remedy: "download the model's tokenizer folder, or set one as `tokenizer`".into(),
-        },
-        _ => Error::Disk { path: file.path().to_owned(), action: "read", source },
-    })
+fn pipeline(files: &mut Files) -> tokenizers::Result<tokenizers::Tokenizer> {
+    const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let vocab: Vocab = std::mem::take(&mut files.vocab).into_iter().collect();
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab, std::mem::take(&mut files.merges))
+        .unk_token(files.special[3].clone())
+        .end_of_word_suffix("</w>".to_owned())
+        .build()?;
+    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
+    let space = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
+    tokenizer.with_normalizer(Some(normalizers::Sequence::new(vec![NFC.into(), space.into(), Lowercase.into()])))?;
+    let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true)?;
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(vec![
+        words.into(),
+        ByteLevel::new(false, true, true).into(),
+    ])));
+    tokenizer.add_tokens(std::mem::take(&mut files.added))?;
+    tokenizer.set_encode_special_tokens(files.split_special_tokens);
+    Ok(tokenizer)
 }
 
 fn bad(path: &Path, expected: impl Into<String>, found: impl ToString) -> Error {

@@ -1,9 +1,9 @@
 //! Learned tensors: memory-mapped files, tensor names, and networks.
 //!
 //! ```text
-//! mmap ─▶ file ─▶ index ─▶ checkpoint      paths
-//!                            ▲
-//!                  names, kind, change
+//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
+//!                            ▲              ▲
+//!                  names, kind, change    variant
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
@@ -11,15 +11,18 @@
 
 pub mod change;
 pub mod checkpoint;
+mod component;
 pub mod file;
 pub mod index;
 pub mod kind;
 pub mod mmap;
 pub mod names;
 pub mod paths;
+mod variant;
 
 pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
-pub use paths::{Missing, ModelPaths, Overrides, PartFiles};
+pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
+pub use variant::Variant;

@@ -8,6 +8,8 @@ mod models;
 mod outputs;
 #[path = "bad_input/signals.rs"]
 mod signals;
+#[path = "bad_input/system.rs"]
+mod system;
 #[path = "bad_input/weights.rs"]
 mod weights;
 
@@ -16,7 +18,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The longest time in which the program must report an error, on a busy machine.
@@ -51,7 +53,7 @@ impl Room {
     /// drivers (Mesa 22) print a warning.
     fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
-        command.args(args).current_dir(&self.0).env_clear().env("XDG_RUNTIME_DIR", self.0.path());
+        command.args(args).current_dir(&self.0).env_clear().env("XDG_RUNTIME_DIR", self.0.path()).stdin(Stdio::null());
         command
     }
 
@@ -121,8 +123,8 @@ fn values_out_of_range() {
     let room = Room::new();
     let side = "a multiple of 8 from 64 to 16384 pixels, got";
     let whole = "expected a whole number from 0 up";
-    let steps = "expected two counts from 1 to 1000 like 20,10";
-    let guidance = "expected two numbers from 0 to 100 like 4.0,0.0";
+    let steps = "expected one or two counts from 1 to 1000 like 20 or 20,10";
+    let guidance = "expected one or two numbers from 0 to 100 like 4 or 4,1.1";
     let cases: &[(&[&str], &[&str])] = &[
         (&["-W", "0"], &["--width", side, "got 0 (try 64)"]),
         (&["-W", "56"], &["--width", side, "(try 64)"]),
@@ -135,21 +137,22 @@ fn values_out_of_range() {
         (&["-H", "99999999999"], &["--height", "of at most 32 bits"]),
         (&["--steps", "0,1"], &["--steps", steps, "got `0,1`"]),
         (&["--steps", "1000000,10"], &["--steps", steps]),
-        (&["--steps", "20"], &["--steps", steps, "got `20`"]),
+        (&["--steps", "20,"], &["--steps", steps, "got `20,`"]),
         (&["--steps", "-1,10"], &["--steps", steps]),
         (&["--guidance", "nan,0"], &["--guidance", guidance, "got `nan,0`"]),
         (&["--guidance", "4,inf"], &["--guidance", guidance]),
         (&["--guidance", "-1,0"], &["--guidance", guidance, "got `-1,0`"]),
-        (&["--guidance", "4"], &["--guidance", guidance]),
-        (&["-c", "0"], &["--count", "1 to 64 images per prompt", "got 0"]),
-        (&["-c", "1000000000"], &["--count", "1 to 64", "got 1000000000"]),
-        (&["-s", "-1"], &["--seed", whole, "of at most 64 bits"]),
+        (&["--guidance", "4,"], &["--guidance", guidance]),
+        (&["-c", "0"], &["--count", "1 to 1024 images per prompt", "got 0"]),
+        (&["-c", "1000000000"], &["--count", "1 to 1024", "got 1000000000"]),
+        (&["-s", "-2"], &["--seed", whole, "or random, of at most 64 bits"]),
+        (&["--batch", "0"], &["--batch", "1 or more", "got `0`"]),
         (&["-s", "18446744073709551616"], &["--seed", whole]),
         (&["--device", "nonsense"], &["--device", "expected auto", "nonsense"]),
         (&["--device", "wgpu:x"], &["--device", "expected auto, cpu, wgpu[:N] or cuda[:N]", "wgpu:x"]),
         (&["--without", "avx2,abacus"], &["--without", "expected some of avx2, ", "sm_90a", "abacus"]),
         (&["--dtype", "int4"], &["--dtype", "int4", "bf16"]),
-        (&["--noise", "pink"], &["--noise", "torch-bf16 or philox", "pink"]),
+        (&["--noise", "pink"], &["--noise", "torch-bf16, torch-batch", "pink"]),
         (&["--frobnicate"], &["--frobnicate", "--help"]),
         (&["y"], &["'y'"]),
     ];
@@ -195,18 +198,53 @@ fn environment_variables_are_checked_like_flags() {
     for (name, value, words) in [
         ("CASCADE_WIDTH", "abc", ["--width", "got `abc`"]),
         ("CASCADE_HEIGHT", "100", ["--height", "try 104"]),
-        ("CASCADE_STEPS", "20", ["--steps", "got `20`"]),
+        ("CASCADE_STEPS", "20,", ["--steps", "got `20,`"]),
         ("CASCADE_GUIDANCE", "nan,nan", ["--guidance", "got `nan,nan`"]),
         ("CASCADE_NOISE", "white", ["--noise", "white"]),
         ("CASCADE_DEVICE", "abacus", ["--device", "abacus"]),
         ("CASCADE_FORCE", "perhaps", ["--force", "perhaps"]),
         ("CASCADE_DTYPE", "f8", ["--dtype", "f8"]),
-        ("CASCADE_COUNT", "65", ["--count", "got 65"]),
+        ("CASCADE_COUNT", "1025", ["--count", "got 1025"]),
     ] {
         let mut command = room.command(&base);
         command.env(name, value);
         room.fails(command, 2, &words);
     }
+}
+
+/// Flags without a value take the words that people use for yes and no, and an empty variable is none.
+#[test]
+fn environment_variables_of_flags() {
+    let room = Room::new();
+    room.write("out.png", "old");
+    for (value, replaces) in [("1", true), ("yes", true), ("on", true), ("0", false), ("no", false), ("", false)] {
+        let mut command = room.generate(&["x"]);
+        command.env("CASCADE_FORCE", value).env("CASCADE_STEPS", "").env("CASCADE_MODEL", "").env("CASCADE_NOISE", "");
+        match replaces {
+            true => drop(room.succeeds(command)),
+            false => drop(room.fails(command, 2, &["out.png: expected a new file"])),
+        }
+    }
+}
+
+#[test]
+fn completions_manuals_and_help() {
+    let room = Room::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&room.succeeds(room.command(&["completions", shell])).stdout);
+        assert!(script.contains("prior-only") && script.contains("synth-model"), "{shell}: {script}");
+    }
+    let page = text(&room.succeeds(room.command(&["man", "generate"])).stdout);
+    assert!(page.starts_with(".ie") && page.contains("cascade\\-rt\\-generate"), "{page}");
+    room.fails(room.command(&["man", "paint"]), 2, &["expected a command of", "paint"]);
+    let help = text(&room.succeeds(room.command(&["generate", "--help"])).stdout);
+    for part in ["Model:", "Device:", "Picture:", "Files and messages:", "Examples:", "CASCADE_BATCH"] {
+        assert!(
+            help.contains(&format!("\n{part}")) || help.contains(&format!("[env: {part}")),
+            "{part} is not in {help}"
+        );
+    }
+    assert!(help.lines().all(|line| line.chars().count() <= 122), "{help}");
 }
 
 #[test]

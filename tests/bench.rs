@@ -259,7 +259,7 @@ fn mistakes_end_with_code_2() {
         (&["bench", "--sizes", "100"], "a multiple of 8"),
         (&["bench", "--sizes", "512,x"], "--sizes"),
         (&["bench", "--sizes", "99999992"], "16384"),
-        (&["bench", "--counts", "0", "--runs", "1"], "1 to 64 images"),
+        (&["bench", "--counts", "0", "--runs", "1"], "1 to 1024 images"),
         (&["bench", "--counts", "a"], "--counts"),
         (&["bench", "--json", "--markdown"], "--markdown"),
         (&["bench", "--synthetic", "huge"], "mid, lite or large"),

@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     }),
     ("grn_scale 16x16x512", || kernel(ops::GrnScale { eps: 1e-6 }, &[x(1, 16, 16, 512), w(&[512])])),
     ("noise of torch, 16x24x24", || {
-        let mut generator = NoiseGenerator::new(NoiseKind::Torch, 1, NoiseStream::StageC);
+        let mut generator = NoiseGenerator::new(NoiseKind::Torch, 1, NoiseStream::StageC, 0..1);
         Box::new(move || generator.draw(Shape::new(1, 24, 24, 16), &mut Vec::new()))
     }),
     ("host: 1000 nodes run", nodes),

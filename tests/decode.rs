@@ -1,13 +1,16 @@
-//! Stages apart, on the command line: `generate --prior-only`, `decode`, `encode` and `generate --text`.
+//! Stages apart, on the command line: `generate --prior-only`, `decode`, `encode` and `generate --text`. And pictures
+//! made again, alone or in other batches.
 #![cfg(all(feature = "cli", feature = "demo"))]
 
+#[path = "decode/again.rs"]
+mod again;
 mod common;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use cascade_rt::{Origin, Record, read_metadata};
+use cascade_rt::{FromFile, Origin, Record, read_metadata};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// A folder to run the program in.
@@ -130,7 +133,7 @@ fn every_seed_makes_another_picture_of_the_same_latents() {
     assert!(shown.contains("stage_c") && shown.contains("\na cactus on a pink background\nSteps: 2"), "{shown}");
     let record = room.record("all/cascade-8.png");
     assert_eq!(record.request.seed, 8);
-    assert!(matches!(record.prior, Some(Origin::Request(prior)) if prior.seed == 7));
+    assert!(matches!(record.prior, Some(Origin::Request { request, image: 0 }) if request.seed == 7));
 
     // Settings of Stage B do not change where Stage C's latents came from; the size of the picture does.
     room.run(&["decode", "c.safetensors", "--steps", "3", "--guidance", "1.5", "-o", "s.png"]);
@@ -163,7 +166,8 @@ fn text_is_encoded_once_for_many_runs() {
     room.generate(&["--text", "t.safetensors", "-o", "text.png"]);
     assert!(room.pixels("text.png") == room.pixels("prompt.png"));
     let (prompt, text) = (room.record("prompt.png"), room.record("text.png"));
-    assert_eq!((text.request == prompt.request, text.text.as_deref()), (true, Some("t.safetensors")));
+    let from = |file: &str, row| FromFile { file: file.into(), row };
+    assert_eq!((text.request == prompt.request, text.text), (true, Some(from("t.safetensors", 0))));
     // The latents of such a run, and pictures of those, say so too.
     room.generate(&["--text", "t.safetensors", "--prior-only", "-o", "p.safetensors"]);
     room.run(&["decode", "p.safetensors", "-o", "decoded.png"]);
@@ -174,7 +178,8 @@ fn text_is_encoded_once_for_many_runs() {
     room.write("two.safetensors", &twice, None);
     // With philox, the first picture of several is the one that is made alone.
     room.generate(&["--text", "two.safetensors", "--noise", "philox", "-o", "two.png"]);
-    assert_eq!(room.record("two-2.png").request.prompts, ["", ""]);
+    assert_eq!(room.record("two-2.png").request.prompts, [""]);
+    assert_eq!(room.record("two-2.png").text, Some(from("two.safetensors", 1)));
     room.generate(&["--text", "t.safetensors", "--noise", "philox", "-o", "one.png"]);
     assert!(room.pixels("two-1.png") == room.pixels("one.png"));
 }
@@ -209,7 +214,8 @@ fn latents_of_other_programs() {
         for k in 1..=2 {
             let file = format!("{name}-{k}.png");
             assert!(room.pixels(&file) == room.pixels(&format!("ours-{k}.png")), "{file}");
-            assert_eq!(room.record(&file).prior, Some(Origin::File(format!("{name}.safetensors"))));
+            let from = FromFile { file: format!("{name}.safetensors"), row: k - 1 };
+            assert_eq!(room.record(&file).prior, Some(Origin::File(from)));
         }
     }
     // The model's own size has latents of another size, so the size follows from them.
@@ -267,7 +273,11 @@ fn flags_that_do_not_fit_together() {
     room.fails(&["decode", "none", "-o", "x.png"], 7, &["none: cannot read"]);
     room.fails(&["encode", "--prompt", "x"], 2, &["--output"]);
     room.fails(&["encode", "-o", "t.safetensors"], 2, &["--prompt"]);
-    room.fails(&["decode", "p.safetensors", "-o", "p.safetensors", "--force"], 2, &["--output", "ends in .png"]);
+    room.fails(
+        &["decode", "p.safetensors", "-o", "p.safetensors", "--force"],
+        2,
+        &["--output", "ends in .png, .jpg, .jpeg or .webp"],
+    );
     room.fails(
         &["decode", "p.safetensors", "-o", "x.png", "--dump", "p.safetensors", "--force"],
         2,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use cascade_rt::backend::Backend;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::model::Model;
+use cascade_rt::noise::NoiseKind;
 use cascade_rt::pipeline::Pipeline;
 use cascade_rt::request::Request;
 
@@ -95,7 +96,9 @@ fn pictures(backend: Box<dyn Backend>, prompts: &[&str], count: u32) -> Vec<Imag
     let model = Model::demo().unwrap();
     let side = model.native_size.unwrap();
     let prompts = prompts.iter().map(|prompt| prompt.to_string()).collect();
-    let request = Request { prompts, width: side, height: side, count, ..Request::default() };
+    // As the pictures of models/demo/README.md were made.
+    let noise = NoiseKind::TorchBatch;
+    let request = Request { prompts, width: side, height: side, count, noise, ..Request::default() };
     Pipeline::new(model, backend).unwrap().generate(&request).unwrap()
 }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices backend::wgpu demo error files image measure model noise ops output \
-         picture pipeline plan prompts registry request sampler shape sizes synth weights",
+        "adapters backend backend::cuda backend::devices backend::wgpu check demo error files image measure model noise ops output \
+         picture pipeline plan prompts registry request sampler shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &str)] = &[
         "pipeline",
         "adapters backend check error image model net net::config noise ops picture plan request sampler shape sizes tokenizer weights",
     ),
-    ("check", "backend error ops plan tensor"),
+    ("check", "backend backend::cpu error ops plan registry shape tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
     ("backend::cuda", "backend backend::cpu error ops plan registry shape"),
     ("backend::wgpu", "backend backend::cpu error ops plan registry shape tensor"),

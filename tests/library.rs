@@ -1,11 +1,11 @@
 //! The library as another program uses it: only what the crate exports at its root.
-#![cfg(all(feature = "demo", feature = "png"))]
+#![cfg(all(feature = "demo", feature = "pictures"))]
 
 use std::ops::ControlFlow;
 
 use cascade_rt::{
-    Error, HostTensor, Image, Inputs, Model, Observer, Options, Pipeline, Record, Request, Shape, StageName, Step,
-    TextEmbeddings, devices, read_metadata,
+    Error, Format, HostTensor, Image, Inputs, Model, Observer, Options, Pipeline, Record, Request, Shape, StageName,
+    Step, TextEmbeddings, devices, read_metadata,
 };
 
 /// The built-in model on the CPU.
@@ -38,8 +38,8 @@ fn a_picture_is_generated_and_saved() {
     }
     let metadata = read_metadata(&file).unwrap();
     assert_eq!((metadata.width, metadata.height, metadata.record().unwrap()), (64, 64, None));
-    let record = Record::new(&request(), "demo", 0);
-    std::fs::write(&file, image.to_png(&record).unwrap()).unwrap();
+    let record = Record::new(&request(), "demo");
+    std::fs::write(&file, image.to_bytes(Format::Png, Some(&record)).unwrap()).unwrap();
     assert_eq!(read_metadata(&file).unwrap().record().unwrap(), Some(record));
     assert!(matches!(image.save(folder.path().join("no/such/folder.png")), Err(Error::Disk { .. })));
 }

@@ -1,5 +1,5 @@
 //! Pictures that are given: files of all kinds against what Pillow makes of them, and files that are damaged.
-#![cfg(feature = "png")]
+#![cfg(feature = "pictures")]
 
 mod common;
 

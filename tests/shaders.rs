@@ -11,6 +11,7 @@ const PARTS: [&str; 6] = ["Launch", "Memory", "Numerics", "Needs", "Tunables", "
 fn files() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let entries = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wgsl"));
     let named = entries.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), path));
     let files: Vec<_> = named.map(|(name, path)| (name, std::fs::read_to_string(path).unwrap())).collect();
     files.into_iter().filter(|(name, _)| name != "common" && !name.ends_with(".shared")).collect()

@@ -169,8 +169,8 @@ fn shaders_from_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Wgpu::with_caps(0, Caps::NONE, Some(folder.path()));
     let (plan, input, out) = three_segments();
-    let shipped = include_str!("../shaders/linear.wgsl");
-    let file = folder.path().join("linear.wgsl");
+    let shipped = include_str!("../shaders/linear.vec4.wgsl");
+    let file = folder.path().join("linear.vec4.wgsl");
 
     // The shipped text gives the shipped result.
     std::fs::write(&file, shipped).unwrap();
@@ -181,17 +181,28 @@ fn shaders_from_a_folder() {
     // Another text is what runs.
     std::fs::write(&file, shipped.replace("fn main(", "fn other(")).unwrap();
     let Err(error) = open().unwrap().compile(plan.clone()) else { panic!("there is no main") };
-    assert!(error.to_string().contains("linear.wgsl") && error.to_string().contains("`main`"), "{error}");
+    assert!(error.to_string().contains("linear.vec4.wgsl") && error.to_string().contains("`main`"), "{error}");
 
     // A broken one is quoted with its line.
     std::fs::write(&file, format!("{shipped}\nfn broken() -> f32 {{ return 1u; }}\n")).unwrap();
     let Err(error) = open().unwrap().compile(plan.clone()) else { panic!("it is broken") };
-    let line = format!("linear.wgsl:{}", shipped.lines().count() + 2);
+    let line = format!("linear.vec4.wgsl:{}", shipped.lines().count() + 2);
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains(&line) && error.to_string().contains("return 1u"), "{error}");
 
-    // A folder or a file that replaces nothing is a mistake.
+    // What shaders share can be replaced as well, and a mistake in it is found there.
     std::fs::remove_file(&file).unwrap();
+    let (shared, text) = (folder.path().join("common.wgsl"), include_str!("../shaders/common.wgsl"));
+    std::fs::write(&shared, text.replace("case SILU: { return x /", "case SILU: { return 2.0 * x /")).unwrap();
+    let got = run(open().unwrap().compile(plan.clone()).unwrap().as_mut(), &plan, input, out).unwrap();
+    assert!(common::relative_l2(&got, &want) > 0.1);
+    std::fs::write(&shared, format!("{text}\nfn broken() -> f32 {{ return 1u; }}\n")).unwrap();
+    let Err(error) = open().unwrap().compile(plan.clone()) else { panic!("it is broken") };
+    let line = format!("this is line {} of {}", text.lines().count() + 2, shared.display());
+    assert!(error.exit_code() == 2 && error.to_string().contains(&line), "{error}");
+
+    // A folder or a file that replaces nothing is a mistake.
+    std::fs::remove_file(&shared).unwrap();
     let Err(error) = open() else { panic!("no shader is there") };
     assert!(error.to_string().contains("no file here is called KERNEL.wgsl"), "{error}");
     std::fs::write(folder.path().join("liner.wgsl"), shipped).unwrap();

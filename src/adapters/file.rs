@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Adapter, foreign};
 use crate::error::{Error, Result};
-use crate::files::Location;
+use crate::files::{self, Location};
 use crate::tensor::Weight;
 use crate::weights::file::{self, Stored};
 
@@ -110,9 +110,12 @@ impl Config {
 
 /// See [`Adapter::open`].
 pub(super) fn open(given: &Location) -> Result<Adapter> {
-    let location = if given.is_dir() { given.join("adapter_model.safetensors") } else { given.clone() };
+    let location = match given.look()? {
+        files::Found::Folder => given.join("adapter_model.safetensors"),
+        _ => given.clone(),
+    };
     let config = location.with_file_name("adapter_config.json");
-    let config: Config = if config.is_file() { config.read_json()? } else { Config::default() };
+    let config: Config = if config.has_file()? { config.read_json()? } else { Config::default() };
 
     let path = location.path().to_owned();
     let mut found: BTreeMap<String, Found> = BTreeMap::new();

@@ -125,9 +125,32 @@ pub fn open(choice: Choice, caps: Caps, shader_dir: Option<&Path>) -> Result<Box
                 found: choice.to_string(),
             });
         }
-        Choice::Cpu => Box::new(Cpu::with_caps(caps)),
+        Choice::Cpu => {
+            start_threads()?;
+            Box::new(Cpu::with_caps(caps))
+        }
         Choice::Cuda(index) => cuda::with_caps(index, caps)?,
     })
+}
+
+/// Starts the threads that kernels of the CPU run on, unless they run already. Rayon would start them when they are
+/// first needed, and panic if it cannot.
+///
+/// # Errors
+/// [`Error::Device`] if the system refuses a thread.
+pub fn start_threads() -> Result<()> {
+    let refused = |e: &dyn std::error::Error| Error::Device {
+        wanted: "cpu".into(),
+        found: format!("its threads do not start ({e})"),
+        remedy:
+            "raise the limits on processes and memory (`ulimit -u`, `ulimit -v`), or set RAYON_NUM_THREADS to fewer"
+                .into(),
+    };
+    match rayon::ThreadPoolBuilder::new().build_global() {
+        Err(e) if std::error::Error::source(&e).is_some() => Err(refused(&e)),
+        // Without a source, the error is that they run already.
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

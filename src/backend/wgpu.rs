@@ -6,19 +6,21 @@
 //! one compute pass.
 
 mod adapter;
+mod cache;
 mod context;
 mod memory;
 mod pace;
 mod parts;
+mod pipelines;
 mod program;
 mod shader;
 mod shaders;
+pub mod spirv;
 mod tally;
 mod timer;
 mod trial;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::weights::{Store, Weights};
@@ -27,11 +29,19 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::{Caps, Kernel, Launch};
 use context::Context;
-use shaders::Shaders;
+use shaders::{Replacements, Shaders};
 
 /// What is known of every adapter without opening it, by number.
 pub fn adapters() -> Vec<Device> {
     adapter::all().iter().map(adapter::describe).collect()
+}
+
+/// The kernels that the shaders in a folder change.
+///
+/// # Errors
+/// If the folder cannot be read, or holds what is no shader, or none.
+pub fn changed(shader_dir: &Path) -> Result<Vec<&'static str>> {
+    Replacements::read(shader_dir).map(|replacements| replacements.changed().collect())
 }
 
 /// What a device is to have less than it has, for tests. `None` leaves a thing as it is.
@@ -103,17 +113,17 @@ impl Wgpu {
             let remedy = format!("{remedy}, or use `device cpu`; `devices::all` lists what there is");
             return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy });
         };
-        let replacements = shader_dir.map(shaders::replacements).transpose()?.unwrap_or_default();
+        let replacements = shader_dir.map(Replacements::read).transpose()?.unwrap_or_default();
         let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
         let gpu = Self::of(Context::open(adapter, caps.without(missing), less)?, replacements.clone());
-        let suspects = less.suspects.and(Caps::COOPERATIVE);
+        let suspects = less.suspects.and(Caps::COOPERATIVE).and(Caps::COOPERATIVE_8);
         let Some(why) = trial::run(&gpu, suspects)? else { return Ok(gpu) };
         let fault = format!("{why}, so kernels that need {} are not used", gpu.device().caps.common(suspects));
         let context = Context::open(adapter, gpu.device().caps.without(suspects), less)?;
         Ok(Self::of(context.with_fault(fault), replacements))
     }
 
-    fn of(context: Context, replacements: HashMap<&'static str, PathBuf>) -> Self {
+    fn of(context: Context, replacements: Replacements) -> Self {
         let context = Arc::new(context);
         let shaders = Shaders::new(context.clone(), replacements);
         Self { weights: Store::new(context.clone()), context, shaders }

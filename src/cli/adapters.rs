@@ -36,16 +36,17 @@ impl FromStr for Chosen {
 
 /// Flags of adapters.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Change the model by this adapter (LoRA), a safetensors file or PEFT's folder, with this strength; may be given
     /// several times.
     ///
     /// Files of the original repository, kohya, OneTrainer, ComfyUI, PEFT and diffusers are understood, with DoRA. 1 is the
     /// strength that an adapter was trained with; negative ones lead away from it.
-    #[arg(long = "lora", value_name = "FILE[:STRENGTH]", env = "CASCADE_LORA", value_delimiter = ';')]
+    #[arg(long = "lora", help_heading = super::MODEL, value_name = "FILE[:STRENGTH]", env = "CASCADE_LORA", value_delimiter = ';')]
     chosen: Vec<Chosen>,
     /// Take `<lora:NAME:STRENGTH>` out of prompts, and use NAME.safetensors of this folder.
-    #[arg(long = "lora-dir", value_name = "DIR", env = "CASCADE_LORA_DIR")]
+    #[arg(long = "lora-dir", help_heading = super::MODEL, value_name = "DIR", env = "CASCADE_LORA_DIR")]
     folder: Option<PathBuf>,
 }
 
@@ -97,6 +98,12 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// Names and strengths, for records.
+    pub(super) fn names(&self, tags: &[Chosen]) -> Vec<String> {
+        let name = |of: &Chosen| format!("{}:{}", super::name_of(&of.path), of.strength);
+        self.chosen.iter().chain(tags).map(name).collect()
     }
 
     /// The files that are read.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::setup::{Subject, aligned};
 use super::{note, say};
 use crate::error::Result;
-use crate::image::Record;
+use crate::image::{Format, Record};
 use crate::measure::{Spread, human_seconds, memory};
 use crate::pipeline::{Footprint, Observer, Options, Pipeline};
 use crate::request::{Request, parse_whole};
@@ -132,7 +132,7 @@ fn measure(args: &Args, size: (Option<u32>, Option<u32>), count: u32, first: boo
             pipeline.run(&request, Options { observer: Some(&mut planned), ..Options::default() }, |batch| {
                 let start = Instant::now();
                 for (i, image) in batch.images.iter().enumerate() {
-                    image.to_png(&Record::new(&request, "bench", batch.first + i))?;
+                    image.to_bytes(Format::Png, Some(&Record::new(&request, "bench").of_image(batch.first + i)))?;
                 }
                 encode += start.elapsed();
                 Ok(())
@@ -180,7 +180,7 @@ fn print(cell: &Cell, model: &str) -> Result<()> {
     let whole = cell.spread(PARTS.len()).median;
     let mut rows = vec![["", "median", "min … max", "share"].map(str::to_owned).to_vec()];
     for (i, (name, _)) in cell.seconds.iter().enumerate() {
-        let Spread { median, min, max } = cell.spread(i);
+        let Spread { median, min, max, .. } = cell.spread(i);
         let share = if i < PICTURE { String::new() } else { format!("{:.1} %", 100.0 * median / whole) };
         let range = format!("{} … {}", human_seconds(min), human_seconds(max));
         rows.push(vec![format!("  {name}"), human_seconds(median), range, share]);
@@ -208,7 +208,7 @@ fn markdown(cells: &[Cell], model: &str) -> Result<()> {
     say(&format!("|---|{}", "---|".repeat(PARTS.len() + 3)))?;
     for cell in cells {
         let part = |i| {
-            let Spread { median, min, max } = cell.spread(i);
+            let Spread { median, min, max, .. } = cell.spread(i);
             format!("{median:.3} ({min:.3} to {max:.3})")
         };
         let parts: Vec<String> = (0..=PARTS.len()).map(part).collect();
@@ -220,7 +220,7 @@ fn markdown(cells: &[Cell], model: &str) -> Result<()> {
 
 fn json(cell: &Cell) -> Value {
     let part = |(i, (name, values)): (usize, &(&'static str, Vec<f64>))| {
-        let Spread { median, min, max } = cell.spread(i);
+        let Spread { median, min, max, .. } = cell.spread(i);
         ((*name).to_owned(), json!({ "median": median, "min": min, "max": max, "runs": values }))
     };
     let Request { width, height, count, steps, guidance, .. } = cell.request;

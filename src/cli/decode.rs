@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::given::Given;
-use super::interrupt::{after_a_step, at_once};
-use super::output::Output;
+use super::jobs::Job;
+use super::make::Making;
+use super::output::{Output, Series};
 use super::report::Report;
+use super::seed::Seed;
 use super::setup::Setup;
 use super::watch::Watch;
+use super::{PICTURE, note};
 use crate::error::{Error, Result};
 use crate::image::{Origin, Record};
 use crate::model::Model;
 use crate::noise::NoiseKind;
-use crate::pipeline::{HostTensor, Inputs, Options, Pipeline};
+use crate::pipeline::{HostTensor, Inputs, Pipeline};
 use crate::request::{Request, parse_one_guidance, parse_one_steps, parse_whole};
 
 #[derive(Debug, clap::Args)]
@@ -22,47 +25,44 @@ pub(super) struct Args {
     file: PathBuf,
     #[command(flatten)]
     setup: Setup,
-    /// Seeds of Stage B's noise, like 1,2,3: every one makes all pictures. Without any, the file's.
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = parse_whole::<u64>, allow_negative_numbers = true)]
-    seeds: Vec<u64>,
+    /// Seeds of Stage B's noise, like 1,2,3: every one makes all pictures, picture k with seed N + k. `random` or -1
+    /// draws one. Without any, the file's.
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', allow_negative_numbers = true, help_heading = PICTURE)]
+    seeds: Vec<Seed>,
     /// Width in pixels, a multiple of 8 from 64 up. Without it, the width that the latents were made for.
-    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true)]
+    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, help_heading = PICTURE)]
     width: Option<u32>,
     /// Height in pixels, like the width.
-    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true)]
+    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, help_heading = PICTURE)]
     height: Option<u32>,
     /// Denoising steps of Stage B. Without it, those that the file asks for, or 10.
-    #[arg(long, value_name = "B", value_parser = parse_one_steps, allow_hyphen_values = true)]
+    #[arg(long, value_name = "B", value_parser = parse_one_steps, allow_hyphen_values = true, help_heading = PICTURE)]
     steps: Option<u32>,
     /// Guidance of Stage B. 1 and below is off. Without it, what the file asks for, or 0.
-    #[arg(long, value_name = "B", value_parser = parse_one_guidance, allow_hyphen_values = true)]
+    #[arg(long, value_name = "B", value_parser = parse_one_guidance, allow_hyphen_values = true, help_heading = PICTURE)]
     guidance: Option<f32>,
     #[command(flatten)]
     method: super::method::Args,
-    /// Where noise comes from: torch, torch-bf16 or philox. Without it, as the file says, or torch.
-    #[arg(long, value_name = "KIND")]
+    /// Where noise comes from: torch, torch-bf16, torch-batch, torch-batch-bf16 or philox. Without it, as the file
+    /// says, or torch.
+    #[arg(long, value_name = "KIND", help_heading = PICTURE)]
     noise: Option<NoiseKind>,
     /// What the pictures show, for files without encoded text, or instead of it.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = PICTURE)]
     prompt: Option<String>,
     /// What guidance leads away from.
-    #[arg(short, long, value_name = "TEXT", requires = "prompt")]
+    #[arg(short, long, value_name = "TEXT", requires = "prompt", help_heading = PICTURE)]
     negative: Option<String>,
     #[command(flatten)]
     output: Output,
-    /// Print nothing but errors and results.
-    #[arg(short, long)]
-    quiet: bool,
-    /// Compare every node with its definition as it runs, and stop at the first
-    /// that differs. Very slow.
-    #[arg(long)]
-    check_nodes: bool,
+    #[command(flatten)]
+    making: Making,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     let file = Given::open(&args.file)?;
-    let model = args.setup.open_model(args.quiet)?;
+    let model = args.setup.open_model(args.making.quiet)?;
     let stage_c = file.stage_c(&model)?;
     let text = match args.prompt {
         Some(_) => None,
@@ -75,8 +75,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     request.check()?;
     let seeds = match &args.seeds[..] {
         [] => vec![request.seed],
-        seeds => seeds.to_vec(),
+        seeds => seeds.iter().map(|seed| seed.value()).collect(),
     };
+    for seed in args.seeds.iter().filter(|seed| matches!(seed, Seed::Random(_))) {
+        note(&format!("seed: {}", seed.value()));
+    }
     if let Some(twice) = seeds.iter().enumerate().find(|(i, seed)| seeds[..*i].contains(seed)) {
         return Err(Error::Request {
             what: "--seeds".into(),
@@ -84,39 +87,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
             found: format!("{} twice", twice.1),
         });
     }
-    let outputs = args.output.plan_pictures(request.images(), &seeds)?;
-    outputs.spare(model.files().into_iter().chain([args.file.as_path()]))?;
-    let mut pipeline = Pipeline::new(model, args.setup.open_device()?)?;
-    let (name, device) = (args.setup.model.name()?, pipeline.backend().device().name.clone());
-    let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);
-
-    let mut watch = Watch::new(args.quiet, args.output.json);
-    for (run, &seed) in seeds.iter().enumerate() {
-        let request = Request { seed, ..request.clone() };
-        let record = |image| Record {
+    let series = seeds.iter().map(|&seed| Series { seed, images: request.images(), output: None });
+    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), None)?;
+    outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
+    let opened = args.setup.open_device_of(None)?;
+    let job = |(run, &seed): (usize, &u64)| Job::new(Request { seed, ..request.clone() }, run * request.images());
+    let jobs = seeds.iter().enumerate().map(job);
+    let whole = |job: &Job| -> Result<Record> {
+        Ok(Record {
             text: file.record.as_ref().and_then(|record| record.text.clone()).filter(|_| text.is_some()),
-            prior: origin(&file, &request),
-            ..Record::new(&request, &name, image)
-        };
-        let options = Options {
-            inputs: Inputs { text: text.as_ref(), stage_c: Some(&stage_c), ..Inputs::default() },
-            keep: outputs.dump.is_some(),
-            check_nodes: args.check_nodes,
-            observer: Some(&mut watch),
-        };
-        let times = after_a_step(|| {
-            pipeline.run(&request, options, |batch| {
-                at_once(|| {
-                    let mut images = batch.images.iter().zip(batch.first..);
-                    images.try_for_each(|(image, i)| {
-                        let index = run * request.images() + i;
-                        report.wrote(|| outputs.write(index, &image.to_png(&record(i))?))
-                    })
-                })
-            })
-        })?;
-        report.times += times;
-    }
+            prior: origin(&file, &job.request),
+            ..args.setup.record(&job.request, &opened)?
+        })
+    };
+    let jobs: Vec<(Job, Record)> = jobs.map(|job| whole(&job).map(|record| (job, record))).collect::<Result<_>>()?;
+    let mut pipeline = Pipeline::new(model, opened.backend)?;
+    let mut report = Report::new(begin, args.output.json, args.making.quiet, &jobs[0].1, pipeline.backend());
+
+    let mut watch = Watch::new(args.making.quiet, args.output.json);
+    watch.about(pipeline.model());
+    let inputs = Inputs { text: text.as_ref(), stage_c: Some(&stage_c), ..Inputs::default() };
+    args.making.pictures(&mut pipeline, &jobs, inputs, &outputs, &mut watch, &mut report)?;
     outputs.write_dump(&watch.dump)?;
     report.end("images", serde_json::json!({ "request": request, "seeds": seeds }))
 }
@@ -165,7 +156,7 @@ fn size_of(stage_c: &HostTensor, model: &Model) -> (u32, u32) {
 
 /// Where the latents came from, unless `request` would make the same.
 fn origin(file: &Given, request: &Request) -> Option<Origin> {
-    let Some(record) = &file.record else { return Some(Origin::File(file.name())) };
+    let Some(record) = &file.record else { return Some(Origin::File(file.from(0))) };
     if let Some(origin) = &record.prior {
         return Some(origin.clone());
     }
@@ -177,5 +168,5 @@ fn origin(file: &Given, request: &Request) -> Option<Origin> {
         method: (made.method.0.clone(), request.method.1.clone()),
         ..made.clone()
     };
-    (same != *request).then(|| Origin::Request(made.clone().into()))
+    (same != *request).then(|| Origin::Request { request: made.clone().into(), image: 0 })
 }

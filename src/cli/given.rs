@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::tensors::to_nhwc;
 use crate::error::{Error, Result};
-use crate::image::Record;
+use crate::image::{FromFile, Record};
 use crate::model::Model;
 use crate::pipeline::{HostTensor, TextEmbeddings};
 use crate::request::Request;
@@ -41,9 +41,9 @@ impl Given {
         Ok(Self { path: path.to_owned(), file, record })
     }
 
-    /// The file's name without folders, for records.
-    pub(super) fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    /// The file's name without folders and the first row that is used of it, for records.
+    pub(super) fn from(&self, row: usize) -> FromFile {
+        FromFile { file: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(), row }
     }
 
     /// The prompts and the negative prompt that its text is of. Where the file does not say, they are empty.
@@ -57,14 +57,20 @@ impl Given {
         }
     }
 
-    /// Start latents for `request`.
+    /// Start latents for `request`: one row of the file for each image, or `row` for all.
     ///
     /// # Errors
     /// If there is neither `stage_c` nor `stage_b`, or one of another shape than the request's.
-    pub(super) fn start_latents(&self, request: &Request, model: &Model) -> Result<StartLatents> {
+    pub(super) fn start_latents(&self, request: &Request, row: Option<usize>, model: &Model) -> Result<StartLatents> {
         let (images, sizes) = (request.images(), request.sizes());
         let read = |name: &str, (h, w): (usize, usize), c: usize| -> Result<Option<HostTensor>> {
-            self.file.dims(name).map(|_| self.images(name, Shape::new(images, h, w, c))).transpose()
+            let Some(dims) = self.file.dims(name) else { return Ok(None) };
+            let rows = if row.is_some() { dims.first().copied().unwrap_or(0) } else { images };
+            let all = self.images(name, Shape::new(rows, h, w, c))?;
+            Ok(Some(match row {
+                Some(row) => self.row(name, &all, rows, row)?.repeated(images),
+                None => all,
+            }))
         };
         let latents = [
             read("stage_c", sizes.c, model.stage_c.1.in_channels)?,
@@ -73,6 +79,19 @@ impl Given {
         match latents.iter().all(Option::is_none) {
             true => Err(self.lacks("tensors `stage_c`, `stage_b` or both")),
             false => Ok(latents),
+        }
+    }
+
+    /// One row of a tensor of this name, whose first `rows` may be asked for.
+    fn row(&self, name: &str, all: &HostTensor, rows: usize, row: usize) -> Result<HostTensor> {
+        match row < rows {
+            true => Ok(HostTensor { shape: Shape { n: 1, ..all.shape }, values: all.images(&[row]) }),
+            false => Err(Error::Tensor {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                expected: format!("row {row}, which the picture was made from"),
+                found: format!("{rows} rows"),
+            }),
         }
     }
 
@@ -151,6 +170,24 @@ impl Given {
     fn rows(&self, name: &str, shape: Shape) -> Result<HostTensor> {
         let weight = self.file.require(name, &[shape.n, shape.w, shape.c])?;
         Ok(HostTensor { shape, values: weight.to_f32() })
+    }
+
+    /// The text of one prompt, `row`, and of the negative one.
+    ///
+    /// # Errors
+    /// As [`text`](Self::text), and if there is no such row.
+    pub(super) fn text_of_row(&self, model: &Model, row: usize) -> Result<Option<TextEmbeddings>> {
+        let Some(text) = self.text(model, true)? else { return Ok(None) };
+        let prompts = self.file.dims("prompt_embeds_pooled").map_or(0, |dims| dims[0]);
+        let pick = |name: &str, all: &HostTensor| -> Result<HostTensor> {
+            let mut one = self.row(name, all, prompts, row)?;
+            let negative: Vec<usize> = (prompts..all.shape.n).collect();
+            one.values.extend(all.images(&negative));
+            one.shape.n += negative.len();
+            Ok(one)
+        };
+        let states = text.states.as_ref().map(|states| pick("prompt_embeds", states)).transpose()?;
+        Ok(Some(TextEmbeddings { states, pooled: pick("prompt_embeds_pooled", &text.pooled)? }))
     }
 
     /// The error for a file that holds something else.

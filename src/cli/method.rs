@@ -12,6 +12,7 @@ struct Pair<T>(T, Option<T>);
 /// The samplers of both stages. `decode`, which samples Stage B alone, takes the first setting of each for it.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Sampling")]
+#[group(skip)]
 pub(super) struct Args {
     /// Sampler of Stage C, then Stage B: ddpm, gdf (the original repository's), ddim, euler, euler-ancestral,
     /// dpmpp-2m, dpmpp-2m-sde or lcm. Where one is given, Stage B keeps ddpm.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::output::spare;
 use super::setup::{Size, Subject, aligned};
 use super::{note, say};
 use crate::error::Result;
@@ -46,6 +47,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         check_writable(path, args.force, false)?;
     }
     let model = args.subject.open_model(args.json)?;
+    if let Some(path) = &args.trace {
+        spare("--trace", [path], args.subject.reads(&model)?)?;
+    }
     let request = args.subject.request((args.size.width, args.size.height), args.size.count, &model)?;
     let backend = args.subject.setup.open_device()?;
     let ceilings = Ceilings::measure(backend.as_ref())?;

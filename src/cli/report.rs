@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{note, say};
+use crate::backend::Backend;
 use crate::error::Result;
+use crate::image::Record;
+use crate::measure::memory::peak_bytes;
 use crate::pipeline::Times;
 
 /// What is known of a run so far.
@@ -28,8 +31,8 @@ pub(super) struct Report {
 
 impl Report {
     /// A run that began at `begin`, and has just opened its model and its device.
-    pub(super) fn new(begin: Instant, json: bool, quiet: bool, model: &str, device: &str) -> Self {
-        let (model, device, load) = (model.to_owned(), device.to_owned(), begin.elapsed());
+    pub(super) fn new(begin: Instant, json: bool, quiet: bool, record: &Record, backend: &dyn Backend) -> Self {
+        let (model, device, load) = (record.model.clone(), backend.device().name.clone(), begin.elapsed());
         let (times, encode, paths) = (Times::default(), Duration::ZERO, Vec::new());
         Self { begin, json, quiet, model, device, load, times, encode, paths }
     }
@@ -66,7 +69,9 @@ impl Report {
                 "stage_a": times.stage_a.as_secs_f64(),
                 "encode": encode.as_secs_f64(),
             });
-            let mut all = json!({ files: self.paths, "model": self.model, "device": device, "seconds": seconds });
+            let mut all = json!({
+                files: self.paths, "model": self.model, "device": device, "seconds": seconds, "peak_bytes": peak_bytes(),
+            });
             if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
                 all.extend(more);
             }
@@ -74,8 +79,10 @@ impl Report {
         }
         if !self.quiet {
             let total = self.begin.elapsed().as_secs_f64();
+            let peak =
+                peak_bytes().map_or(String::new(), |peak| format!("; peak memory {} MiB", peak.div_ceil(1 << 20)));
             note(&format!(
-                "{total:.2} s on {device}: load {:.2}, text {:.2}, Stage C {:.2}, Stage B {:.2}, Stage A {:.2}",
+                "{total:.2} s on {device}: load {:.2}, text {:.2}, Stage C {:.2}, Stage B {:.2}, Stage A {:.2}{peak}",
                 (*load + times.plan).as_secs_f64(),
                 times.text.as_secs_f64(),
                 times.stage_c.as_secs_f64(),

@@ -1,21 +1,24 @@
 //! Flags that several commands share: the model, the device, how to sample, and at which size.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, FromArgMatches};
 
 use super::adapters::Chosen;
-use super::{ModelArgs, note, probe};
+use super::{DEVICE, ModelArgs, PICTURE, note, probe};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
+use crate::image::Record;
 use crate::model::Model;
 use crate::registry::Caps;
 use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
-use crate::sizes::StageSizes;
 use crate::synth::{self, Preset};
+use crate::weights::{ModelPaths, PartFiles, Variant};
 
 /// Precision of GEMMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Precision {
+pub(super) enum Precision {
     /// The device's best exact one: f32 on the CPU.
     Auto,
     /// f32 throughout. Weights that are stored in fewer bits are converted, which is exact.
@@ -31,22 +34,35 @@ pub(super) struct Setup {
     pub(super) model: ModelArgs,
     #[command(flatten)]
     pub(super) adapters: super::adapters::Args,
-    /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`.
-    #[arg(long, value_name = "NAME", default_value = "auto", env = "CASCADE_DEVICE")]
-    device: Choice,
+    /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`. [default: auto]
+    #[arg(long, value_name = "NAME", help_heading = DEVICE, env = "CASCADE_DEVICE")]
+    device: Option<Choice>,
     /// Do not use kernels that need these capabilities of the device (`cascade-rt devices` lists them), to compare
     /// kernels, or to avoid one that is wrong. `sm_90a` stands for what only Hopper GPUs have.
-    #[arg(long, value_name = "NAME,…", env = "CASCADE_WITHOUT")]
+    #[arg(long, value_name = "NAME,…", help_heading = DEVICE, env = "CASCADE_WITHOUT")]
     without: Option<Caps>,
     /// Use the shaders in this folder instead of the built-in ones of the same name.
-    #[arg(long, value_name = "DIR", env = "CASCADE_SHADER_DIR")]
+    #[arg(long, value_name = "DIR", help_heading = DEVICE, env = "CASCADE_SHADER_DIR")]
     shader_dir: Option<PathBuf>,
-    /// Precision of GEMMs.
-    #[arg(long, value_enum, default_value_t = Precision::Auto, env = "CASCADE_DTYPE")]
-    dtype: Precision,
+    /// Precision of GEMMs. [default: auto]
+    #[arg(long, value_enum, help_heading = DEVICE, env = "CASCADE_DTYPE")]
+    dtype: Option<Precision>,
+}
+
+/// A device, and which of its kernels are used.
+pub(super) struct Opened {
+    pub(super) backend: Box<dyn Backend>,
+    device: Choice,
+    without: Caps,
 }
 
 impl Setup {
+    /// The model's files. In f32, weights that are stored so come first.
+    fn paths(&self) -> Result<ModelPaths> {
+        let usual = if self.dtype == Some(Precision::F32) { Variant::Exact } else { Variant::Small };
+        self.model.find(usual)
+    }
+
     /// Opens the model, changed by the adapters of the flags.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
         self.open_model_with(&[], quiet)
@@ -54,7 +70,7 @@ impl Setup {
 
     /// Opens the model, changed by the adapters of the flags, and those that prompts ask for.
     pub(super) fn open_model_with(&self, tags: &[Chosen], quiet: bool) -> Result<Model> {
-        let paths = self.model.find()?;
+        let paths = self.paths()?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
@@ -63,44 +79,118 @@ impl Setup {
         Ok(model)
     }
 
+    /// Every file that a run with this model and device may read, so that none is replaced: weights, configurations,
+    /// the tokenizer's files, adapters, shaders.
+    ///
+    /// # Errors
+    /// If the model is no longer there.
+    pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
+        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, image_encoder, tokenizer, index, schedulers } =
+            self.paths()?;
+        let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok());
+        let of_parts = parts
+            .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));
+        let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());
+        let weights = model.files().into_iter().map(PathBuf::from);
+        let folders = [Some(tokenizer.path()), self.shader_dir.as_deref()].into_iter().flatten();
+        let listed = folders.chain(self.adapters.files(&[])).flat_map(|path| match std::fs::read_dir(path) {
+            Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+            Err(_) => vec![path.to_owned()],
+        });
+        Ok(described.chain(weights).chain(listed).collect())
+    }
+
     /// Opens the device.
     pub(super) fn open_device(&self) -> Result<Box<dyn Backend>> {
-        let caps = devices::wanted(self.dtype == Precision::Bf16, self.without.unwrap_or_default());
-        let (choice, wrong) = probe::choose(self.device)?;
-        let backend = devices::open(choice, caps, self.shader_dir.as_deref())?;
+        self.open_device_of(None).map(|opened| opened.backend)
+    }
+
+    /// Opens the device with the shaders of another folder than the one that was asked for.
+    pub(super) fn open_with(&self, shader_dir: Option<&Path>) -> Result<Box<dyn Backend>> {
+        self.open(None, shader_dir).map(|opened| opened.backend)
+    }
+
+    /// Opens the device; as far as flags do not say which, the one that made a picture.
+    pub(super) fn open_device_of(&self, record: Option<&Record>) -> Result<Opened> {
+        self.open(record, self.shader_dir.as_deref())
+    }
+
+    fn open(&self, record: Option<&Record>, shader_dir: Option<&Path>) -> Result<Opened> {
+        let recorded = |field: fn(&Record) -> &String| record.map(field).filter(|text| !text.is_empty());
+        let device = self.device.or(recorded(|record| &record.device).and_then(|text| text.parse().ok()));
+        let without = self.without.or(recorded(|record| &record.without).and_then(|text| text.parse().ok()));
+        let without = without.unwrap_or(Caps::NONE);
+        let rounds = match self.dtype {
+            Some(dtype) => dtype == Precision::Bf16,
+            None => recorded(|record| &record.dtype).is_some_and(|dtype| dtype == "bf16"),
+        };
+        let (device, wrong) = probe::choose(device.unwrap_or(Choice::Auto))?;
+        let backend = devices::open(device, devices::wanted(rounds, without), shader_dir)?;
         wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
-        Ok(backend)
+        Ok(Opened { backend, device, without })
+    }
+
+    /// The record of a run of `request` with this model on this device.
+    ///
+    /// # Errors
+    /// If no model is given, and none is built in.
+    pub(super) fn record(&self, request: &Request, opened: &Opened) -> Result<Record> {
+        let (model, mut parts) = self.model.names()?;
+        parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), super::name_of(folder))));
+        let dtype = if opened.backend.device().rounds() { "bf16" } else { "f32" };
+        let without = if opened.without == Caps::NONE { String::new() } else { opened.without.to_string() };
+        Ok(Record {
+            parts,
+            device: opened.device.to_string(),
+            dtype: dtype.into(),
+            without: without.replace(" + ", ","),
+            ..Record::new(request, &model)
+        })
     }
 }
 
 /// How latents are sampled.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sampling {
-    /// Denoising steps of Stage C, then Stage B.
+    /// Denoising steps of Stage C, then Stage B; one number is Stage C's. [default: 20,10]
     ///
     /// Time grows in proportion to the steps. More than the default change the
     /// picture little.
-    #[arg(long, value_name = "C,B", default_value = "20,10", value_parser = parse_steps, allow_hyphen_values = true, env = "CASCADE_STEPS")]
-    steps: (u32, u32),
-    /// Guidance of Stage C, then Stage B: how far to follow the prompt. 1 and below is off.
-    #[arg(long, value_name = "C,B", default_value = "4.0,0.0", value_parser = parse_guidance, allow_hyphen_values = true, env = "CASCADE_GUIDANCE")]
-    guidance: (f32, f32),
+    #[arg(long, value_name = "C[,B]", value_parser = parse_steps, allow_hyphen_values = true, help_heading = PICTURE, env = "CASCADE_STEPS")]
+    steps: Option<(u32, u32)>,
+    /// Guidance of Stage C, then Stage B; one number is Stage C's: how far to follow the prompt. 1 and below is off.
+    /// [default: 4,0]
+    #[arg(long, value_name = "C[,B]", value_parser = parse_guidance, allow_hyphen_values = true, help_heading = PICTURE, env = "CASCADE_GUIDANCE")]
+    guidance: Option<(f32, f32)>,
     /// Pixels of the picture for a pixel of Stage C's latent, 4 to 128. Fewer give more, smaller things.
-    #[arg(long, value_name = "PX", default_value_t = StageSizes::COMPRESSION, env = "CASCADE_COMPRESSION")]
-    compression: f32,
+    /// [default: 42.67]
+    #[arg(long, value_name = "PX", help_heading = PICTURE, env = "CASCADE_COMPRESSION")]
+    compression: Option<f32>,
     #[command(flatten)]
     method: super::method::Args,
 }
 
 impl Sampling {
-    /// `request`, sampled like this.
+    /// What one of these flags with this value says; `None` if there is no such flag.
+    pub(super) fn of(flag: &str, value: &str) -> Option<std::result::Result<Self, String>> {
+        let parser = Self::augment_args(clap::Command::new("").no_binary_name(true));
+        // What the environment says of other flags is not asked for here.
+        let parser = parser.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+        let flag = flag.replace('_', "-");
+        parser.get_arguments().find(|arg| arg.get_long() == Some(&flag))?;
+        let parsed = parser.try_get_matches_from([format!("--{flag}={value}")]);
+        let parsed = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        // `error: invalid value 'x' for '--flag <F>': what is wrong`, and a hint in other lines.
+        let wrong =
+            |text: &str| text.lines().next().and_then(|line| line.split("': ").last()).unwrap_or(text).to_owned();
+        Some(parsed.map_err(|e| wrong(&e.to_string())))
+    }
+
+    /// `request`, sampled like this where flags say how.
     pub(super) fn apply(&self, request: Request) -> Request {
-        self.method.apply(Request {
-            steps: self.steps,
-            guidance: self.guidance,
-            compression: self.compression,
-            ..request
-        })
+        let (steps, guidance) = (self.steps.unwrap_or(request.steps), self.guidance.unwrap_or(request.guidance));
+        let compression = self.compression.unwrap_or(request.compression);
+        self.method.apply(Request { steps, guidance, compression, ..request })
     }
 }
 
@@ -108,14 +198,14 @@ impl Sampling {
 #[derive(Debug, clap::Args)]
 pub(super) struct Size {
     /// Width in pixels, a multiple of 8 from 64 up. Without it, the width that the model was trained for, or 1024.
-    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_WIDTH")]
+    #[arg(short = 'W', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, help_heading = PICTURE, env = "CASCADE_WIDTH")]
     pub(super) width: Option<u32>,
     /// Height in pixels, like the width.
-    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_HEIGHT")]
+    #[arg(short = 'H', long, value_name = "PX", value_parser = parse_whole::<u32>, allow_negative_numbers = true, help_heading = PICTURE, env = "CASCADE_HEIGHT")]
     pub(super) height: Option<u32>,
-    /// Pictures of each prompt.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_whole::<u32>, allow_negative_numbers = true, env = "CASCADE_COUNT")]
-    pub(super) count: u32,
+    /// Pictures of each prompt. [default: 1]
+    #[arg(short, long, value_name = "N", value_parser = parse_whole::<u32>, allow_negative_numbers = true, help_heading = PICTURE, env = "CASCADE_COUNT")]
+    pub(super) count: Option<u32>,
 }
 
 /// What is measured.
@@ -143,20 +233,31 @@ impl Subject {
         Ok(model)
     }
 
+    /// Every file that a run may read, see [`Setup::reads`].
+    pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
+        self.synthetic.map_or_else(|| self.setup.reads(model), |_| Ok(Vec::new()))
+    }
+
     /// The model's name, for results.
     pub(super) fn name(&self) -> Result<String> {
-        self.synthetic.map_or_else(|| self.setup.model.name(), |preset| Ok(format!("synthetic {preset}")))
+        self.synthetic
+            .map_or_else(|| self.setup.model.names().map(|(name, _)| name), |preset| Ok(format!("synthetic {preset}")))
     }
 
     /// A request with one prompt. Where no size is given, pictures have the size that the model was trained for.
-    pub(super) fn request(&self, size: (Option<u32>, Option<u32>), count: u32, model: &Model) -> Result<Request> {
+    pub(super) fn request(
+        &self,
+        size: (Option<u32>, Option<u32>),
+        count: impl Into<Option<u32>>,
+        model: &Model,
+    ) -> Result<Request> {
         let usual = Request::default();
         let side = |given: Option<u32>, usual: u32| given.or(model.native_size).unwrap_or(usual);
         let request = Request {
             prompts: vec!["a red apple on a blue background".into()],
             width: side(size.0, usual.width),
             height: side(size.1, usual.height),
-            count,
+            count: count.into().unwrap_or(usual.count),
             ..usual
         };
         let request = self.sampling.apply(request);

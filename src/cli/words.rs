@@ -37,6 +37,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("stage_c", "--stage-c"),
     ("text_encoder", "--text-encoder"),
     ("tokenizer", "--tokenizer"),
+    ("variant", "--variant"),
     ("image_encoder", "--image-encoder"),
     ("image", "--image"),
     ("force", "--force"),

@@ -319,14 +319,21 @@ mod x86 {
     /// [`super::pair`].
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) fn pair(row: &mut [f32; STEP]) {
-        for at in (0..STEP).step_by(32) {
-            // SAFETY: 32 values are read at `at`, and 16 written at `at / 2`, all within `row`.
-            unsafe {
-                let (low, high) = (_mm512_loadu_ps(&row[at]), _mm512_loadu_ps(&row[at + 16]));
-                let pairs: __m512 = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                _mm512_storeu_ps(&mut row[at / 2], pairs);
-            }
+        let blocks = row.as_chunks_mut().0;
+        for j in 0..blocks.len() / 2 {
+            let (low, high) = (load(&blocks[2 * j]), load(&blocks[2 * j + 1]));
+            // SAFETY: both types have 512 bits, and every pattern of bits is a value of either.
+            let pairs: __m512 = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) };
+            // SAFETY: a block has 16 elements.
+            unsafe { _mm512_storeu_ps(blocks[j].as_mut_ptr(), pairs) };
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(from: &[f32; 16]) -> __m512 {
+        // SAFETY: `from` has 16 elements.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
     }
 
     /// [`super::transpose`], 16 × 16 values at a time.
@@ -340,13 +347,13 @@ mod x86 {
             for p in (0..depth).step_by(16) {
                 let mut block = [_mm512_setzero_ps(); 16];
                 for (to, from) in block.iter_mut().zip(from[first * stride..].chunks_exact(stride)) {
-                    // SAFETY: p < stride, and both are multiples of 16, so 16 values follow.
-                    *to = unsafe { _mm512_loadu_ps(&from[p]) };
+                    *to = load(&from.as_chunks().0[p / 16]);
                 }
                 let block = transposed(block);
                 for (row, to) in block.iter().zip(to[p * width..].chunks_exact_mut(width)) {
-                    // SAFETY: the mask limits the store to columns `first..first + count` of `to`.
-                    unsafe { _mm512_mask_storeu_ps(to[first..].as_mut_ptr(), lanes, *row) };
+                    let to = &mut to[first..first + count];
+                    // SAFETY: the mask has `count` bits, and `to` as many elements.
+                    unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes, *row) };
                 }
             }
         }

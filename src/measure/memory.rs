@@ -12,3 +12,8 @@ pub fn reset_peak() {
 pub fn peak_bytes() -> Option<u64> {
     proc_kib("/proc/self/status", "VmHWM")
 }
+
+/// Resident memory now, which includes those pages of mapped weights that were accessed.
+pub fn resident_bytes() -> Option<u64> {
+    proc_kib("/proc/self/status", "VmRSS")
+}

@@ -84,6 +84,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 1, slot(2, 9, 6, 3), &[8, 3, 3, 3], false),
         case(1, 1, slot(1, 5, 4, 6), &[5, 6, 3, 3], true),
         case(2, 1, slot(1, 6, 7, 18), &[66, 18, 3, 2], true), // a kernel that is not square
+        case(1, 1, slot(1, 5, 4, 8), &[12, 8, 3, 2], true), // nor is this one; channels in fours
         case(4, 0, slot(2, 8, 12, 3), &[10, 3, 4, 4], false), // patches
     ]
 }

@@ -89,6 +89,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(2, 0, slot(2, 3, 1, 9), &[9, 3, 2, 2], false),
         case(2, 1, slot(1, 1, 1, 4), &[4, 3, 4, 4], true),
         case(3, 2, slot(2, 4, 5, 6), &[6, 7, 5, 4], true), // a kernel that is not square
+        case(3, 2, slot(2, 4, 5, 8), &[8, 12, 5, 4], true), // nor is this one; channels in fours
         case(2, 0, slot(1, 5, 18, 520), &[520, 40, 2, 2], true),
         case(2, 0, slot(2, 9, 17, 456), &[456, 48, 2, 2], true), // more pixels than 256
         case(2, 1, slot(2, 5, 17, 96), &[96, 32, 4, 4], true),

@@ -6,7 +6,7 @@ use crate::image::Image;
 /// What is subtracted from the channels of a picture from 0 to 1.
 const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// What they are then divided by.
-const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+const STD: [f32; 3] = [0.26862954, 0.2613026, 0.2757771];
 
 /// The middle of a picture, `side` × `side` pixels, after its shorter side was resized to `side`.
 ///

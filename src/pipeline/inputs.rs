@@ -24,6 +24,11 @@ impl HostTensor {
         indices.iter().flat_map(|&i| &self.values[i * image..(i + 1) * image]).copied().collect()
     }
 
+    /// This `times` over.
+    pub fn repeated(self, times: usize) -> Self {
+        Self { shape: Shape { n: self.shape.n * times, ..self.shape }, values: self.values.repeat(times) }
+    }
+
     /// A tensor of some of the images.
     ///
     /// # Panics

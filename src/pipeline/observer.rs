@@ -42,10 +42,21 @@ pub struct Footprint {
     pub activations: u64,
     /// Bytes of weights.
     pub weights: u64,
+    /// Bytes of intermediate results that the observer gets from each batch.
+    pub kept: u64,
     /// Bytes that could be had; the largest number where that is not known.
     pub free: u64,
     /// Where the weights are.
     pub residency: Residency,
+}
+
+/// What a batch takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outline {
+    /// Images made at once.
+    pub images: usize,
+    /// The stages that run, in order: how many steps they take, and how many floating-point operations together.
+    pub stages: Vec<(StageName, usize, u64)>,
 }
 
 /// Called while pictures are made. Every method has a default that does nothing, so an observer names only
@@ -56,6 +67,9 @@ pub trait Observer {
 
     /// A prompt was too long for the text encoder, which does not see `cut`.
     fn truncated(&mut self, _prompt: &str, _cut: &str) {}
+
+    /// A batch begins.
+    fn batch(&mut self, _outline: &Outline) {}
 
     /// A stage begins for a batch; it takes this many steps.
     fn begin(&mut self, _stage: StageName, _steps: usize) {}

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::net::config::UNetConfig;
 use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, slot};
-use crate::noise::{LatentNoise, NoiseGenerator, NoiseStream};
+use crate::noise::{LatentNoise, NoiseStream};
 use crate::ops::{Advance, Concat, CountNonFinite, Element, Philox};
 use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
@@ -138,6 +138,11 @@ impl Sampling {
         self.steps
     }
 
+    /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none.
+    pub fn segments(&self) -> Vec<(SegmentId, usize)> {
+        vec![(self.condition, 1), (self.step, self.steps), (self.check, 1)]
+    }
+
     /// Samples the batch, and sees to it that the result is finite.
     pub fn run(&self, run: &mut Run<'_>) -> Result<()> {
         self.condition_feed.write(run)?;
@@ -151,8 +156,8 @@ impl Sampling {
         run.finite(self.not_finite, self.stage, self.steps)
     }
 
-    /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for all
-    /// images, since torch draws channels first.
+    /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for as many
+    /// images as are drawn at once, since torch draws channels first.
     pub fn host_bytes(&self, total: usize) -> u64 {
         let Some(table) = self.table else { return 0 };
         let latents = self.x.shape.elements();
@@ -175,8 +180,7 @@ fn start_noise(job: &Job<'_>, run: &mut Run<'_>, stream: NoiseStream, x: Slot, t
     let request = job.request;
     let all = Shape { n: request.images(), ..x.shape };
     let steps = table.map_or(0, |table| table.shape.n / x.shape.n);
-    let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
-    let noise = LatentNoise::draw_images(&mut generator, all, steps, job.images.clone());
+    let noise = LatentNoise::of_request(request.noise, request.seed, stream, all, steps, job.images.clone());
     run.write(x, &noise.start)?;
     table.map_or(Ok(()), |table| run.write(table, &noise.steps))
 }

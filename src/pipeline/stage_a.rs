@@ -50,6 +50,10 @@ impl Stage for StageA {
         1
     }
 
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        vec![(self.decode, 1)]
+    }
+
     fn run(&self, run: &mut Run<'_>) -> Result<()> {
         run.segment(self.decode)?;
         run.finite(self.not_finite, StageName::StageA, 1)?;

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
-use crate::plan::{Recorder, Slot};
+use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 
 pub(super) const KIND: Kind = Kind {
@@ -57,6 +57,10 @@ impl Stage for StageB {
 
     fn steps(&self) -> usize {
         self.0.steps()
+    }
+
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        self.0.segments()
     }
 
     fn run(&self, run: &mut Run<'_>) -> Result<()> {

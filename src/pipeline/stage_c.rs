@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::net::unet::Conditions;
 use crate::noise::NoiseStream;
 use crate::ops::Element;
-use crate::plan::{Recorder, Slot};
+use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 
 pub(super) const KIND: Kind = Kind {
@@ -84,6 +84,13 @@ impl Stage for StageC {
         match &self.source {
             Source::Sampled(sampling) => sampling.steps(),
             Source::Given(..) => 0,
+        }
+    }
+
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        match &self.source {
+            Source::Sampled(sampling) => sampling.segments(),
+            Source::Given(..) => Vec::new(),
         }
     }
 

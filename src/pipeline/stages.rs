@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::key::{PlanKey, Until};
-use super::observer::StageName;
+use super::observer::{Outline, StageName};
 use super::run::Run;
 use super::stage_a::StageA;
 use super::stage_b::StageB;
@@ -21,7 +21,7 @@ use super::text::Text;
 use crate::backend::{Device, Kind};
 use crate::error::Result;
 use crate::model::Model;
-use crate::plan::{Plan, Recorder};
+use crate::plan::{Plan, Recorder, SegmentId};
 
 /// A recorded stage. It knows its slots: it fills them, runs its segments and reads its results.
 pub(crate) trait Stage: Send {
@@ -31,11 +31,14 @@ pub(crate) trait Stage: Send {
     /// The steps that it takes; 0 if its result is given.
     fn steps(&self) -> usize;
 
+    /// The segments that it runs, each with how often.
+    fn segments(&self) -> Vec<(SegmentId, usize)>;
+
     /// Makes its part of the batch.
     fn run(&self, run: &mut Run<'_>) -> Result<()>;
 
-    /// Bytes of the host's memory that its inputs are filled from and its results are read into, in a run of
-    /// `total` images.
+    /// Bytes of the host's memory that its inputs are filled from and its results are read into, where noise is
+    /// drawn for `total` images at once.
     fn host_bytes(&self, _total: usize) -> u64 {
         0
     }
@@ -68,16 +71,46 @@ pub(crate) fn record(model: &Model, key: &PlanKey) -> Result<Recorded> {
     Ok(Recorded { plan: Arc::new(rec.finish()), stages })
 }
 
+/// Bytes of the intermediate results of a batch that are handed to the observer, see [`Run::keep`].
+pub(crate) fn kept_bytes(model: &Model, key: &PlanKey) -> u64 {
+    let text = &model.text.1;
+    let mut of_image = 0;
+    if key.text_given.is_none() {
+        of_image += text.max_position_embeddings * (1 + text.hidden_size) + text.projection_dim;
+    }
+    if key.until != Until::Text && key.stage_c_given.is_none() {
+        let (h, w) = key.sizes().c;
+        of_image += h * w * model.stage_c.1.out_channels;
+    }
+    if key.until == Until::Pictures {
+        let (h, w) = key.sizes().b;
+        of_image += h * w * model.stage_b.1.out_channels + key.height * key.width * 3;
+    }
+    if key.keep { 4 * (of_image * key.images) as u64 } else { 0 }
+}
+
 impl Recorded {
-    /// The least memory that it takes with `device`, in a run of `total` images: activations, and where weights
-    /// are copied, those of one span.
+    /// What a batch of `images` takes.
+    pub fn outline(&self, images: usize) -> Outline {
+        let flops = |(segment, times): &(SegmentId, usize)| {
+            let nodes = &self.plan.nodes[self.plan.nodes_of(*segment)];
+            *times as u64 * nodes.iter().map(|node| self.plan.cost(node, false).flops).sum::<u64>()
+        };
+        let stages = self.stages.iter().filter(|stage| stage.steps() > 0);
+        let stages =
+            stages.map(|stage| (stage.name(), stage.steps(), stage.segments().iter().map(flops).sum())).collect();
+        Outline { images, stages }
+    }
+
+    /// The least memory that it takes with `device`, where noise is drawn for `total` images at once: activations,
+    /// and where weights are copied, those of one span.
     pub fn least_bytes(&self, total: usize, device: &Device) -> u64 {
         let weights = if device.copies_weights { self.plan.span_weight_bytes(device.stores_bf16()) } else { 0 };
         self.activation_bytes(total, device) + weights
     }
 
     /// Memory of the device for activations. On the CPU that is the host's, which also holds what the host fills
-    /// them with and reads from them: a batch's noise, one draw for all `total` images of the run, pixels.
+    /// them with and reads from them: a batch's noise, one draw for `total` images, pixels.
     pub fn activation_bytes(&self, total: usize, device: &Device) -> u64 {
         let host = match device.kind {
             Kind::Cpu => self.stages.iter().map(|stage| stage.host_bytes(total)).max().unwrap_or(0),

@@ -16,7 +16,7 @@ use crate::backend::{Backend, Device, Program};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
-use crate::noise::{LatentNoise, NoiseGenerator, NoiseKind, NoiseStream};
+use crate::noise::{LatentNoise, NoiseKind, NoiseStream};
 use crate::plan::{Plan, Slot};
 use crate::registry::Kernel;
 use crate::request::Request;
@@ -326,8 +326,7 @@ fn noise_of_the_device_is_that_of_the_definition() {
     let mut got = Vec::new();
     noise_on_device(&request, images.clone(), &mut got);
     let all = Shape { n: request.images(), ..got[0].shape };
-    let mut generator = NoiseGenerator::new(request.noise, request.seed, NoiseStream::StageC);
-    let want = LatentNoise::draw_images(&mut generator, all, 3, images);
+    let want = LatentNoise::of_request(request.noise, request.seed, NoiseStream::StageC, all, 3, images);
     assert_eq!(got.len(), 3);
     for (i, (got, want)) in got.iter().zip(want.steps.chunks(got[0].values.len())).enumerate() {
         assert!(got.values == want, "step {i}");

@@ -109,6 +109,10 @@ impl Stage for Text {
         usize::from(self.encoder.is_some())
     }
 
+    fn segments(&self) -> Vec<(SegmentId, usize)> {
+        self.encoder.iter().map(|(segment, _)| (*segment, 1)).collect()
+    }
+
     fn run(&self, run: &mut Run<'_>) -> Result<()> {
         self.feed.write(run)?;
         let Some((segment, last)) = self.encoder else { return Ok(()) };

@@ -19,7 +19,7 @@ impl Caps {
     pub const SUBGROUP: Caps = Caps(1 << 4);
     /// WGSL 16-bit floats.
     pub const F16: Caps = Caps(1 << 5);
-    /// WGSL cooperative matrices, 16×16×16, f16 operands and f32 accumulators, for subgroups of 32.
+    /// WGSL cooperative matrices, 16×16×16, f16 operands and f32 accumulators.
     pub const COOPERATIVE: Caps = Caps(1 << 6);
     /// WGSL run on the host's cores: a subgroup is a vector register, and asking its lanes is cheaper than memory.
     pub const SOFTWARE: Caps = Caps(1 << 7);
@@ -29,6 +29,9 @@ impl Caps {
     /// is over (programmatic dependent launch).
     pub const DEPENDENT_LAUNCH: Caps = Caps(1 << 9);
 
+    /// WGSL cooperative matrices, 8×8×8, f16 operands and f32 accumulators.
+    pub const COOPERATIVE_8: Caps = Caps(1 << 10);
+
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
         (Caps::AVX512, "avx512"),
@@ -37,6 +40,7 @@ impl Caps {
         (Caps::SUBGROUP, "subgroup"),
         (Caps::F16, "f16"),
         (Caps::COOPERATIVE, "cooperative_matrix"),
+        (Caps::COOPERATIVE_8, "cooperative_matrix_8"),
         (Caps::SOFTWARE, "software"),
         (Caps::SM90A, "sm_90a"),
         (Caps::DEPENDENT_LAUNCH, "dependent_launch"),

@@ -20,10 +20,16 @@ pub enum Fit {
     ChannelsAtMost(usize),
     /// The result's channels are a multiple of this many, and the first operand's.
     ChannelsMultipleOf(usize),
+    /// This operand's channels are a multiple of this many.
+    OperandMultipleOf(usize, usize),
+    /// The result has at least this many elements; with fewer, smaller tiles share the work out better.
+    ResultsAtLeast(usize),
     /// The first operand has at most this many rows (pixels or tokens of all images).
     RowsAtMost(usize),
     /// An attention's heads have at most as many channels.
     HeadDimAtMost(usize),
+    /// The channels of an attention's heads are a multiple of this many.
+    HeadDimMultipleOf(usize),
     /// An attention's heads have as many channels.
     HeadDim(usize),
     /// This operand, learned or not, is read by GEMMs only, so that a device may have stored it in bf16.
@@ -39,7 +45,7 @@ pub enum Fit {
 impl Fit {
     /// Whether the row could serve nodes that do not meet this, only slower.
     pub fn is_preference(&self) -> bool {
-        matches!(self, Fit::Fastest)
+        matches!(self, Fit::Fastest | Fit::ResultsAtLeast(_))
     }
 
     /// Whether a node of `plan` fits a row `kernel` that asks for this, on a device of so many SMs.
@@ -60,8 +66,11 @@ impl Fit {
             Fit::ChannelsMultipleOf(of) => {
                 first.is_some_and(|x| x.c.is_multiple_of(of)) && node.output.shape.c.is_multiple_of(of)
             }
+            Fit::OperandMultipleOf(i, of) => node.inputs[i].is_some_and(|operand| operand.shape().c.is_multiple_of(of)),
+            Fit::ResultsAtLeast(min) => node.output.shape.elements() >= min,
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
+            Fit::HeadDimMultipleOf(of) => matches!(&node.op, Op::Attention(a) if a.head_dim.is_multiple_of(of)),
             Fit::HeadDim(dim) => matches!(&node.op, Op::Attention(attention) if attention.head_dim == dim),
             Fit::GemmInput(i) => match node.inputs[i] {
                 Some(Source::Slot(slot)) => plan.slots[slot.id()].element == Element::GemmInput,

@@ -93,8 +93,12 @@ impl Axis {
             Count::Channels(tensor) => of(tensor).c,
             Count::Constant(i) => node.op.constants()[i] as usize,
         };
-        let per = if self.per.is_empty() { 1 } else { number(self.per) };
-        (count as u64).div_ceil(per)
+        (count as u64).div_ceil(self.per(number))
+    }
+
+    /// How much of the count one workgroup does.
+    pub fn per(&self, number: impl Fn(&str) -> u64) -> u64 {
+        if self.per.is_empty() { 1 } else { number(self.per) }
     }
 }
 

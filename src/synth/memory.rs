@@ -115,6 +115,8 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         vision: Err(Missing::of("image encoder weights", "synthetic models have none")),
         tokenizer: tokenizer_files(),
         native_size: None,
+        sources: Vec::new(),
+        texts: Vec::new(),
     })
 }
 

@@ -11,8 +11,8 @@ use super::change::{Changes, LowRank};
 use super::file::{self, Stored};
 use super::index;
 use super::kind::NetworkKind;
-use super::names::{self, Rename, SECTIONS};
-use crate::error::{Error, Result};
+use super::names::{self, AVERAGED, PLAIN, Rename};
+use crate::error::{Error, Result, short};
 use crate::files::Location;
 use crate::tensor::Weight;
 
@@ -65,7 +65,9 @@ impl Checkpoint {
         let location = location.into();
         let all = Self::open_all(&location)?;
         let what = |c: &Checkpoint| match c.kind {
-            NetworkKind::Unknown => format!("an unknown network (with `{}`)", c.names().next().unwrap_or_default()),
+            NetworkKind::Unknown => {
+                format!("an unknown network (with `{}`)", short(c.names().next().unwrap_or_default()))
+            }
             kind => kind.to_string(),
         };
         let found: Vec<String> = all.iter().map(what).collect();
@@ -76,7 +78,8 @@ impl Checkpoint {
         })
     }
 
-    /// Opens every network in a file, in the order of [`SECTIONS`].
+    /// Opens every network in a file: those with a prefix, in the order of [`names::SECTIONS`], then the one without,
+    /// then averaged weights.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -87,23 +90,22 @@ impl Checkpoint {
         Self::of(path, if sharded { index::open(&location)? } else { file::open(&location)? })
     }
 
-    /// Every network that these tensors form, in the order of [`SECTIONS`]. Messages name `path` as
+    /// Every network that these tensors form, in the order of [`open_all`](Self::open_all). Messages name `path` as
     /// the file.
     ///
     /// # Errors
     /// [`Error::Tensor`] if two tensors have the same name.
     pub fn of(path: &Path, stored: Vec<Stored>) -> Result<Vec<Self>> {
-        let mut sections: [Vec<(Stored, Rename)>; SECTIONS.len() + 1] = Default::default();
+        let mut sections: [Vec<(Stored, String)>; AVERAGED + 1] = Default::default();
         for tensor in stored {
             let (section, name) = names::section(&tensor.name);
-            let rename = names::rename(name);
-            sections[section].push((tensor, rename));
+            sections[section].push((tensor, name));
         }
         let found = sections.into_iter().enumerate().filter(|(_, tensors)| !tensors.is_empty());
-        found.map(|(section, tensors)| Self::new(path, section < SECTIONS.len(), tensors)).collect()
+        found.map(|(section, tensors)| Self::new(path, section < PLAIN, tensors)).collect()
     }
 
-    fn new(path: &Path, combined: bool, renamed: Vec<(Stored, Rename)>) -> Result<Self> {
+    fn new(path: &Path, combined: bool, tensors: Vec<(Stored, String)>) -> Result<Self> {
         let mut checkpoint = Self {
             path: path.to_owned(),
             original: combined,
@@ -111,10 +113,10 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             changes: HashMap::new(),
         };
-        for (stored, rename) in renamed {
-            match rename {
+        for (stored, old) in tensors {
+            match names::rename(&old) {
                 Rename::To(name) => {
-                    checkpoint.original |= !stored.name.ends_with(&name);
+                    checkpoint.original |= name != old;
                     checkpoint.insert(name, stored, false)?;
                 }
                 Rename::Transpose(name) => checkpoint.insert(name, stored, true)?,
@@ -220,15 +222,21 @@ impl Checkpoint {
     /// Those of [`require`](Self::require).
     pub fn expect(&self, name: &str, dims: &[usize], source: &str) -> Result<()> {
         let stored = self.stored(name);
-        if stored.is_some_and(|s| s.float().is_some() && same_dims(&self.tensors[name].dims(), dims)) {
+        if self.tensors.get(name).is_some_and(|tensor| tensor.is_usable() && same_dims(&tensor.dims(), dims)) {
             return Ok(());
         }
         let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
-        let remedy = if source.is_empty() { "" } else { "; use weights and config of the same model" };
+        let remedy = match stored {
+            Some(stored) if stored.float().is_none() && stored.bytes() > 0 => {
+                "; weights of this type cannot be used, take the model's file in bf16, f16 or f32"
+            }
+            _ if source.is_empty() => "",
+            _ => "; use weights and config of the same model",
+        };
         Err(Error::Tensor {
             path: stored.map_or(self.path.as_path(), Stored::path).to_owned(),
             name: name.to_owned(),
-            expected: format!("{dims:?} in F32, F16 or BF16{}", in_brackets(source)),
+            expected: format!("{dims:?} in F64, F32, F16 or BF16{}", in_brackets(source)),
             found: found + remedy,
         })
     }
@@ -237,18 +245,22 @@ impl Checkpoint {
     /// [`expect`](Self::expect).
     ///
     /// # Errors
-    /// [`Error::Tensor`] for the first tensor that is not in `known`, but in the same module as a tensor in `known`.
+    /// [`Error::Tensor`] for the first tensor that is not in `known`, but that only numbers tell from one that is, or
+    /// that is a `weight` or a `bias` in the same module. Such tensors mean that the configuration is that of another
+    /// network. Any others, such as counters, positions and statistics, are ignored.
     pub fn expect_no_more<'a>(&self, known: impl Iterator<Item = &'a str>, source: &str) -> Result<()> {
-        // Tensors of unknown modules are ignored. Unknown tensors of a known module, such as further blocks, mean
-        // that the configuration is that of another network.
         fn module(name: &str) -> &str {
             name.split_once('.').map_or(name, |(module, _)| module)
         }
+        fn without_numbers(name: &str) -> String {
+            name.split('.').filter(|part| part.parse::<u64>().is_err()).collect::<Vec<_>>().join(".")
+        }
         let known: BTreeSet<&str> = known.collect();
         let modules: BTreeSet<&str> = known.iter().map(|name| module(name)).collect();
+        let patterns: BTreeSet<String> = known.iter().map(|name| without_numbers(name)).collect();
         for (name, tensor) in &self.tensors {
-            let name = name.as_str();
-            if tensor.stored.float().is_some() && !known.contains(name) && modules.contains(module(name)) {
+            let learned = || modules.contains(module(name)) && (name.ends_with(".weight") || name.ends_with(".bias"));
+            if !known.contains(name.as_str()) && (learned() || patterns.contains(&without_numbers(name))) {
                 return Err(Error::Tensor {
                     path: tensor.stored.path().to_owned(),
                     name: name.to_owned(),
@@ -283,19 +295,26 @@ impl Checkpoint {
 }
 
 impl Tensor {
-    /// The dimensions of the view.
+    /// Whether it can be used as a weight: a transposed one must be a matrix.
+    fn is_usable(&self) -> bool {
+        self.stored.float().is_some() && (!self.transposed || self.dims().len() <= 2)
+    }
+
+    /// The dimensions of the view. Of a transposed one, those of 1 are left out.
     fn dims(&self) -> Vec<usize> {
-        let mut dims = self.stored.dims.clone();
-        if self.transposed {
-            dims.reverse();
+        match self.transposed {
+            true => self.stored.dims.iter().rev().copied().filter(|&dim| dim != 1).collect(),
+            false => self.stored.dims.clone(),
         }
-        dims
     }
 
     fn view(&self, name: &str) -> Option<Weight> {
+        if !self.is_usable() {
+            return None;
+        }
         let weight = Weight::new(name, self.stored.dims.clone(), vec![self.stored.part()?]);
-        match weight.dims[..] {
-            [rows, columns] if self.transposed => {
+        match self.dims()[..] {
+            [columns, rows] if self.transposed => {
                 let values = weight.to_f32();
                 let flipped = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
                 Some(Weight::from_f32(name, &[columns, rows], flipped))

@@ -1,7 +1,7 @@
 //! Read-only memory maps, and the handling of files that shrink while they are mapped.
 #![allow(unsafe_code, reason = "mapping a file and handling SIGBUS cannot be expressed safely")]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::files::unreadable;
+use crate::files::{self, unreadable};
 use crate::tensor::Bytes;
 
 /// A file mapped into memory, read-only. Its pages are read from disk when first accessed.
@@ -38,25 +38,17 @@ impl Map {
     /// [`Error::ModelMissing`] if there is no such file, [`Error::Model`] if it
     /// is a folder, a device or empty, [`Error::Disk`] if it cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let wrong = |found: &str| Error::Model {
-            path: path.to_owned(),
-            expected: "a safetensors file".to_owned(),
-            found: found.to_owned(),
-        };
-        let disk = |source: io::Error| unreadable(path, "weights file", source);
-
-        // The kind is checked before opening, because opening a named pipe would wait for a writer.
-        let kind = fs::metadata(path).map_err(disk)?;
-        if kind.is_dir() {
-            return Err(wrong("a folder; give the file inside it"));
+        const WHAT: &str = "weights file";
+        const EXPECTED: &str = "a safetensors file";
+        let file = files::open(path, WHAT, EXPECTED)?;
+        let disk = |source: io::Error| unreadable(path, WHAT, source);
+        if file.metadata().map_err(disk)?.len() == 0 {
+            return Err(Error::Model {
+                path: path.to_owned(),
+                expected: EXPECTED.to_owned(),
+                found: "an empty file; download it again".to_owned(),
+            });
         }
-        if !kind.is_file() {
-            return Err(wrong("something that is not a regular file"));
-        }
-        if kind.len() == 0 {
-            return Err(wrong("an empty file; download it again"));
-        }
-        let file = File::open(path).map_err(disk)?;
 
         // SAFETY: the map is read-only, private to this type, and has a fixed length.
         // No check can rule out that another process writes to the file. If it
@@ -101,28 +93,24 @@ mod sigbus {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use signal_hook::{consts::SIGBUS, low_level};
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    use signal_hook::low_level;
 
     use super::OPEN;
 
     /// A file descriptor of the handler's own, because `io::stderr()` takes a lock.
     static STDERR: OnceLock<File> = OnceLock::new();
 
-    unsafe extern "C" {
-        /// `signal(2)`. It is called directly because crates that register handlers call
-        /// the previous handler first. That of the Rust runtime restores the default action,
-        /// and if a second thread faults at that moment, the process ends without a message.
-        /// With 8 reading threads, this happened in about half of all runs.
-        fn signal(signal: c_int, handler: extern "C" fn(c_int)) -> usize;
-    }
-
     pub fn install() -> io::Result<()> {
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         STDERR.get_or_init(|| stderr);
+        // `signal(2)` is called directly because crates that register handlers call the previous handler first. That
+        // of the Rust runtime restores the default action, and if a second thread faults at that moment, the process
+        // ends without a message. With 8 reading threads, this happened in about half of all runs.
         // SAFETY: `report` is async-signal-safe: it only accesses atomics, tries a
         // lock without waiting, and makes the system calls fstat, write, sched_yield and
         // _exit. It neither allocates nor frees, and never returns to the faulting instruction.
-        unsafe { signal(SIGBUS, report) };
+        unsafe { signal(Signal::SIGBUS, SigHandler::Handler(report))? };
         Ok(())
     }
 

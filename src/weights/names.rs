@@ -7,14 +7,31 @@
 //! | `….attention.to_out.0.*` | `….attention.attn.out_proj.*` | renamed |
 //! | `clip_txt_pooled_mapper.*` (Stage B) | `clip_mapper.*` | renamed |
 //! | `vquantizer.embedding.weight` (Stage A) | `vquantizer.codebook.weight` | renamed |
+//! | `text_projection.weight` (text encoder) | `text_projection` (OpenCLIP) | transposed |
 //!
 //! ComfyUI stores several networks in one file, each with a [prefix](SECTIONS). When it
 //! saves a model it has loaded, `in_proj` is already split into `….attention.attn.to_q` and so on.
+//!
+//! Programs that train add the names of their [wrappers](WRAPPERS) to those of tensors, and some keep averaged
+//! weights under a [prefix](AVERAGES) of their own. Those are taken only where the file has no others.
 
 /// Name prefixes of the networks in a combined file. They are tested in this order, so a prefix
 /// precedes any shorter one that it begins with. Tensors without a prefix form a network of their own.
 pub const SECTIONS: [&str; 6] =
     ["model.diffusion_model.", "text_encoder.", "vae.encoder.", "vae.previewer.", "vae.", "clip_l_vision."];
+
+/// Number of the section of tensors without a prefix.
+pub const PLAIN: usize = SECTIONS.len();
+/// Number of the section of averaged weights (EMA).
+pub const AVERAGED: usize = PLAIN + 1;
+
+/// Prefixes of averaged weights (EMA).
+const AVERAGES: [&str; 4] = ["ema.", "ema_model.", "model_ema.", "ema_state_dict."];
+
+/// Names that `torch.compile`, data parallelism, sharding, checkpointing of activations and trainers put before those
+/// of the modules that they wrap.
+const WRAPPERS: [&str; 5] =
+    ["module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "state_dict."];
 
 /// How a tensor is renamed.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,12 +44,37 @@ pub enum Rename {
     Transpose(String),
 }
 
-/// Splits a tensor's name into its section (an index into
-/// [`SECTIONS`], or `SECTIONS.len()` for none) and the rest of the name.
-pub fn section(name: &str) -> (usize, &str) {
-    let name = name.strip_prefix("state_dict.").unwrap_or(name);
-    let found = SECTIONS.iter().enumerate().find_map(|(i, prefix)| Some((i, name.strip_prefix(prefix)?)));
-    found.unwrap_or((SECTIONS.len(), name))
+/// Splits a tensor's name into its section (an index into [`SECTIONS`], or [`PLAIN`] or [`AVERAGED`]) and the rest of
+/// the name, without wrappers.
+///
+/// ```
+/// use cascade_rt::weights::names::{AVERAGED, PLAIN, section};
+/// assert_eq!(section("module._orig_mod.clf.1.weight"), (PLAIN, "clf.1.weight".to_owned()));
+/// assert_eq!(section("ema.clf._orig_mod.1.weight"), (AVERAGED, "clf.1.weight".to_owned()));
+/// ```
+pub fn section(name: &str) -> (usize, String) {
+    let name = unwrapped(name);
+    let after = |prefixes: &[&str]| {
+        prefixes.iter().enumerate().find_map(|(i, prefix)| Some((i, unwrapped(name.strip_prefix(prefix)?))))
+    };
+    match (after(&SECTIONS), after(&AVERAGES)) {
+        (Some(found), _) => found,
+        (None, Some((_, rest))) => (AVERAGED, rest),
+        (None, None) => (PLAIN, name),
+    }
+}
+
+/// The name without those of wrappers.
+fn unwrapped(name: &str) -> String {
+    let mut name = name;
+    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| name.strip_prefix(wrapper)) {
+        name = rest;
+    }
+    let inner = |name: String, wrapper: &&str| match name.contains(*wrapper) {
+        true => name.replace(&format!(".{wrapper}"), "."),
+        false => name,
+    };
+    WRAPPERS.iter().fold(name.to_owned(), inner)
 }
 
 /// The name in the `diffusers` scheme of a tensor from any layout, given
@@ -44,7 +86,7 @@ pub fn section(name: &str) -> (usize, &str) {
 /// assert_eq!(q, "up_blocks.0.2.attention.to_q.bias");
 /// ```
 pub fn rename(name: &str) -> Rename {
-    if name == "clip_g.text_projection" {
+    if matches!(name, "clip_g.text_projection" | "text_projection") {
         return Rename::Transpose("text_projection.weight".to_owned());
     }
     let name = name.strip_prefix("clip_g.transformer.").unwrap_or(name);

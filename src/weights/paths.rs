@@ -10,19 +10,20 @@
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
 //!
 //! The model folder is searched first, then the prior's folder: the one given, or the
-//! sibling `<name>-prior`. The small networks (`*_lite`) are used only if
-//! the large ones are absent. Of several variants of a file, the preferred one is bf16, then
-//! the one without a variant (f32, twice the size), then fp16. Names only determine where
-//! to look; which network a file contains is recognised from its tensors.
+//! sibling `<name>-prior`. The small networks (`*_lite`) are used only if the large ones are
+//! absent. Which of several variants of a file is taken is up to [`Variant`]; what was there
+//! besides is noted. Names only determine where to look; which network a file contains is
+//! recognised from its tensors. Whatever is there but is not what it should be is an error,
+//! never a reason to look elsewhere.
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Checkpoint;
-use super::kind::NetworkKind;
+use super::component::{IMAGE_ENCODER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::variant::Variant;
 use crate::error::{Error, Result};
-use crate::files::Location;
+use crate::files::{Found, Location};
 
 /// The weights of one component and, in the folder layout, its config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,21 @@ pub struct PartFiles {
     pub weights: Location,
     /// `config.json` in the same folder. Without one, the configuration is inferred from the tensors.
     pub config: Option<Location>,
+    /// The variant that was taken, such as `bf16`; "" for files without one.
+    pub variant: String,
+    /// Files in the same model folder that could have been taken instead.
+    pub others: Vec<Location>,
+}
+
+/// A weights file of a model, and what could have been taken instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// The part that it holds: `stage_a`, `stage_b`, `stage_c` or `text_encoder`.
+    pub part: &'static str,
+    /// The file, or the index of several.
+    pub file: PathBuf,
+    /// Files in the same model folder that could have been taken instead.
+    pub instead_of: Vec<PathBuf>,
 }
 
 /// A component that text to image does without: its files, or what to say where it is needed.
@@ -39,9 +55,9 @@ pub type Optional = std::result::Result<PartFiles, Missing>;
 /// What to say of a component that was not found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    path: PathBuf,
-    missing: String,
-    remedy: String,
+    pub(super) path: PathBuf,
+    pub(super) missing: String,
+    pub(super) remedy: String,
 }
 
 impl Missing {
@@ -80,7 +96,7 @@ pub struct ModelPaths {
 }
 
 /// Components given individually instead of by a model folder: each a file, or a folder that
-/// contains the component's files.
+/// contains the component's files; and which of several files to take.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Stage A weights.
@@ -95,74 +111,9 @@ pub struct Overrides {
     pub tokenizer: Option<Location>,
     /// Image encoder weights.
     pub image_encoder: Option<Location>,
+    /// Which variant of the weights to take where the folders have several.
+    pub variant: Variant,
 }
-
-/// The name of a component, and where it may be in a model folder.
-struct Component {
-    what: &'static str,
-    field: &'static str,
-    kind: NetworkKind,
-    /// Folders in the order of preference.
-    folders: &'static [&'static str],
-    /// Name of the weights file in these folders, without variant and extension.
-    stem: &'static str,
-    /// Single files in the order of preference.
-    files: &'static [&'static str],
-}
-
-const STAGE_A: Component = Component {
-    what: "Stage A weights",
-    field: "stage_a",
-    kind: NetworkKind::StageA,
-    folders: &["vqgan"],
-    stem: "diffusion_pytorch_model",
-    files: &["stage_a.safetensors"],
-};
-const STAGE_B: Component = Component {
-    what: "Stage B weights",
-    field: "stage_b",
-    kind: NetworkKind::StageB,
-    folders: &["decoder", "decoder_lite"],
-    stem: "diffusion_pytorch_model",
-    files: &[
-        "stage_b_bf16.safetensors",
-        "stage_b.safetensors",
-        "stable_cascade_stage_b.safetensors",
-        "stage_b_lite_bf16.safetensors",
-        "stage_b_lite.safetensors",
-    ],
-};
-const STAGE_C: Component = Component {
-    what: "Stage C weights",
-    field: "stage_c",
-    kind: NetworkKind::StageC,
-    folders: &["prior", "prior_lite"],
-    stem: "diffusion_pytorch_model",
-    files: &[
-        "stage_c_bf16.safetensors",
-        "stage_c.safetensors",
-        "stable_cascade_stage_c.safetensors",
-        "stage_c_lite_bf16.safetensors",
-        "stage_c_lite.safetensors",
-    ],
-};
-const TEXT_ENCODER: Component = Component {
-    what: "text encoder weights",
-    field: "text_encoder",
-    kind: NetworkKind::TextEncoder,
-    folders: &["text_encoder"],
-    stem: "model",
-    files: &["text_encoder.safetensors"],
-};
-
-const IMAGE_ENCODER: Component = Component {
-    what: "image encoder weights",
-    field: "image_encoder",
-    kind: NetworkKind::VisionEncoder,
-    folders: &["image_encoder"],
-    stem: "model",
-    files: &["image_encoder.safetensors"],
-};
 
 impl ModelPaths {
     /// Finds every component: in the overrides, then in the folders `model` and `prior`.
@@ -170,25 +121,73 @@ impl ModelPaths {
     /// # Errors
     /// [`Error::ModelMissing`] names the missing component, the places that
     /// were searched, and the field that sets it. [`Error::Request`] if no
-    /// folder was given and the overrides do not cover every component.
+    /// folder was given and the overrides do not cover every component, or none has the variant.
+    /// [`Error::Model`] and [`Error::Disk`] if something is there that is not what it should be, or cannot be
+    /// looked at.
     pub fn find(model: Option<&Location>, prior: Option<&Location>, overrides: &Overrides) -> Result<Self> {
         let roots = roots(model, prior)?;
-        let stage_c = STAGE_C.find(overrides.stage_c.as_ref(), &roots, None)?;
-        let stage_b = STAGE_B.find(overrides.stage_b.as_ref(), &roots, None)?;
-        Ok(Self {
-            stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, Some(&stage_b))?,
-            text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, Some(&stage_c))?,
-            image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, &stage_c)?,
+        let wanted = &overrides.variant;
+        let stage_c = STAGE_C.find(overrides.stage_c.as_ref(), &roots, wanted, None)?;
+        let stage_b = STAGE_B.find(overrides.stage_b.as_ref(), &roots, wanted, None)?;
+        let (mut indices, mut schedulers) = (Vec::new(), Vec::new());
+        for root in &roots {
+            indices.extend(there(root, "model_index.json")?);
+            let folder = root.join("scheduler");
+            if folder.has_folder()? {
+                schedulers.extend(there(&folder, "scheduler_config.json")?);
+            }
+        }
+        let found = Self {
+            stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, wanted, Some(&stage_b))?,
+            text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, wanted, Some(&stage_c))?,
+            image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, wanted, &stage_c)?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
-            index: roots.iter().map(|root| root.join("model_index.json")).find(Location::is_file),
-            schedulers: roots
-                .iter()
-                .map(|root| root.join("scheduler/scheduler_config.json"))
-                .filter(Location::is_file)
-                .collect(),
+            index: indices.into_iter().next(),
+            schedulers,
             stage_b,
             stage_c,
-        })
+        };
+        match wanted {
+            Variant::Named(name) if !found.parts().iter().any(|(_, part)| part.variant == *name) => {
+                Err(Error::Request {
+                    what: "variant".to_owned(),
+                    expected: "a variant of the model's weights".to_owned(),
+                    found: format!("`{name}`, of which there are none"),
+                })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// The networks, by the names of their fields.
+    fn parts(&self) -> [(&'static str, &PartFiles); 4] {
+        [
+            ("stage_a", &self.stage_a),
+            ("stage_b", &self.stage_b),
+            ("stage_c", &self.stage_c),
+            ("text_encoder", &self.text_encoder),
+        ]
+    }
+
+    /// Which file each network comes from, and what could have been taken instead.
+    pub fn sources(&self) -> Vec<Source> {
+        let path = |location: &Location| location.path().to_owned();
+        let source = |(part, files): (&'static str, &PartFiles)| Source {
+            part,
+            file: path(&files.weights),
+            instead_of: files.others.iter().map(path).collect(),
+        };
+        self.parts().map(source).into()
+    }
+
+    /// The files besides the weights: configs, indices, and the tokenizer's.
+    pub fn texts(&self) -> Vec<PathBuf> {
+        let parts = self.parts();
+        let weights = parts.iter().map(|(_, part)| part.weights.clone());
+        let configs = parts.iter().filter_map(|(_, part)| part.config.clone());
+        let tokenizer = TOKENIZER_FILES.iter().map(|name| self.tokenizer.join(name));
+        let all = weights.chain(configs).chain(self.index.clone()).chain(self.schedulers.iter().cloned());
+        all.chain([self.tokenizer.clone()]).chain(tokenizer).map(|file| file.path().to_owned()).collect()
     }
 
     /// The picture size in pixels (width and height) that the model was trained for, if
@@ -216,147 +215,106 @@ impl ModelPaths {
     }
 }
 
+/// The file of this name in a folder, if there is one.
+fn there(folder: &Location, name: &str) -> Result<Option<Location>> {
+    let file = folder.join(name);
+    Ok(file.has_file()?.then_some(file))
+}
+
 /// The folders to search, in order.
 fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Location>> {
     for (given, missing) in [(model, "model folder"), (prior, "folder of the prior")] {
-        match given {
-            Some(root) if root.is_file() => {
-                return Err(Error::Model {
-                    path: root.path().to_owned(),
-                    expected: format!("a {missing}"),
-                    found:
-                        "a file; set single files with `stage_a`, `stage_b`, `stage_c`, `text_encoder` and `tokenizer`"
-                            .to_owned(),
-                });
-            }
-            Some(root) if !root.is_dir() => {
+        let Some(root) = given else { continue };
+        match root.look()? {
+            Found::Folder => {}
+            Found::Nothing => {
                 return Err(Error::ModelMissing {
                     path: root.path().to_owned(),
                     missing: missing.to_owned(),
                     remedy: "check the path".to_owned(),
                 });
             }
-            _ => {}
+            found => {
+                const REMEDY: &str =
+                    "set single files with `stage_a`, `stage_b`, `stage_c`, `text_encoder` and `tokenizer`";
+                return Err(Error::Model {
+                    path: root.path().to_owned(),
+                    expected: format!("a {missing}"),
+                    found: format!("{found}; {REMEDY}"),
+                });
+            }
         }
     }
-    let sibling = || {
-        // A path such as `.` has no file name, so it is resolved first.
-        let named = model.filter(|m| m.path().file_name().is_some()).cloned();
-        let named = named.or_else(|| Some(model?.path().canonicalize().ok()?.into()))?;
-        let mut name = named.path().file_name()?.to_owned();
-        name.push("-prior");
-        Some(named.with_file_name(name)).filter(Location::is_dir)
+    let prior = match (prior, model) {
+        (Some(prior), _) => Some(prior.clone()),
+        (None, Some(model)) => sibling(model)?,
+        (None, None) => None,
     };
-    let prior = prior.cloned().or_else(sibling);
     Ok(model.cloned().into_iter().chain(prior).collect())
 }
 
-impl Component {
-    /// This component as given, in one of `roots`, or inside the file of another component.
-    fn find(&self, given: Option<&Location>, roots: &[Location], inside: Option<&PartFiles>) -> Result<PartFiles> {
-        if let Some(given) = given {
-            if given.is_dir() {
-                return in_folder(given, self.stem).ok_or_else(|| self.missing(given, &self.variants("")));
-            }
-            return Ok(PartFiles { weights: given.clone(), config: beside(given) });
-        }
-        for folder in self.folders {
-            if let Some(found) = roots.iter().find_map(|root| in_folder(&root.join(folder), self.stem)) {
-                return Ok(found);
-            }
-        }
-        for name in self.files {
-            if let Some(weights) = roots.iter().map(|root| root.join(name)).find(Location::is_file) {
-                return Ok(PartFiles { weights, config: None });
-            }
-        }
-        if let Some(other) = inside
-            && Checkpoint::open_all(&other.weights)?.iter().any(|network| network.kind() == self.kind)
-        {
-            return Ok(PartFiles { weights: other.weights.clone(), config: None });
-        }
-        let Some(root) = roots.first() else {
-            return Err(Error::Request {
-                what: "model".to_owned(),
-                expected: format!("a model folder, or `{}` FILE as well", self.field),
-                found: "neither".to_owned(),
-            });
-        };
-        let mut tried: Vec<String> = self.folders.iter().map(|folder| self.variants(&format!("{folder}/"))).collect();
-        tried.extend(self.files.iter().map(|name| name.to_string()));
-        let tried = tried.join(", ");
-        Err(match roots.get(1) {
-            Some(prior) => self.missing(root, &format!("{tried}; also in {}", prior.display())),
-            None => self.missing(root, &tried),
-        })
-    }
-
-    /// The same for a component that need not be there, unless it is given.
-    fn find_optional(&self, given: Option<&Location>, roots: &[Location], inside: &PartFiles) -> Result<Optional> {
-        match self.find(given, roots, Some(inside)) {
-            Err(Error::ModelMissing { path, missing, remedy }) if given.is_none() => {
-                Ok(Err(Missing { path, missing, remedy }))
-            }
-            // No folder was given to look in.
-            Err(Error::Request { .. }) if roots.is_empty() => Ok(Err(Missing {
-                path: inside.weights.path().to_owned(),
-                missing: format!("{} in this file", self.what),
-                remedy: format!("set their file with `{}`", self.field),
-            })),
-            found => found.map(Ok),
-        }
-    }
-
-    fn variants(&self, folder: &str) -> String {
-        format!("{folder}{}[.bf16|.fp16].safetensors or its .index.json", self.stem)
-    }
-
-    fn missing(&self, root: &Location, tried: &str) -> Error {
-        let remedy = match self.kind {
-            NetworkKind::StageC => {
-                "set the folder that contains prior/ with `prior`, or the file with `stage_c`".into()
-            }
-            _ => format!("download this component of the model, or set its file with `{}`", self.field),
-        };
-        Error::ModelMissing { path: root.path().to_owned(), missing: format!("{} ({tried})", self.what), remedy }
-    }
+/// The folder `<name>-prior` beside the model's folder, if there is one.
+fn sibling(model: &Location) -> Result<Option<Location>> {
+    // A path such as `.` has no file name, so it is resolved first.
+    let named = match model.path().file_name() {
+        Some(_) => model.clone(),
+        None => match model.path().canonicalize() {
+            Ok(path) => path.into(),
+            Err(source) => return Err(Error::Disk { path: model.path().to_owned(), action: "look at", source }),
+        },
+    };
+    let Some(name) = named.path().file_name() else { return Ok(None) };
+    let mut name = name.to_owned();
+    name.push("-prior");
+    let prior = named.with_file_name(name);
+    Ok(prior.has_folder()?.then_some(prior))
 }
 
-/// `config.json` in the folder of a weights file.
-fn beside(weights: &Location) -> Option<Location> {
-    Some(weights.with_file_name("config.json")).filter(Location::is_file)
-}
-
-/// The preferred weights file in a folder of the `diffusers` layout.
-fn in_folder(folder: &Location, stem: &str) -> Option<PartFiles> {
-    // Different versions of the libraries put the variant at different positions of an index's name.
-    let names = ["bf16.", "", "fp16."].into_iter().flat_map(|v| {
-        [
-            format!("{stem}.{v}safetensors"),
-            format!("{stem}.safetensors.index.{v}json"),
-            format!("{stem}.safetensors.{v}index.json"),
-            format!("{stem}.{v}safetensors.index.json"),
-        ]
-    });
-    let weights = names.map(|name| folder.join(name)).find(Location::is_file)?;
-    let config = beside(&weights);
-    Some(PartFiles { weights, config })
-}
+/// Files that a tokenizer's folder may have.
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
 
 /// The tokenizer's folder or file.
 fn tokenizer(given: Option<&Location>, roots: &[Location]) -> Result<Location> {
-    let usable = |folder: &Location| folder.join("tokenizer.json").is_file() || folder.join("vocab.json").is_file();
     let missing = |place: &Location| Error::ModelMissing {
         path: place.path().to_owned(),
         missing: "tokenizer (tokenizer.json, or vocab.json and merges.txt; in tokenizer/ or the folder itself)"
             .to_owned(),
         remedy: "download this component of the model, or set it with `tokenizer`".to_owned(),
     };
+    let usable = |folder: &Location| -> Result<bool> {
+        Ok(there(folder, "tokenizer.json")?.is_some() || there(folder, "vocab.json")?.is_some())
+    };
     if let Some(given) = given {
-        return if given.is_file() || usable(given) { Ok(given.clone()) } else { Err(missing(given)) };
+        let found = match given.look()? {
+            Found::Folder => usable(given)?,
+            _ => given.has_file()?,
+        };
+        return if found { Ok(given.clone()) } else { Err(missing(given)) };
     }
-    let places = roots.iter().map(|root| root.join("tokenizer")).chain(roots.iter().cloned());
-    places.into_iter().find(usable).ok_or_else(|| match roots.first() {
+    for folder in roots.iter().map(|root| root.join("tokenizer")) {
+        if folder.has_folder()? {
+            if usable(&folder)? {
+                return Ok(folder);
+            }
+            // A folder with other files is an incomplete tokenizer, and no reason to take another.
+            if !folder.names()?.is_empty() {
+                return Err(missing(&folder));
+            }
+        }
+    }
+    for root in roots {
+        if usable(root)? {
+            return Ok(root.clone());
+        }
+    }
+    Err(match roots.first() {
         Some(root) => missing(root),
         None => Error::Request {
             what: "model".to_owned(),

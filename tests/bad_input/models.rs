@@ -103,8 +103,8 @@ fn tokenizers() {
             "oneword\n",
             ["merges.txt: expected merges of two tokens", "`oneword`; use the tokenizer files"],
         ),
-        ("tokenizer_config.json", "nonsense", ["tokenizer_config.json", "expected JSON"]),
-        ("tokenizer_config.json", r#"{"bos_token":"<|nothing|>"}"#, ["special token", "<|nothing|>"]),
+        ("tokenizer_config.json", "nonsense", ["tokenizer_config.json", "expected a JSON object"]),
+        ("special_tokens_map.json", r#"{"bos_token":"<|nothing|>"}"#, ["token ids below 49408", "<|nothing|>"]),
     ] {
         let room = Room::new();
         model(&room, "m");
@@ -113,7 +113,7 @@ fn tokenizers() {
     }
     let room = Room::new();
     model(&room, "m");
-    room.write("m/tokenizer/tokenizer.json", "[1, 2]");
+    fs::write(room.path("m/tokenizer/tokenizer.json"), "[1, 2]").unwrap();
     room.fails(room.generate(&["x", "-m", "m"]), 3, &["tokenizer.json", "a CLIP tokenizer"]);
 }
 

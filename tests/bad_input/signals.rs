@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ fn long_run(room: &Room) -> Child {
 }
 
 /// Waits until the program has mapped a file of this name.
-fn wait_until_mapped(child: &Child, name: &str) {
+pub fn wait_until_mapped(child: &Child, name: &str) {
     let start = Instant::now();
     while !fs::read_to_string(format!("/proc/{}/maps", child.id())).is_ok_and(|maps| maps.contains(name)) {
         assert!(start.elapsed() < Duration::from_secs(20), "{name} was not mapped within 20 s");
@@ -23,13 +24,22 @@ fn wait_until_mapped(child: &Child, name: &str) {
     }
 }
 
-fn send(signal: &str, child: &Child) {
+pub fn send(signal: &str, child: &Child) {
     let kill = format!("kill -{signal} {}", child.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
+/// The number of a signal. A shell adds 128 to it for the exit code of a process that died of it.
+pub fn number(signal: &str) -> i32 {
+    match signal {
+        "INT" => signal_hook::consts::SIGINT,
+        "TERM" => signal_hook::consts::SIGTERM,
+        _ => panic!("{signal} is not sent"),
+    }
+}
+
 /// Waits until the program ends, which must take less than 10 s, and returns its output.
-fn end_of(mut child: Child) -> Output {
+pub fn end_of(mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > Duration::from_secs(10) {
@@ -62,7 +72,7 @@ fn the_first_signal_lets_the_step_finish() {
         let start = Instant::now();
         let output = end_of(child);
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+        assert_eq!(output.status.signal(), Some(number(signal)), "{}", text(&output.stderr));
         let stderr = text(&output.stderr);
         // Said by the handler, which does not end the process, and by whoever stopped the run.
         let said = ["interrupted: stopping after this step; interrupt again to stop at once\n", "error: interrupted\n"];
@@ -87,7 +97,7 @@ fn the_second_signal_ends_a_run_in_the_middle_of_a_step() {
         let output = end_of(child);
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert_eq!(output.status.signal(), Some(number(signal)), "{stderr}");
         assert!(stderr.contains("interrupted: stopping") && stderr.contains("error: interrupted"), "{stderr}");
         assert!(room.files() == before, "{:?}", room.files().keys());
     }
@@ -104,7 +114,7 @@ fn where_nothing_is_written_the_first_signal_ends_the_process_at_once() {
     send("INT", &child);
     let output = end_of(child);
     let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert_eq!(output.status.signal(), Some(number("INT")), "{stderr}");
     assert!(!stderr.contains("stopping after") && stderr.contains("error: interrupted"), "{stderr}");
 }
 
@@ -126,7 +136,7 @@ fn a_pipe_without_a_reader() {
     wait_until_mapped(&child, "vqgan");
     std::thread::sleep(Duration::from_millis(1500));
     send("INT", &child);
-    assert_eq!(end_of(child).status.code(), Some(130));
+    assert_eq!(end_of(child).status.signal(), Some(number("INT")));
 }
 
 #[test]

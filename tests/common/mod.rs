@@ -7,23 +7,13 @@ use std::sync::Arc;
 use cascade_rt::backend::cpu::{self, Cpu};
 use cascade_rt::backend::wgpu::{self, Wgpu};
 use cascade_rt::backend::{Backend, Program, cuda};
+pub use cascade_rt::check::cases::golden;
 use cascade_rt::net::tensors::Table;
 use cascade_rt::plan::{Recorder, Slot};
 use cascade_rt::registry::{Caps, Kernel, Launch};
 use cascade_rt::shape::Shape;
 use cascade_rt::weights::Checkpoint;
 use safetensors::{Dtype, tensor::TensorView};
-
-/// Element `j` of tensor `i` of the golden models, in `[-1, 1)`. It is a hash, so that the models need no files.
-pub fn golden(i: u32, j: u32) -> f64 {
-    let mut h = 1664525u32.wrapping_mul(i.wrapping_mul(1_000_003).wrapping_add(j)).wrapping_add(1013904223);
-    h ^= h >> 16;
-    h = h.wrapping_mul(0x85eb_ca6b);
-    h ^= h >> 13;
-    h = h.wrapping_mul(0xc2b2_ae35);
-    h ^= h >> 16;
-    f64::from(h) / 2f64.powi(32) * 2.0 - 1.0
-}
 
 /// The `k`-th golden input, in NCHW order.
 pub fn golden_input(k: u32, len: usize) -> Vec<f32> {

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use cascade_rt::backend::wgpu::{Less, Wgpu, adapters};
 use cascade_rt::backend::{Backend, Program};
+use cascade_rt::check::cases::{self, One, Stored};
 use cascade_rt::registry::{self, Caps, Kernel, Lang};
 use cascade_rt::tensor::Dtype;
 
-use super::cases::{self, One, Stored};
 use super::{Checked, Mode};
 
 /// A device that allows three workgroups along each axis and little work in a submission.
@@ -45,7 +45,7 @@ pub fn check(
         }
         let compile =
             |on: &dyn Backend| -> Box<dyn Program> { on.compile_with(one.plan().clone(), &[kernel]).unwrap() };
-        let [got, want] = [&parted, whole].map(|on: &dyn Backend| one.run(compile(on)));
+        let [got, want] = [&parted, whole].map(|on: &dyn Backend| one.run(compile(on)).unwrap());
         if got.iter().map(|v| v.to_bits()).ne(want.iter().map(|v| v.to_bits())) {
             let (at, error) = cases::worst(&got, &want);
             checked.failures.push(format!("{} case {i}: in parts {error:.2e} at {at}, or its sign", kernel.name));

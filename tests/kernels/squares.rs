@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cascade_rt::backend::{Backend, cpu};
+use cascade_rt::check::cases;
 use cascade_rt::ops::{Element, Function, GrnScale, Linear};
 use cascade_rt::plan::{Plan, Recorder, Slot, Source};
 use cascade_rt::registry::cuda::Squares;
@@ -10,7 +11,7 @@ use cascade_rt::registry::{self, Kernel, Launch};
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::Dtype;
 
-use super::{Checked, Mode, cases};
+use super::{Checked, Mode};
 
 /// Parts of the second image begin inside a tile; neither rows nor channels fill the last one.
 const X: Shape = Shape { n: 2, h: 40, w: 8, c: 72 };

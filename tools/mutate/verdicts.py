@@ -31,7 +31,7 @@ HEAD = """\
 # Made by tools/mutate. Where branches meet, keep the lines of both.
 """
 # What is between a test and a kernel, by the language of the kernel. What a device's memory holds is in the digests.
-BOTH = ["tests/kernels.rs", "tests/kernels/*.rs", "src/backend/operand.rs", "src/registry/grid.rs"]
+BOTH = ["tests/kernels.rs", "tests/kernels/*.rs", "src/check/cases.rs", "src/backend/operand.rs", "src/registry/grid.rs"]
 CODE = {
     "cuda": [*BOTH, "src/backend/cuda.rs", "src/backend/cuda/*.rs", "src/registry/cuda/source.rs", "kernels/host/*"],
     "wgsl": [*BOTH, "src/backend/wgpu.rs", "src/backend/wgpu/*.rs", "shaders/common.wgsl", "shaders/*.shared.wgsl"],

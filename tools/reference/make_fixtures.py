@@ -19,6 +19,7 @@ import picture_cases
 import pipeline_cases
 import tiny_model
 import tokenizer_cases
+import tokenizer_folders
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     fixtures = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     tiny_model.save(tiny_model.build(), fixtures)
     tokenizer_cases.write(fixtures)
+    tokenizer_folders.write(fixtures)
     pipeline_cases.write(fixtures)
     network_cases.write(fixtures)
     picture_cases.write(fixtures)

@@ -85,7 +85,7 @@ pub(super) fn compile<D: Driver>(
             module,
             geometries,
             out_kind: operand::kind(&plan, node.output, stores_bf16),
-            kinds: operand::kinds(node, &plan, &weights, stores_bf16),
+            kinds: operand::kinds(node, &plan, |w| weights.dtype(w), stores_bf16),
             squares,
         });
     }

@@ -50,19 +50,19 @@ fn caps(adapter: &Adapter) -> Caps {
     let wanted = [
         (Caps::SUBGROUP, features.contains(Features::SUBGROUP)),
         (Caps::F16, features.contains(Features::SHADER_F16)),
-        (Caps::COOPERATIVE, features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has_f16_tiles(adapter)),
+        (Caps::COOPERATIVE, has_f16_tiles(adapter, 16)),
+        (Caps::COOPERATIVE_8, has_f16_tiles(adapter, 8)),
         (Caps::SOFTWARE, adapter.get_info().device_type == DeviceType::Cpu),
     ];
     wanted.into_iter().filter(|(_, has)| *has).fold(Caps::NONE, |all, (caps, _)| all.and(caps))
 }
 
-fn has_f16_tiles(adapter: &Adapter) -> bool {
-    let info = adapter.get_info();
-    // Kernels share matrices out among subgroups, so their number has to be known.
-    let known = (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
-    known
+/// Whether there are cooperative matrices of `size` in each dimension, f16 with sums in f32. How many subgroups share them
+/// out is for kernels to ask.
+fn has_f16_tiles(adapter: &Adapter, size: u32) -> bool {
+    adapter.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
         && adapter.cooperative_matrix_properties().iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+            (p.m_size, p.n_size, p.k_size) == (size, size, size)
                 && p.ab_type == CooperativeScalarType::F16
                 && p.cr_type == CooperativeScalarType::F32
         })
@@ -74,6 +74,7 @@ pub(super) fn features(caps: Caps) -> Features {
         (Caps::SUBGROUP, Features::SUBGROUP),
         (Caps::F16, Features::SHADER_F16),
         (Caps::COOPERATIVE, Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        (Caps::COOPERATIVE_8, Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     ];
     // What tells a shader which part of its grid it computes; Vulkan, Metal and DX12 always have it.
     let always = Features::IMMEDIATES;

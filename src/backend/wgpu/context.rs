@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::cache::Cache;
 use super::pace::Pace;
 use super::tally::Tally;
 use super::{Less, adapter, memory};
@@ -27,6 +28,8 @@ pub(super) struct Context {
     pub(super) queue: wgpu::Queue,
     adapter: wgpu::Adapter,
     info: Device,
+    /// Compiled pipelines that outlive the process.
+    pub(super) cache: Option<Cache>,
     fault: Arc<Mutex<Option<Fault>>>,
     /// Weights on their way to wgpu's own staging memory.
     staging: Mutex<Vec<u8>>,
@@ -74,8 +77,9 @@ impl Context {
     pub(super) fn open(adapter: &wgpu::Adapter, caps: Caps, less: Less) -> Result<Self> {
         let described = adapter::describe(adapter);
         let info = Device { caps, free_bytes: less.memory.unwrap_or(described.free_bytes), ..described };
-        // Timestamps cost nothing until they are asked for.
-        let features = adapter::features(caps) | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY);
+        // These cost nothing until they are asked for.
+        let features = adapter::features(caps)
+            | (adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE));
         let experimental = features.intersects(wgpu::Features::all_experimental_mask());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("cascade-rt"),
@@ -122,9 +126,10 @@ impl Context {
             note(&uncaptured, new);
         }));
         let (staging, taken, peak) = Default::default();
+        let cache = Cache::of(&device, &adapter.get_info());
         let (pace, tally) = (Mutex::new(Pace::new(less.submission)), Tally::new(&device));
         let adapter = adapter.clone();
-        Ok(Self { device, queue, adapter, info, fault, staging, taken, peak, pace, tally })
+        Ok(Self { device, queue, adapter, info, cache, fault, staging, taken, peak, pace, tally })
     }
 
     /// The same with something that was found wrong.

@@ -9,6 +9,7 @@ use wgpu::BufferUsages;
 use super::context::{Buffer, Context, LEAST};
 use super::pace;
 use super::parts::{Part, parts};
+use super::pipelines::Pipeline;
 use super::shaders::{Loaded, Shaders};
 use crate::backend::weights::{State, Weights};
 use crate::backend::{Program, Residency, operand};
@@ -25,11 +26,13 @@ const SCRATCH: u32 = 12;
 
 /// One entry point of a node.
 struct Pass {
-    pipeline: wgpu::ComputePipeline,
+    pipeline: Arc<Pipeline>,
     /// Workgroups along x, y and z.
     grid: [u32; 3],
     /// Whether they may be dispatched in parts.
     parted: bool,
+    /// How many along y are dispatched before the next pass does the same rows.
+    band: u32,
 }
 
 /// A node's dispatches.
@@ -78,15 +81,19 @@ pub(super) fn compile(
     let mut scratch_len = 0;
     for (node, (kernel, shader)) in plan.nodes.iter().zip(kernels) {
         let loaded = shaders.load(kernel, shader)?;
-        let kinds = operand::kinds(node, &plan, &weights, false);
+        let kinds = operand::kinds(node, &plan, |w| weights.dtype(w), false);
         let number = |name: &str| loaded.module.number(name).expect("looked up when the shader was loaded");
         let mut passes = Vec::new();
         for pass in shader.passes {
-            let pipeline = shaders.pipeline(kernel.name, &loaded, pass.entry, &kinds)?;
+            let pipeline = shaders.pipeline(kernel.name, &loaded, pass.entry, &kinds);
             let parted = loaded.module.is_parted(pass.entry);
             let limit = if parted { u32::MAX } else { context.limits().max_compute_workgroups_per_dimension };
             let grid = workgroups(&pass.grid, number, limit, node, kernel)?;
-            passes.push(Pass { pipeline, grid, parted });
+            let band = match shader.band {
+                "" => u32::MAX,
+                rows => (number(rows) / pass.grid[1].per(number)) as u32,
+            };
+            passes.push(Pass { pipeline, grid, parted, band });
         }
         if !shader.scratch.is_empty() {
             let len: u64 = shader.scratch.iter().map(|axis| axis.resolve(node, number)).product();
@@ -97,6 +104,7 @@ pub(super) fn compile(
         nodes.push(Dispatches { shader: loaded, passes, work: pace::work(plan.cost(node, false)) });
     }
     params.resize((params.len() + ALIGN as usize).next_multiple_of(ALIGN as usize), 0);
+    shaders.compile()?;
 
     for (node, Dispatches { shader, .. }) in plan.nodes.iter().zip(&nodes) {
         check_bindings(&context, node, &plan, &weights, &shader.bindings, 4 * scratch_len)?;
@@ -278,13 +286,19 @@ impl WgpuProgram {
     fn pieces(&self, i: usize) -> impl Iterator<Item = (Piece, u64)> {
         let Dispatches { passes, work, .. } = &self.nodes[i];
         let (budget, limit) = (self.context.budget(), self.context.limits().max_compute_workgroups_per_dimension);
-        passes.iter().enumerate().flat_map(move |(pass, Pass { grid, parted, .. })| {
+        let bands = passes.iter().map(|pass| pass.grid[1].div_ceil(pass.band)).max().unwrap_or(0);
+        let in_order = (0..bands).flat_map(move |i| passes.iter().enumerate().map(move |(pass, of)| (i, pass, of)));
+        in_order.flat_map(move |(i_band, pass, Pass { grid, parted, band, .. })| {
+            let [x, y, z] = *grid;
+            let begin = i_band.saturating_mul(*band).min(y);
+            let length = (y - begin).min(*band);
             let groups = grid.iter().map(|&g| u128::from(g)).product::<u128>();
             let most = match parted {
                 true => (u128::from(budget) * groups / u128::from(*work).max(1)).min(u64::MAX.into()) as u64,
                 false => u64::MAX,
             };
-            parts(*grid, most, limit).map(move |part| {
+            parts([x, length, z], most, limit).map(move |mut part| {
+                part.first[1] += begin;
                 let work = u128::from(*work) * u128::from(part.len()) / groups.max(1);
                 (Piece { node: i, pass, part }, work as u64)
             })

@@ -2,13 +2,18 @@
 //! bindings, numbers by name, and the workgroup memory that it takes.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{AddressSpace, ArraySize, BinaryOperator, Expression, Handle, Literal, StorageAccess, TypeInner};
+use naga::{
+    AddressSpace, ArraySize, BinaryOperator, Expression, Handle, Literal, SourceLocation, StorageAccess, TypeInner,
+};
 
 use crate::error::{Error, Result};
-use crate::registry::Shader;
+use crate::registry::{Kernel, Shader};
 
 /// Bytes that a shader's own text may have, and bytes of the stack that it is parsed on. The front end calls itself for
 /// every operand of a chain like `a + a + a`, and takes up to 600 bytes for a character of it.
@@ -27,31 +32,49 @@ pub(super) struct Module {
 }
 
 impl Module {
-    /// Parses and checks the shader of a row, with `source` as its own text; `path` is what messages call it.
-    pub(super) fn parse(path: &Path, source: &str, shader: &Shader) -> Result<Self> {
-        let broken = |message: String| Error::Shader { path: path.into(), message };
+    /// Parses and checks the shader of a row, which consists of `texts`, each with its file. The row's own comes first, so
+    /// that the line numbers of messages are its; they also say which line of another file is meant.
+    pub(super) fn parse(texts: &[(PathBuf, &str)], shader: &Shader) -> Result<Self> {
+        let path = &texts[0].0;
         let name = path.display().to_string();
-        if source.len() > LONGEST {
-            return Err(broken(format!("has {} bytes; expected {LONGEST} at most", source.len())));
+        if let Some((path, text)) = texts.iter().find(|(_, text)| text.len() > LONGEST) {
+            let message = format!("has {} bytes; expected {LONGEST} at most", text.len());
+            return Err(Error::Shader { path: path.clone(), message });
         }
-        let text = shader.text(source);
+        let text = texts.iter().map(|(_, text)| *text).collect::<Vec<_>>().join("\n");
+        let explained = |message: String, at: Option<SourceLocation>| {
+            let place = at.and_then(|at| appended(texts, at.line_number as usize));
+            let place = place.map(|(file, line)| format!("this is line {line} of {}\n", file.display()));
+            message + &place.unwrap_or_default()
+        };
         let check = || {
-            let naga = naga::front::wgsl::parse_str(&text).map_err(|e| e.emit_to_string_with_path(&text, &name))?;
+            let naga = naga::front::wgsl::parse_str(&text)
+                .map_err(|e| explained(e.emit_to_string_with_path(&text, &name), e.location(&text)))?;
             let bodies = naga.functions.iter().map(|(_, f)| f).chain(naga.entry_points.iter().map(|e| &e.function));
             if bodies.map(|function| depth(&function.body)).max() > Some(NESTED) {
                 return Err(format!("statements are nested more than {NESTED} deep, `else if` counted"));
             }
             let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
-            let info = validator.validate(&naga).map_err(|e| e.emit_to_string_with_path(&text, &name))?;
+            let info = validator
+                .validate(&naga)
+                .map_err(|e| explained(e.emit_to_string_with_path(&text, &name), e.location(&text)))?;
             Ok((naga, info))
         };
-        let (naga, info) = on_a_large_stack(check).map_err(broken)?;
+        let (naga, info) = on_a_large_stack(check).map_err(|message| Error::Shader { path: path.clone(), message })?;
         let is_part = |(_, v): &(_, &naga::GlobalVariable)| v.space == AddressSpace::Immediate;
         let part = naga.global_variables.iter().find(is_part).map(|(part, _)| part);
         let reads = |entry: usize| part.is_some_and(|part| !info.get_entry_point(entry)[part].is_empty());
         let entries = naga.entry_points.iter().enumerate().filter(|(i, _)| reads(*i));
         let parted = entries.map(|(_, entry)| entry.name.clone()).collect();
         Ok(Self { parted, naga, tunables: shader.tunables })
+    }
+
+    /// The same of a row as it is built in.
+    pub(super) fn built_in(kernel: &Kernel, shader: &Shader) -> Result<Self> {
+        let file = |name| PathBuf::from(format!("shaders/{name}.wgsl"));
+        let appended = shader.appended().map(|shared| (file(shared.name), shared.text));
+        let texts: Vec<_> = [(file(kernel.name), shader.source)].into_iter().chain(appended).collect();
+        Self::parse(&texts, shader)
     }
 
     /// The module as wgpu takes it.
@@ -98,6 +121,41 @@ impl Module {
             (None, None) => None,
         };
         self.naga.overrides.iter().filter_map(constant).collect()
+    }
+
+    /// The operands whose kind the shader asks for, in their order, each with its kind.
+    pub(super) fn operands(&self, kinds: &[u32]) -> Vec<(&str, u32)> {
+        let ids = self.naga.overrides.iter().filter_map(|(_, o)| Some((usize::from(o.id?), o.name.as_deref()?)));
+        let ids: BTreeMap<usize, &str> = ids.collect();
+        ids.iter().filter_map(|(i, name)| Some((name.trim_end_matches("_kind"), *kinds.get(*i)?))).collect()
+    }
+
+    /// SPIR-V of an entry point, specialised to operands of these kinds, as wgpu hands it to a driver of Vulkan 1.3 that
+    /// keeps accesses within buffers; `checks` is what it adds.
+    pub(super) fn spirv(
+        &self,
+        entry: &str,
+        kinds: &[u32],
+        checks: wgpu::ShaderRuntimeChecks,
+    ) -> std::result::Result<Vec<u32>, String> {
+        let stage = naga::ShaderStage::Compute;
+        let constants = self.constants(kinds).into_iter().collect();
+        let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&self.naga);
+        let info = info.map_err(|e| e.to_string())?;
+        let process = naga::back::pipeline_constants::process_overrides;
+        let (module, info) = process(&self.naga, &info, Some((stage, entry)), &constants).map_err(|e| e.to_string())?;
+        let index = if checks.bounds_checks { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
+        let options = spv::Options {
+            lang_version: (1, 6),
+            flags: spv::WriterFlags::empty(),
+            bounds_check_policies: BoundsCheckPolicies { index, ..Default::default() },
+            zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+            force_loop_bounding: checks.force_loop_bounding,
+            emit_int_div_checks: checks.int_div_checks,
+            ..Default::default()
+        };
+        let pipeline = spv::PipelineOptions { shader_stage: stage, entry_point: entry.to_owned() };
+        spv::write_vec(&module, &info, &options, Some(&pipeline)).map_err(|e| e.to_string())
     }
 
     fn tunable(&self, name: &str) -> Option<u32> {
@@ -166,6 +224,20 @@ impl Module {
     }
 }
 
+/// The file behind the first that has line `line` of all texts together, and which line that is there.
+fn appended<'a>(texts: &'a [(PathBuf, &str)], line: usize) -> Option<(&'a Path, usize)> {
+    let mut left = line;
+    for (i, (file, text)) in texts.iter().enumerate() {
+        // A last line without an end is one, and so is what comes between an end and the next text.
+        let lines = text.split('\n').count();
+        if left <= lines {
+            return (i > 0).then_some((file, left));
+        }
+        left -= lines;
+    }
+    None
+}
+
 /// How deep the statements of a block are nested.
 fn depth(block: &naga::Block) -> usize {
     use naga::Statement::{Block, If, Loop, Switch};
@@ -197,8 +269,11 @@ mod tests {
     use crate::registry::{Axis, Lang, Launch, kernels};
 
     fn parse(source: &str) -> Result<Module> {
-        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)] };
-        Module::parse(Path::new("a.wgsl"), source, &shader)
+        let shader = Shader { source: "", shared: &[], passes: &[], scratch: &[], tunables: &[("WG", 8)], band: "" };
+        Module::parse(
+            &[("a.wgsl".into(), source), ("b.wgsl".into(), "const B = 1;\nconst C = D;\nconst D = 2u;")],
+            &shader,
+        )
     }
 
     /// Also those that no device here can run.
@@ -206,20 +281,15 @@ mod tests {
     fn every_shader_is_valid_and_becomes_spirv() {
         for kernel in kernels(Lang::Wgsl) {
             let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
-            let module = Module::parse(Path::new(kernel.name), shader.source, &shader).unwrap();
+            let module = Module::built_in(kernel, &shader).unwrap();
             assert!(module.workgroup_bytes().is_some_and(|bytes| bytes <= 32 << 10), "{}", kernel.name);
             for pass in shader.passes {
                 assert!(module.has_entry(pass.entry), "{} {}", kernel.name, pass.entry);
+                let words = module.spirv(pass.entry, &[1; 8], wgpu::ShaderRuntimeChecks::checked());
+                assert!(words.is_ok_and(|w| !w.is_empty()), "{} {}", kernel.name, pass.entry);
                 let parted = module.is_parted(pass.entry) || pass.grid == [Axis::ONE; 3];
                 assert!(parted, "{}: `{}` does not add `part.first` to its workgroup", kernel.name, pass.entry);
             }
-            let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module.naga).unwrap();
-            let constants = module.constants(&[1; 8]).into_iter().collect();
-            let (naga, info) =
-                naga::back::pipeline_constants::process_overrides(&module.naga, &info, None, &constants).unwrap();
-            let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
-            let words = naga::back::spv::write_vec(&naga, &info, &options, None);
-            assert!(words.is_ok_and(|w| !w.is_empty()), "{}", kernel.name);
         }
     }
 
@@ -271,6 +341,22 @@ mod tests {
         for (i, text) in texts(60).iter().take(7).enumerate() {
             assert!(parse(text).is_ok(), "text {i}");
         }
+    }
+
+    #[test]
+    fn messages_name_the_line_of_an_appended_text() {
+        let Err(error) = parse("const A = C + x;\n") else { panic!("x is unknown") };
+        assert!(!error.to_string().contains("this is line"), "{error}");
+        for own in ["const A: i32 = D;\n", "const A: i32 = D;"] {
+            let Err(error) = parse(&format!("{own}\nfn D() {{}}")) else { panic!("D is there twice") };
+            assert!(error.to_string().contains("this is line 3 of b.wgsl"), "{error}");
+        }
+        let texts = ["a\n", "b\nc\n", "d"].map(|text| (PathBuf::from(&text[..1]), text));
+        // a, what follows it, b, c, what follows it, d.
+        let places: Vec<_> =
+            (1..=7).map(|line| appended(&texts, line).map(|(file, line)| (file.to_str().unwrap(), line))).collect();
+        let (b, d) = (|line| Some(("b", line)), Some(("d", 1)));
+        assert_eq!(places, [None, None, b(1), b(2), b(3), d, None]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{CHANNELS, Check, LAYERS, infer, source_of};
@@ -111,7 +112,8 @@ impl Default for ClipVisionConfig {
 impl ClipTextConfig {
     /// Reads `config.json`, or infers the sizes from `weights` without one; and what to say of them in messages.
     pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
-        let mut read = config.map_or_else(|| infer::clip_text(weights), Location::read_json)?;
+        let mut read =
+            config.map_or_else(|| infer::clip_text(weights), |file| tower_of(file, |all| all.text_config))?;
         let rows = |name: &str| Some(*weights.dims(name)?.first()?);
         read.vocab_size = rows("text_model.embeddings.token_embedding.weight").unwrap_or(read.vocab_size);
         read.projection_dim = rows("text_projection.weight").unwrap_or(read.projection_dim);
@@ -132,7 +134,8 @@ impl ClipTextConfig {
 impl ClipVisionConfig {
     /// As [`ClipTextConfig::read_or_infer`].
     pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
-        let mut read = config.map_or_else(|| infer::clip_vision(weights), Location::read_json)?;
+        let mut read =
+            config.map_or_else(|| infer::clip_vision(weights), |file| tower_of(file, |all| all.vision_config))?;
         let projection = weights.dims("visual_projection.weight").and_then(|d| d.first());
         read.projection_dim = projection.copied().unwrap_or(read.projection_dim);
         read.validate(config.map_or(&weights.path, Location::path))?;
@@ -152,6 +155,22 @@ impl ClipVisionConfig {
         check.within("patch_size", self.patch_size, 1..=self.image_size)?;
         check.within("num_channels", self.num_channels, 1..=64)?;
         check.within("projection_dim", self.projection_dim, CHANNELS)
+    }
+}
+
+/// The config of a whole CLIP, which has one for each tower.
+#[derive(Deserialize)]
+struct Both {
+    text_config: Option<ClipTextConfig>,
+    vision_config: Option<ClipVisionConfig>,
+}
+
+/// The config of one tower: its own file, or a part of that of the whole CLIP.
+fn tower_of<T: DeserializeOwned>(file: &Location, part: fn(Both) -> Option<T>) -> Result<T> {
+    let text = file.read()?;
+    match part(file.parse_json(&text)?) {
+        Some(tower) => Ok(tower),
+        None => file.parse_json(&text),
     }
 }
 

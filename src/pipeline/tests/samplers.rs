@@ -33,8 +33,7 @@ fn steps_are_what_their_factors_say() {
         let steps = steps(&request.method.0, request.steps.0);
         let shape = latents[0].shape;
         let stream = NoiseStream::StageC;
-        let mut generator = NoiseGenerator::new(request.noise, request.seed, stream);
-        let noise = LatentNoise::draw(&mut generator, shape, steps.len());
+        let noise = LatentNoise::of_request(request.noise, request.seed, stream, shape, steps.len(), 0..shape.n);
         let mut before = vec![0.0; shape.elements()];
         for (i, step) in steps.iter().enumerate() {
             let x = if i == 0 { &noise.start } else { &latents[i - 1].values };

@@ -1,14 +1,17 @@
-//! The cases of an op as plans of one node: what the host writes, and what the op's reference makes of it.
+//! The cases of an op as plans of one node: what the host writes, and what the op's definition makes of it.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash};
+use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
-use cascade_rt::backend::{Backend, Program, cpu};
-use cascade_rt::ops::{self, Case, Element, Operand};
-use cascade_rt::plan::{Plan, Recorder, Slot, Source};
-use cascade_rt::tensor::{Dtype, Part, Weight};
 use half::{bf16, f16};
+
+use super::kernels::Difference;
+use crate::backend::{Backend, Program, cpu};
+use crate::error::Result;
+use crate::ops::{self, Case, Element, Operand};
+use crate::plan::{Plan, Recorder, Slot, Source};
+use crate::tensor::{Dtype, Part, Weight};
 
 /// A result with more elements than this tests how the grid of a launch is laid out. How operands are stored changes
 /// nothing about that, so one way of storing them is enough; the op's other cases try all of them.
@@ -22,9 +25,20 @@ pub fn of(op: &str) -> impl Iterator<Item = (usize, &'static Case)> {
     CASES.iter().enumerate().filter(move |(_, case)| case.op.name() == op)
 }
 
+/// Element `j` of tensor `i` of everything that is tested, in `[-1, 1)`. It is a hash, so that no files are needed.
+pub fn golden(i: u32, j: u32) -> f64 {
+    let mut h = 1664525u32.wrapping_mul(i.wrapping_mul(1_000_003).wrapping_add(j)).wrapping_add(1013904223);
+    h ^= h >> 16;
+    h = h.wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^= h >> 16;
+    f64::from(h) / 2f64.powi(32) * 2.0 - 1.0
+}
+
 /// Values in `[-1, 1)` around `mean`, from a fixed sequence.
 pub fn noise(len: usize, seed: u32, mean: f32) -> Vec<f32> {
-    (0..len as u32).map(|j| super::common::golden(seed, j) as f32 + mean).collect()
+    (0..len as u32).map(|j| golden(seed, j) as f32 + mean).collect()
 }
 
 /// Learned values stored as `dtype`, stacked from two parts where the rows allow.
@@ -50,7 +64,7 @@ pub fn weight(dims: &[usize], seed: u32, dtype: Dtype) -> Weight {
 }
 
 /// How a case is stored.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
     /// The learned values.
     pub dtype: Dtype,
@@ -69,6 +83,14 @@ impl Stored {
     }
 }
 
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} weights", format!("{:?}", self.dtype).to_lowercase())?;
+        f.write_str(if self.state { ", in place" } else { "" })?;
+        f.write_str(if self.gemm_inputs { ", GEMM inputs in bf16" } else { "" })
+    }
+}
+
 fn has_weights(case: &Case) -> bool {
     case.inputs.iter().flatten().any(|operand| matches!(operand, Operand::Weight(_)))
 }
@@ -76,7 +98,7 @@ fn has_weights(case: &Case) -> bool {
 /// Whether a case [tests the grid of a launch](LARGE).
 pub fn is_large(case: &Case) -> bool {
     let shapes: Vec<_> = case.inputs.iter().map(|operand| operand.as_ref().map(Operand::shape)).collect();
-    case.op.shape(&shapes).unwrap().elements() > LARGE
+    case.op.shape(&shapes).expect("the case is one of the op").elements() > LARGE
 }
 
 /// Whether a device that stores GEMM inputs in bf16 keeps something of this case otherwise than one that does not.
@@ -130,13 +152,13 @@ impl One {
         let out = if state {
             let Some(Source::Slot(state)) = inputs[case.op.in_place()?] else { return None };
             let shapes: Vec<_> = inputs.iter().map(|i| i.as_ref().map(Source::shape)).collect();
-            if case.op.shape(&shapes).unwrap() != state.shape {
+            if case.op.shape(&shapes) != Ok(state.shape) {
                 return None;
             }
-            rec.update("test", case.op.clone(), &inputs, state).unwrap();
+            rec.update("test", case.op.clone(), &inputs, state).expect("the case is one of the op");
             state
         } else {
-            rec.node("test", case.op.clone(), &inputs).unwrap()
+            rec.node("test", case.op.clone(), &inputs).expect("the case is one of the op")
         };
         rec.keep(out);
         let mut plan = rec.finish();
@@ -154,24 +176,52 @@ impl One {
         &self.plan
     }
 
+    /// What the host writes into slots before it runs.
+    pub fn writes(&self) -> &[(Slot, Vec<u8>)] {
+        &self.writes
+    }
+
+    /// The largest error that a kernel may have.
+    pub fn allowed(&self, rounds: bool) -> f32 {
+        let (case, stored) = (&CASES[self.case.0], self.case.1);
+        // Half a unit in the last place of a bf16 result.
+        let stores = if stored.gemm_inputs { 1.0 / 256.0 } else { 0.0 };
+        stores + if rounds { case.tolerance_bf16 } else { case.tolerance }
+    }
+
+    /// The element of a result that differs most from what it should be, if that is more than a kernel may that `rounds` GEMM
+    /// inputs.
+    pub fn difference(&self, got: &[f32], rounds: bool) -> Option<Difference> {
+        let (want, allowed) = (self.reference(), self.allowed(rounds));
+        let (at, error) = worst(got, &want);
+        let (case, stored) = self.case;
+        let mut shape = self.out.shape;
+        // Packed bytes are elements of their own.
+        shape.c *= got.len() / shape.elements().max(1);
+        (error > allowed).then(|| Difference { case, stored, shape, at, got: got[at], want: want[at], error, allowed })
+    }
+
     /// Elements of the result.
     pub fn elements(&self) -> usize {
         self.out.shape.elements()
     }
 
     /// Runs the plan; values are as real numbers whatever the element.
-    pub fn run(&self, mut program: Box<dyn Program>) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn run(&self, mut program: Box<dyn Program>) -> Result<Vec<f32>> {
         for (slot, bytes) in &self.writes {
-            program.write(*slot, bytes).unwrap();
+            program.write(*slot, bytes)?;
         }
-        program.run(0..1).unwrap();
+        program.run(0..1)?;
         let mut bits = vec![0u32; self.out.shape.elements()];
-        program.read(self.out, bytemuck::cast_slice_mut(&mut bits)).unwrap();
-        match self.plan.nodes[0].op.element() {
+        program.read(self.out, bytemuck::cast_slice_mut(&mut bits))?;
+        Ok(match self.plan.nodes[0].op.element() {
             Element::F32 | Element::GemmInput => bits.iter().map(|&b| f32::from_bits(b)).collect(),
             // Packed bytes, each of which may differ by rounding.
             Element::U32 => bits.iter().flat_map(|b| b.to_le_bytes()).map(f32::from).collect(),
-        }
+        })
     }
 
     /// What the op's definition makes of the same values. Every row of the op needs it, so it is computed once, and not in
@@ -192,19 +242,10 @@ impl One {
         let compute = || {
             let elsewhere = state.then(|| One::of(number, Stored { state: false, ..self.case.1 })).flatten();
             let one = elsewhere.as_ref().unwrap_or(self);
-            Arc::new(one.run(cpu::Cpu::reference().compile(one.plan.clone()).unwrap()))
+            let program = cpu::Cpu::reference().compile(one.plan.clone());
+            Arc::new(program.and_then(|program| one.run(program)).expect("the definition needs no device"))
         };
         known.get_or_init(compute).clone()
-    }
-
-    /// Adds to `digest` all of a case that a kernel could depend on, and what is expected of it.
-    pub fn digest(&self, digest: &mut DefaultHasher) {
-        let Plan { nodes, slots, weights, gemm_only, arena_len, .. } = &*self.plan;
-        let on_device = [false, true].map(|stores_bf16| self.plan.weight_dtypes(stores_bf16));
-        format!("{nodes:?} {slots:?} {gemm_only:?} {on_device:?} {arena_len}").hash(digest);
-        self.writes.iter().for_each(|(_, bytes)| bytes.hash(digest));
-        weights.iter().flat_map(|weight| weight.parts()).for_each(|part| part.bytes().hash(digest));
-        self.reference().iter().for_each(|value| value.to_bits().hash(digest));
     }
 }
 
