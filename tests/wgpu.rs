@@ -13,6 +13,7 @@ use cascade_rt::plan::{Plan, Recorder, Slot, Source};
 use cascade_rt::registry::Caps;
 use cascade_rt::shape::Shape;
 use cascade_rt::tensor::Weight;
+#[cfg(feature = "demo")]
 use cascade_rt::{Footprint, Model, Observer, Options, Pipeline, Request, pipeline};
 
 /// The first adapter, or a loud skip; `CASCADE_REQUIRE=wgpu` makes that a failure.
@@ -275,9 +276,11 @@ fn what_is_too_long_for_one_dispatch_or_one_submission_gives_the_same_bytes() {
 }
 
 /// How many pictures each batch had.
+#[cfg(feature = "demo")]
 #[derive(Default)]
 struct Batches(Vec<usize>);
 
+#[cfg(feature = "demo")]
 impl Observer for Batches {
     fn planned(&mut self, footprint: &Footprint) {
         self.0.push(footprint.images);
