@@ -54,7 +54,7 @@ impl fmt::Display for Syntax {
 /// too many are empty ones.
 ///
 /// # Errors
-/// If a prompt cannot be tokenised, or has more tokens than [`chunks::MOST`] chunks; and those of a run.
+/// If a prompt cannot be tokenised, or has more tokens than 64 chunks; and those of a run.
 pub fn encode(
     pipeline: &mut Pipeline,
     prompts: &[String],

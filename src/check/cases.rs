@@ -95,7 +95,7 @@ fn has_weights(case: &Case) -> bool {
     case.inputs.iter().flatten().any(|operand| matches!(operand, Operand::Weight(_)))
 }
 
-/// Whether a case [tests the grid of a launch](LARGE).
+/// Whether a case tests the grid of a launch, see `LARGE`.
 pub fn is_large(case: &Case) -> bool {
     let shapes: Vec<_> = case.inputs.iter().map(|operand| operand.as_ref().map(Operand::shape)).collect();
     case.op.shape(&shapes).expect("the case is one of the op").elements() > LARGE

@@ -12,8 +12,8 @@
 //! ComfyUI stores several networks in one file, each with a [prefix](SECTIONS). When it
 //! saves a model it has loaded, `in_proj` is already split into `….attention.attn.to_q` and so on.
 //!
-//! Programs that train add the names of their [wrappers](WRAPPERS) to those of tensors, and some keep averaged
-//! weights under a [prefix](AVERAGES) of their own. Those are taken only where the file has no others.
+//! Programs that train add the names of their wrappers (`WRAPPERS`) to those of tensors, and some keep averaged
+//! weights under a prefix (`AVERAGES`) of their own. Those are taken only where the file has no others.
 
 /// Name prefixes of the networks in a combined file. They are tested in this order, so a prefix
 /// precedes any shorter one that it begins with. Tensors without a prefix form a network of their own.
