@@ -1,4 +1,4 @@
-// denoise: a x + b eps + h history + sigma z, with factors of the current step
+// denoise: a*x + b*eps + h*history + sigma*z, where a, b, h and sigma are the current step's row of the table `factors`
 //
 // x        [n, h, w, c] f32; may be out
 // eps      [n, h, w, c] f32

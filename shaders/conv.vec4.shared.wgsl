@@ -45,7 +45,8 @@ fn widen(bits: vec4<u32>, i: vec4<u32>) -> vec4<f32> {
         element(bits.z, i.z, weight_kind), element(bits.w, i.w, weight_kind));
 }
 
-// Loads input channels k..k+4, or the last four for those past the last, which are not used; likewise pixels and taps.
+// Loads the four input channels that begin at k. An index past the end (of channels, pixels or kernel positions) is replaced
+// by the last valid one, so that no branch is needed; what was loaded for it is not used.
 fn fetch(pixels: Pixels, taps: Taps, strides: Strides, o: vec4<u32>, tap: vec2<u32>, k: u32) -> Block {
     var block: Block;
     let line = pixels.line + tap.x * taps.step;
