@@ -15,6 +15,7 @@ mod jobs;
 mod kernels;
 mod make;
 mod manual;
+mod messages;
 mod method;
 mod output;
 mod probe;
@@ -23,14 +24,15 @@ mod progress;
 mod prompts;
 mod report;
 mod seed;
+#[cfg(feature = "serve")]
+mod serve;
 mod setup;
 mod tensors;
 mod watch;
 mod words;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{BoolishValueParser, PathBufValueParser, TypedValueParser};
@@ -41,6 +43,8 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::synth::Preset;
 use crate::weights::{ModelPaths, Overrides, Variant};
+pub use messages::note;
+use messages::{print, printable, say};
 
 // Groups of flags in the help.
 const MODEL: &str = "Model";
@@ -80,6 +84,9 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
+    /// Serve a page and the API of OpenAI's images, until Ctrl-C or SIGTERM.
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Args>),
     /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
@@ -122,7 +129,7 @@ struct SynthArgs {
 }
 
 /// Where a model's parts are.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct ModelArgs {
     /// Model folder, with decoder/ and vqgan/ or the original single files.
     ///
@@ -284,6 +291,8 @@ fn execute(command: &Command) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),
@@ -322,38 +331,6 @@ fn no_handler(found: &str) -> Error {
         wanted: "signal handlers".into(),
         found: found.into(),
         remedy: "the system refuses what every program may do; try another environment".into(),
-    }
-}
-
-/// Prints a line to standard error. If that fails, there is nowhere to report it.
-pub fn note(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable(line));
-}
-
-/// The text with control characters escaped, which a terminal would obey. JSON stays
-/// valid JSON.
-fn printable(text: &str) -> Cow<'_, str> {
-    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.contains(control) {
-        return text.into();
-    }
-    let escape = |c: char| if control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
-    text.chars().map(escape).collect()
-}
-
-/// Prints a line of results. It is no error if the reader has closed standard output.
-fn say(line: &str) -> Result<()> {
-    print(format!("{line}\n").as_bytes())
-}
-
-/// Prints text. It is no error if the reader has closed standard output.
-fn print(text: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::Disk { path: "standard output".into(), action: "write to", source: e })
-        }
-        _ => Ok(()),
     }
 }
 

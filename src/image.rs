@@ -18,7 +18,7 @@ use crate::request::Request;
 #[cfg(feature = "pictures")]
 pub use self::format::Format;
 #[cfg(feature = "pictures")]
-pub use self::metadata::{Metadata, is_picture, read_metadata};
+pub use self::metadata::{Metadata, is_picture, metadata_of, read_metadata};
 
 /// A picture, 8-bit sRGB.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -65,6 +65,8 @@ pub mod registry;
 pub mod request;
 #[doc(hidden)]
 pub mod sampler;
+#[cfg(feature = "serve")]
+mod serve;
 #[doc(hidden)]
 pub mod shape;
 #[doc(hidden)]

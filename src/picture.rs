@@ -7,5 +7,5 @@ mod resample;
 
 pub use normalise::{clip_crop, clip_pixels};
 #[cfg(feature = "pictures")]
-pub use read::{decode, read};
+pub use read::{decode, read, size};
 pub use resample::{Area, Filter, resample};

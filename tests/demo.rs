@@ -2,6 +2,9 @@
 #![cfg(all(feature = "cli", feature = "demo"))]
 
 mod common;
+#[cfg(feature = "serve")]
+#[path = "demo/serve.rs"]
+mod serve;
 
 use std::io::BufReader;
 use std::path::Path;

@@ -35,7 +35,7 @@ impl FromStr for Chosen {
 }
 
 /// Flags of adapters.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
     /// Change the model by this adapter (LoRA), a safetensors file or PEFT's folder, with this strength; may be given
@@ -76,14 +76,47 @@ impl Args {
         Ok(all.unwrap_or_default())
     }
 
+    /// Names of the adapters that are in the folder.
+    #[cfg(feature = "serve")]
+    pub(super) fn in_folder(&self) -> Vec<String> {
+        let entries = self.folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let name = |path: PathBuf| match path.extension().is_some_and(|extension| extension == "safetensors") {
+            true => path.file_stem().map(|name| name.to_string_lossy().into_owned()),
+            false => {
+                let holds = path.join("adapter_model.safetensors").is_file();
+                path.file_name().filter(|_| holds).map(|name| name.to_string_lossy().into_owned())
+            }
+        };
+        let mut names: Vec<String> = entries.filter_map(|entry| name(entry.path())).collect();
+        names.sort();
+        names
+    }
+
+    /// An adapter of the folder by its name.
+    ///
+    /// # Errors
+    /// If there is none of this name, or no folder.
+    #[cfg(feature = "serve")]
+    pub(super) fn named(&self, name: &str, strength: f32) -> Result<Chosen> {
+        let folder = self.folder.as_deref().unwrap_or(Path::new(""));
+        Ok(Chosen { path: named(folder, name)?, strength })
+    }
+
+    /// Opens the adapters of the flags, then those that prompts ask for, each with its strength.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::open`].
+    pub(super) fn open(&self, tags: &[Chosen]) -> Result<Vec<(Adapter, f32)>> {
+        let open = |chosen: &Chosen| Ok((Adapter::open(&chosen.path)?, chosen.strength));
+        self.chosen.iter().chain(tags).map(open).collect()
+    }
+
     /// Changes the model by the adapters of the flags, then by those that prompts ask for.
     ///
     /// # Errors
     /// Those of [`Adapter::open`] and [`Model::adapt`].
     pub(super) fn apply(&self, model: &mut Model, tags: &[Chosen], quiet: bool) -> Result<()> {
-        let chosen: Vec<&Chosen> = self.chosen.iter().chain(tags).collect();
-        let open = |chosen: &&Chosen| Ok((Adapter::open(&chosen.path)?, chosen.strength));
-        let opened = chosen.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let opened = self.open(tags)?;
         let given: Vec<_> = opened.iter().map(|(adapter, strength)| (adapter, *strength)).collect();
         let applied = model.adapt(&given)?;
         for (applied, (_, strength)) in applied.iter().zip(given).filter(|_| !quiet) {

@@ -61,6 +61,12 @@ pub(super) fn read(all: &[Named]) -> Result<Vec<Prompt>> {
 }
 
 impl Prompt {
+    /// A picture that was read elsewhere.
+    #[cfg(feature = "serve")]
+    pub(super) fn of(picture: Image, weight: f32, name: String) -> Self {
+        Self { source: Source::Picture(picture), weight, name }
+    }
+
     /// What a record says of it.
     pub(super) fn record(&self) -> ImagePrompt {
         ImagePrompt { file: self.name.clone(), weight: self.weight }

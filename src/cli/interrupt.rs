@@ -5,6 +5,7 @@
 //! POSIX program, a shell is told that the process died of the signal, and a signal that the process was started to
 //! ignore, as by `nohup`, stays ignored.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
 use super::{no_handler, note};
@@ -14,6 +15,8 @@ use crate::error::{Error, Result};
 static MAKING: AtomicBool = AtomicBool::new(false);
 /// Whether a signal came while pictures were made.
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// What the first signal does in a program that ends by itself when it is asked to.
+static INSTEAD: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 /// The signal that came.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -25,6 +28,9 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 pub(super) fn install() -> Result<()> {
     system::listen(|signal| {
         SIGNAL.store(signal, SeqCst);
+        if let Some(stop) = INSTEAD.get().filter(|_| !ASKED.swap(true, SeqCst)) {
+            return stop();
+        }
         if MAKING.load(SeqCst) && !ASKED.swap(true, SeqCst) {
             return note("\ninterrupted: stopping after this step; interrupt again to stop at once");
         }
@@ -33,6 +39,13 @@ pub(super) fn install() -> Result<()> {
         die();
     })
     .map_err(|e| no_handler(&e.to_string()))
+}
+
+/// Lets the first signal call `stop`, instead of what it does elsewhere. The next one ends the process.
+#[cfg(feature = "serve")]
+pub(super) fn instead(stop: impl Fn() + Send + Sync + 'static) {
+    // Nothing else sets it.
+    let _ = INSTEAD.set(Box::new(stop));
 }
 
 /// Ends the process of the signal that came.

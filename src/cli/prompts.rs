@@ -43,6 +43,12 @@ impl Line {
         Self { place: "PROMPT".into(), fields: Map::from_iter([("prompt".to_owned(), prompt.into())]) }
     }
 
+    /// What an object of JSON asks for; `place` is for messages.
+    #[cfg(feature = "serve")]
+    pub(super) fn of_fields(place: &str, fields: Map<String, Value>) -> Self {
+        Self { place: place.into(), fields }
+    }
+
     /// Its prompt, if it has one.
     pub(super) fn prompt(&self) -> String {
         self.fields.get("prompt").map_or(String::new(), plain)

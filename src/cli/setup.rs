@@ -28,7 +28,7 @@ pub(super) enum Precision {
 }
 
 /// A model and a device.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct Setup {
     #[command(flatten)]
     pub(super) model: ModelArgs,

@@ -1,7 +1,7 @@
 //! What picture files say about themselves.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, ErrorKind, Read, Seek};
+use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek};
 use std::path::Path;
 
 use image_webp::WebPDecoder;
@@ -47,10 +47,22 @@ pub fn is_picture(start: &[u8]) -> bool {
 /// # Errors
 /// [`Error::Disk`] if there is no such file, [`Error::Model`] if it is no such picture.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
+    let file = File::open(path).map_err(|source| Error::Disk { path: path.to_owned(), action: "open", source })?;
+    read(BufReader::new(file), path)
+}
+
+/// The same of a file's contents; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Model`] if it is no such picture.
+pub fn metadata_of(bytes: &[u8], path: &Path) -> Result<Metadata> {
+    read(Cursor::new(bytes), path)
+}
+
+fn read(mut file: impl BufRead + Seek, path: &Path) -> Result<Metadata> {
     let disk = |action| move |source| Error::Disk { path: path.to_owned(), action, source };
     let damaged =
         |found: String| Error::Model { path: path.to_owned(), expected: "a PNG, JPEG or WebP image".into(), found };
-    let mut file = File::open(path).map_err(disk("open"))?;
     let mut start = Vec::new();
     file.by_ref().take(8).read_to_end(&mut start).map_err(disk("read"))?;
     file.rewind().map_err(disk("read"))?;
@@ -68,7 +80,7 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
         let [parameters, cascade] = about.map_or([None, None], exif::read);
         return Ok(Metadata { format: "WebP", width, height, parameters, cascade });
     }
-    png::read(BufReader::new(file)).map_err(|e| match e {
+    png::read(file).map_err(|e| match e {
         ::png::DecodingError::IoError(e) if e.kind() != ErrorKind::UnexpectedEof => disk("read")(e),
         e => damaged(e.to_string()),
     })

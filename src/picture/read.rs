@@ -33,6 +33,20 @@ pub fn read(path: &Path) -> Result<Image> {
     decode(&bytes, path)
 }
 
+/// Width and height of the picture in a file's contents, of which only the beginning is looked at. Those of a picture that
+/// is to be turned are those before.
+///
+/// # Errors
+/// [`Error::Picture`] if this is no picture of a known format.
+pub fn size(bytes: &[u8], path: &Path) -> Result<(u32, u32)> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().expect("memory can be read");
+    reader.into_dimensions().map_err(|error| Error::Picture {
+        path: path.to_owned(),
+        expected: "a PNG, JPEG or WebP picture".into(),
+        found: format!("an error: {error}"),
+    })
+}
+
 /// Decodes the contents of a file. `path` is for messages.
 ///
 /// # Errors
