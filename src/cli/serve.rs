@@ -97,7 +97,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
             note(&format!("{url} is where the page and the API are; Ctrl-C stops"));
         }
         interrupt::instead(move || {
-            note("\nstopping when accepted orders are done; interrupt again to stop at once");
+            if !quiet {
+                note("\nstopping when accepted orders are done; interrupt again to stop at once");
+            }
             stop.stop();
         });
         // The other end lives until the server ends.

@@ -166,8 +166,11 @@ pub(super) async fn loras(State(shared): State<Arc<Shared>>) -> Result<Json<Valu
 /// `POST /sdapi/v1/png-info`: what a picture says of how it was made.
 pub(super) async fn png_info(request: Request) -> Result<Json<Value>, Fault> {
     let mut fields = Fields::of(request, PICTURES_LIMIT).await?;
-    let text = fields.text("image", PICTURES_LIMIT)?.unwrap_or_default();
-    let metadata = metadata_of(&data(&text, "image")?, "image".as_ref())?;
+    let missing =
+        || Fault::field("image", "missing_parameter", "`image` is missing: a PNG, JPEG or WebP file in base64");
+    let text = fields.text("image", PICTURES_LIMIT)?.ok_or_else(missing)?;
+    let metadata = metadata_of(&data(&text, "image")?, "image".as_ref());
+    let metadata = metadata.map_err(|e| Fault::field("image", "invalid_image", e.to_string()))?;
     let parameters = metadata.parameters.unwrap_or_default();
     Ok(Json(json!({"info": parameters, "items": {"parameters": parameters}, "parameters": {}})))
 }

@@ -65,7 +65,7 @@ impl Fault {
         Self::new(StatusCode::GONE, "cancelled", "the order was cancelled")
     }
 
-    pub(super) fn late(seconds: u64) -> Self {
+    pub(super) fn late(seconds: f64) -> Self {
         let message =
             format!("the order took longer than {seconds} s; ask for fewer steps or pixels, or set `timeout_s`");
         Self { hopeless: true, ..Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message) }

@@ -101,7 +101,7 @@ pub(super) fn order(
         let message = format!("there is no LoRA `{name}`; GET /v1/capabilities lists them");
         return Err(Fault::field("loras", "invalid_value", message));
     }
-    let timeout = fields.number("timeout_s", 0.1..=86_400.0)?.map_or(settings.timeout, Duration::from_secs_f64);
+    let timeout = fields.number("timeout_s", 1.0..=86_400.0)?.map_or(settings.timeout, Duration::from_secs_f64);
     let format = format(&mut fields)?;
     let as_url = fields.choice("response_format", &["b64_json", "url"])? == Some("url");
     let stream = fields.flag("stream")?;

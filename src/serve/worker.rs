@@ -32,7 +32,7 @@ fn make(shared: &Shared, maker: &mut dyn Maker, job: &Job) -> (State, Times, Opt
     match catch_unwind(AssertUnwindSafe(|| maker.make(job))) {
         Ok(Ok(times)) => (State::Completed, times, None),
         Ok(Err(Error::Interrupted)) if job.is_late() => {
-            (State::Failed, none, Some(Fault::late(job.order.timeout.as_secs())))
+            (State::Failed, none, Some(Fault::late(job.order.timeout.as_secs_f64())))
         }
         Ok(Err(Error::Interrupted)) => (State::Cancelled, none, None),
         Ok(Err(error)) => {
