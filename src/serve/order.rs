@@ -22,8 +22,6 @@ pub struct Order {
     pub adapters: Vec<(String, f32)>,
     /// The format of the files.
     pub format: Format,
-    /// How many unfinished pictures the client wants to see.
-    pub partials: usize,
     /// The longest that it may take.
     pub timeout: Duration,
 }
