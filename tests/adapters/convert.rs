@@ -95,7 +95,7 @@ fn every_layout_leads_back_and_makes_the_same_picture() {
     }
     // Stage A shows its sizes, so its configuration is written anew.
     let config = "vqgan/config.json";
-    let sizes = |folder: &Path| StageAConfig::read(&folder.join(config)).unwrap();
+    let sizes = |folder: &Path| StageAConfig::read(folder.join(config)).unwrap();
     assert_eq!(sizes(&from), sizes(&first));
     let (before, after) = (contents(&first, &first), contents(&from, &from));
     for ((path, bytes), (other, others)) in before.iter().zip(&after) {
