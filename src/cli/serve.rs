@@ -173,9 +173,8 @@ impl Studio {
     /// Changes the model as an order wants it.
     fn adapt(&mut self, wanted: Vec<Chosen>) -> Result<()> {
         if wanted != self.adapted {
-            let opened = self.args.setup.adapters.open(&wanted)?;
-            let given: Vec<_> = opened.iter().map(|(adapter, strength)| (adapter, *strength)).collect();
-            self.pipeline.adapt(&given)?;
+            let Self { args, pipeline, .. } = self;
+            args.setup.adapters.apply_by(&wanted, args.quiet, |given| pipeline.adapt(given))?;
             self.adapted = wanted;
         }
         Ok(())
