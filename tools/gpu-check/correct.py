@@ -165,7 +165,7 @@ def tests(machine: Machine, name: str, seconds: float, *words: str) -> dict:
 
 
 def parse_fidelity(text: str) -> list:
-    pattern = r"(\S+) in bf16 on (\S+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
+    pattern = r"(\S+) in bf16 on (.+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
     return [{"network": name, "device": device, "error": float(ours), "diffusers": float(theirs)}
             for name, device, ours, theirs in re.findall(pattern, text, re.M)]
 

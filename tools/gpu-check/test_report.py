@@ -119,7 +119,7 @@ class Reading(unittest.TestCase):
     def test_errors_of_pictures_and_networks(self):
         lines = "guided                       cuda:0   stage_c      1.5e-6\nguided  cpu   stage_c  2.0e-6\n"
         self.assertEqual(correct.parse_pipelines(lines), {"cuda:0": {"stage_c": 1.5e-6}, "cpu": {"stage_c": 2e-6}})
-        lines = "tiny_prior in bf16 on cuda:0: 3.30e-3, diffusers 9.10e-3\n"
+        lines = "tiny_prior in bf16 on NVIDIA H200: 3.30e-3, diffusers 9.10e-3\n"
         self.assertEqual(correct.parse_fidelity(lines)[0]["error"], 3.3e-3)
 
     def test_glibc(self):
