@@ -17,6 +17,7 @@ mod make;
 mod manual;
 mod method;
 mod output;
+mod preview;
 mod probe;
 mod profile;
 mod progress;
