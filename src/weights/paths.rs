@@ -8,8 +8,10 @@
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
+//! | previewer (optional) | `previewer/` | `previewer`, or inside the Stage C file (`vae.previewer.`) |
 //!
-//! The model folder is searched first, then the prior's folder: the one given, or the
+//! Single files have their sizes in their tensors; what cannot be seen there may stand in `stage_c.json`, `text_encoder.json`
+//! and so on beside them, like `config.json` in a folder. The model folder is searched first, then the prior's folder: the one given, or the
 //! sibling `<name>-prior`. The small networks (`*_lite`) are used only if the large ones are
 //! absent. Which of several variants of a file is taken is up to [`Variant`]; what was there
 //! besides is noted. Names only determine where to look; which network a file contains is
@@ -20,7 +22,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::component::{IMAGE_ENCODER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::component::{IMAGE_ENCODER, PREVIEWER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
 use super::variant::Variant;
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
@@ -86,6 +88,8 @@ pub struct ModelPaths {
     pub text_encoder: PartFiles,
     /// The CLIP vision tower.
     pub image_encoder: Optional,
+    /// The previewer.
+    pub previewer: Optional,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -141,6 +145,7 @@ impl ModelPaths {
             stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, wanted, Some(&stage_b))?,
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, wanted, Some(&stage_c))?,
             image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, wanted, &stage_c)?,
+            previewer: PREVIEWER.find_optional(None, &roots, wanted, &stage_c)?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: indices.into_iter().next(),
             schedulers,
@@ -188,6 +193,24 @@ impl ModelPaths {
         let tokenizer = TOKENIZER_FILES.iter().map(|name| self.tokenizer.join(name));
         let all = weights.chain(configs).chain(self.index.clone()).chain(self.schedulers.iter().cloned());
         all.chain([self.tokenizer.clone()]).chain(tokenizer).map(|file| file.path().to_owned()).collect()
+    }
+
+    /// The tokenizer's files, by their names in its folder.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] and [`Error::Model`] if what is there cannot be looked at, or is no file.
+    pub fn tokenizer_files(&self) -> Result<Vec<(&'static str, Location)>> {
+        let folder = self.tokenizer.look()? == Found::Folder;
+        let file = |name: &'static str| match folder {
+            true => Ok((name, there(&self.tokenizer, name)?)),
+            false if name == TOKENIZER_FILES[0] => Ok((name, Some(self.tokenizer.clone()))),
+            false => {
+                let beside = self.tokenizer.with_file_name(name);
+                Ok((name, beside.has_file()?.then_some(beside)))
+            }
+        };
+        let found = TOKENIZER_FILES.into_iter().map(file).collect::<Result<Vec<_>>>()?;
+        Ok(found.into_iter().filter_map(|(name, file)| Some((name, file?))).collect())
     }
 
     /// The picture size in pixels (width and height) that the model was trained for, if
