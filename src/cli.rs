@@ -21,6 +21,7 @@ mod messages;
 mod method;
 mod model;
 mod output;
+mod preview;
 mod probe;
 mod profile;
 mod progress;

@@ -31,6 +31,18 @@ pub struct Image {
     pub rgb: Vec<u8>,
 }
 
+impl Image {
+    /// Pictures of `width` × `height` pixels, one after the other, of 4 bytes a pixel: red, green, blue, and one that is
+    /// not used.
+    pub(crate) fn of_pixels(pixels: &[u8], width: usize, height: usize) -> Vec<Self> {
+        let image = |pixels: &[u8]| {
+            let rgb = pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
+            Self { width: width as u32, height: height as u32, rgb }
+        };
+        pixels.chunks(width * height * 4).map(image).collect()
+    }
+}
+
 /// How a picture was made, so that it can be made again alone.
 ///
 /// A file of latents or text has the record of the whole run; [`of_image`](Self::of_image) is that of one picture.
@@ -43,6 +55,12 @@ pub struct Record {
     /// Names of parts that were given apart from the model, by what they are, like `stage_b`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, String>,
+    /// Which variants of the weights were looked for, the first one first, where that was not what is usual.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+    /// Names of the weights' files, by network, where the model has several for one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, String>,
     /// Adapters that changed the model, each with its strength, like `style.safetensors:0.8`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<String>,
@@ -119,6 +137,8 @@ impl Record {
             program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
             model: model.into(),
             parts: BTreeMap::new(),
+            variant: String::new(),
+            weights: BTreeMap::new(),
             adapters: Vec::new(),
             image: 0,
             request: request.clone(),

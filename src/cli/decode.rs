@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         });
     }
     let series = seeds.iter().map(|&seed| Series { seed, images: request.images(), output: None });
-    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), None)?;
+    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), [None; 2])?;
     outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
     let opened = args.setup.open_device_of(None)?;
     let job = |(run, &seed): (usize, &u64)| Job::new(Request { seed, ..request.clone() }, run * request.images());
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Ok(Record {
             text: file.record.as_ref().and_then(|record| record.text.clone()).filter(|_| text.is_some()),
             prior: origin(&file, &job.request),
-            ..args.setup.record(&job.request, &opened)?
+            ..args.setup.record(&job.request, &model, &opened, None)?
         })
     };
     let jobs: Vec<(Job, Record)> = jobs.map(|job| whole(&job).map(|record| (job, record))).collect::<Result<_>>()?;

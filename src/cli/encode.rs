@@ -66,13 +66,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             found: "different ones".into(),
         });
     };
-    let outputs = Output::file(args.output.clone(), args.force).plan_tensors()?;
+    let outputs = Output::file(args.output.clone(), args.force).plan_tensors(None)?;
     let model = args.setup.open_model(args.quiet)?;
     let given = args.prompts.clone().into_iter().chain(args.image.iter().map(|image| image.path.clone()));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     let opened = args.setup.open_device_of(None)?;
     let shown = images.iter().map(image_prompts::Prompt::record).collect();
-    let record = Record { images: shown, ..args.setup.record(request, &opened)? };
+    let record = Record { images: shown, ..args.setup.record(request, &model, &opened, None)? };
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, false, args.quiet, &record, pipeline.backend());
 

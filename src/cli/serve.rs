@@ -8,19 +8,22 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::adapters::Chosen;
+use super::grid::side_by_side;
 use super::image_prompts::{Prompt, embed};
 use super::progress::Progress;
 use super::prompts::Line;
 use super::setup::Setup;
 use super::{DEVICE, interrupt, note, say};
 use crate::error::{Error, Result};
-use crate::image::Record;
+use crate::image::{Format, Record};
 use crate::pipeline::{Inputs, Observer, Options, Outline, Pipeline, StageName, Step, Times};
 use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 use crate::serve::{self, About, Job, Keys, Maker, Picture, Settings};
 
 const SERVER: &str = "Server";
+/// The least time from one preview to the next.
+const PREVIEWS: Duration = Duration::from_millis(150);
 /// How often a device is waited for, so that what is told is done and not only asked for.
 const WAITS: Duration = Duration::from_millis(200);
 
@@ -165,7 +168,7 @@ impl Studio {
     fn open(args: Args) -> Result<Self> {
         let model = args.setup.open_model(args.quiet)?;
         let opened = args.setup.open_device_of(None)?;
-        let record = args.setup.record(&Request::default(), &opened)?;
+        let record = args.setup.record(&Request::default(), &model, &opened, None)?;
         let pipeline = Pipeline::new(model, opened.backend)?;
         Ok(Self { args, pipeline, record, adapted: Vec::new() })
     }
@@ -213,15 +216,23 @@ impl Maker for Studio {
             images: shown.iter().map(Prompt::record).collect(),
             ..self.record.clone()
         };
-        let mut teller =
-            Teller { job, progress: Progress::new(request.images()), waited: Instant::now(), stage: None, steps: 0 };
+        let preview = self.pipeline.model().previewer().is_ok();
+        let mut teller = Teller {
+            job,
+            progress: Progress::new(request.images()),
+            waited: Instant::now(),
+            stage: None,
+            steps: 0,
+            partials: 0,
+            shown: None,
+        };
         let images = embed(&shown, &mut self.pipeline, false)?;
         let text = match order.syntax {
             Syntax::Plain => None,
             syntax => Some(encode(&mut self.pipeline, &request.prompts, &request.negative, syntax, &mut teller)?),
         };
         let inputs = Inputs { text: text.as_ref(), image: images.as_ref(), ..Inputs::default() };
-        let options = Options { inputs, observer: Some(&mut teller), ..Options::default() };
+        let options = Options { inputs, preview, observer: Some(&mut teller), ..Options::default() };
         let times = self.pipeline.run(&request, options, |batch| {
             for (image, i) in batch.images.iter().zip(batch.first..) {
                 let bytes = image.to_bytes(order.format, Some(&whole.of_image(i)))?;
@@ -245,9 +256,35 @@ struct Teller<'a> {
     waited: Instant,
     stage: Option<StageName>,
     steps: usize,
+    /// Unfinished pictures that were given, and when somebody was last shown one.
+    partials: usize,
+    shown: Option<Instant>,
 }
 
 impl Teller<'_> {
+    /// Shows what the pictures are going to be like: to whoever watches, all of the batch; as one of the unfinished
+    /// pictures that the order asked for, which come at equal distances, the first.
+    fn show(&mut self, step: &mut Step<'_>) -> Result<()> {
+        let wanted = self.job.order.partials;
+        let is_partial = self.partials < wanted && (step.index + 1) * (wanted + 1) >= (self.partials + 1) * step.steps;
+        let is_watched = self.job.is_watched() && self.shown.is_none_or(|shown| shown.elapsed() >= PREVIEWS);
+        if step.stage != StageName::StageC || !(is_partial || is_watched) {
+            return Ok(());
+        }
+        let Some(pictures) = step.preview()? else { return Ok(()) };
+        if is_watched {
+            self.shown = Some(Instant::now());
+            let file = side_by_side(&pictures).to_bytes(Format::Png, None)?;
+            self.job.preview(Picture::new(file, Format::Png, 0));
+        }
+        if let Some(first) = pictures.first().filter(|_| is_partial) {
+            self.partials += 1;
+            let format = self.job.order.format;
+            self.job.partial(Picture::new(first.to_bytes(format, None)?, format, 0));
+        }
+        Ok(())
+    }
+
     fn tell(&self, step: usize) {
         self.job.progress(serve::Progress {
             fraction: self.progress.fraction(),
@@ -276,11 +313,12 @@ impl Observer for Teller<'_> {
 
     fn step(&mut self, step: &mut Step<'_>) -> ControlFlow<()> {
         if step.index + 1 == step.steps || self.waited.elapsed() >= WAITS {
-            // Whether that fails, the run itself will find out.
             let _ = step.latents();
             self.waited = Instant::now();
             self.progress.step(step.index + 1, self.waited);
         }
+        // Whether a device failed, the run itself will find out.
+        let _ = self.show(step);
         self.tell(step.index + 1);
         if self.job.is_to_stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

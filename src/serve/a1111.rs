@@ -57,6 +57,7 @@ pub(super) async fn txt2img(State(shared): State<Arc<Shared>>, request: Request)
         shown: Vec::new(),
         adapters: Vec::new(),
         format: Format::Png,
+        partials: 0,
         timeout: shared.settings.timeout,
     };
     let request = order.request.clone();
@@ -99,8 +100,12 @@ fn parameters(file: &[u8]) -> String {
 /// `GET /sdapi/v1/progress`.
 pub(super) async fn progress(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let running = shared.queue.running();
-    let live = running.as_ref().map(|job| job.now());
+    let live = running.as_ref().map(|job| {
+        job.show();
+        job.now()
+    });
     let progress = live.as_ref().map(|live| live.progress.clone()).unwrap_or_default();
+    let picture = live.and_then(|live| live.preview).map(|picture| picture.base64());
     Json(json!({
         "progress": progress.fraction,
         "eta_relative": progress.left.unwrap_or(0.0),
@@ -113,7 +118,7 @@ pub(super) async fn progress(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "sampling_step": progress.step,
             "sampling_steps": progress.steps,
         },
-        "current_image": null,
+        "current_image": picture,
         "textinfo": progress.stage,
     }))
 }

@@ -111,6 +111,10 @@ pub(super) struct Live {
     pub(super) state: State,
     pub(super) progress: Progress,
     pub(super) warnings: Vec<String>,
+    /// Unfinished pictures that the order asked for.
+    pub(super) partials: Vec<Arc<Picture>>,
+    /// The latest unfinished picture, where somebody watches.
+    pub(super) preview: Option<Arc<Picture>>,
     pub(super) pictures: Vec<Arc<Picture>>,
     pub(super) times: Times,
     /// Why it failed.
@@ -129,6 +133,7 @@ pub struct Job {
     /// When it began to be made.
     began: std::sync::OnceLock<Instant>,
     cancelled: AtomicBool,
+    watched: AtomicBool,
     live: watch::Sender<Live>,
 }
 
@@ -138,6 +143,8 @@ impl Job {
             state: State::Queued,
             progress: Progress::default(),
             warnings: Vec::new(),
+            partials: Vec::new(),
+            preview: None,
             pictures: Vec::new(),
             times: Times::default(),
             fault: None,
@@ -148,6 +155,7 @@ impl Job {
             created: now(),
             began: std::sync::OnceLock::new(),
             cancelled: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             live: watch::Sender::new(live),
         })
     }
@@ -166,8 +174,18 @@ impl Job {
         self.began.get().map_or(0.0, |began| began.elapsed().as_secs_f64())
     }
 
+    /// Whether somebody looks at unfinished pictures.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(SeqCst)
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<Live> {
         self.live.subscribe()
+    }
+
+    /// From now on, unfinished pictures are made of it as well.
+    pub(super) fn show(&self) {
+        self.watched.store(true, SeqCst);
     }
 
     pub(super) fn cancel(&self) {
@@ -194,11 +212,22 @@ impl Job {
         self.live.send_modify(|live| live.pictures.push(Arc::new(picture)));
     }
 
+    /// An unfinished picture that the order asked for.
+    pub fn partial(&self, picture: Picture) {
+        self.live.send_modify(|live| live.partials.push(Arc::new(picture)));
+    }
+
+    /// What the pictures are going to be like, for who watches.
+    pub fn preview(&self, picture: Picture) {
+        self.live.send_modify(|live| live.preview = Some(Arc::new(picture)));
+    }
+
     /// It ends, unless it has already.
     pub(super) fn end(&self, state: State, times: Times, fault: Option<Fault>) {
         self.live.send_if_modified(|live| {
             let first = !live.state.is_end();
             if first {
+                live.preview = None;
                 (live.state, live.times, live.fault) = (state, times, fault);
             }
             first
@@ -223,7 +252,7 @@ impl Job {
     /// Bytes of its pictures.
     pub(super) fn bytes(&self) -> usize {
         let live = self.live.borrow();
-        live.pictures.iter().map(|picture| picture.bytes.len()).sum()
+        live.pictures.iter().chain(&live.partials).map(|picture| picture.bytes.len()).sum()
     }
 
     /// What answers say of how it was made: `cascade` beside what the API itself has.

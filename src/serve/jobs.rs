@@ -55,7 +55,19 @@ pub(super) async fn cancel(State(shared): State<Arc<Shared>>, id: Name) -> Resul
 /// `GET /v1/jobs/{id}/events`: every change, with unfinished pictures, until the end.
 pub(super) async fn events(State(shared): State<Arc<Shared>>, id: Name) -> Result<Response, Fault> {
     let job = find(&shared, &id?.0)?;
-    Ok(openai::events(job, move |job, live| vec![openai::named("job", &shown(&shared, job, live))]))
+    job.show();
+    let mut last = String::new();
+    Ok(openai::events(job, move |job, live| {
+        let mut news = vec![openai::named("job", &shown(&shared, job, live))];
+        if let Some(preview) = live.preview.as_ref().filter(|preview| preview.hash != last) {
+            last.clone_from(&preview.hash);
+            news.push(openai::named(
+                "preview",
+                &json!({"b64_json": preview.base64(), "type": media_type(preview.format)}),
+            ));
+        }
+        news
+    }))
 }
 
 /// `GET /v1/images/{name}`: a picture that an answer named.

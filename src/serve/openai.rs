@@ -146,7 +146,7 @@ impl Answer {
         let job = shared.queue.submit(order)?;
         self.warnings.iter().for_each(|warning| job.warn(warning.clone()));
         let waiting = Waiting { shared: shared.clone(), job: job.clone() };
-        let mut follow = Follow { answer: self, device, pictures: 0 };
+        let mut follow = Follow { answer: self, device, partials: 0, pictures: 0 };
         let events = events(job, move |job, live| {
             let _until_the_end = &waiting;
             follow.news(job, live)
@@ -164,6 +164,7 @@ fn usage() -> Value {
 struct Follow {
     answer: Answer,
     device: String,
+    partials: usize,
     pictures: usize,
 }
 
@@ -182,12 +183,17 @@ impl Follow {
             })
         };
         let mut news = Vec::new();
+        for (i, picture) in live.partials.iter().enumerate().skip(self.partials) {
+            let mut data = about("partial_image", picture);
+            data["partial_image_index"] = i.into();
+            news.push(named(&format!("{event}.partial_image"), &data));
+        }
         for picture in live.pictures.iter().skip(self.pictures) {
             let mut data = about("completed", picture);
             (data["usage"], data["cascade"]) = (usage(), job.about(live, &self.device));
             news.push(named(&format!("{event}.completed"), &data));
         }
-        self.pictures = live.pictures.len();
+        (self.partials, self.pictures) = (live.partials.len(), live.pictures.len());
         if let (true, Err(fault)) = (live.state.is_end(), fault(live)) {
             news.push(named("error", &fault.json()));
         }

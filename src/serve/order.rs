@@ -22,6 +22,8 @@ pub struct Order {
     pub adapters: Vec<(String, f32)>,
     /// The format of the files.
     pub format: Format,
+    /// How many unfinished pictures the client wants to see.
+    pub partials: usize,
     /// The longest that it may take.
     pub timeout: Duration,
 }

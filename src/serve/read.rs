@@ -105,8 +105,7 @@ pub(super) fn order(
     let format = format(&mut fields)?;
     let as_url = fields.choice("response_format", &["b64_json", "url"])? == Some("url");
     let stream = fields.flag("stream")?;
-    // There may be fewer than asked for, and there are none.
-    fields.whole("partial_images", 0..=3)?;
+    let partials = fields.whole("partial_images", 0..=3)?.unwrap_or(0) as usize;
     if fields.choice("background", &["auto", "opaque", "transparent"])? == Some("transparent") {
         return Err(Fault::field("background", "unsupported", "pictures have no transparent background"));
     }
@@ -128,6 +127,7 @@ pub(super) fn order(
         shown,
         adapters,
         format,
+        partials: if stream { partials } else { 0 },
         timeout: timeout.min(settings.timeout),
     };
     let size = format!("{width}x{height}");

@@ -50,6 +50,9 @@ impl Maker for Fake {
             }
             let (width, height) = (request.width, request.height);
             let grey = Image { width, height, rgb: vec![128; (width * height * 3) as usize] };
+            if job.order.partials > 0 {
+                job.partial(Picture::new(grey.to_bytes(Format::Png, None)?, Format::Png, 0));
+            }
             job.picture(Picture::new(grey.to_bytes(job.order.format, None)?, job.order.format, request.seed_of(image)));
         }
         Ok(Times::default())
@@ -201,7 +204,8 @@ fn pictures_in_every_form() {
     let stream = json!({"prompt": "a", "stream": true, "partial_images": 1, "n": 1});
     let answer = server.post("/v1/images/generations", &stream);
     let at = |event: &str| answer.body.find(event).unwrap_or_else(|| panic!("no {event} in {}", answer.body));
-    assert!(at("event: image_generation.completed") > 0 && answer.head.contains("text/event-stream"), "{answer:?}");
+    let order = [at("event: image_generation.partial_image"), at("event: image_generation.completed")];
+    assert!(order.is_sorted() && answer.head.contains("text/event-stream"), "{answer:?}");
     let failed = server.post("/v1/images/generations", &json!({"prompt": "huge", "stream": true}));
     assert!(failed.body.contains("\"code\":\"out_of_memory\""), "{failed:?}");
 }
