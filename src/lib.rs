@@ -60,6 +60,8 @@ pub mod pipeline;
 pub mod plan;
 mod prompts;
 #[doc(hidden)]
+pub mod quantise;
+#[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]
 pub mod request;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
 use crate::sampler;
-use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
+use crate::weights::{Checkpoint, Keep, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 
 /// The parts of Stable Cascade.
 #[derive(Debug)]
@@ -97,6 +97,19 @@ impl Model {
     /// [`Error::ModelMissing`] says where it was looked for.
     pub fn vision(&self) -> Result<&(Checkpoint, ClipVisionConfig)> {
         self.vision.as_ref().map_err(Missing::error)
+    }
+
+    /// Makes weights int8 that are not, as [the table](crate::weights::Keep) says: each when it is first used, in memory of
+    /// its own. A network that has some already stays as it is.
+    pub fn quantise(&mut self, keep: Keep<'_>) {
+        let vision = self.vision.iter_mut().map(|(weights, _)| weights);
+        let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];
+        weights.into_iter().chain(vision).for_each(|weights| weights.quantise(keep));
+    }
+
+    /// Whether some of its weights are int8.
+    pub fn is_int8(&self) -> bool {
+        [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter().any(Checkpoint::is_int8)
     }
 
     /// Every file that it may be read from: weights, configs, the tokenizer's. Some need not exist.

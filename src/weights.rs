@@ -3,7 +3,7 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
 //!                            ▲              ▲
-//!                  names, kind, change    variant
+//!          names, kind, change, narrow    variant
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
@@ -17,12 +17,15 @@ pub mod index;
 pub mod kind;
 pub mod mmap;
 pub mod names;
+mod narrow;
 pub mod paths;
+pub mod save;
 mod variant;
 
 pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use mmap::install_sigbus_handler;
+pub use narrow::Keep;
 pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

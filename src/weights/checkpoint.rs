@@ -12,9 +12,10 @@ use super::file::{self, Stored};
 use super::index;
 use super::kind::NetworkKind;
 use super::names::{self, AVERAGED, PLAIN, Rename};
+use super::narrow::{self, Keep};
 use crate::error::{Error, Result, short};
 use crate::files::Location;
-use crate::tensor::Weight;
+use crate::tensor::{Dtype, Weight};
 
 /// The tensors of one network by their names in the `diffusers` scheme, whatever
 /// the layout of the file. Opening one reads only headers.
@@ -36,6 +37,8 @@ pub struct Checkpoint {
 struct Tensor {
     stored: Stored,
     transposed: bool,
+    /// Whether the view is to be a copy of int8.
+    narrow: bool,
     weight: OnceLock<Option<Weight>>,
 }
 
@@ -94,10 +97,10 @@ impl Checkpoint {
     /// the file.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if two tensors have the same name.
+    /// [`Error::Tensor`] if two tensors have the same name, or the factors of one of int8 do not fit it.
     pub fn of(path: &Path, stored: Vec<Stored>) -> Result<Vec<Self>> {
         let mut sections: [Vec<(Stored, String)>; AVERAGED + 1] = Default::default();
-        for tensor in stored {
+        for tensor in Stored::with_factors(stored)? {
             let (section, name) = names::section(&tensor.name);
             sections[section].push((tensor, name));
         }
@@ -135,7 +138,7 @@ impl Checkpoint {
     fn insert(&mut self, name: String, stored: Stored, transposed: bool) -> Result<()> {
         match self.tensors.entry(name) {
             btree_map::Entry::Vacant(entry) => {
-                entry.insert(Tensor { stored, transposed, weight: OnceLock::new() });
+                entry.insert(Tensor { stored, transposed, narrow: false, weight: OnceLock::new() });
                 Ok(())
             }
             btree_map::Entry::Occupied(entry) => Err(Error::Tensor {
@@ -206,8 +209,51 @@ impl Checkpoint {
     /// A tensor as it is stored, whatever adapters change.
     fn unchanged(&self, name: &str, dims: &[usize]) -> Result<Weight> {
         self.expect(name, dims, "")?;
-        let weight = self.get(name).expect("a tensor of floats has a view");
-        Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
+        self.checked(name, dims, self.get(name).expect("a tensor of floats has a view"))
+    }
+
+    /// The same for whoever needs it once: where that is a copy, it is not kept.
+    ///
+    /// # Errors
+    /// Those of [`require`](Self::require).
+    pub fn once(&self, name: &str, dims: &[usize]) -> Result<Weight> {
+        self.expect(name, dims, "")?;
+        self.checked(name, dims, &self.tensors[name].view(name).expect("a tensor of floats has a view"))
+    }
+
+    /// The view of a tensor, whose factors are looked at if it is int8.
+    fn checked(&self, name: &str, dims: &[usize], view: &Weight) -> Result<Weight> {
+        let stored = &self.tensors[name].stored;
+        stored.check_factors()?;
+        match view.first_non_finite_factor() {
+            Some(row) => Err(Error::Tensor {
+                path: stored.path().to_owned(),
+                name: name.to_owned(),
+                expected: "finite values, to be rounded to int8".to_owned(),
+                found: format!("NaN or infinity in row {row}"),
+            }),
+            None => Ok(Weight::new(name, dims.to_vec(), view.parts().to_vec())),
+        }
+    }
+
+    /// The type in which a tensor is used; `None` if there is no such tensor, or none that can be used.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        let tensor = self.tensors.get(name)?;
+        if tensor.narrow { Some(Dtype::I8) } else { tensor.stored.float() }
+    }
+
+    /// Makes its weights int8 that [the table](narrow) says, when they are first used and in memory of their own, unless the
+    /// file has some that are already.
+    pub fn quantise(&mut self, keep: Keep<'_>) {
+        if !self.is_int8() {
+            let kind = self.kind;
+            self.tensors.iter_mut().for_each(|(name, tensor)| tensor.narrow = narrow::is_narrow(kind, name, keep));
+        }
+    }
+
+    /// Whether some of its weights are int8.
+    pub fn is_int8(&self) -> bool {
+        self.tensors.values().any(|tensor| tensor.narrow || tensor.stored.float() == Some(Dtype::I8))
     }
 
     /// Replaces all changes of its tensors.
@@ -227,6 +273,11 @@ impl Checkpoint {
         }
         let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
         let remedy = match stored {
+            Some(stored)
+                if stored.dtype == safetensors::Dtype::I8 && stored.float().is_none() && stored.bytes() > 0 =>
+            {
+                "; weights of this type cannot be used unless an F32 tensor of the same name with `_scale` has their factors"
+            }
             Some(stored) if stored.float().is_none() && stored.bytes() > 0 => {
                 "; weights of this type cannot be used, take the model's file in bf16, f16 or f32"
             }
@@ -319,6 +370,7 @@ impl Tensor {
                 let flipped = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
                 Some(Weight::from_f32(name, &[columns, rows], flipped))
             }
+            [_, _, ..] if self.narrow => Some(weight.to_int8()),
             _ => Some(weight),
         }
     }
