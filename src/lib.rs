@@ -31,6 +31,8 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod convert;
 mod cpu;
 #[doc(hidden)]
 pub mod demo;
@@ -59,8 +61,6 @@ pub mod pipeline;
 #[doc(hidden)]
 pub mod plan;
 mod prompts;
-#[doc(hidden)]
-pub mod quantise;
 #[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]

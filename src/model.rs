@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
 use crate::sampler;
-use crate::weights::{Checkpoint, Keep, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
+use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 
 /// The parts of Stable Cascade.
 #[derive(Debug)]
@@ -99,12 +99,12 @@ impl Model {
         self.vision.as_ref().map_err(Missing::error)
     }
 
-    /// Makes weights int8 that are not, as [the table](crate::weights::Keep) says: each when it is first used, in memory of
+    /// Makes weights int8 that are not, as [the table](crate::weights::is_narrow) says: each when it is first used, in memory of
     /// its own. A network that has some already stays as it is.
-    pub fn quantise(&mut self, keep: Keep<'_>) {
+    pub fn quantise(&mut self) {
         let vision = self.vision.iter_mut().map(|(weights, _)| weights);
         let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];
-        weights.into_iter().chain(vision).for_each(|weights| weights.quantise(keep));
+        weights.into_iter().chain(vision).for_each(Checkpoint::quantise);
     }
 
     /// Whether some of its weights are int8.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
-//!                            ▲              ▲
+//!                            ▲     │        ▲
 //!          names, kind, change, narrow    variant
+//!                                  └─▶ layout, header: files that are written
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
@@ -13,19 +14,21 @@ pub mod change;
 pub mod checkpoint;
 mod component;
 pub mod file;
+pub mod header;
 pub mod index;
 pub mod kind;
+pub mod layout;
 pub mod mmap;
 pub mod names;
 mod narrow;
 pub mod paths;
-pub mod save;
 mod variant;
 
 pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
+pub use layout::{Layout, Place};
 pub use mmap::install_sigbus_handler;
-pub use narrow::Keep;
+pub use narrow::is_narrow;
 pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

@@ -270,6 +270,13 @@ fn int8_shows_the_same() {
     program(&["quantize", "-o", "kept", "--keep", "stage_b", "--keep", "text_encoder", "--keep", "attention"]);
     let described = text(&program(&["inspect", "kept", "--filter", "attention"]).stdout);
     assert_eq!(described.matches("  I8: ").count(), 1, "{described}");
+    // In another layout, queries, keys and values are one tensor, and so are their factors; in another type, they are numbers.
+    program(&["convert", "-m", "small", "--layout", "comfyui", "-o", "stacked"]);
+    generate("stacked.png", &["-m", "stacked"]);
+    assert!(image("stacked.png").rgb == stored.rgb && record("stacked.png").dtype == "int8");
+    program(&["convert", "-m", "small", "--dtype", "f32", "-o", "widened"]);
+    generate("widened.png", &["-m", "widened"]);
+    assert!(image("widened.png").rgb == image("wide.png").rgb && record("widened.png").dtype == "f32");
     let size = |folder: &str| {
         let file = room.path().join(folder).join("prior/diffusion_pytorch_model.safetensors");
         std::fs::metadata(file).unwrap().len()

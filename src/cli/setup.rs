@@ -141,7 +141,7 @@ impl Setup {
     /// Makes weights int8 if the precision is.
     fn quantise(&self, precision: Precision, model: &mut Model) {
         if precision == Precision::Int8 {
-            model.quantise(&[]);
+            model.quantise();
         }
     }
 

@@ -1,5 +1,7 @@
 //! The named tensors of one network, from one file or several.
 
+mod int8;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -12,10 +14,12 @@ use super::file::{self, Stored};
 use super::index;
 use super::kind::NetworkKind;
 use super::names::{self, AVERAGED, PLAIN, Rename};
-use super::narrow::{self, Keep};
 use crate::error::{Error, Result, short};
 use crate::files::Location;
-use crate::tensor::{Dtype, Weight};
+use crate::tensor::Weight;
+
+/// Most prefixes of networks in a file: more than a model has networks.
+const MOST_PREFIXES: usize = 16;
 
 /// The tensors of one network by their names in the `diffusers` scheme, whatever
 /// the layout of the file. Opening one reads only headers.
@@ -82,7 +86,7 @@ impl Checkpoint {
     }
 
     /// Opens every network in a file: those with a prefix, in the order of [`names::SECTIONS`], then the one without,
-    /// then averaged weights.
+    /// then those with any other prefix, then averaged weights.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -97,15 +101,56 @@ impl Checkpoint {
     /// the file.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if two tensors have the same name, or the factors of one of int8 do not fit it.
+    /// [`Error::Tensor`] if two tensors have the same name, or the factors of one of int8 do not fit it; [`Error::Model`] if
+    /// two prefixes have the same network.
     pub fn of(path: &Path, stored: Vec<Stored>) -> Result<Vec<Self>> {
         let mut sections: [Vec<(Stored, String)>; AVERAGED + 1] = Default::default();
         for tensor in Stored::with_factors(stored)? {
             let (section, name) = names::section(&tensor.name);
             sections[section].push((tensor, name));
         }
-        let found = sections.into_iter().enumerate().filter(|(_, tensors)| !tensors.is_empty());
-        found.map(|(section, tensors)| Self::new(path, section < PLAIN, tensors)).collect()
+        let plain = std::mem::take(&mut sections[PLAIN]);
+        let prefixes = names::prefixes(plain.iter().map(|(_, name)| name.as_str()));
+        if prefixes.len() > MOST_PREFIXES {
+            return Err(Error::Model {
+                path: path.to_owned(),
+                expected: format!("networks under at most {MOST_PREFIXES} prefixes"),
+                found: format!("{}, like `{}`", prefixes.len(), short(&prefixes[0])),
+            });
+        }
+        let mut others: Vec<Vec<(Stored, String)>> = prefixes.iter().map(|_| Vec::new()).collect();
+        for (tensor, name) in plain {
+            let inner = |(i, prefix): (usize, &String)| Some((i, name.strip_prefix(prefix)?.to_owned()));
+            match prefixes.iter().enumerate().find_map(inner) {
+                Some((i, inner)) => others[i].push((tensor, inner)),
+                None => sections[PLAIN].push((tensor, name)),
+            }
+        }
+        let mut averaged = Vec::new();
+        let mut all = Vec::new();
+        for (section, tensors) in sections.into_iter().enumerate().filter(|(_, tensors)| !tensors.is_empty()) {
+            let into = if section == AVERAGED { &mut averaged } else { &mut all };
+            into.push(Self::new(path, section < PLAIN, tensors)?);
+        }
+        let mut found: Vec<(NetworkKind, &str)> = Vec::new();
+        for (prefix, tensors) in prefixes.iter().zip(others) {
+            let network = Self::new(path, false, tensors)?;
+            if names::is_averaged(prefix) {
+                averaged.push(network);
+                continue;
+            }
+            if let Some((kind, other)) = found.iter().find(|(kind, _)| *kind == network.kind) {
+                return Err(Error::Model {
+                    path: path.to_owned(),
+                    expected: format!("one network of a kind, here {kind}"),
+                    found: format!("two, under `{}` and `{}`; keep one of them", short(other), short(prefix)),
+                });
+            }
+            found.push((network.kind, prefix));
+            all.push(network);
+        }
+        all.extend(averaged);
+        Ok(all)
     }
 
     fn new(path: &Path, combined: bool, tensors: Vec<(Stored, String)>) -> Result<Self> {
@@ -212,48 +257,15 @@ impl Checkpoint {
         self.checked(name, dims, self.get(name).expect("a tensor of floats has a view"))
     }
 
-    /// The same for whoever needs it once: where that is a copy, it is not kept.
-    ///
-    /// # Errors
-    /// Those of [`require`](Self::require).
-    pub fn once(&self, name: &str, dims: &[usize]) -> Result<Weight> {
-        self.expect(name, dims, "")?;
-        self.checked(name, dims, &self.tensors[name].view(name).expect("a tensor of floats has a view"))
+    /// A tensor of floats with all changes, which are made anew: nothing of it is kept.
+    pub fn changed(&self, name: &str) -> Option<Weight> {
+        let weight = self.get(name)?;
+        Some(self.changes.get(name).map_or_else(|| weight.clone(), |changes| changes.made_anew(weight)))
     }
 
-    /// The view of a tensor, whose factors are looked at if it is int8.
-    fn checked(&self, name: &str, dims: &[usize], view: &Weight) -> Result<Weight> {
-        let stored = &self.tensors[name].stored;
-        stored.check_factors()?;
-        match view.first_non_finite_factor() {
-            Some(row) => Err(Error::Tensor {
-                path: stored.path().to_owned(),
-                name: name.to_owned(),
-                expected: "finite values, to be rounded to int8".to_owned(),
-                found: format!("NaN or infinity in row {row}"),
-            }),
-            None => Ok(Weight::new(name, dims.to_vec(), view.parts().to_vec())),
-        }
-    }
-
-    /// The type in which a tensor is used; `None` if there is no such tensor, or none that can be used.
-    pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        let tensor = self.tensors.get(name)?;
-        if tensor.narrow { Some(Dtype::I8) } else { tensor.stored.float() }
-    }
-
-    /// Makes its weights int8 that [the table](narrow) says, when they are first used and in memory of their own, unless the
-    /// file has some that are already.
-    pub fn quantise(&mut self, keep: Keep<'_>) {
-        if !self.is_int8() {
-            let kind = self.kind;
-            self.tensors.iter_mut().for_each(|(name, tensor)| tensor.narrow = narrow::is_narrow(kind, name, keep));
-        }
-    }
-
-    /// Whether some of its weights are int8.
-    pub fn is_int8(&self) -> bool {
-        self.tensors.values().any(|tensor| tensor.narrow || tensor.stored.float() == Some(Dtype::I8))
+    /// Whether a tensor's elements are those in the file, in their order.
+    pub fn is_as_stored(&self, name: &str) -> bool {
+        !self.changes.contains_key(name) && self.tensors.get(name).is_some_and(|tensor| !tensor.transposed)
     }
 
     /// Replaces all changes of its tensors.

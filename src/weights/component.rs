@@ -140,7 +140,7 @@ impl Search<'_> {
         let taken = self.found.remove(taken);
         let others = self.found.into_iter().filter(|other| other.root == taken.root).map(|other| other.weights);
         Ok(Some(PartFiles {
-            config: if taken.in_folder { beside(&taken.weights)? } else { None },
+            config: if taken.in_folder { beside(&taken.weights)? } else { self.component.config_of(&taken.weights)? },
             weights: taken.weights,
             variant: taken.variant,
             others: others.collect(),
@@ -188,7 +188,7 @@ impl Component {
         if let Some(other) = inside
             && Checkpoint::open_all(&other.weights)?.iter().any(|network| network.kind() == self.kind)
         {
-            return Ok(PartFiles { config: None, ..other.clone() });
+            return Ok(PartFiles { config: self.config_of(&other.weights)?, ..other.clone() });
         }
         let Some(root) = roots.first() else {
             return Err(Error::Request {
@@ -228,6 +228,12 @@ impl Component {
             })),
             found => found.map(Ok),
         }
+    }
+
+    /// The configuration of a single file, which only networks of unusual sizes have.
+    fn config_of(&self, weights: &Location) -> Result<Option<Location>> {
+        let config = weights.with_file_name(format!("{}.json", self.files[0]));
+        Ok(config.has_file()?.then_some(config))
     }
 
     /// diffusers prefers several files to one, transformers one to several.

@@ -62,6 +62,16 @@ impl Stored {
         &self.path
     }
 
+    /// The stored bytes, without factors.
+    pub fn data(&self) -> &[u8] {
+        &self.file.bytes()[self.range.clone()]
+    }
+
+    /// Of int8: the tensor of the factors of its rows.
+    pub fn factors(&self) -> Option<&Stored> {
+        self.factors.as_deref()
+    }
+
     /// Size in bytes, with that of its factors.
     pub fn bytes(&self) -> usize {
         self.range.len() + self.factors.as_ref().map_or(0, |factors| factors.bytes())
@@ -72,14 +82,17 @@ impl Stored {
     /// # Errors
     /// [`Error::Tensor`] if they are not F32, or not one for each row.
     pub fn with_factors(tensors: Vec<Stored>) -> Result<Vec<Stored>> {
-        let (mut int8, others): (Vec<_>, Vec<_>) =
-            tensors.into_iter().partition(|tensor| tensor.dtype == safetensors::Dtype::I8);
+        let is_int8 = |tensor: &Stored| tensor.dtype == safetensors::Dtype::I8;
+        if !tensors.iter().any(is_int8) {
+            return Ok(tensors);
+        }
+        let (mut int8, others): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_int8);
         let mut others: BTreeMap<String, Stored> =
             others.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         for tensor in &mut int8 {
             let Some(factors) = others.remove(&format!("{}{FACTORS}", tensor.name)) else { continue };
             let rows = tensor.dims.first().copied().unwrap_or(1);
-            if factors.dtype != safetensors::Dtype::F32 || factors.range.len() != 4 * rows {
+            if factors.dtype != safetensors::Dtype::F32 || rows.checked_mul(4) != Some(factors.range.len()) {
                 let expected = format!("[{rows}] in F32, a factor for each row of `{}`", tensor.name);
                 let found = format!("{:?} in {:?}", factors.dims, factors.dtype);
                 return Err(wrong(&factors.path, &factors.name, expected, found));

@@ -6,7 +6,7 @@
 
 use super::kind::NetworkKind;
 
-/// A network: its name for [`Keep`], and the ends of the names of weights that become int8, but for those whose names have
+/// A network: its name, and the ends of the names of weights that become int8, but for those whose names have
 /// one of these beginnings.
 type Row = (NetworkKind, &'static str, &'static [&'static str], &'static [&'static str]);
 
@@ -40,12 +40,9 @@ const TOWER: &[&str] = &[
     ".mlp.fc2.weight",
 ];
 
-/// Weights that stay as they are besides those of the table: whose names, after that of the network as in
-/// `stage_c.down_blocks.0.0.channelwise.0.weight`, contain one of these texts.
-pub type Keep<'a> = &'a [String];
-
-/// Whether a weight of a network becomes int8.
-pub(super) fn is_narrow(kind: NetworkKind, name: &str, keep: Keep<'_>) -> bool {
+/// Whether a weight of a network becomes int8. Those stay as they are, besides those of the table, whose names contain one
+/// of the texts `keep`, with that of the network as in `stage_c.down_blocks.0.0.channelwise.0.weight`.
+pub fn is_narrow(kind: NetworkKind, name: &str, keep: &[String]) -> bool {
     let Some((_, network, ends, wide)) = TABLE.iter().find(|row| row.0 == kind) else { return false };
     let full = format!("{network}.{name}");
     ends.iter().any(|end| name.ends_with(end))

@@ -9,7 +9,8 @@
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
 //!
-//! The model folder is searched first, then the prior's folder: the one given, or the
+//! Single files have their sizes in their tensors; what cannot be seen there may stand in `stage_c.json`, `text_encoder.json`
+//! and so on beside them, like `config.json` in a folder. The model folder is searched first, then the prior's folder: the one given, or the
 //! sibling `<name>-prior`. The small networks (`*_lite`) are used only if the large ones are
 //! absent. Which of several variants of a file is taken is up to [`Variant`]; what was there
 //! besides is noted. Names only determine where to look; which network a file contains is
@@ -188,6 +189,24 @@ impl ModelPaths {
         let tokenizer = TOKENIZER_FILES.iter().map(|name| self.tokenizer.join(name));
         let all = weights.chain(configs).chain(self.index.clone()).chain(self.schedulers.iter().cloned());
         all.chain([self.tokenizer.clone()]).chain(tokenizer).map(|file| file.path().to_owned()).collect()
+    }
+
+    /// The tokenizer's files, by their names in its folder.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] and [`Error::Model`] if what is there cannot be looked at, or is no file.
+    pub fn tokenizer_files(&self) -> Result<Vec<(&'static str, Location)>> {
+        let folder = self.tokenizer.look()? == Found::Folder;
+        let file = |name: &'static str| match folder {
+            true => Ok((name, there(&self.tokenizer, name)?)),
+            false if name == TOKENIZER_FILES[0] => Ok((name, Some(self.tokenizer.clone()))),
+            false => {
+                let beside = self.tokenizer.with_file_name(name);
+                Ok((name, beside.has_file()?.then_some(beside)))
+            }
+        };
+        let found = TOKENIZER_FILES.into_iter().map(file).collect::<Result<Vec<_>>>()?;
+        Ok(found.into_iter().filter_map(|(name, file)| Some((name, file?))).collect())
     }
 
     /// The picture size in pixels (width and height) that the model was trained for, if
