@@ -98,7 +98,7 @@ fn check(
     checked: &mut Checked,
 ) {
     for (i, case) in cases::of(kernel.op).filter(|(_, case)| !(mode.quick && cases::is_large(case))) {
-        for stored in Stored::all(case).filter(|stored| backend.device().stores_bf16() || !stored.gemm_inputs) {
+        for stored in Stored::all(case).filter(|stored| stored.is_on(backend.device())) {
             if mode.fail_fast && !checked.failures.is_empty() {
                 return;
             }

@@ -24,9 +24,9 @@ pub struct Cpu {
 
 impl Cpu {
     /// The CPU with everything it has; GEMM inputs may be rounded to bf16 if
-    /// `round_bf16` is set and the CPU is faster for it.
+    /// `round_bf16` is set and the CPU is faster for it. What meets int8 weights is rounded to int8.
     pub fn new(round_bf16: bool) -> Self {
-        let mut caps = detect();
+        let mut caps = detect().and(Caps::ROUND_INT8);
         if round_bf16 {
             caps = caps.and(Caps::ROUND_BF16);
         }
@@ -50,7 +50,7 @@ impl Cpu {
 
     /// The CPU with the capabilities given; those that it lacks are left out.
     pub fn with_caps(caps: Caps) -> Self {
-        let missing = caps.without(detect().and(Caps::ROUND_BF16));
+        let missing = caps.without(detect().and(Caps::ROUND_BF16).and(Caps::ROUND_INT8));
         let mut cpu = Self::new(false);
         cpu.device.caps = caps.without(missing);
         cpu
@@ -59,7 +59,13 @@ impl Cpu {
 
 /// What the CPU that runs this can do.
 pub fn detect() -> Caps {
-    let caps = [(Isa::Avx2, Caps::AVX2), (Isa::Avx512, Caps::AVX512), (Isa::Avx512Bf16, Caps::AVX512_BF16)];
+    let caps = [
+        (Isa::Avx2, Caps::AVX2),
+        (Isa::Avx512, Caps::AVX512),
+        (Isa::Avx512Bf16, Caps::AVX512_BF16),
+        (Isa::AvxVnni, Caps::AVX_VNNI),
+        (Isa::Avx512Vnni, Caps::AVX512_VNNI),
+    ];
     caps.into_iter().filter(|(isa, _)| isa.available()).fold(Caps::NONE, |all, (_, caps)| all.and(caps))
 }
 
