@@ -8,6 +8,7 @@ mod generate;
 mod given;
 mod image_prompts;
 mod info;
+mod initial;
 mod inspect;
 mod interrupt;
 mod kernels;
@@ -16,6 +17,7 @@ mod output;
 mod probe;
 mod profile;
 mod prompts;
+mod reconstruct;
 mod report;
 mod setup;
 mod tensors;
@@ -54,10 +56,12 @@ struct Cli {
 enum Command {
     /// Make pictures from prompts.
     Generate(Box<generate::Args>),
-    /// Make pictures from Stage C's latents, which `generate --prior-only` wrote.
+    /// Make pictures from Stage C's latents, which `generate --prior-only` or `encode` wrote.
     Decode(Box<decode::Args>),
     /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
+    /// Encode a picture and decode it again: what the model keeps of it.
+    Reconstruct(Box<reconstruct::Args>),
     /// Show what a model folder, a safetensors file or a generated PNG contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
@@ -115,6 +119,9 @@ struct ModelArgs {
     /// Image encoder weights, for --image, instead of the folder's.
     #[arg(long, value_name = "FILE", env = "CASCADE_IMAGE_ENCODER")]
     image_encoder: Option<Location>,
+    /// EfficientNet encoder weights, for --init, `reconstruct` and `encode`, instead of the folder's.
+    #[arg(long, value_name = "FILE", env = "CASCADE_EFFNET_ENCODER")]
+    effnet_encoder: Option<Location>,
 }
 
 impl ModelArgs {
@@ -144,6 +151,7 @@ impl ModelArgs {
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
             image_encoder: self.image_encoder.clone(),
+            effnet_encoder: self.effnet_encoder.clone(),
         }
     }
 
@@ -197,6 +205,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),
+        Command::Reconstruct(args) => reconstruct::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),

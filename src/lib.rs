@@ -6,13 +6,14 @@ pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
 pub use error::{Error, Result};
 pub use files::Location;
-pub use image::{Image, ImagePrompt, Origin, Record};
+pub use image::{Image, ImagePrompt, InitialPicture, Origin, Record};
 #[cfg(feature = "png")]
 pub use image::{Metadata, read_metadata};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
-    Batch, Footprint, HostTensor, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings, Times,
+    Batch, Footprint, HostTensor, Init, Inputs, Observer, Options, Pipeline, Prior, StageName, Step, TextEmbeddings,
+    Times,
 };
 pub use prompts::{Syntax, encode as encode_prompts};
 pub use registry::Caps;

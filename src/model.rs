@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
+use crate::net::config::{ClipTextConfig, ClipVisionConfig, EffnetConfig, StageAConfig, UNetConfig};
 use crate::sampler;
 use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles};
 
@@ -25,6 +25,8 @@ pub struct Model {
     pub text: (Checkpoint, ClipTextConfig),
     /// Pictures to embeddings, for image prompts; or what to say where the model lacks it.
     pub vision: std::result::Result<(Checkpoint, ClipVisionConfig), Missing>,
+    /// Pictures to Stage C latents; or what to say where the model lacks it.
+    pub effnet: std::result::Result<(Checkpoint, EffnetConfig), Missing>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
     /// Side of the pictures that it was made for, pixels, if it says so.
@@ -78,10 +80,20 @@ impl Model {
             Err(missing) => Err(missing.clone()),
         };
 
+        let effnet = |part: &PartFiles| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::EffnetEncoder)?;
+            let config = EffnetConfig::open(&weights)?;
+            Ok((weights, config))
+        };
+        let effnet = match &paths.effnet_encoder {
+            Ok(part) => Ok(effnet(part)?),
+            Err(missing) => Err(missing.clone()),
+        };
+
         paths.schedulers.iter().try_for_each(check_scheduler)?;
         let native_size = paths.native_size()?;
         let tokenizer = paths.tokenizer.clone();
-        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, native_size };
+        let model = Self { stage_a, stage_b, stage_c, text, vision, effnet, tokenizer, native_size };
         model.check_fit()?;
         Ok(model)
     }
@@ -94,12 +106,21 @@ impl Model {
         self.vision.as_ref().map_err(Missing::error)
     }
 
+    /// The EfficientNet encoder.
+    ///
+    /// # Errors
+    /// As [`vision`](Self::vision).
+    pub fn effnet(&self) -> Result<&(Checkpoint, EffnetConfig)> {
+        self.effnet.as_ref().map_err(Missing::error)
+    }
+
     /// The files that hold its weights.
     pub fn files(&self) -> BTreeSet<&Path> {
-        let optional = self.vision.iter().map(|(weights, _)| weights);
+        let (vision, effnet) = (self.vision.iter().map(|part| &part.0), self.effnet.iter().map(|part| &part.0));
         [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0]
             .into_iter()
-            .chain(optional)
+            .chain(vision)
+            .chain(effnet)
             .flat_map(Checkpoint::files)
             .collect()
     }
@@ -118,6 +139,10 @@ impl Model {
             .as_ref()
             .ok()
             .map(|(from, vision)| (&from.path, "pictures", Some(vision.num_channels), &from.path, 3));
+        let effnet =
+            self.effnet.as_ref().ok().map(|(from, effnet)| {
+                (&c_file.path, "latents", Some(c.in_channels), &from.path, effnet.latent_channels)
+            });
         let parts = [
             (&c_file.path, "text states", c.clip_text_in_channels, &text_file.path, text.hidden_size),
             (&c_file.path, "pooled text", Some(c.clip_text_pooled_in_channels), &text_file.path, text.projection_dim),
@@ -127,7 +152,7 @@ impl Model {
             (b_path, "latents", Some(b.in_channels), b_path, b.out_channels),
             (&self.stage_a.0.path, "latents", Some(a.latent_channels), b_path, b.out_channels),
         ];
-        for (path, what, takes, from, gives) in parts.into_iter().chain(vision).chain(pictures) {
+        for (path, what, takes, from, gives) in parts.into_iter().chain(vision).chain(pictures).chain(effnet) {
             if takes != Some(gives) {
                 let takes = takes.map_or("none".to_owned(), |n| n.to_string());
                 return Err(Error::Model {

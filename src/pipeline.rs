@@ -1,7 +1,7 @@
 //! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
 mod conditions;
-mod embed;
+mod encode;
 mod inputs;
 mod key;
 mod observer;
@@ -29,7 +29,7 @@ use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
-pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
+pub use inputs::{HostTensor, Init, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, StageName, Step, Times};
 use plans::{Compiled, Plans};
@@ -389,8 +389,9 @@ impl Pipeline {
         };
         for stage in &recorded.stages {
             let start = Instant::now();
-            if stage.steps() > 0 {
-                run.observer.begin(stage.name(), stage.steps());
+            let steps = stage.steps(&job);
+            if steps > 0 {
+                run.observer.begin(stage.name(), steps);
             }
             stage.run(&mut run)?;
             times.add(stage.name(), start.elapsed());

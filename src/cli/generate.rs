@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::given::Given;
 use super::image_prompts;
+use super::initial::Initial;
 use super::interrupt::{after_a_step, at_once};
 use super::output::Output;
 use super::prompts;
@@ -15,7 +16,7 @@ use super::watch::Watch;
 use crate::error::Result;
 use crate::image::Record;
 use crate::noise::NoiseKind;
-use crate::pipeline::{Inputs, Options, Pipeline, TextEmbeddings};
+use crate::pipeline::{Init, Inputs, Options, Pipeline, TextEmbeddings};
 use crate::prompts::{Syntax, encode};
 use crate::request::{Request, parse_whole};
 
@@ -56,6 +57,8 @@ pub(super) struct Args {
     /// given, says how strongly. A .safetensors file that `encode --image` wrote takes a picture's place.
     #[arg(long, value_name = "FILE[:WEIGHT]", env = "CASCADE_IMAGE")]
     image: Vec<image_prompts::Named>,
+    #[command(flatten)]
+    initial: Initial,
     /// Stop after Stage C, and write its latents and the text to the output, which ends in .safetensors, for
     /// `decode`.
     #[arg(long, env = "CASCADE_PRIOR_ONLY")]
@@ -77,7 +80,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     let text = args.text.as_deref().map(Given::open).transpose()?;
-    let prompts = image_prompts::read(&args.image)?;
+    let (prompts, initial) = (image_prompts::read(&args.image)?, args.initial.read()?);
     let usual = Request::default();
     let mut request = args.sampling.apply(Request {
         width: args.size.width.unwrap_or(usual.width),
@@ -96,7 +99,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let model = args.setup.open_model_with(&tags, args.quiet)?;
     let read = [&args.prompts, &args.latents, &args.text].into_iter().flatten().map(PathBuf::as_path);
-    let read = read.chain(args.image.iter().map(|image| image.path.as_path()));
+    let read = read.chain(args.image.iter().map(|image| image.path.as_path())).chain(args.initial.init.as_deref());
     let read = read.chain(args.setup.adapters.files(&tags));
     outputs.spare(model.files().into_iter().chain(read))?;
     if let Some(side) = model.native_size {
@@ -106,6 +109,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let record = |image| Record {
         text: text.as_ref().map(Given::name),
         images: prompts.iter().map(image_prompts::Prompt::record).collect(),
+        init: args.initial.record(),
         ..Record::new(&request, &name, image)
     };
     let latents = match &args.latents {
@@ -123,6 +127,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, args.output.json, args.quiet, &name, &device);
 
     let images = image_prompts::embed(&prompts, &mut pipeline, args.check_nodes)?;
+    let initial = args.initial.latents(initial, &request, &mut pipeline, args.check_nodes)?;
     let mut watch = Watch::new(args.quiet, args.output.json);
     let states = match (states, args.prompt_syntax) {
         (None, syntax) if syntax != Syntax::Plain => {
@@ -134,6 +139,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         inputs: Inputs {
             text: states.as_ref(),
             image: images.as_ref(),
+            init: initial.as_ref().map(|latents| Init { latents, strength: args.initial.strength }),
             start_c: latents[0].as_ref(),
             start_b: latents[1].as_ref(),
             ..Inputs::default()

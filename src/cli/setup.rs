@@ -130,7 +130,7 @@ pub(super) struct Subject {
     ///
     /// Times and the device's memory are those of a real model. The host's memory is
     /// less, and the pictures are noise.
-    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder"])]
+    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder", "effnet_encoder"])]
     synthetic: Option<Preset>,
 }
 

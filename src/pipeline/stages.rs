@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::key::{PlanKey, Until};
 use super::observer::StageName;
-use super::run::Run;
+use super::run::{Job, Run};
 use super::stage_a::StageA;
 use super::stage_b::StageB;
 use super::stage_c::StageC;
@@ -28,8 +28,8 @@ pub(crate) trait Stage: Send {
     /// Which stage it is.
     fn name(&self) -> StageName;
 
-    /// The steps that it takes; 0 if its result is given.
-    fn steps(&self) -> usize;
+    /// The steps that it takes for a batch; 0 if its result is given.
+    fn steps(&self, job: &Job<'_>) -> usize;
 
     /// Makes its part of the batch.
     fn run(&self, run: &mut Run<'_>) -> Result<()>;

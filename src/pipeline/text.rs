@@ -105,7 +105,7 @@ impl Stage for Text {
         StageName::Text
     }
 
-    fn steps(&self) -> usize {
+    fn steps(&self, _: &Job<'_>) -> usize {
         usize::from(self.encoder.is_some())
     }
 

@@ -8,6 +8,7 @@
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
+//! | EfficientNet encoder (optional) | | `effnet_encoder`, or inside the Stage C file (`vae.encoder.`) |
 //!
 //! The model folder is searched first, then the prior's folder: the one given, or the
 //! sibling `<name>-prior`. The small networks (`*_lite`) are used only if
@@ -70,6 +71,8 @@ pub struct ModelPaths {
     pub text_encoder: PartFiles,
     /// The CLIP vision tower.
     pub image_encoder: Optional,
+    /// The EfficientNet encoder.
+    pub effnet_encoder: Optional,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -95,6 +98,8 @@ pub struct Overrides {
     pub tokenizer: Option<Location>,
     /// Image encoder weights.
     pub image_encoder: Option<Location>,
+    /// EfficientNet encoder weights.
+    pub effnet_encoder: Option<Location>,
 }
 
 /// The name of a component, and where it may be in a model folder.
@@ -164,6 +169,15 @@ const IMAGE_ENCODER: Component = Component {
     files: &["image_encoder.safetensors"],
 };
 
+const EFFNET_ENCODER: Component = Component {
+    what: "EfficientNet encoder weights",
+    field: "effnet_encoder",
+    kind: NetworkKind::EffnetEncoder,
+    folders: &[],
+    stem: "",
+    files: &["effnet_encoder.safetensors"],
+};
+
 impl ModelPaths {
     /// Finds every component: in the overrides, then in the folders `model` and `prior`.
     ///
@@ -179,6 +193,7 @@ impl ModelPaths {
             stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, Some(&stage_b))?,
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, Some(&stage_c))?,
             image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, &stage_c)?,
+            effnet_encoder: EFFNET_ENCODER.find_optional(overrides.effnet_encoder.as_ref(), &roots, &stage_c)?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: roots.iter().map(|root| root.join("model_index.json")).find(Location::is_file),
             schedulers: roots
