@@ -1,6 +1,7 @@
 //! The command line: turns arguments into requests, and results into files.
 
 mod adapters;
+mod again;
 mod bench;
 mod decode;
 mod encode;
@@ -9,6 +10,7 @@ mod given;
 mod grid;
 mod image_prompts;
 mod info;
+mod initial;
 mod inspect;
 pub mod interrupt;
 mod jobs;
@@ -16,11 +18,13 @@ mod kernels;
 mod make;
 mod manual;
 mod method;
+mod model;
 mod output;
 mod probe;
 mod profile;
 mod progress;
 mod prompts;
+mod reconstruct;
 mod report;
 mod seed;
 mod setup;
@@ -29,18 +33,14 @@ mod watch;
 mod words;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::builder::{BoolishValueParser, PathBufValueParser, TypedValueParser};
+use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::demo;
 use crate::error::{Error, Result};
-use crate::files::Location;
 use crate::synth::Preset;
-use crate::weights::{ModelPaths, Overrides, Variant};
 
 // Groups of flags in the help.
 const MODEL: &str = "Model";
@@ -80,6 +80,8 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
+    /// Encode a picture and decode it again: what the model keeps of it.
+    Reconstruct(Box<reconstruct::Args>),
     /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
@@ -119,122 +121,6 @@ struct SynthArgs {
     /// Folder to make. It must not exist yet.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-}
-
-/// Where a model's parts are.
-#[derive(Debug, clap::Args)]
-struct ModelArgs {
-    /// Model folder, with decoder/ and vqgan/ or the original single files.
-    ///
-    /// `demo`, where no folder has that name, is the small model built into this
-    /// program. It is also what runs if neither a folder nor a part is given.
-    #[arg(short, long, value_name = "PATH", value_parser = PathBufValueParser::new().map(locate), help_heading = MODEL, env = "CASCADE_MODEL")]
-    model: Option<Location>,
-    /// Folder with prior/, if it is neither in the model folder nor beside it.
-    #[arg(long, value_name = "PATH", help_heading = MODEL, env = "CASCADE_PRIOR")]
-    prior: Option<Location>,
-    /// Stage A weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_STAGE_A")]
-    stage_a: Option<Location>,
-    /// Stage B weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_STAGE_B")]
-    stage_b: Option<Location>,
-    /// Stage C weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_STAGE_C")]
-    stage_c: Option<Location>,
-    /// Text encoder weights, instead of the folder's.
-    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_TEXT_ENCODER")]
-    text_encoder: Option<Location>,
-    /// Tokenizer file or folder, instead of the folder's.
-    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_TOKENIZER")]
-    tokenizer: Option<Location>,
-    /// Which weights to take where the model has several: `none`, or the name in a file's name, such as bf16; as
-    /// `variant` in diffusers. Without it: bf16, else those without a name; with --dtype f32 the other way round.
-    #[arg(long, value_name = "NAME", help_heading = MODEL, env = "CASCADE_VARIANT")]
-    variant: Option<Variant>,
-    /// Image encoder weights, for --image, instead of the folder's.
-    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_IMAGE_ENCODER")]
-    image_encoder: Option<Location>,
-}
-
-impl ModelArgs {
-    /// Whether a model folder or any part of a model was given.
-    fn is_given(&self) -> bool {
-        self.model.is_some() || self.prior.is_some() || self.parts() != Overrides::default()
-    }
-
-    /// The model folder that was given, or the built-in model if nothing was given.
-    fn folder(&self) -> Result<Option<Location>> {
-        if self.is_given() {
-            return Ok(self.model.clone());
-        }
-        let built_in = demo::MODEL.ok_or_else(|| Error::Request {
-            what: "--model".into(),
-            expected: "a model folder, because this program was built without the demo model".into(),
-            found: "none".into(),
-        });
-        Ok(Some(built_in?.into()))
-    }
-
-    fn parts(&self) -> Overrides {
-        Overrides {
-            stage_a: self.stage_a.clone(),
-            stage_b: self.stage_b.clone(),
-            stage_c: self.stage_c.clone(),
-            text_encoder: self.text_encoder.clone(),
-            tokenizer: self.tokenizer.clone(),
-            image_encoder: self.image_encoder.clone(),
-            ..Overrides::default()
-        }
-    }
-
-    /// The model's files; `usual` is which to take where there are several and no variant was given.
-    fn find(&self, usual: Variant) -> Result<ModelPaths> {
-        let overrides = Overrides { variant: self.variant.clone().unwrap_or(usual), ..self.parts() };
-        ModelPaths::find(self.folder()?.as_ref(), self.prior.as_ref(), &overrides)
-    }
-
-    /// Names for records: the model's, which is its folder's or that of Stage C's file; and those of parts that were
-    /// given apart, by their flags.
-    fn names(&self) -> Result<(String, BTreeMap<String, String>)> {
-        let parts = [
-            ("prior", &self.prior),
-            ("stage_a", &self.stage_a),
-            ("stage_b", &self.stage_b),
-            ("stage_c", &self.stage_c),
-            ("text_encoder", &self.text_encoder),
-            ("tokenizer", &self.tokenizer),
-        ];
-        let given = |(flag, part): (&str, &Option<Location>)| Some((flag.to_owned(), name_of(part.as_ref()?.path())));
-        let model = self.folder()?.or_else(|| self.stage_c.clone());
-        let model = model.map_or(String::new(), |location| name_of(location.path()));
-        Ok((model, parts.into_iter().filter_map(given).collect()))
-    }
-}
-
-/// The name of a model's file or folder. In the cache of the Hugging Face hub, where files are called by hashes, that
-/// is the repository's: `models--org--name/snapshots/HASH/prior` is `org/name/prior`.
-fn name_of(path: &Path) -> String {
-    // A link is called by its own name, which in the cache is the file's.
-    let parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    let real = if path.is_dir() { path.canonicalize().ok() } else { parent() };
-    let real = real.unwrap_or_else(|| path.to_owned());
-    let parts: Vec<String> = real.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-    let repository = parts.iter().rposition(|part| part.starts_with("models--"));
-    match repository.filter(|at| parts.get(at + 1).is_some_and(|part| part == "snapshots")) {
-        Some(at) => {
-            let repository = parts[at].trim_start_matches("models--").replace("--", "/");
-            [&[repository], parts.get(at + 3..).unwrap_or_default()].concat().join("/")
-        }
-        None => parts.last().cloned().unwrap_or_default(),
-    }
-}
-
-/// The location that a path names: the path, or the built-in model if it has this name and nothing is there.
-fn locate(path: PathBuf) -> Location {
-    let nothing = || path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound);
-    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && nothing());
-    built_in.map_or_else(|| path.into(), Location::from)
 }
 
 /// Parses the command line and does what it says.
@@ -284,6 +170,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),
+        Command::Reconstruct(args) => reconstruct::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),
@@ -360,29 +247,6 @@ fn print(text: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_models() {
-        let room = tempfile::tempdir().unwrap();
-        let snapshot = room.path().join("hub/models--stabilityai--stable-cascade/snapshots/e3aee2f/prior");
-        std::fs::create_dir_all(&snapshot).unwrap();
-        std::fs::create_dir_all(room.path().join("sc-1.5/models--x")).unwrap();
-        for (path, name) in [
-            ("hub/models--stabilityai--stable-cascade/snapshots/e3aee2f", "stabilityai/stable-cascade"),
-            ("hub/models--stabilityai--stable-cascade/snapshots/e3aee2f/prior/..", "stabilityai/stable-cascade"),
-            (
-                "hub/models--stabilityai--stable-cascade/snapshots/e3aee2f/prior/x.safetensors",
-                "stabilityai/stable-cascade/prior/x.safetensors",
-            ),
-            ("sc-1.5", "sc-1.5"),
-            ("sc-1.5/.", "sc-1.5"),
-            ("sc-1.5/models--x", "models--x"),
-            ("sc-1.5/none.safetensors", "none.safetensors"),
-        ] {
-            assert_eq!(name_of(&room.path().join(path)), name, "{path}");
-        }
-        assert_eq!(name_of(Path::new("demo")), "demo");
-    }
 
     #[test]
     fn the_parser_and_its_texts_are_well_formed() {

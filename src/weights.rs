@@ -1,7 +1,7 @@
 //! Learned tensors: memory-mapped files, tensor names, and networks.
 //!
 //! ```text
-//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
+//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ lookup ─▶ paths
 //!                            ▲              ▲
 //!                  names, kind, change    variant
 //! ```
@@ -15,6 +15,7 @@ mod component;
 pub mod file;
 pub mod index;
 pub mod kind;
+mod lookup;
 pub mod mmap;
 pub mod names;
 pub mod paths;
@@ -23,6 +24,7 @@ mod variant;
 pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
+pub use lookup::Lookup;
 pub use mmap::install_sigbus_handler;
-pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
+pub use paths::{ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

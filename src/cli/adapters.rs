@@ -102,7 +102,7 @@ impl Args {
 
     /// Names and strengths, for records.
     pub(super) fn names(&self, tags: &[Chosen]) -> Vec<String> {
-        let name = |of: &Chosen| format!("{}:{}", super::name_of(&of.path), of.strength);
+        let name = |of: &Chosen| format!("{}:{}", super::model::name_of(&of.path), of.strength);
         self.chosen.iter().chain(tags).map(name).collect()
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, FromArgMatches};
 
 use super::adapters::Chosen;
-use super::{DEVICE, ModelArgs, PICTURE, note, probe};
+use super::{DEVICE, PICTURE, model, note, probe};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub(super) enum Precision {
 #[derive(Debug, clap::Args)]
 pub(super) struct Setup {
     #[command(flatten)]
-    pub(super) model: ModelArgs,
+    pub(super) model: model::Args,
     #[command(flatten)]
     pub(super) adapters: super::adapters::Args,
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`. [default: auto]
@@ -85,9 +85,10 @@ impl Setup {
     /// # Errors
     /// If the model is no longer there.
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
-        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, image_encoder, tokenizer, index, schedulers } =
-            self.paths()?;
-        let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok());
+        let paths = self.paths()?;
+        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers, .. } = paths;
+        let extra = [paths.image_encoder, paths.effnet_encoder].into_iter().flat_map(|lookup| lookup.find());
+        let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(extra);
         let of_parts = parts
             .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));
         let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());
@@ -136,7 +137,7 @@ impl Setup {
     /// If no model is given, and none is built in.
     pub(super) fn record(&self, request: &Request, opened: &Opened) -> Result<Record> {
         let (model, mut parts) = self.model.names()?;
-        parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), super::name_of(folder))));
+        parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), model::name_of(folder))));
         let dtype = if opened.backend.device().rounds() { "bf16" } else { "f32" };
         let without = if opened.without == Caps::NONE { String::new() } else { opened.without.to_string() };
         Ok(Record {
@@ -220,7 +221,7 @@ pub(super) struct Subject {
     ///
     /// Times and the device's memory are those of a real model. The host's memory is
     /// less, and the pictures are noise.
-    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder"])]
+    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder", "effnet_encoder"])]
     synthetic: Option<Preset>,
 }
 

@@ -6,11 +6,13 @@
 //! where networks can be recorded, in [`tensors`](super::tensors).
 
 mod clip;
+mod effnet;
 mod infer;
 mod stage_a;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
+pub use effnet::{EffnetConfig, Layer};
 pub use stage_a::StageAConfig;
 pub use unet::{Block, UNetConfig};
 

@@ -4,7 +4,7 @@ use super::conditions::text::TextOfImages;
 use super::conditions::{absent, image};
 use super::key::{PlanKey, Until};
 use super::observer::StageName;
-use super::run::{Feed, Run};
+use super::run::{Feed, Job, Run};
 use super::sampling::{Kind, Sampling};
 use super::stages::Stage;
 use super::text::TextSlots;
@@ -31,7 +31,7 @@ pub(crate) struct StageC {
 
 /// Where its latents come from.
 enum Source {
-    Sampled(Sampling),
+    Sampled(Box<Sampling>),
     Given(Slot, Feed),
 }
 
@@ -63,7 +63,7 @@ impl StageC {
                 pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
             })
         })?;
-        Ok(Self { source: Source::Sampled(sampling), is_result })
+        Ok(Self { source: Source::Sampled(sampling.into()), is_result })
     }
 
     /// Its result, `[n, h, w, 16]`.
@@ -80,16 +80,16 @@ impl Stage for StageC {
         KIND.stage
     }
 
-    fn steps(&self) -> usize {
+    fn steps(&self, job: &Job<'_>) -> usize {
         match &self.source {
-            Source::Sampled(sampling) => sampling.steps(),
+            Source::Sampled(sampling) => sampling.steps(job),
             Source::Given(..) => 0,
         }
     }
 
-    fn segments(&self) -> Vec<(SegmentId, usize)> {
+    fn segments(&self, job: &Job<'_>) -> Vec<(SegmentId, usize)> {
         match &self.source {
-            Source::Sampled(sampling) => sampling.segments(),
+            Source::Sampled(sampling) => sampling.segments(job),
             Source::Given(..) => Vec::new(),
         }
     }
