@@ -112,7 +112,7 @@ class Runner:
             else:
                 shutil.copytree(ROOT / "kernels", root / "kernels", ignore=shutil.ignore_patterns("ptx", "ptx.lzma"))
                 (root / file).write_text(text)
-                if self.parsed:
+                if self.parsed and "host" not in file.parts:  # what was parsed includes the headers of kernels/host unbroken
                     (root / "kernels" / "host" / "device.h.gch").symlink_to(self.parsed)
                 library = root / "kernels.so"
                 wrong = self.host_kernels.library(self.out, library, root, [mutation["kernel"]])
