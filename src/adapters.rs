@@ -18,6 +18,7 @@ use file::{Entry, Tokens};
 use crate::error::Result;
 use crate::files::Location;
 use crate::model::Model;
+use crate::weights::Checkpoint;
 
 /// An adapter's file, opened and understood, but not yet compared with a model. Its factors stay in the mapped file.
 #[derive(Debug)]
@@ -56,6 +57,14 @@ impl Model {
     /// # Errors
     /// If an adapter changes no tensor of this model, or its dimensions are not those of the tensor that it names.
     pub fn adapt(&mut self, adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
-        assign(self, adapters)
+        adapt(&mut [&mut self.stage_c.0, &mut self.stage_b.0, &mut self.text.0], adapters)
     }
+}
+
+/// The same for networks that are no whole model.
+///
+/// # Errors
+/// Those of [`Model::adapt`].
+pub fn adapt(networks: &mut [&mut Checkpoint], adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
+    assign(networks, adapters)
 }

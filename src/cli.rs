@@ -3,6 +3,7 @@
 mod adapters;
 mod again;
 mod bench;
+mod convert;
 mod decode;
 mod encode;
 mod generate;
@@ -17,9 +18,11 @@ mod jobs;
 mod kernels;
 mod make;
 mod manual;
+mod merge;
 mod method;
 mod model;
 mod output;
+mod preview;
 mod probe;
 mod profile;
 mod progress;
@@ -38,6 +41,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use model::{ModelArgs, locate, name_of};
 
 use crate::error::{Error, Result};
 use crate::synth::Preset;
@@ -82,6 +86,10 @@ enum Command {
     Encode(Box<encode::Args>),
     /// Encode a picture and decode it again: what the model keeps of it.
     Reconstruct(Box<reconstruct::Args>),
+    /// Write a model, or one file of weights, in another layout or element type.
+    Convert(Box<convert::Args>),
+    /// Mix two models, or merge adapters (LoRA) into one, and write the result.
+    Merge(Box<merge::Args>),
     /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
@@ -171,6 +179,8 @@ fn execute(command: &Command) -> Result<()> {
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),

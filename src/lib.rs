@@ -31,6 +31,8 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod convert;
 mod cpu;
 #[doc(hidden)]
 pub mod demo;

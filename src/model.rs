@@ -10,7 +10,9 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{ClipTextConfig, ClipVisionConfig, EffnetConfig, StageAConfig, UNetConfig};
+use crate::net::config::{
+    ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig,
+};
 use crate::sampler;
 use crate::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 pub use extra::Extra;
@@ -30,6 +32,8 @@ pub struct Model {
     pub(crate) vision: Extra<ClipVisionConfig>,
     /// Pictures to Stage C latents.
     pub(crate) effnet: Extra<EffnetConfig>,
+    /// Stage C latents to small pictures.
+    pub(crate) previewer: Extra<PreviewerConfig>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
     /// Side of the pictures that it was made for, pixels, if it says so.
@@ -82,7 +86,20 @@ impl Model {
         let tokenizer = paths.tokenizer.clone();
         let (vision, effnet) = (Extra::at(&paths.image_encoder), Extra::at(&paths.effnet_encoder));
         let (sources, texts) = (paths.sources(), paths.texts());
-        let model = Self { stage_a, stage_b, stage_c, text, vision, effnet, tokenizer, native_size, sources, texts };
+        let previewer = Extra::at(&paths.previewer);
+        let model = Self {
+            stage_a,
+            stage_b,
+            stage_c,
+            text,
+            vision,
+            effnet,
+            previewer,
+            tokenizer,
+            native_size,
+            sources,
+            texts,
+        };
         model.check_fit()?;
         // What somebody names has to be there, whether it is needed or not.
         if paths.image_encoder.is_given() {
@@ -124,15 +141,31 @@ impl Model {
         })
     }
 
+    /// The previewer.
+    ///
+    /// # Errors
+    /// As [`vision`](Self::vision).
+    pub fn previewer(&self) -> Result<&(Checkpoint, PreviewerConfig)> {
+        self.previewer.get(|part| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::Previewer)?;
+            let config = PreviewerConfig::open(&weights)?;
+            let (stage_c, c) = &self.stage_c;
+            fits(&weights.path, "latents", Some(config.latent_channels()), &stage_c.path, c.out_channels)?;
+            Ok((weights, config))
+        })
+    }
+
     /// Every file that it may be read from: weights, configs, the tokenizer's. Some need not exist.
     pub fn files(&self) -> BTreeSet<&Path> {
         let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter();
         // Of networks that are damaged, nothing is read.
         let vision = self.vision().map(|(weights, _)| weights);
         let effnet = self.effnet().map(|(weights, _)| weights);
+        let previewer = self.previewer().map(|(weights, _)| weights);
         weights
             .chain(vision)
             .chain(effnet)
+            .chain(previewer)
             .flat_map(Checkpoint::files)
             .chain(self.texts.iter().map(PathBuf::as_path))
             .collect()

@@ -112,26 +112,38 @@ impl Identity {
 /// [`Error::Request`] if the file is there already and `force` is not given;
 /// [`Error::Disk`] if writing fails, and then nothing is left behind.
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
+    write_in_pieces(path, force, |out| out.write_all(bytes).map_err(|e| disk(path, "write", e)))
+}
+
+/// The same for what `fill` writes, however much it is.
+///
+/// # Errors
+/// As [`write_atomically`], and those of `fill`.
+pub fn write_in_pieces(path: &Path, force: bool, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     // Streams without the guard: nothing is left behind, and a pipe may wait for its reader for ever.
     let file = match Target::of(path)? {
         Target::File(file) => file,
-        Target::Stdout => return write_stdout(bytes),
+        Target::Stdout => {
+            let mut out = std::io::stdout().lock();
+            fill(&mut out)?;
+            return out.flush().map_err(|e| disk(path, "write", e));
+        }
         Target::Stream(stream) => {
-            let open = File::options().write(true).open(stream);
-            return open.and_then(|mut stream| stream.write_all(bytes)).map_err(|e| disk(path, "write", e));
+            let mut stream = File::options().write(true).open(stream).map_err(|e| disk(path, "write", e))?;
+            return fill(&mut stream);
         }
     };
     require_free(path, &file, force)?;
     let _guard = output_guard();
     let mut temporary = temporary(path, folder_of(&file))?;
-    let fill = |whole: &mut File| {
-        whole.write_all(bytes)?;
+    fill(temporary.as_file_mut())?;
+    let finish = |whole: &mut File| {
         if let Ok(before) = fs::metadata(&file) {
             whole.set_permissions(before.permissions())?;
         }
         whole.sync_all()
     };
-    fill(temporary.as_file_mut()).map_err(|e| disk(path, "write", e))?;
+    finish(temporary.as_file_mut()).map_err(|e| disk(path, "write", e))?;
     match if force { temporary.persist(&file) } else { temporary.persist_noclobber(&file) } {
         Ok(_) => Ok(()),
         Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Err(exists(path)),

@@ -15,7 +15,6 @@ mod tokenizer;
 
 pub use memory::{Noise, in_memory};
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -24,13 +23,13 @@ use std::str::FromStr;
 use half::bf16;
 use rayon::prelude::*;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::net::config::{Activation, Block, ClipTextConfig, StageAConfig, UNetConfig};
+use crate::net::config::{Activation, Block, ClipTextConfig, StageAConfig, UNetConfig, to_json};
 use crate::net::tensors::Table;
+use crate::weights::NetworkKind::{StageA, StageB, StageC, TextEncoder};
+use crate::weights::header::header;
 
 /// A size of model. Sizes on disk are those of all parts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,19 +90,14 @@ pub fn synthesise(preset: Preset, dir: &Path) -> Result<u64> {
     let (text, prior, decoder) = sizes(preset);
     let stage_a = StageAConfig::default();
     let unet = "diffusion_pytorch_model";
-    let class = |name: &str| json!({"_class_name": name, "_diffusers_version": "0.29.0"});
-    // `diffusers` wants a dropout for each level, or one for all.
-    let mut unet_class = class("StableCascadeUNet");
-    unet_class["dropout"] = json!(0.0);
-    let clip = json!({"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"});
     let tokenizer = dir.join("tokenizer");
     create(&tokenizer)?;
     tokenizer::files().iter().try_for_each(|(name, json)| save(&tokenizer.join(name), json))?;
     let sizes = [
-        part(&dir.join("prior"), unet, &prior, unet_class.clone(), prior.tensors())?,
-        part(&dir.join("decoder"), unet, &decoder, unet_class, decoder.tensors())?,
-        part(&dir.join("vqgan"), unet, &stage_a, class("PaellaVQModel"), stage_a.tensors())?,
-        part(&dir.join("text_encoder"), "model", &text, clip, text.tensors())?,
+        part(&dir.join("prior"), unet, to_json(StageC, &prior), prior.tensors())?,
+        part(&dir.join("decoder"), unet, to_json(StageB, &decoder), decoder.tensors())?,
+        part(&dir.join("vqgan"), unet, to_json(StageA, &stage_a), stage_a.tensors())?,
+        part(&dir.join("text_encoder"), "model", to_json(TextEncoder, &text), text.tensors())?,
     ];
     Ok(sizes.iter().sum())
 }
@@ -188,13 +182,9 @@ fn decoder(widths: [usize; 4], layers: [usize; 4], repeats: [usize; 4], context:
 }
 
 /// Writes one part's config and weights; returns the weights' size in bytes.
-fn part(dir: &Path, stem: &str, config: &impl Serialize, mut class: Value, table: Table) -> Result<u64> {
+fn part(dir: &Path, stem: &str, config: Value, table: Table) -> Result<u64> {
     create(dir)?;
-    let fields = serde_json::to_value(config).expect("a config is plain data");
-    if let (Value::Object(all), Value::Object(fields)) = (&mut class, fields) {
-        all.extend(fields);
-    }
-    save(&dir.join("config.json"), &class)?;
+    save(&dir.join("config.json"), &config)?;
     let path = dir.join(format!("{stem}.safetensors"));
     weights(&path, &table).map_err(disk(&path, "write"))
 }
@@ -205,20 +195,9 @@ fn weights(path: &Path, table: &Table) -> std::io::Result<u64> {
     const CHUNK: usize = 1 << 20;
     const BATCH: usize = 16;
 
-    let mut at = 0;
-    let info = |(name, dims): &(String, Vec<usize>)| {
-        let start = at;
-        at += 2 * dims.iter().product::<usize>();
-        (name.clone(), TensorInfo { dtype: Dtype::BF16, shape: dims.clone(), data_offsets: (start, at) })
-    };
-    let tensors = table.iter().map(info).collect();
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), tensors).expect("tensors follow each other");
-    let mut header = serde_json::to_vec(&metadata).expect("a header is plain data");
-    header.resize(header.len().next_multiple_of(8), b' '); // aligns the data
-
+    let tensors: Vec<_> = table.iter().map(|(name, dims)| (name.clone(), Dtype::BF16, dims.clone())).collect();
+    let header = header(&tensors);
     let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     let mut chunks = table.iter().flat_map(|(name, dims)| {
         let len = dims.iter().product();
@@ -234,7 +213,8 @@ fn weights(path: &Path, table: &Table) -> std::io::Result<u64> {
         made.iter().try_for_each(|values| file.write_all(bytemuck::cast_slice(values)))?;
     }
     file.flush()?;
-    Ok((8 + header.len() + at) as u64)
+    let elements: usize = table.iter().map(|(_, dims)| dims.iter().product::<usize>()).sum();
+    Ok((header.len() + 2 * elements) as u64)
 }
 
 /// Elements `start..start + len` of a tensor: uniform around a mean.

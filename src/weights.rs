@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ lookup ─▶ paths
-//!                            ▲              ▲
+//!                            ▲     │        ▲
 //!                  names, kind, change    variant
+//!                                  └─▶ layout, header: files that are written
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
@@ -13,8 +14,10 @@ pub mod change;
 pub mod checkpoint;
 mod component;
 pub mod file;
+pub mod header;
 pub mod index;
 pub mod kind;
+pub mod layout;
 mod lookup;
 pub mod mmap;
 pub mod names;
@@ -24,6 +27,7 @@ mod variant;
 pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
+pub use layout::{Layout, Place};
 pub use lookup::Lookup;
 pub use mmap::install_sigbus_handler;
 pub use paths::{ModelPaths, Overrides, PartFiles, Source};

@@ -1,13 +1,16 @@
 //! Adapters (LoRA) in every dialect, against models into which PyTorch merged them beforehand.
 
+mod common;
+#[path = "adapters/convert.rs"]
+mod convert;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cascade_rt::{Adapter, Model, ModelPaths, Options, Overrides, Pipeline, Request, devices};
 
 fn fixtures() -> PathBuf {
-    let root = std::env::var_os("CASCADE_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
-    root.join("tests/fixtures")
+    common::root().join("tests/fixtures")
 }
 
 fn model() -> Model {

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices backend::wgpu check demo error files image measure model noise ops output \
+        "adapters backend backend::cuda backend::devices backend::wgpu check convert demo error files image measure model noise ops output \
          picture pipeline plan prompts registry request sampler shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
     ("synth", "error files model net net::config tensor weights"),
+    ("convert", "adapters error files model net::config tensor weights"),
     ("prompts", "error pipeline shape tokenizer"),
     (
         "pipeline",

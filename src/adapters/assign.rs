@@ -7,9 +7,8 @@ use super::file::{Entry, Tokens, numbered, wrong};
 use super::names::{Names, attention_in_order};
 use super::{Adapter, foreign};
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::tensor::Weight;
-use crate::weights::{Changes, Checkpoint, Copied, LowRank};
+use crate::weights::{Changes, Checkpoint, Copied, LowRank, NetworkKind};
 
 /// What became of an adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,19 +27,20 @@ type ByTensor = HashMap<String, Changes>;
 /// The token embeddings of the text encoder.
 const TOKENS: &str = "text_model.embeddings.token_embedding.weight";
 
-/// See [`Model::adapt`].
-pub(super) fn assign(model: &mut Model, adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
-    let networks = [&model.stage_c.0, &model.stage_b.0, &model.text.0];
-    let names = networks.map(Names::of);
-    let order = attention_in_order(&model.stage_c.0);
-    let mut changes: [ByTensor; 3] = Default::default();
+/// Replaces all changes of these networks' weights by those of `adapters`, each with its strength; see [`adapt`](super::adapt).
+pub(super) fn assign(networks: &mut [&mut Checkpoint], adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
+    let names: Vec<Names> = networks.iter().map(|network| Names::of(network)).collect();
+    let of_kind = |kind: NetworkKind| networks.iter().position(|network| network.kind() == kind);
+    let (stage_c, text) = (of_kind(NetworkKind::StageC), of_kind(NetworkKind::TextEncoder));
+    let order = stage_c.map_or(Vec::new(), |c| attention_in_order(networks[c]));
+    let mut changes: Vec<ByTensor> = networks.iter().map(|_| ByTensor::new()).collect();
     let mut reports = Vec::new();
     for &(adapter, strength) in adapters {
         let mut report = Applied { path: adapter.path.clone(), applied: 0, unknown: adapter.unknown.clone() };
         for entry in &adapter.entries {
             let found = match numbered(&entry.module) {
-                Some(k) => order.get(k).map(|tensors| (0, tensors.clone())),
-                None => find(&names, &networks, entry).map(|(network, tensor)| (network, vec![tensor])),
+                Some(k) => stage_c.zip(order.get(k).cloned()),
+                None => find(&names, networks, entry).map(|(network, tensor)| (network, vec![tensor])),
             };
             let Some((network, tensors)) = found else {
                 report.unknown.push(entry.module.clone());
@@ -49,10 +49,14 @@ pub(super) fn assign(model: &mut Model, adapters: &[(&Adapter, f32)]) -> Result<
             change(adapter, entry, strength, networks[network], &tensors, &mut changes[network])?;
             report.applied += 1;
         }
-        if let Some(tokens) = &adapter.tokens {
-            let change = rows(adapter, tokens, strength, &model.text.0)?;
-            changes[2].entry(TOKENS.to_owned()).or_default().copied.extend(change);
-            report.applied += 1;
+        match (&adapter.tokens, text) {
+            (Some(tokens), Some(text)) => {
+                let change = rows(adapter, tokens, strength, networks[text])?;
+                changes[text].entry(TOKENS.to_owned()).or_default().copied.extend(change);
+                report.applied += 1;
+            }
+            (Some(tokens), None) => report.unknown.push(tokens.values.name.clone()),
+            (None, _) => {}
         }
         if report.applied == 0 {
             return Err(Error::Model {
@@ -63,16 +67,13 @@ pub(super) fn assign(model: &mut Model, adapters: &[(&Adapter, f32)]) -> Result<
         }
         reports.push(report);
     }
-    let [stage_c, stage_b, text] = changes;
-    model.stage_c.0.change(stage_c);
-    model.stage_b.0.change(stage_b);
-    model.text.0.change(text);
+    networks.iter_mut().zip(changes).for_each(|(network, changes)| network.change(changes));
     Ok(reports)
 }
 
 /// The network, and in it the tensor, that an entry's name means. Where several networks have a tensor of that name,
 /// it is one whose dimensions fit.
-fn find(names: &[Names; 3], networks: &[&Checkpoint; 3], entry: &Entry) -> Option<(usize, String)> {
+fn find(names: &[Names], networks: &[&mut Checkpoint], entry: &Entry) -> Option<(usize, String)> {
     let candidates: Vec<(usize, &str)> =
         names.iter().enumerate().filter_map(|(i, names)| Some((i, names.tensor(&entry.module)?))).collect();
     let fits = |&&(i, tensor): &&(usize, &str)| networks[i].dims(tensor).is_some_and(|dims| fit(entry, dims, 1));

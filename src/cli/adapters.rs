@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::note;
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, Applied};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -16,6 +16,13 @@ const SHOWN: usize = 5;
 pub(super) struct Chosen {
     path: PathBuf,
     strength: f32,
+}
+
+impl Chosen {
+    /// The file or folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl FromStr for Chosen {
@@ -82,27 +89,12 @@ impl Args {
     /// Those of [`Adapter::open`] and [`Model::adapt`].
     pub(super) fn apply(&self, model: &mut Model, tags: &[Chosen], quiet: bool) -> Result<()> {
         let chosen: Vec<&Chosen> = self.chosen.iter().chain(tags).collect();
-        let open = |chosen: &&Chosen| Ok((Adapter::open(&chosen.path)?, chosen.strength));
-        let opened = chosen.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let given: Vec<_> = opened.iter().map(|(adapter, strength)| (adapter, *strength)).collect();
-        let applied = model.adapt(&given)?;
-        for (applied, (_, strength)) in applied.iter().zip(given).filter(|_| !quiet) {
-            let name = applied.path.display();
-            let all = applied.applied + applied.unknown.len();
-            note(&format!("lora: {name}, strength {strength}, {} of {all} changes applied", applied.applied));
-            if !applied.unknown.is_empty() {
-                let shown = applied.unknown.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-                let more = applied.unknown.len().saturating_sub(SHOWN);
-                let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-                note(&format!("warning: {name} has changes that mean nothing in this model: {shown}{more}"));
-            }
-        }
-        Ok(())
+        apply(&chosen, quiet, |given| model.adapt(given))
     }
 
     /// Names and strengths, for records.
     pub(super) fn names(&self, tags: &[Chosen]) -> Vec<String> {
-        let name = |of: &Chosen| format!("{}:{}", super::model::name_of(&of.path), of.strength);
+        let name = |of: &Chosen| format!("{}:{}", super::name_of(&of.path), of.strength);
         self.chosen.iter().chain(tags).map(name).collect()
     }
 
@@ -110,6 +102,33 @@ impl Args {
     pub(super) fn files<'a>(&'a self, tags: &'a [Chosen]) -> impl Iterator<Item = &'a Path> {
         self.chosen.iter().chain(tags).map(|chosen| chosen.path.as_path())
     }
+}
+
+/// Opens adapters, changes something by them with `adapt`, and says what was changed.
+///
+/// # Errors
+/// Those of [`Adapter::open`] and of `adapt`.
+pub(super) fn apply(
+    chosen: &[&Chosen],
+    quiet: bool,
+    adapt: impl FnOnce(&[(&Adapter, f32)]) -> Result<Vec<Applied>>,
+) -> Result<()> {
+    let open = |chosen: &&Chosen| Ok((Adapter::open(&chosen.path)?, chosen.strength));
+    let opened = chosen.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let given: Vec<_> = opened.iter().map(|(adapter, strength)| (adapter, *strength)).collect();
+    let applied = adapt(&given)?;
+    for (applied, (_, strength)) in applied.iter().zip(given).filter(|_| !quiet) {
+        let name = applied.path.display();
+        let all = applied.applied + applied.unknown.len();
+        note(&format!("lora: {name}, strength {strength}, {} of {all} changes applied", applied.applied));
+        if !applied.unknown.is_empty() {
+            let shown = applied.unknown.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let more = applied.unknown.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            note(&format!("warning: {name} has changes that mean nothing in this model: {shown}{more}"));
+        }
+    }
+    Ok(())
 }
 
 /// A prompt without its `<lora:NAME:STRENGTH>`, and those.

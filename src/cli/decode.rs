@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         });
     }
     let series = seeds.iter().map(|&seed| Series { seed, images: request.images(), output: None });
-    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), None)?;
+    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), [None; 2])?;
     outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
     let opened = args.setup.open_device_of(None)?;
     let job = |(run, &seed): (usize, &u64)| Job::new(Request { seed, ..request.clone() }, run * request.images());

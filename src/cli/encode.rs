@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             found: "different ones".into(),
         });
     };
-    let outputs = Output::file(args.output.clone(), args.force).plan_tensors()?;
+    let outputs = Output::file(args.output.clone(), args.force).plan_tensors(None)?;
     let model = args.setup.open_model(args.quiet)?;
     let given =
         args.prompts.iter().chain(&args.picture).cloned().chain(args.image.iter().map(|image| image.path.clone()));

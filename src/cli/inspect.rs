@@ -7,9 +7,8 @@ use std::path::Path;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
-use super::model::locate;
 use super::setup::aligned;
-use super::{given, printable, say};
+use super::{given, locate, printable, say};
 use crate::error::{Error, Result, short};
 use crate::files::{Found, Location};
 use crate::image::{is_picture, read_metadata};
@@ -80,7 +79,7 @@ fn folder(args: &Args) -> Result<()> {
     let paths = ModelPaths::find(Some(&args.path), None, &Overrides::default())?;
     let mut parts =
         vec![paths.stage_c.clone(), paths.stage_b.clone(), paths.stage_a.clone(), paths.text_encoder.clone()];
-    for lookup in [&paths.image_encoder, &paths.effnet_encoder] {
+    for lookup in [&paths.image_encoder, &paths.effnet_encoder, &paths.previewer] {
         match lookup.find() {
             Err(Error::ModelMissing { .. }) => {}
             found => parts.push(found?),

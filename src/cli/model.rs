@@ -1,4 +1,4 @@
-//! Which model runs: its folder, its parts, and their names in records.
+//! Which model a command takes: its folder, and parts given apart.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -9,12 +9,12 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use super::MODEL;
 use crate::demo;
 use crate::error::{Error, Result};
-use crate::files::Location;
+use crate::files::{Found, Location};
 use crate::weights::{ModelPaths, Overrides, Variant};
 
 /// Where a model's parts are.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ModelArgs {
     /// Model folder, with decoder/ and vqgan/ or the original single files.
     ///
     /// `demo`, where no folder has that name, is the small model built into this
@@ -51,14 +51,39 @@ pub(super) struct Args {
     effnet_encoder: Option<Location>,
 }
 
-impl Args {
+impl ModelArgs {
     /// Whether a model folder or any part of a model was given.
     pub(super) fn is_given(&self) -> bool {
         self.model.is_some() || self.prior.is_some() || self.parts() != Overrides::default()
     }
 
+    /// A model folder alone.
+    pub(super) fn of_folder(folder: Location) -> Self {
+        Self {
+            model: Some(folder),
+            prior: None,
+            stage_a: None,
+            stage_b: None,
+            stage_c: None,
+            text_encoder: None,
+            tokenizer: None,
+            variant: None,
+            image_encoder: None,
+            effnet_encoder: None,
+        }
+    }
+
+    /// The file of weights that was given in place of a model folder, without any other parts.
+    pub(super) fn single_file(&self) -> Result<Option<Location>> {
+        let alone = self.prior.is_none() && self.parts() == Overrides::default();
+        match &self.model {
+            Some(given) if alone && given.look()? == Found::File => Ok(Some(given.clone())),
+            _ => Ok(None),
+        }
+    }
+
     /// The model folder that was given, or the built-in model if nothing was given.
-    fn folder(&self) -> Result<Option<Location>> {
+    pub(super) fn folder(&self) -> Result<Option<Location>> {
         if self.is_given() {
             return Ok(self.model.clone());
         }

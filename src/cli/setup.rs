@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, FromArgMatches};
 
 use super::adapters::Chosen;
-use super::{DEVICE, PICTURE, model, note, probe};
+use super::{DEVICE, ModelArgs, PICTURE, note, probe};
 use crate::backend::Backend;
 use crate::backend::devices::{self, Choice};
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub(super) enum Precision {
 #[derive(Debug, clap::Args)]
 pub(super) struct Setup {
     #[command(flatten)]
-    pub(super) model: model::Args,
+    pub(super) model: ModelArgs,
     #[command(flatten)]
     pub(super) adapters: super::adapters::Args,
     /// auto, cpu, wgpu[:N] or cuda[:N]; see `cascade-rt devices`. [default: auto]
@@ -87,7 +87,7 @@ impl Setup {
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
         let paths = self.paths()?;
         let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers, .. } = paths;
-        let extra = [paths.image_encoder, paths.effnet_encoder].into_iter().flat_map(|lookup| lookup.find());
+        let extra = [paths.image_encoder, paths.effnet_encoder, paths.previewer].into_iter().flat_map(|lookup| lookup.find());
         let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(extra);
         let of_parts = parts
             .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));
@@ -137,7 +137,7 @@ impl Setup {
     /// If no model is given, and none is built in.
     pub(super) fn record(&self, request: &Request, opened: &Opened) -> Result<Record> {
         let (model, mut parts) = self.model.names()?;
-        parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), model::name_of(folder))));
+        parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), super::name_of(folder))));
         let dtype = if opened.backend.device().rounds() { "bf16" } else { "f32" };
         let without = if opened.without == Caps::NONE { String::new() } else { opened.without.to_string() };
         Ok(Record {

@@ -49,4 +49,9 @@ impl<C> Extra<C> {
         };
         Ok(self.opened.get_or_init(|| opened))
     }
+
+    /// The network, if it was opened.
+    pub(crate) fn into_opened(self) -> Option<(Checkpoint, C)> {
+        self.opened.into_inner()
+    }
 }

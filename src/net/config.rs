@@ -8,19 +8,48 @@
 mod clip;
 mod effnet;
 mod infer;
+mod previewer;
 mod stage_a;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
 pub use effnet::{EffnetConfig, Layer};
+pub use previewer::PreviewerConfig;
 pub use stage_a::StageAConfig;
 pub use unet::{Block, UNetConfig};
 
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use serde::Serialize;
+use serde_json::{Value, json};
+
 use crate::error::{Error, Result};
 use crate::files::Location;
+use crate::weights::NetworkKind;
+
+/// The `config.json` of a network of this kind and these sizes, with the class that `diffusers` or `transformers` makes of it.
+pub fn to_json(kind: NetworkKind, sizes: &impl Serialize) -> Value {
+    let mut config = match kind {
+        // A dropout for all levels, which `diffusers` wants; it plays no part.
+        NetworkKind::StageB | NetworkKind::StageC => {
+            json!({"_class_name": "StableCascadeUNet", "_diffusers_version": "0.29.0", "dropout": 0.0})
+        }
+        NetworkKind::StageA => json!({"_class_name": "PaellaVQModel", "_diffusers_version": "0.29.0"}),
+        NetworkKind::TextEncoder => {
+            json!({"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"})
+        }
+        NetworkKind::VisionEncoder => {
+            json!({"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"})
+        }
+        _ => json!({}),
+    };
+    let sizes = serde_json::to_value(sizes).expect("sizes are plain data");
+    if let (Value::Object(all), Value::Object(sizes)) = (&mut config, sizes) {
+        all.extend(sizes);
+    }
+    config
+}
 
 /// Says, in messages about a tensor, what its dimensions follow from: a file, or the other tensors.
 fn source_of(config: Option<&Location>) -> String {

@@ -114,6 +114,7 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         text: (part("text_encoder", t)?, text),
         vision: Extra::nowhere("image encoder weights"),
         effnet: Extra::nowhere("EfficientNet encoder weights"),
+        previewer: Extra::nowhere("previewer weights"),
         tokenizer: tokenizer_files(),
         native_size: None,
         sources: Vec::new(),

@@ -100,21 +100,30 @@ pub struct Changes {
 impl Changes {
     /// `weight` with the changes that need a copy.
     pub fn copy(&self, weight: &Weight) -> Weight {
-        self.copy.get_or_init(|| self.copied.iter().fold(weight.clone(), |w, change| change.apply(&w, weight))).clone()
+        self.copy.get_or_init(|| self.copied_into(weight)).clone()
     }
 
     /// `weight` with all changes.
     pub fn all(&self, weight: &Weight) -> Weight {
-        let merge = || {
-            let copy = self.copy(weight);
-            if self.low_rank.is_empty() {
-                return copy;
-            }
-            let mut values = copy.to_f32();
-            self.low_rank.iter().for_each(|change| change.add_to(&mut values));
-            Weight::from_f32(weight.name.clone(), &weight.dims, values)
-        };
-        self.all.get_or_init(merge).clone()
+        self.all.get_or_init(|| self.added_to(self.copy(weight))).clone()
+    }
+
+    /// `weight` with all changes, of which nothing is kept.
+    pub fn made_anew(&self, weight: &Weight) -> Weight {
+        self.added_to(self.copied_into(weight))
+    }
+
+    fn copied_into(&self, weight: &Weight) -> Weight {
+        self.copied.iter().fold(weight.clone(), |changed, change| change.apply(&changed, weight))
+    }
+
+    fn added_to(&self, weight: Weight) -> Weight {
+        if self.low_rank.is_empty() {
+            return weight;
+        }
+        let mut values = weight.to_f32();
+        self.low_rank.iter().for_each(|change| change.add_to(&mut values));
+        Weight::from_f32(weight.name.clone(), &weight.dims, values)
     }
 }
 

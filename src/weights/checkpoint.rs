@@ -16,6 +16,9 @@ use crate::error::{Error, Result, short};
 use crate::files::Location;
 use crate::tensor::Weight;
 
+/// Most prefixes of networks in a file: more than a model has networks.
+const MOST_PREFIXES: usize = 16;
+
 /// The tensors of one network by their names in the `diffusers` scheme, whatever
 /// the layout of the file. Opening one reads only headers.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ impl Checkpoint {
     }
 
     /// Opens every network in a file: those with a prefix, in the order of [`names::SECTIONS`], then the one without,
-    /// then averaged weights.
+    /// then those with any other prefix, then averaged weights.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -94,15 +97,55 @@ impl Checkpoint {
     /// the file.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if two tensors have the same name.
+    /// [`Error::Tensor`] if two tensors have the same name, [`Error::Model`] if two prefixes have the same network.
     pub fn of(path: &Path, stored: Vec<Stored>) -> Result<Vec<Self>> {
         let mut sections: [Vec<(Stored, String)>; AVERAGED + 1] = Default::default();
         for tensor in stored {
             let (section, name) = names::section(&tensor.name);
             sections[section].push((tensor, name));
         }
-        let found = sections.into_iter().enumerate().filter(|(_, tensors)| !tensors.is_empty());
-        found.map(|(section, tensors)| Self::new(path, section < PLAIN, tensors)).collect()
+        let plain = std::mem::take(&mut sections[PLAIN]);
+        let prefixes = names::prefixes(plain.iter().map(|(_, name)| name.as_str()));
+        if prefixes.len() > MOST_PREFIXES {
+            return Err(Error::Model {
+                path: path.to_owned(),
+                expected: format!("networks under at most {MOST_PREFIXES} prefixes"),
+                found: format!("{}, like `{}`", prefixes.len(), short(&prefixes[0])),
+            });
+        }
+        let mut others: Vec<Vec<(Stored, String)>> = prefixes.iter().map(|_| Vec::new()).collect();
+        for (tensor, name) in plain {
+            let inner = |(i, prefix): (usize, &String)| Some((i, name.strip_prefix(prefix)?.to_owned()));
+            match prefixes.iter().enumerate().find_map(inner) {
+                Some((i, inner)) => others[i].push((tensor, inner)),
+                None => sections[PLAIN].push((tensor, name)),
+            }
+        }
+        let mut averaged = Vec::new();
+        let mut all = Vec::new();
+        for (section, tensors) in sections.into_iter().enumerate().filter(|(_, tensors)| !tensors.is_empty()) {
+            let into = if section == AVERAGED { &mut averaged } else { &mut all };
+            into.push(Self::new(path, section < PLAIN, tensors)?);
+        }
+        let mut found: Vec<(NetworkKind, &str)> = Vec::new();
+        for (prefix, tensors) in prefixes.iter().zip(others) {
+            let network = Self::new(path, false, tensors)?;
+            if names::is_averaged(prefix) {
+                averaged.push(network);
+                continue;
+            }
+            if let Some((kind, other)) = found.iter().find(|(kind, _)| *kind == network.kind) {
+                return Err(Error::Model {
+                    path: path.to_owned(),
+                    expected: format!("one network of a kind, here {kind}"),
+                    found: format!("two, under `{}` and `{}`; keep one of them", short(other), short(prefix)),
+                });
+            }
+            found.push((network.kind, prefix));
+            all.push(network);
+        }
+        all.extend(averaged);
+        Ok(all)
     }
 
     fn new(path: &Path, combined: bool, tensors: Vec<(Stored, String)>) -> Result<Self> {
@@ -208,6 +251,17 @@ impl Checkpoint {
         self.expect(name, dims, "")?;
         let weight = self.get(name).expect("a tensor of floats has a view");
         Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
+    }
+
+    /// A tensor of floats with all changes, which are made anew: nothing of it is kept.
+    pub fn changed(&self, name: &str) -> Option<Weight> {
+        let weight = self.get(name)?;
+        Some(self.changes.get(name).map_or_else(|| weight.clone(), |changes| changes.made_anew(weight)))
+    }
+
+    /// Whether a tensor's elements are those in the file, in their order.
+    pub fn is_as_stored(&self, name: &str) -> bool {
+        !self.changes.contains_key(name) && self.tensors.get(name).is_some_and(|tensor| !tensor.transposed)
     }
 
     /// Replaces all changes of its tensors.

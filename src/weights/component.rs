@@ -72,6 +72,15 @@ pub(super) const EFFNET_ENCODER: Component = Component {
     files: &["effnet_encoder"],
 };
 
+pub(super) const PREVIEWER: Component = Component {
+    what: "previewer weights",
+    field: "previewer",
+    kind: NetworkKind::Previewer,
+    folders: &["previewer"],
+    stem: "diffusion_pytorch_model",
+    files: &["previewer"],
+};
+
 /// Variants that files are known to have.
 const KNOWN: [&str; 3] = ["bf16", "", "fp16"];
 
@@ -150,7 +159,7 @@ impl Search<'_> {
         let taken = self.found.remove(taken);
         let others = self.found.into_iter().filter(|other| other.root == taken.root).map(|other| other.weights);
         Ok(Some(PartFiles {
-            config: if taken.in_folder { beside(&taken.weights)? } else { None },
+            config: if taken.in_folder { beside(&taken.weights)? } else { self.component.config_of(&taken.weights)? },
             weights: taken.weights,
             variant: taken.variant,
             others: others.collect(),
@@ -198,7 +207,7 @@ impl Component {
         if let Some(other) = inside
             && Checkpoint::open_all(&other.weights)?.iter().any(|network| network.kind() == self.kind)
         {
-            return Ok(PartFiles { config: None, ..other.clone() });
+            return Ok(PartFiles { config: self.config_of(&other.weights)?, ..other.clone() });
         }
         let Some(root) = roots.first() else {
             return Err(Error::Request {
@@ -216,6 +225,12 @@ impl Component {
             Some(prior) => self.missing(root, &format!("{tried}; also in {}", prior.display())),
             None => self.missing(root, &tried),
         })
+    }
+
+    /// The configuration of a single file, which only networks of unusual sizes have.
+    fn config_of(&self, weights: &Location) -> Result<Option<Location>> {
+        let config = weights.with_file_name(format!("{}.json", self.files[0]));
+        Ok(config.has_file()?.then_some(config))
     }
 
     /// diffusers prefers several files to one, transformers one to several.
@@ -243,6 +258,7 @@ impl Component {
             NetworkKind::StageC => {
                 "set the folder that contains prior/ with `prior`, or the file with `stage_c`".to_owned()
             }
+            NetworkKind::Previewer => "download this component of the model, or do without previews".to_owned(),
             _ => format!("download this component of the model, or set its file with `{}`", self.field),
         }
     }

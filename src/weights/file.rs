@@ -57,6 +57,11 @@ impl Stored {
         &self.path
     }
 
+    /// The stored bytes.
+    pub fn data(&self) -> &[u8] {
+        &self.file.bytes()[self.range.clone()]
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.range.len()

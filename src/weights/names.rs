@@ -13,7 +13,8 @@
 //! saves a model it has loaded, `in_proj` is already split into `….attention.attn.to_q` and so on.
 //!
 //! Programs that train add the names of their wrappers (`WRAPPERS`) to those of tensors, and some keep averaged
-//! weights under a prefix (`AVERAGES`) of their own. Those are taken only where the file has no others.
+//! weights under a prefix (`AVERAGES`) of their own. Those are taken only where the file has no others. Whatever else precedes
+//! the names of a network is found by tensors that only one network has (`LANDMARKS`).
 
 /// Name prefixes of the networks in a combined file. They are tested in this order, so a prefix
 /// precedes any shorter one that it begins with. Tensors without a prefix form a network of their own.
@@ -32,6 +33,15 @@ const AVERAGES: [&str; 4] = ["ema.", "ema_model.", "model_ema.", "ema_state_dict
 /// of the modules that they wrap.
 const WRAPPERS: [&str; 5] =
     ["module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "state_dict."];
+
+/// Tensors, by their names in the `diffusers` scheme, that show where a network's names begin.
+const LANDMARKS: [&str; 5] = [
+    ".clf.1.weight",
+    ".vquantizer.embedding.weight",
+    ".text_model.embeddings.token_embedding.weight",
+    ".vision_model.embeddings.class_embedding",
+    ".backbone.0.0.weight",
+];
 
 /// How a tensor is renamed.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,6 +72,33 @@ pub fn section(name: &str) -> (usize, String) {
         (None, Some((_, rest))) => (AVERAGED, rest),
         (None, None) => (PLAIN, name),
     }
+}
+
+/// What precedes the names of networks among these, which have no section of their own: longer ones first, and those that
+/// say that they are of averaged weights last.
+///
+/// ```
+/// use cascade_rt::weights::names::prefixes;
+/// assert_eq!(prefixes(["unet.clf.1.weight", "unet.clf.1.bias", "step"].into_iter()), ["unet."]);
+/// ```
+pub fn prefixes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let prefix = |name: &str| match rename(name) {
+        Rename::To(new) => {
+            let begin = LANDMARKS.iter().find_map(|mark| new.strip_suffix(mark))?;
+            Some(format!("{begin}."))
+        }
+        _ => None,
+    };
+    let mut all: Vec<String> = names.filter_map(prefix).collect();
+    all.sort_by_key(|prefix| (is_averaged(prefix), std::cmp::Reverse(prefix.len()), prefix.clone()));
+    all.dedup();
+    all
+}
+
+/// Whether a prefix says that it is of averaged weights.
+pub fn is_averaged(prefix: &str) -> bool {
+    let prefix = prefix.to_lowercase();
+    ["ema", "average", "shadow"].iter().any(|word| prefix.contains(word))
 }
 
 /// The name without those of wrappers.

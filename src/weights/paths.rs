@@ -9,8 +9,10 @@
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
 //! | EfficientNet encoder (optional) | | `effnet_encoder`, or inside the Stage C file (`vae.encoder.`) |
+//! | previewer (optional) | `previewer/` | `previewer`, or inside the Stage C file (`vae.previewer.`) |
 //!
-//! The model folder is searched first, then the prior's folder: the one given, or the
+//! Single files have their sizes in their tensors; what cannot be seen there may stand in `stage_c.json`, `text_encoder.json`
+//! and so on beside them, like `config.json` in a folder. The model folder is searched first, then the prior's folder: the one given, or the
 //! sibling `<name>-prior`. The small networks (`*_lite`) are used only if the large ones are
 //! absent. Which of several variants of a file is taken is up to [`Variant`]; what was there
 //! besides is noted. Names only determine where to look; which network a file contains is
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::component::{Component, EFFNET_ENCODER, IMAGE_ENCODER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::component::{Component, EFFNET_ENCODER, IMAGE_ENCODER, PREVIEWER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
 use super::lookup::Lookup;
 use super::variant::Variant;
 use crate::error::{Error, Result};
@@ -66,6 +68,8 @@ pub struct ModelPaths {
     pub image_encoder: Lookup,
     /// The EfficientNet encoder.
     pub effnet_encoder: Lookup,
+    /// The previewer.
+    pub previewer: Lookup,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -128,6 +132,7 @@ impl ModelPaths {
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, wanted, Some(&stage_c))?,
             image_encoder: lookup(&IMAGE_ENCODER, &overrides.image_encoder),
             effnet_encoder: lookup(&EFFNET_ENCODER, &overrides.effnet_encoder),
+            previewer: lookup(&PREVIEWER, &None),
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: indices.into_iter().next(),
             schedulers,
@@ -175,6 +180,24 @@ impl ModelPaths {
         let tokenizer = TOKENIZER_FILES.iter().map(|name| self.tokenizer.join(name));
         let all = weights.chain(configs).chain(self.index.clone()).chain(self.schedulers.iter().cloned());
         all.chain([self.tokenizer.clone()]).chain(tokenizer).map(|file| file.path().to_owned()).collect()
+    }
+
+    /// The tokenizer's files, by their names in its folder.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] and [`Error::Model`] if what is there cannot be looked at, or is no file.
+    pub fn tokenizer_files(&self) -> Result<Vec<(&'static str, Location)>> {
+        let folder = self.tokenizer.look()? == Found::Folder;
+        let file = |name: &'static str| match folder {
+            true => Ok((name, there(&self.tokenizer, name)?)),
+            false if name == TOKENIZER_FILES[0] => Ok((name, Some(self.tokenizer.clone()))),
+            false => {
+                let beside = self.tokenizer.with_file_name(name);
+                Ok((name, beside.has_file()?.then_some(beside)))
+            }
+        };
+        let found = TOKENIZER_FILES.into_iter().map(file).collect::<Result<Vec<_>>>()?;
+        Ok(found.into_iter().filter_map(|(name, file)| Some((name, file?))).collect())
     }
 
     /// The picture size in pixels (width and height) that the model was trained for, if

@@ -65,6 +65,9 @@ fn prefixes_of_wrappers_are_left_out() {
         Box::new(inner),
         Box::new(|name| format!("module.{}", name.replacen(".attention", "._checkpoint_wrapped_module.attention", 1))),
         Box::new(first("model.diffusion_model._orig_mod.")),
+        Box::new(first("unet.")),
+        Box::new(first("pipeline.prior._orig_mod.")),
+        Box::new(first("prior_ema.")),
     ];
     for rename in cases {
         let renamed: Typed = plain.iter().cloned().map(|(name, a, b, c)| (rename(&name), a, b, c)).collect();
@@ -93,6 +96,28 @@ fn averaged_weights_beside_the_others_are_not_taken() {
     assert_eq!(values(&open(dir.path(), &both).unwrap(), &plain), wanted);
     let all = Checkpoint::open_all(dir.path().join("w.safetensors")).unwrap();
     assert_eq!(all.iter().map(Checkpoint::kind).collect::<Vec<_>>(), [NetworkKind::StageC; 2]);
+}
+
+#[test]
+fn networks_with_prefixes_of_other_programs_are_told_apart() {
+    let dir = TempDir::new().unwrap();
+    let plain = stage_c(dir.path());
+    let wanted = values(&open(dir.path(), &plain).unwrap(), &plain);
+    let under = |prefix: &str, tensors: &Typed| -> Typed {
+        tensors.iter().cloned().map(|(name, a, b, bytes)| (format!("{prefix}{name}"), a, b, bytes)).collect()
+    };
+    let zeros: Typed = plain.iter().cloned().map(|(name, a, b, c)| (name, a, b, vec![0; c.len()])).collect();
+    // Averaged weights, whatever they are called, are taken only where there are no others.
+    for prefix in ["unet_ema.", "average.", "trainer.shadow."] {
+        let both = [under("unet.", &plain), under(prefix, &zeros)].concat();
+        assert_eq!(values(&open(dir.path(), &both).unwrap(), &plain), wanted, "{prefix}");
+    }
+    let two = [under("teacher.", &zeros), under("student.", &plain)].concat();
+    let error = error_of(open(dir.path(), &two));
+    assert!(error.contains("one network of a kind, here Stage C") && error.contains("`teacher.`"), "{error}");
+    let many: Typed = (0..20).flat_map(|i| under(&format!("n{i}."), &plain[..].to_vec())).collect();
+    let error = error_of(open(dir.path(), &many));
+    assert!(error.contains("at most 16 prefixes, found 20"), "{error}");
 }
 
 #[test]

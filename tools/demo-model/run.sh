@@ -31,4 +31,5 @@ once stage_c python train_stage_c.py "$C" resume
 wait %1
 python export_encoder.py "$out/effnet_encoder.safetensors"
 python export.py "$out" "$DEMO_WORK/apple.png"
+python fit_previewer.py "$out/previewer"
 python evaluate.py "$out" "$out"

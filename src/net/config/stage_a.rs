@@ -34,10 +34,6 @@ pub struct StageAConfig {
     pub scale_factor: f32,
 }
 
-/// [`StageAConfig::scale_factor`] of the original repository. Its files have no
-/// config; `diffusers`' class default, 0.3764, is the older value.
-const ORIGINAL_SCALE: f32 = 0.43;
-
 impl Default for StageAConfig {
     fn default() -> Self {
         Self {
@@ -55,13 +51,17 @@ impl Default for StageAConfig {
 }
 
 impl StageAConfig {
+    /// The `scale_factor` of the original repository. Its files have no config; `diffusers`' class default, 0.3764, is the
+    /// older value.
+    pub const ORIGINAL_SCALE: f32 = 0.43;
+
     /// Reads `config.json`, or infers the sizes from `weights` without one; and what to say of them in messages.
     pub(crate) fn read_or_infer(config: Option<&Location>, weights: &Checkpoint) -> Result<(Self, String)> {
         let read = match config {
             Some(file) => Self::read(file)?,
             None => {
                 let inferred = infer::stage_a(weights)?;
-                let scale_factor = if weights.original { ORIGINAL_SCALE } else { inferred.scale_factor };
+                let scale_factor = if weights.original { Self::ORIGINAL_SCALE } else { inferred.scale_factor };
                 Self { scale_factor, ..inferred }
             }
         };
