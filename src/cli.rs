@@ -1,6 +1,7 @@
 //! The command line: turns arguments into requests, and results into files.
 
 mod adapters;
+mod again;
 mod bench;
 mod convert;
 mod decode;
@@ -10,6 +11,7 @@ mod given;
 mod grid;
 mod image_prompts;
 mod info;
+mod initial;
 mod inspect;
 pub mod interrupt;
 mod jobs;
@@ -27,6 +29,7 @@ mod profile;
 mod progress;
 mod prompts;
 mod quantize;
+mod reconstruct;
 mod report;
 mod seed;
 #[cfg(feature = "serve")]
@@ -85,6 +88,8 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Encode prompts and pictures, for `generate --text` and `--image` or for another program.
     Encode(Box<encode::Args>),
+    /// Encode a picture and decode it again: what the model keeps of it.
+    Reconstruct(Box<reconstruct::Args>),
     /// Write a model, or one file of weights, in another layout or element type.
     Convert(Box<convert::Args>),
     /// Write a model with the weights of most layers rounded to int8: half the size of bf16, and faster on a CPU.
@@ -182,6 +187,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),
+        Command::Reconstruct(args) => reconstruct::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Quantize(args) => quantize::run(args),

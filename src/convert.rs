@@ -86,6 +86,11 @@ impl Networks {
     /// # Errors
     /// Those of [`Model::open`].
     pub fn of_model(paths: &ModelPaths) -> Result<Self> {
+        let model = Model::open(paths)?;
+        match model.vision() {
+            Err(Error::ModelMissing { .. }) => {}
+            found => found.map(drop)?,
+        }
         let Model {
             stage_a: (a, a_sizes),
             stage_b: (b, b_sizes),
@@ -93,7 +98,7 @@ impl Networks {
             text: (t, t_sizes),
             vision,
             ..
-        } = Model::open(paths)?;
+        } = model;
         let unet = |sizes: &UNetConfig, weights: &Checkpoint| {
             let heads =
                 (0..sizes.levels()).map(|i| if sizes.has_attention(i) { sizes.num_attention_heads[i] } else { 0 });
@@ -110,7 +115,8 @@ impl Networks {
             network(a, &a_sizes, paths.stage_a.config.as_ref(), a_shown),
             network(t, &t_sizes, paths.text_encoder.config.as_ref(), t_shown),
         ];
-        if let (Ok((v, v_sizes)), Ok(files)) = (vision, &paths.image_encoder) {
+        if let Some((v, v_sizes)) = vision.into_opened() {
+            let files = paths.image_encoder.find()?;
             let v_shown = ClipVisionConfig::read_or_infer(None, &v).is_ok_and(|(shown, _)| shown == v_sizes);
             all.push(network(v, &v_sizes, files.config.as_ref(), v_shown));
         }

@@ -53,6 +53,7 @@ const fn embedded() -> Option<&'static BuiltIn> {
             "decoder/diffusion_pytorch_model.safetensors"
             "vqgan/config.json"
             "vqgan/diffusion_pytorch_model.safetensors"
+            "effnet_encoder.safetensors"
             "text_encoder/config.json"
             "text_encoder/model.safetensors"
             "previewer/diffusion_pytorch_model.safetensors"

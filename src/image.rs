@@ -89,6 +89,9 @@ pub struct Record {
     /// The pictures that Stage C was shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<ImagePrompt>,
+    /// The picture that Stage C changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitialPicture>,
     /// Where Stage C's latents came from, if not from this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<Origin>,
@@ -110,6 +113,17 @@ pub struct FromFile {
     pub file: String,
     /// Which row of its tensors, from 0.
     pub row: usize,
+}
+
+/// A picture that Stage C changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InitialPicture {
+    /// Its file, by name.
+    pub file: String,
+    /// How much of it was to change, 0 to 1.
+    pub strength: f32,
+    /// How it was fitted to the request's size.
+    pub fit: String,
 }
 
 /// Where latents came from that a picture was decoded from.
@@ -149,6 +163,7 @@ impl Record {
             text: None,
             latents: None,
             images: Vec::new(),
+            init: None,
             prior: None,
         }
     }

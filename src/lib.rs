@@ -8,12 +8,12 @@ pub use error::{Error, Result};
 pub use files::Location;
 #[cfg(feature = "pictures")]
 pub use image::{Format, Metadata, read_metadata};
-pub use image::{FromFile, Image, ImagePrompt, Origin, Record};
+pub use image::{FromFile, Image, ImagePrompt, InitialPicture, Origin, Record};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
-    Batch, Footprint, HostTensor, Inputs, Observer, Options, Outline, Pipeline, Prior, StageName, Step, TextEmbeddings,
-    Times,
+    Batch, Footprint, HostTensor, Init, Inputs, Observer, Options, Outline, Pipeline, Prior, StageName, Step,
+    TextEmbeddings, Times,
 };
 pub use prompts::{Syntax, encode as encode_prompts};
 pub use registry::Caps;

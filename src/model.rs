@@ -1,6 +1,8 @@
 //! A whole model: every part opened, its sizes known, and the parts checked
 //! against each other.
 
+mod extra;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -8,9 +10,12 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{ClipTextConfig, ClipVisionConfig, PreviewerConfig, StageAConfig, UNetConfig};
+use crate::net::config::{
+    ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig,
+};
 use crate::sampler;
-use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
+use crate::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
+pub use extra::Extra;
 
 /// The parts of Stable Cascade.
 #[derive(Debug)]
@@ -23,10 +28,12 @@ pub struct Model {
     pub stage_c: (Checkpoint, UNetConfig),
     /// Tokens to text states.
     pub text: (Checkpoint, ClipTextConfig),
-    /// Pictures to embeddings, for image prompts; or what to say where the model lacks it.
-    pub vision: std::result::Result<(Checkpoint, ClipVisionConfig), Missing>,
-    /// Stage C latents to small pictures; or what to say where the model lacks it.
-    pub previewer: std::result::Result<(Checkpoint, PreviewerConfig), Missing>,
+    /// Pictures to embeddings, for image prompts.
+    pub(crate) vision: Extra<ClipVisionConfig>,
+    /// Pictures to Stage C latents.
+    pub(crate) effnet: Extra<EffnetConfig>,
+    /// Stage C latents to small pictures.
+    pub(crate) previewer: Extra<PreviewerConfig>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
     /// Side of the pictures that it was made for, pixels, if it says so.
@@ -51,8 +58,8 @@ impl Model {
         Self::open(&ModelPaths::find(Some(&folder.into()), None, &Overrides::default())?)
     }
 
-    /// Opens every part. Reads headers and configs only; weights are read when
-    /// they are used.
+    /// Opens every part; those that text to image does without when they are first needed, unless they were named. Reads
+    /// headers and configs only; weights are read when they are used.
     ///
     /// # Errors
     /// If a file is damaged or holds another network than its place says, if a
@@ -74,41 +81,64 @@ impl Model {
         let config = ClipTextConfig::open(paths.text_encoder.config.as_ref(), &weights)?;
         let text = (weights, config);
 
-        let vision = |part: &PartFiles| {
-            let weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
-            let config = ClipVisionConfig::open(part.config.as_ref(), &weights)?;
-            Ok((weights, config))
-        };
-        let vision = match &paths.image_encoder {
-            Ok(part) => Ok(vision(part)?),
-            Err(missing) => Err(missing.clone()),
-        };
-
-        let previewer = |part: &PartFiles| {
-            let weights = Checkpoint::open_as(&part.weights, NetworkKind::Previewer)?;
-            let config = PreviewerConfig::open(&weights)?;
-            Ok((weights, config))
-        };
-        let previewer = match &paths.previewer {
-            Ok(part) => Ok(previewer(part)?),
-            Err(missing) => Err(missing.clone()),
-        };
-
         paths.schedulers.iter().try_for_each(check_scheduler)?;
         let native_size = paths.native_size()?;
         let tokenizer = paths.tokenizer.clone();
+        let (vision, effnet) = (Extra::at(&paths.image_encoder), Extra::at(&paths.effnet_encoder));
         let (sources, texts) = (paths.sources(), paths.texts());
-        let model = Self { stage_a, stage_b, stage_c, text, vision, previewer, tokenizer, native_size, sources, texts };
+        let previewer = Extra::at(&paths.previewer);
+        let model = Self {
+            stage_a,
+            stage_b,
+            stage_c,
+            text,
+            vision,
+            effnet,
+            previewer,
+            tokenizer,
+            native_size,
+            sources,
+            texts,
+        };
         model.check_fit()?;
+        // What somebody names has to be there, whether it is needed or not.
+        if paths.image_encoder.is_given() {
+            model.vision()?;
+        }
+        if paths.effnet_encoder.is_given() {
+            model.effnet()?;
+        }
         Ok(model)
     }
 
     /// The vision tower.
     ///
     /// # Errors
-    /// [`Error::ModelMissing`] says where it was looked for.
+    /// [`Error::ModelMissing`] says where it was looked for. If its files are damaged, or it does not fit Stage C.
     pub fn vision(&self) -> Result<&(Checkpoint, ClipVisionConfig)> {
-        self.vision.as_ref().map_err(Missing::error)
+        self.vision.get(|part| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
+            let config = ClipVisionConfig::open(part.config.as_ref(), &weights)?;
+            let (stage_c, c) = &self.stage_c;
+            let takes = c.clip_image_in_channels;
+            fits(&stage_c.path, "image embeddings", takes, &weights.path, config.projection_dim)?;
+            fits(&weights.path, "pictures", Some(config.num_channels), &weights.path, 3)?;
+            Ok((weights, config))
+        })
+    }
+
+    /// The EfficientNet encoder.
+    ///
+    /// # Errors
+    /// As [`vision`](Self::vision).
+    pub fn effnet(&self) -> Result<&(Checkpoint, EffnetConfig)> {
+        self.effnet.get(|part| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::EffnetEncoder)?;
+            let config = EffnetConfig::open(&weights)?;
+            let (stage_c, c) = &self.stage_c;
+            fits(&stage_c.path, "latents", Some(c.in_channels), &weights.path, config.latent_channels)?;
+            Ok((weights, config))
+        })
     }
 
     /// Makes weights int8 that are not, as [the table](crate::weights::is_narrow) says: each when it is first used, in memory of
@@ -129,15 +159,29 @@ impl Model {
     /// # Errors
     /// As [`vision`](Self::vision).
     pub fn previewer(&self) -> Result<&(Checkpoint, PreviewerConfig)> {
-        self.previewer.as_ref().map_err(Missing::error)
+        self.previewer.get(|part| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::Previewer)?;
+            let config = PreviewerConfig::open(&weights)?;
+            let (stage_c, c) = &self.stage_c;
+            fits(&weights.path, "latents", Some(config.latent_channels()), &stage_c.path, c.out_channels)?;
+            Ok((weights, config))
+        })
     }
 
     /// Every file that it may be read from: weights, configs, the tokenizer's. Some need not exist.
     pub fn files(&self) -> BTreeSet<&Path> {
-        let previewer = self.previewer.iter().map(|(weights, _)| weights);
-        let optional = self.vision.iter().map(|(weights, _)| weights).chain(previewer);
-        let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter().chain(optional);
-        weights.flat_map(Checkpoint::files).chain(self.texts.iter().map(PathBuf::as_path)).collect()
+        let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter();
+        // Of networks that are damaged, nothing is read.
+        let vision = self.vision().map(|(weights, _)| weights);
+        let effnet = self.effnet().map(|(weights, _)| weights);
+        let previewer = self.previewer().map(|(weights, _)| weights);
+        weights
+            .chain(vision)
+            .chain(effnet)
+            .chain(previewer)
+            .flat_map(Checkpoint::files)
+            .chain(self.texts.iter().map(PathBuf::as_path))
+            .collect()
     }
 
     /// A line for each network of which there were several files: which one was taken, and instead of what.
@@ -151,19 +195,6 @@ impl Model {
     fn check_fit(&self) -> Result<()> {
         let Self { stage_a: (_, a), stage_b: (b_file, b), stage_c: (c_file, c), text: (text_file, text), .. } = self;
         let Checkpoint { path: b_path, .. } = b_file;
-        // A Stage C that takes no images is no reason to refuse the model: no image prompt reaches it.
-        let vision = self.vision.as_ref().ok().zip(c.clip_image_in_channels);
-        let vision = vision.map(|((from, vision), takes)| {
-            (&c_file.path, "image embeddings", Some(takes), &from.path, vision.projection_dim)
-        });
-        let pictures = self
-            .vision
-            .as_ref()
-            .ok()
-            .map(|(from, vision)| (&from.path, "pictures", Some(vision.num_channels), &from.path, 3));
-        let previewer = self.previewer.as_ref().ok().map(|(from, previewer)| {
-            (&from.path, "latents", Some(previewer.latent_channels()), &c_file.path, c.out_channels)
-        });
         let parts = [
             (&c_file.path, "text states", c.clip_text_in_channels, &text_file.path, text.hidden_size),
             (&c_file.path, "pooled text", Some(c.clip_text_pooled_in_channels), &text_file.path, text.projection_dim),
@@ -173,21 +204,21 @@ impl Model {
             (b_path, "latents", Some(b.in_channels), b_path, b.out_channels),
             (&self.stage_a.0.path, "latents", Some(a.latent_channels), b_path, b.out_channels),
         ];
-        for (path, what, takes, from, gives) in parts.into_iter().chain(vision).chain(pictures).chain(previewer) {
-            if takes != Some(gives) {
-                let takes = takes.map_or("none".to_owned(), |n| n.to_string());
-                return Err(Error::Model {
-                    path: path.clone(),
-                    expected: format!(
-                        "a network that takes {what} of {gives} channels, as {} makes them",
-                        from.display()
-                    ),
-                    found: format!("one that takes {takes}; use parts of one model"),
-                });
-            }
-        }
-        Ok(())
+        parts.into_iter().try_for_each(|(path, what, takes, from, gives)| fits(path, what, takes, from, gives))
     }
+}
+
+/// Whether the network in `path` takes as many channels of `what` as the one in `from` gives.
+fn fits(path: &Path, what: &str, takes: Option<usize>, from: &Path, gives: usize) -> Result<()> {
+    if takes == Some(gives) {
+        return Ok(());
+    }
+    let takes = takes.map_or("none".to_owned(), |n| n.to_string());
+    Err(Error::Model {
+        path: path.to_owned(),
+        expected: format!("a network that takes {what} of {gives} channels, as {} makes them", from.display()),
+        found: format!("one that takes {takes}; use parts of one model"),
+    })
 }
 
 /// The scheduler of a model is the one that there is: the published pipelines', with their `s` and `scaler`.

@@ -1,11 +1,13 @@
-//! Pictures that are given: read from files, resized as Pillow does it, normalised for an encoder.
+//! Pictures that are given: read from files, fitted to a size, resized as Pillow does it, normalised for an encoder.
 
+mod fit;
 mod normalise;
 #[cfg(feature = "pictures")]
 mod read;
 mod resample;
 
-pub use normalise::{clip_crop, clip_pixels};
+pub use fit::{Fit, psnr};
+pub use normalise::{Statistics, clip_crop};
 #[cfg(feature = "pictures")]
 pub use read::{decode, read, size};
 pub use resample::{Area, Filter, resample};

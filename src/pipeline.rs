@@ -1,7 +1,7 @@
 //! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
 mod conditions;
-mod embed;
+mod encode;
 mod inputs;
 mod key;
 mod observer;
@@ -30,7 +30,7 @@ use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
-pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
+pub use inputs::{HostTensor, Init, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
 pub use options::{Batch, Options};
@@ -380,11 +380,12 @@ impl Pipeline {
             keep: options.keep,
             results: Results::default(),
         };
-        run.observer.batch(&recorded.outline(run.job.images.len()));
+        run.observer.batch(&recorded.outline(&job));
         for stage in &recorded.stages {
             let start = Instant::now();
-            if stage.steps() > 0 {
-                run.observer.begin(stage.name(), stage.steps());
+            let steps = stage.steps(&job);
+            if steps > 0 {
+                run.observer.begin(stage.name(), steps);
             }
             stage.run(&mut run)?;
             times.add(stage.name(), start.elapsed());

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use embedding::timestep_embedding;
-pub use rule::{Step, steps};
+pub use rule::{Step, first_step, steps, steps_from};
 pub use schedule::{S, alpha_bar, timesteps};
 
 /// Declares an enum whose values have names, on the command line and in records.

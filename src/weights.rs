@@ -1,7 +1,7 @@
 //! Learned tensors: memory-mapped files, tensor names, and networks.
 //!
 //! ```text
-//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
+//! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ lookup ─▶ paths
 //!                            ▲     │        ▲
 //!          names, kind, change, narrow    variant
 //!                                  └─▶ layout, header: files that are written
@@ -18,6 +18,7 @@ pub mod header;
 pub mod index;
 pub mod kind;
 pub mod layout;
+mod lookup;
 pub mod mmap;
 pub mod names;
 mod narrow;
@@ -28,7 +29,8 @@ pub use change::{Changes, Copied, LowRank};
 pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use layout::{Layout, Place};
+pub use lookup::Lookup;
 pub use mmap::install_sigbus_handler;
 pub use narrow::is_narrow;
-pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
+pub use paths::{ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

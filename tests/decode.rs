@@ -1,10 +1,12 @@
 //! Stages apart, on the command line: `generate --prior-only`, `decode`, `encode` and `generate --text`. And pictures
-//! made again, alone or in other batches.
+//! made again, alone or in other batches, and pictures that are given.
 #![cfg(all(feature = "cli", feature = "demo"))]
 
 #[path = "decode/again.rs"]
 mod again;
 mod common;
+#[path = "decode/initial.rs"]
+mod initial;
 
 use std::collections::HashMap;
 use std::fs;

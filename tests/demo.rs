@@ -16,8 +16,10 @@ use cascade_rt::backend::Backend;
 use cascade_rt::image::{Image, read_metadata};
 use cascade_rt::model::Model;
 use cascade_rt::noise::NoiseKind;
-use cascade_rt::pipeline::Pipeline;
+use cascade_rt::picture::psnr;
+use cascade_rt::pipeline::{Batch, Init, Inputs, Options, Pipeline};
 use cascade_rt::request::Request;
+use cascade_rt::shape::Shape;
 
 const APPLE: &str = "a red apple on a blue background";
 
@@ -152,6 +154,64 @@ fn every_backend_draws_the_same_picture() {
         println!("{name}: differs by {mean:.5} of 255 on average, by more than 4 in {large} values");
         assert!(mean < 0.05 && large <= image.rgb.len() / 1000, "{name}: by {mean}, by more than 4 in {large} values");
     }
+}
+
+/// The image encoder, whose layers do not have the sizes of the published one, is the same on every backend.
+#[test]
+fn every_backend_encodes_a_picture_alike() {
+    let _alone = alone();
+    let picture = pictures(best(), &[APPLE], 1).remove(0);
+    let mut first: Option<Vec<f32>> = None;
+    for backend in common::exact() {
+        let name = format!("{} with {}", backend.device().name, backend.device().caps);
+        let mut pipeline = Pipeline::new(Model::demo().unwrap(), backend).unwrap();
+        let latents = pipeline.encode_picture(&picture, (3, 3), true).unwrap();
+        assert_eq!(latents.shape, Shape::new(1, 3, 3, 16), "{name}");
+        let first = first.get_or_insert_with(|| latents.values.clone());
+        let error = common::relative_l2(&latents.values, first);
+        assert!(error <= 1e-5, "{name}: {error}");
+    }
+}
+
+/// What the latents keep of a picture, and what an image that begins with it keeps.
+#[test]
+fn pictures_that_are_given_are_recognised() {
+    let _alone = alone();
+    let mut pipeline = Pipeline::new(Model::demo().unwrap(), best()).unwrap();
+    let side = pipeline.model().native_size.unwrap();
+    let request = |prompt: &str| Request { width: side, height: side, ..Request::new(prompt) };
+    let size = request("").sizes().c;
+    let apple = pipeline.generate(&request(APPLE)).unwrap().remove(0);
+    let latents = pipeline.encode_picture(&apple, size, false).unwrap();
+    let mut made = |inputs: Inputs<'_>, prompt: &str| {
+        let mut images = Vec::new();
+        let options = Options { inputs, ..Options::default() };
+        let push = |batch: Batch| -> cascade_rt::Result<()> {
+            images.extend(batch.images);
+            Ok(())
+        };
+        pipeline.run(&request(prompt), options, push).unwrap();
+        images.remove(0)
+    };
+    let again = made(Inputs { stage_c: Some(&latents), ..Inputs::default() }, "");
+    let decibels = psnr(&apple, &again);
+    println!("reconstruction: {decibels:.2} dB");
+    assert!(decibels > 18.0 && seen(&again) == ("red", "blue"), "{decibels} dB, {:?}", seen(&again));
+
+    // Little of it changes at a low strength, and nothing of it is left at 1.
+    let lemon = "a lemon on a teal background";
+    let mut from = |strength, prompt| {
+        let init = Init { latents: &latents, strength };
+        seen(&made(Inputs { init: Some(init), ..Inputs::default() }, prompt))
+    };
+    assert_eq!(from(0.25, ""), ("red", "blue"));
+    assert_eq!(from(1.0, lemon), ("yellow", "teal"));
+    // The same plan makes pictures with and without a beginning.
+    let plain = made(Inputs::default(), lemon);
+    assert!(plain == pipeline.generate(&request(lemon)).unwrap().remove(0));
+    let decibels = psnr(&apple, &pipeline.autoencode(&apple, false).unwrap());
+    println!("Stage A alone: {decibels:.2} dB");
+    assert!(decibels > 25.0, "{decibels} dB by Stage A alone");
 }
 
 /// Runs the program in a folder, with an empty environment.

@@ -95,6 +95,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let jobs = seeds.iter().enumerate().map(job);
     let whole = |job: &Job| -> Result<Record> {
         Ok(Record {
+            images: file.record.as_ref().map_or_else(Vec::new, |record| record.images.clone()),
+            init: file.record.as_ref().and_then(|record| record.init.clone()),
             text: file.record.as_ref().and_then(|record| record.text.clone()).filter(|_| text.is_some()),
             prior: origin(&file, &job.request),
             ..args.setup.record(&job.request, &model, &opened, None)?

@@ -1,9 +1,10 @@
-//! `cascade-rt encode`: prompts to text states and pictures to embeddings, for other runs and other programs.
+//! `cascade-rt encode`: prompts to text states and pictures to embeddings or latents, for other runs and other programs.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use super::image_prompts::{self, Named};
+use super::initial::Fitting;
 use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::output::Output;
@@ -14,13 +15,17 @@ use super::tensors::Tensors;
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::image::Record;
+use crate::picture;
 use crate::pipeline::{HostTensor, Options, Pipeline};
 use crate::request::Request;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Picture (PNG, JPEG, WebP) that becomes latents of Stage C, for `decode`, with a text for Stage B.
+    #[arg(required_unless_present_any = ["prompt", "prompts", "image"], conflicts_with = "prompts")]
+    picture: Option<PathBuf>,
     /// What pictures are to show, may be empty; or - for what standard input holds.
-    #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompts", "image"])]
+    #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// File with one prompt a line, or - for standard input. Empty lines are skipped.
     #[arg(long, value_name = "FILE|-", conflicts_with = "prompt")]
@@ -28,14 +33,16 @@ pub(super) struct Args {
     /// Picture that becomes an image prompt, for `generate --image`. May be repeated.
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     image: Vec<Named>,
+    #[command(flatten)]
+    fitting: Fitting,
     /// What guidance is to lead away from.
     #[arg(short, long, value_name = "TEXT", default_value = "")]
     negative: String,
     #[command(flatten)]
     setup: Setup,
-    /// File that ends in .safetensors, or - for standard output. It gets prompt_embeds and prompt_embeds_pooled, a
-    /// row for each prompt, and negative_prompt_embeds and negative_prompt_embeds_pooled, one row; and image_embeds, a
-    /// row for each picture, times its weight.
+    /// File that ends in .safetensors, or - for standard output. It gets stage_c, the latents of the picture;
+    /// prompt_embeds and prompt_embeds_pooled, a row for each prompt, and negative_prompt_embeds and
+    /// negative_prompt_embeds_pooled, one row; and image_embeds, a row for each image prompt, times its weight.
     #[arg(short, long, value_name = "FILE|-")]
     output: PathBuf,
     /// Replace a file that exists.
@@ -54,10 +61,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
             prompt.iter().map(|prompt| prompts::one(prompt).map(|text| Line::of(&text))).collect::<Result<_>>()?
         }
     };
-    let has_text = !lines.is_empty();
-    let lines = if has_text { lines } else { vec![Line::of("")] };
+    let picture = args.picture.as_deref().map(picture::read).transpose()?;
+    // Stage B is told a text with every picture's latents.
+    let has_text = !lines.is_empty() || picture.is_some();
+    let lines = if lines.is_empty() { vec![Line::of("")] } else { lines };
     let images = image_prompts::read(&args.image)?;
-    let base = Request { negative: args.negative.clone(), ..Request::default() };
+    let mut base = Request { negative: args.negative.clone(), ..Request::default() };
+    if let Some(picture) = &picture {
+        (base.width, base.height) = args.fitting.size(picture);
+    }
     let jobs = jobs(&lines, &base, [false; 2], true)?;
     let [Job { request, .. }] = &jobs[..] else {
         return Err(Error::Request {
@@ -68,11 +80,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let outputs = Output::file(args.output.clone(), args.force).plan_tensors(None)?;
     let model = args.setup.open_model(args.quiet)?;
-    let given = args.prompts.clone().into_iter().chain(args.image.iter().map(|image| image.path.clone()));
+    let given =
+        args.prompts.iter().chain(&args.picture).cloned().chain(args.image.iter().map(|image| image.path.clone()));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     let opened = args.setup.open_device_of(None)?;
     let shown = images.iter().map(image_prompts::Prompt::record).collect();
-    let record = Record { images: shown, ..args.setup.record(request, &model, &opened, None)? };
+    let init = args.picture.as_deref().map(|file| args.fitting.record(file));
+    let record = Record { images: shown, init, ..args.setup.record(request, &model, &opened, None)? };
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, false, args.quiet, &record, pipeline.backend());
 
@@ -84,6 +98,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let (text, times) = after_a_step(|| pipeline.encode_text(request, options))?;
         report.times += times;
         tensors.append_text(&text, request.prompts.len());
+    }
+    if let Some(picture) = picture {
+        let picture = args.fitting.fit.apply(&picture, request.width, request.height);
+        tensors.append_images("stage_c", pipeline.encode_picture(&picture, request.sizes().c, false)?);
     }
     if let Some(HostTensor { shape, values }) = image_prompts::embed(&images, &mut pipeline, false)? {
         tensors.append("image_embeds", vec![shape.w, shape.c], values);

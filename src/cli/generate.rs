@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::adapters::Chosen;
+use super::again::{prior_request, record_of};
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
 use super::image_prompts;
+use super::initial::{self, fit_alike};
 use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::make::Making;
@@ -19,11 +21,10 @@ use super::setup::{Sampling, Setup, Size};
 use super::tensors::Tensors;
 use super::watch::Watch;
 use super::{FILES, PICTURE, note};
-use crate::demo;
 use crate::error::{Error, Result};
-use crate::image::{Origin, Record, read_metadata};
+use crate::image::Record;
 use crate::noise::NoiseKind;
-use crate::pipeline::{HostTensor, Inputs, Observer, Options, Pipeline, TextEmbeddings};
+use crate::pipeline::{Init, Inputs, Observer, Options, Pipeline, TextEmbeddings};
 use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 
@@ -41,13 +42,13 @@ pub(super) struct Args {
     /// What the picture shows, may be empty; or - for what standard input holds, as where nothing is given and it is
     /// a pipe.
     #[arg(env = "CASCADE_PROMPT")]
-    prompt: Option<String>,
+    pub(super) prompt: Option<String>,
     #[command(flatten)]
-    setup: Setup,
+    pub(super) setup: Setup,
     #[command(flatten)]
     sampling: Sampling,
     #[command(flatten)]
-    size: Size,
+    pub(super) size: Size,
     /// What guidance leads away from.
     #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, env = "CASCADE_NEGATIVE")]
     negative: Option<String>,
@@ -76,11 +77,13 @@ pub(super) struct Args {
     from: Option<PathBuf>,
     /// Take encoded text from this safetensors file, which `encode` or diffusers wrote, instead of a prompt.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompts", "negative"], help_heading = FILES, env = "CASCADE_TEXT")]
-    text: Option<PathBuf>,
+    pub(super) text: Option<PathBuf>,
     /// Show something like this picture (PNG, JPEG, WebP), with or without a prompt. Several are mixed; a weight, 1 unless
     /// given, says how strongly. A .safetensors file that `encode --image` wrote takes a picture's place.
     #[arg(long, value_name = "FILE[:WEIGHT]", help_heading = PICTURE, env = "CASCADE_IMAGE")]
-    image: Vec<image_prompts::Named>,
+    pub(super) image: Vec<image_prompts::Named>,
+    #[command(flatten)]
+    pub(super) initial: initial::Args,
     /// Stop after Stage C, and write its latents and the text to the output, which ends in .safetensors, for
     /// `decode`.
     #[arg(long, conflicts_with_all = ["resume", "no_metadata"], help_heading = FILES, env = "CASCADE_PRIOR_ONLY")]
@@ -89,7 +92,7 @@ pub(super) struct Args {
     output: Output,
     /// Start from `stage_c` and `stage_b` (f32, NCHW) of this safetensors file instead of noise.
     #[arg(long, value_name = "FILE", help_heading = FILES, env = "CASCADE_LATENTS")]
-    latents: Option<PathBuf>,
+    pub(super) latents: Option<PathBuf>,
     #[command(flatten)]
     making: Making,
     #[command(flatten)]
@@ -104,7 +107,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // Where nothing else is asked for, it is that very picture, and not one like it.
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
-    let shown = image_prompts::read(&args.image)?;
+    let (shown, initial) = (image_prompts::read(&args.image)?, args.initial.read(from.as_ref())?);
     let syntax = args.prompt_syntax.or(from.as_ref().and_then(|record| record.syntax.parse().ok())).unwrap_or_default();
     let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), syntax)?;
     let tags = take_tags(args, &mut jobs)?;
@@ -135,7 +138,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
 
     let model = args.setup.open_model_with(&tags, from.as_ref(), args.making.quiet)?;
-    let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
+    let given =
+        [&args.prompts, &args.latents, &args.text, &args.from, &args.initial.init].into_iter().flatten().cloned();
     let given = given.chain(args.image.iter().map(|image| image.path.clone()));
     let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
@@ -168,6 +172,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             text: text.as_ref().map(|file| file.from(row_of_text.unwrap_or(0))),
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
             images: shown.iter().map(image_prompts::Prompt::record).collect(),
+            init: initial.as_ref().map(initial::Initial::record),
             prior: again.and_then(|record| record.prior.clone()),
             ..args.setup.record(&job.request, &model, &opened, from.as_ref())?
         })
@@ -182,10 +187,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let images = image_prompts::embed(&shown, &mut pipeline, args.making.check_nodes)?;
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
     let given = Inputs { text: states.as_ref(), image: images.as_ref(), start_c, start_b, ..Inputs::default() };
+    let begin_with = |request: &Request, pipeline: &mut Pipeline| {
+        let latents = |initial: &initial::Initial| initial.latents(request, pipeline, args.making.check_nodes);
+        initial.as_ref().map(latents).transpose()
+    };
+    let strength = initial.as_ref().map_or(1.0, |initial| initial.strength);
     if args.prior_only {
         let (job, whole) = single(&jobs, "--prior-only")?;
         let states = weighed(&mut pipeline, job, syntax, states.is_some(), &mut watch)?;
-        let inputs = Inputs { text: states.as_ref().or(given.text), ..given };
+        let latents = begin_with(&job.request, &mut pipeline)?;
+        let inputs = Inputs {
+            text: states.as_ref().or(given.text),
+            init: latents.as_ref().map(|latents| Init { latents, strength }),
+            ..given
+        };
         let Making { batch, check_nodes, .. } = args.making;
         let (keep, preview) = (outputs.dump.is_some(), watch.preview.is_some());
         watch.expect(job.request.images(), 0);
@@ -198,14 +213,38 @@ pub(super) fn run(args: &Args) -> Result<()> {
         tensors.append_text(&TextEmbeddings { states: None, ..prior.text }, job.request.prompts.len());
         at_once(|| report.wrote(|| outputs.write(0, &tensors.to_bytes(outputs.name(0), Some(whole))?)))?;
     } else {
-        let images = jobs[0].0.request.images();
-        let stage_c = prior_of(again, &mut pipeline, &mut watch, &mut report)?.map(|one| one.repeated(images));
+        let stage_c = match again.and_then(prior_request) {
+            Some((request, image)) => {
+                let latents = begin_with(request, &mut pipeline)?;
+                let inputs = Inputs {
+                    image: given.image,
+                    init: latents.as_ref().map(|latents| Init { latents, strength }),
+                    ..Inputs::default()
+                };
+                let images = Some(image..image + 1);
+                let options = Options { inputs, images, observer: Some(&mut watch), ..Options::default() };
+                let (prior, times) = after_a_step(|| pipeline.prior(request, options))?;
+                report.times += times;
+                Some(prior.stage_c.repeated(jobs[0].0.request.images()))
+            }
+            None => None,
+        };
         watch.pictures = args.grid.grid.is_some().then(Vec::new);
-        // Text that is encoded apart is that of one job.
-        let together = if syntax == Syntax::Plain { jobs.len() } else { 1 };
-        for jobs in jobs.chunks(together) {
+        // Text that is encoded apart is that of one job, and the latents of a picture are those of one size.
+        let alike = |a: &Job, b: &Job| initial.is_none() || fit_alike(&a.request, &b.request);
+        for jobs in jobs.chunk_by(|a, b| syntax == Syntax::Plain && alike(&a.0, &b.0)) {
             let states = weighed(&mut pipeline, &jobs[0].0, syntax, states.is_some(), &mut watch)?;
-            let inputs = Inputs { text: states.as_ref().or(given.text), stage_c: stage_c.as_ref(), ..given };
+            let latents = match stage_c {
+                Some(_) => None,
+                None => begin_with(&jobs[0].0.request, &mut pipeline)?,
+            };
+            let text = states.as_ref().or(given.text);
+            let inputs = Inputs {
+                text,
+                stage_c: stage_c.as_ref(),
+                init: latents.as_ref().map(|latents| Init { latents, strength }),
+                ..given
+            };
             args.making.pictures(&mut pipeline, jobs, inputs, &outputs, &mut watch, &mut report)?;
         }
         if let Some(pictures) = &watch.pictures {
@@ -280,14 +319,14 @@ fn asked(
             base.negative = negative;
             plain(&prompts)
         }
-        // An image prompt may stand alone.
-        (None, None, None) if !args.image.is_empty() => plain(&[String::new()]),
+        // An image prompt may stand alone, and so may a picture that is changed.
+        (None, None, None) if !args.image.is_empty() || args.initial.init.is_some() => plain(&[String::new()]),
         (None, None, None) if is_pipe() => vec![Line::of(&prompts::one("-")?)],
         (None, None, None) => {
             return Err(Error::Request {
                 what: "PROMPT".into(),
                 expected:
-                    "what the picture shows, - to read it from standard input, or --prompts, --text, --image or --from"
+                    "what the picture shows, - to read it from standard input, or --prompts, --text, --image, --init or --from"
                         .into(),
                 found: "nothing".into(),
             });
@@ -315,59 +354,6 @@ fn is_pipe() -> bool {
     {
         !std::io::IsTerminal::is_terminal(&std::io::stdin())
     }
-}
-
-/// The record of a picture that is to be made again, for which the flags give what is not in it.
-fn record_of(path: &Path, args: &Args) -> Result<Record> {
-    let lacks = |expected: String, found: &str| Error::Request {
-        what: format!("--from {}", path.display()),
-        expected,
-        found: found.into(),
-    };
-    let damaged = |e: serde_json::Error| lacks("a picture of cascade-rt".into(), &e.to_string());
-    let record = read_metadata(path)?.record().map_err(damaged)?;
-    let record = record.ok_or_else(|| lacks("a picture of cascade-rt".into(), "one without a record"))?;
-    record.request.check()?;
-    if record.image >= record.request.images() {
-        return Err(lacks("an image of its request".into(), &record.image.to_string()));
-    }
-    if !args.setup.model.is_given() && demo::MODEL.is_none_or(|built_in| built_in.name != record.model) {
-        return Err(lacks(format!("--model with {}, which made it", record.model), "none"));
-    }
-    if args.prompt.is_some() || args.size.count.is_some() {
-        return Ok(record);
-    }
-    if !record.images.is_empty() && args.image.is_empty() {
-        let files: Vec<_> = record.images.iter().map(|image| format!("{}:{}", image.file, image.weight)).collect();
-        return Err(lacks(format!("--image with {}", files.join(" and ")), "none"));
-    }
-    match (&record.text, &record.latents, &record.prior) {
-        (Some(of), ..) if args.text.is_none() => Err(lacks(format!("--text with {}", of.file), "none")),
-        (_, Some(of), _) if args.latents.is_none() => Err(lacks(format!("--latents with {}", of.file), "none")),
-        (_, _, Some(Origin::File(of))) => {
-            let seed = record.request.seed.wrapping_sub(of.row as u64);
-            let decode = format!("`cascade-rt decode {} -s {seed}`, whose picture {} it is", of.file, of.row + 1);
-            Err(lacks(decode, "another command"))
-        }
-        _ => Ok(record),
-    }
-}
-
-/// Stage C's latents of a picture that was decoded from those of another request, made again.
-fn prior_of(
-    again: Option<&Record>,
-    pipeline: &mut Pipeline,
-    watch: &mut Watch,
-    report: &mut Report,
-) -> Result<Option<HostTensor>> {
-    let Some(Origin::Request { request, image }) = again.and_then(|record| record.prior.as_ref()) else {
-        return Ok(None);
-    };
-    request.check()?;
-    let options = Options { images: Some(*image..image + 1), observer: Some(watch), ..Options::default() };
-    let (prior, times) = after_a_step(|| pipeline.prior(request, options))?;
-    report.times += times;
-    Ok(Some(prior.stage_c))
 }
 
 /// The only job of a run that takes or makes tensors of all its images.

@@ -77,8 +77,15 @@ fn picture(path: &Path) -> Result<()> {
 
 fn folder(args: &Args) -> Result<()> {
     let paths = ModelPaths::find(Some(&args.path), None, &Overrides::default())?;
-    let parts = [&paths.stage_c, &paths.stage_b, &paths.stage_a, &paths.text_encoder];
-    for part in parts.into_iter().chain(&paths.image_encoder).chain(&paths.previewer) {
+    let mut parts =
+        vec![paths.stage_c.clone(), paths.stage_b.clone(), paths.stage_a.clone(), paths.text_encoder.clone()];
+    for lookup in [&paths.image_encoder, &paths.effnet_encoder, &paths.previewer] {
+        match lookup.find() {
+            Err(Error::ModelMissing { .. }) => {}
+            found => parts.push(found?),
+        }
+    }
+    for part in &parts {
         file(&part.weights, args)?;
         if let Some(config) = &part.config {
             say(&printable(&format!("  config {}", config.display())))?;

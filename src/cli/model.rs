@@ -46,6 +46,9 @@ pub(super) struct ModelArgs {
     /// Image encoder weights, for --image, instead of the folder's.
     #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_IMAGE_ENCODER")]
     image_encoder: Option<Location>,
+    /// EfficientNet encoder weights, for --init, `reconstruct` and `encode`, instead of the folder's.
+    #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_EFFNET_ENCODER")]
+    effnet_encoder: Option<Location>,
 }
 
 impl ModelArgs {
@@ -66,6 +69,7 @@ impl ModelArgs {
             tokenizer: None,
             variant: None,
             image_encoder: None,
+            effnet_encoder: None,
         }
     }
 
@@ -99,6 +103,7 @@ impl ModelArgs {
             text_encoder: self.text_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
             image_encoder: self.image_encoder.clone(),
+            effnet_encoder: self.effnet_encoder.clone(),
             ..Overrides::default()
         }
     }

@@ -316,6 +316,11 @@ impl Outputs {
         }
     }
 
+    /// Whether the only result goes to standard output.
+    pub(super) fn is_stdout(&self) -> bool {
+        self.paths.is_empty()
+    }
+
     /// The file of index `index`, for messages.
     pub(super) fn name(&self, index: usize) -> &Path {
         self.paths.get(index).map_or(Path::new("standard output"), PathBuf::as_path)

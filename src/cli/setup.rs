@@ -106,19 +106,10 @@ impl Setup {
     /// # Errors
     /// If the model is no longer there.
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
-        let ModelPaths {
-            stage_a,
-            stage_b,
-            stage_c,
-            text_encoder,
-            image_encoder,
-            previewer,
-            tokenizer,
-            index,
-            schedulers,
-        } = self.model.find(self.variant(None))?;
-        let parts =
-            [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok()).chain(previewer.ok());
+        let paths = self.model.find(self.variant(None))?;
+        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers, .. } = paths;
+        let extra = [paths.image_encoder, paths.effnet_encoder, paths.previewer].into_iter().flat_map(|lookup| lookup.find());
+        let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(extra);
         let of_parts = parts
             .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));
         let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());
@@ -276,7 +267,7 @@ pub(super) struct Subject {
     ///
     /// Times and the device's memory are those of a real model. The host's memory is
     /// less, and the pictures are noise.
-    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder"])]
+    #[arg(long, value_name = "PRESET", conflicts_with_all = ["model", "prior", "stage_a", "stage_b", "stage_c", "text_encoder", "tokenizer", "image_encoder", "effnet_encoder"])]
     synthetic: Option<Preset>,
 }
 

@@ -39,7 +39,11 @@ const FLAGS: &[(&str, &str)] = &[
     ("tokenizer", "--tokenizer"),
     ("variant", "--variant"),
     ("image_encoder", "--image-encoder"),
+    ("effnet_encoder", "--effnet-encoder"),
     ("image", "--image"),
+    ("init", "--init"),
+    ("strength", "--strength"),
+    ("fit", "--fit"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

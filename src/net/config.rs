@@ -6,12 +6,14 @@
 //! where networks can be recorded, in [`tensors`](super::tensors).
 
 mod clip;
+mod effnet;
 mod infer;
 mod previewer;
 mod stage_a;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
+pub use effnet::{EffnetConfig, Layer};
 pub use previewer::PreviewerConfig;
 pub use stage_a::StageAConfig;
 pub use unet::{Block, UNetConfig};

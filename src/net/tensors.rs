@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use super::config::{ClipTextConfig, ClipVisionConfig, PreviewerConfig, StageAConfig, UNetConfig};
+use super::config::{ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig};
 use super::unet::{Conditions, UNet};
 use super::{Net, clip, effnet, previewer, stage_a};
 use crate::error::Result;
@@ -121,13 +121,28 @@ impl Dry for ClipVisionConfig {
     }
 }
 
-struct Effnet;
-
-impl Dry for Effnet {
+impl Dry for EffnetConfig {
     fn record(&self, net: &mut Net<'_>) -> Result<()> {
         let x = input(net, Shape::vector(3));
-        effnet::encode(net, x)?;
+        effnet::encode(net, self, x)?;
         Ok(())
+    }
+}
+
+impl EffnetConfig {
+    /// The tensors of a network of these sizes, without the batch norms' step counters.
+    pub fn tensors(&self) -> Table {
+        self.list()
+    }
+
+    /// Infers the sizes from `weights`, and checks them against `weights`.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::error::Error::Model) or [`Error::Tensor`](crate::error::Error::Tensor) names what does not fit.
+    pub fn open(weights: &Checkpoint) -> Result<Self> {
+        let config = Self::infer(weights)?;
+        config.check(weights, "as the other tensors imply")?;
+        Ok(config)
     }
 }
 
@@ -154,11 +169,6 @@ impl PreviewerConfig {
         config.check(weights, "as the other tensors imply")?;
         Ok(config)
     }
-}
-
-/// The tensors of the EfficientNet encoder, without the batch norms' step counters.
-pub fn of_effnet() -> Table {
-    Effnet.list()
 }
 
 macro_rules! of_config {

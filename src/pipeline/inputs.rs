@@ -71,6 +71,17 @@ impl Prior {
     }
 }
 
+/// A picture that Stage C changes rather than makes from noise.
+#[derive(Debug, Clone, Copy)]
+pub struct Init<'a> {
+    /// Its latents, `[images, h, w, 16]` for every image, or `[1, h, w, 16]` for all; see
+    /// [`Pipeline::encode_picture`](super::Pipeline::encode_picture).
+    pub latents: &'a HostTensor,
+    /// How much of it is to change, 0 to 1. Sampling begins at the first step whose diffusion time is at most this, with as
+    /// much noise as belongs there. 0 leaves the picture as it is, and 1 leaves nothing of it.
+    pub strength: f32,
+}
+
 /// What is given for a run. Tensors of images hold all images of the request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Inputs<'a> {
@@ -81,6 +92,8 @@ pub struct Inputs<'a> {
     pub image: Option<&'a HostTensor>,
     /// Stage C's result `[images, h, w, 16]` of any size: only the decoder runs.
     pub stage_c: Option<&'a HostTensor>,
+    /// A picture that Stage C changes.
+    pub init: Option<Init<'a>>,
     /// Start latents of Stage C instead of seeded noise, `[images, h, w, 16]`.
     pub start_c: Option<&'a HostTensor>,
     /// Start latents of Stage B instead of seeded noise, `[images, h, w, 4]`.
@@ -120,6 +133,17 @@ impl Inputs<'_> {
                 return Err(wrong("stage_c", expected, latents.shape.to_string()));
             }
             require("stage_c", latents, Shape::new(images, h, w, c.out_channels))?;
+        }
+        if let Some(Init { latents, strength }) = self.init {
+            if !(0.0..=1.0).contains(&strength) {
+                return Err(wrong("strength", "a number from 0 to 1".into(), strength.to_string()));
+            }
+            if self.stage_c.is_some() {
+                let found = "its result as well".into();
+                return Err(wrong("init", "none where Stage C's result is given".into(), found));
+            }
+            let rows = if latents.shape.n == 1 { 1 } else { images };
+            require("init", latents, Shape::new(rows, sizes.c.0, sizes.c.1, c.in_channels))?;
         }
         if let Some(start) = self.start_c {
             require("start_c", start, Shape::new(images, sizes.c.0, sizes.c.1, c.in_channels))?;

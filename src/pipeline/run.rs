@@ -37,9 +37,15 @@ impl Job<'_> {
     pub fn steps(&self, stage: usize) -> Vec<sampler::Step> {
         let Request { method, steps, .. } = self.request;
         match stage {
-            0 => sampler::steps(&method.0, steps.0),
+            0 => sampler::steps_from(&method.0, steps.0, self.first_step(stage)),
             _ => sampler::steps(&method.1, steps.1),
         }
+    }
+
+    /// The first of these steps that is taken: where an initial picture is given, that of its strength.
+    pub fn first_step(&self, stage: usize) -> usize {
+        let Some(init) = self.inputs.init.filter(|_| stage == 0) else { return 0 };
+        sampler::first_step(&self.request.method.0, self.request.steps.0, init.strength)
     }
 
     /// Indices of the batch's texts among all prompts of the request, which the negative one follows.

@@ -12,6 +12,7 @@ use crate::net::{Net, slot};
 use crate::noise::{LatentNoise, NoiseStream};
 use crate::ops::{Advance, Concat, CountNonFinite, Element, Philox};
 use crate::plan::{Recorder, SegmentId, Slot};
+use crate::sampler::Step;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
 
@@ -32,6 +33,8 @@ pub(super) struct Sampling {
     index: usize,
     steps: usize,
     condition: SegmentId,
+    /// The current step, u32 `[1, 1, 1, 1]`.
+    counter: Slot,
     /// One step.
     step: SegmentId,
     /// One step without guidance, where only some steps have it.
@@ -84,7 +87,7 @@ impl Sampling {
         };
 
         let mut table = None;
-        let (step, unguided, preview) = rec.repeat(steps, |rec| {
+        let (counter, step, unguided, preview) = rec.repeat(steps, |rec| {
             let counter = rec.input(Shape::vector(1), Element::U32);
             loop_feed.add(move |_, run| run.write(counter, &[0u32]));
             let update = Update::declare(rec, &mut loop_feed, key, index, [x, counter], picture.is_some());
@@ -116,7 +119,7 @@ impl Sampling {
                 rec.keep(pixels);
                 Ok(Preview { segment, pixels })
             });
-            Ok((usual, unguided.transpose()?, preview.transpose()?))
+            Ok((counter, usual, unguided.transpose()?, preview.transpose()?))
         })?;
         let stream = kind.stream;
         if seed.is_none() {
@@ -134,6 +137,7 @@ impl Sampling {
             index,
             steps,
             condition,
+            counter,
             step,
             unguided,
             check,
@@ -146,14 +150,14 @@ impl Sampling {
         })
     }
 
-    /// Steps of the loop.
-    pub fn steps(&self) -> usize {
-        self.steps
+    /// Steps that are taken for a batch.
+    pub fn steps(&self, job: &Job<'_>) -> usize {
+        self.steps - job.first_step(self.index)
     }
 
     /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none.
-    pub fn segments(&self) -> Vec<(SegmentId, usize)> {
-        vec![(self.condition, 1), (self.step, self.steps), (self.check, 1)]
+    pub fn segments(&self, job: &Job<'_>) -> Vec<(SegmentId, usize)> {
+        vec![(self.condition, 1), (self.step, self.steps(job)), (self.check, 1)]
     }
 
     /// Samples the batch, and sees to it that the result is finite.
@@ -161,12 +165,31 @@ impl Sampling {
         self.condition_feed.write(run)?;
         run.segment(self.condition)?;
         self.loop_feed.write(run)?;
-        for (i, step) in run.job.steps(self.index).iter().enumerate() {
+        let (steps, first) = (run.job.steps(self.index), run.job.first_step(self.index));
+        if first > 0 {
+            self.start_at(run, first, steps.get(first))?;
+        }
+        for (i, step) in steps[first..].iter().enumerate() {
             run.segment(if step.guided { self.step } else { self.unguided.unwrap_or(self.step) })?;
-            run.step_done(self.stage, [i, self.steps], step.r, Some(self.x), self.preview)?;
+            run.step_done(self.stage, [i, steps.len() - first], step.r, Some(self.x), self.preview)?;
         }
         run.segment(self.check)?;
-        run.finite(self.not_finite, self.stage, self.steps)
+        run.finite(self.not_finite, self.stage, steps.len() - first)
+    }
+
+    /// Puts the latents of the initial picture in place of the start noise, with as much of it as belongs to step
+    /// `first`: none after the last step.
+    fn start_at(&self, run: &mut Run<'_>, first: usize, step: Option<&Step>) -> Result<()> {
+        let init = run.job.inputs.init.expect("the first step is that of an initial picture").latents;
+        let rows: Vec<usize> = run.job.images.clone().map(|image| image.min(init.shape.n - 1)).collect();
+        let mut x = init.images(&rows);
+        if let Some(Step { clean: [a, b], .. }) = step {
+            // The clean latents are a·x + b·ε.
+            let noise = run.read(self.x)?.values;
+            x.iter_mut().zip(noise).for_each(|(x, noise)| *x = (*x - b * noise) / a);
+        }
+        run.write(self.x, &x)?;
+        run.write(self.counter, &[first as u32])
     }
 
     /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for as many

@@ -3,7 +3,7 @@
 use super::inputs::HostTensor;
 use super::key::PlanKey;
 use super::observer::StageName;
-use super::run::Run;
+use super::run::{Job, Run};
 use super::stages::Stage;
 use crate::error::Result;
 use crate::image::Image;
@@ -46,11 +46,11 @@ impl Stage for StageA {
         StageName::StageA
     }
 
-    fn steps(&self) -> usize {
+    fn steps(&self, _: &Job<'_>) -> usize {
         1
     }
 
-    fn segments(&self) -> Vec<(SegmentId, usize)> {
+    fn segments(&self, _: &Job<'_>) -> Vec<(SegmentId, usize)> {
         vec![(self.decode, 1)]
     }
 

@@ -4,7 +4,7 @@ use super::conditions::text::TextOfImages;
 use super::conditions::{absent, effnet};
 use super::key::PlanKey;
 use super::observer::StageName;
-use super::run::Run;
+use super::run::{Job, Run};
 use super::sampling::{Kind, Sampling};
 use super::stages::Stage;
 use super::text::TextSlots;
@@ -55,12 +55,12 @@ impl Stage for StageB {
         KIND.stage
     }
 
-    fn steps(&self) -> usize {
-        self.0.steps()
+    fn steps(&self, job: &Job<'_>) -> usize {
+        self.0.steps(job)
     }
 
-    fn segments(&self) -> Vec<(SegmentId, usize)> {
-        self.0.segments()
+    fn segments(&self, job: &Job<'_>) -> Vec<(SegmentId, usize)> {
+        self.0.segments(job)
     }
 
     fn run(&self, run: &mut Run<'_>) -> Result<()> {

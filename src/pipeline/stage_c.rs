@@ -4,7 +4,7 @@ use super::conditions::text::TextOfImages;
 use super::conditions::{absent, image};
 use super::key::{PlanKey, Until};
 use super::observer::StageName;
-use super::run::{Feed, Run};
+use super::run::{Feed, Job, Run};
 use super::sampling::{Kind, Sampling};
 use super::stages::Stage;
 use super::text::TextSlots;
@@ -90,16 +90,16 @@ impl Stage for StageC {
         KIND.stage
     }
 
-    fn steps(&self) -> usize {
+    fn steps(&self, job: &Job<'_>) -> usize {
         match &self.source {
-            Source::Sampled(sampling) => sampling.steps(),
+            Source::Sampled(sampling) => sampling.steps(job),
             Source::Given(..) => 0,
         }
     }
 
-    fn segments(&self) -> Vec<(SegmentId, usize)> {
+    fn segments(&self, job: &Job<'_>) -> Vec<(SegmentId, usize)> {
         match &self.source {
-            Source::Sampled(sampling) => sampling.segments(),
+            Source::Sampled(sampling) => sampling.segments(job),
             Source::Given(..) => Vec::new(),
         }
     }

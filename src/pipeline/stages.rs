@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::key::{PlanKey, Until};
 use super::observer::{Outline, StageName};
-use super::run::Run;
+use super::run::{Job, Run};
 use super::stage_a::StageA;
 use super::stage_b::StageB;
 use super::stage_c::StageC;
@@ -29,11 +29,11 @@ pub(crate) trait Stage: Send {
     /// Which stage it is.
     fn name(&self) -> StageName;
 
-    /// The steps that it takes; 0 if its result is given.
-    fn steps(&self) -> usize;
+    /// The steps that it takes for a batch; 0 if its result is given.
+    fn steps(&self, job: &Job<'_>) -> usize;
 
-    /// The segments that it runs, each with how often.
-    fn segments(&self) -> Vec<(SegmentId, usize)>;
+    /// The segments that it runs for a batch, each with how often.
+    fn segments(&self, job: &Job<'_>) -> Vec<(SegmentId, usize)>;
 
     /// Makes its part of the batch.
     fn run(&self, run: &mut Run<'_>) -> Result<()>;
@@ -91,16 +91,16 @@ pub(crate) fn kept_bytes(model: &Model, key: &PlanKey) -> u64 {
 }
 
 impl Recorded {
-    /// What a batch of `images` takes.
-    pub fn outline(&self, images: usize) -> Outline {
+    /// What a batch takes.
+    pub fn outline(&self, job: &Job<'_>) -> Outline {
         let flops = |(segment, times): &(SegmentId, usize)| {
             let nodes = &self.plan.nodes[self.plan.nodes_of(*segment)];
             *times as u64 * nodes.iter().map(|node| self.plan.cost(node, false).flops).sum::<u64>()
         };
-        let stages = self.stages.iter().filter(|stage| stage.steps() > 0);
-        let stages =
-            stages.map(|stage| (stage.name(), stage.steps(), stage.segments().iter().map(flops).sum())).collect();
-        Outline { images, stages }
+        let stages = self.stages.iter().map(|stage| (stage.name(), stage.steps(job), stage.segments(job)));
+        let stages = stages.filter(|(_, steps, _)| *steps > 0);
+        let stages = stages.map(|(name, steps, segments)| (name, steps, segments.iter().map(flops).sum()));
+        Outline { images: job.images.len(), stages: stages.collect() }
     }
 
     /// The least memory that it takes with `device`, where noise is drawn for `total` images at once: activations,

@@ -105,11 +105,11 @@ impl Stage for Text {
         StageName::Text
     }
 
-    fn steps(&self) -> usize {
+    fn steps(&self, _: &Job<'_>) -> usize {
         usize::from(self.encoder.is_some())
     }
 
-    fn segments(&self) -> Vec<(SegmentId, usize)> {
+    fn segments(&self, _: &Job<'_>) -> Vec<(SegmentId, usize)> {
         self.encoder.iter().map(|(segment, _)| (*segment, 1)).collect()
     }
 

@@ -35,6 +35,11 @@ pub struct Step {
 /// assert_eq!((steps.len(), steps[0].r, steps[19].sigma), (20, 1.0, 0.0));
 /// ```
 pub fn steps(method: &Method, count: u32) -> Vec<Step> {
+    steps_from(method, count, 0)
+}
+
+/// The same where the steps before `first` are not taken, so that step `first` has none before it.
+pub fn steps_from(method: &Method, count: u32, first: usize) -> Vec<Step> {
     let levels: Vec<Level> = levels(method, count);
     let at = |i: usize| Noise::of(levels[i].share);
     let (low, high) = method.guided;
@@ -47,7 +52,7 @@ pub fn steps(method: &Method, count: u32) -> Vec<Step> {
             _ if is_last => Noise { signal: 1.0, noise: 0.0 },
             _ => at(i + 1),
         };
-        let before = (i > 0).then(|| at(i - 1));
+        let before = (i > first).then(|| at(i - 1));
         let factors = match (method.sampler, is_last) {
             (Sampler::Ddpm, _) => ddpm(levels[i].share, levels[i + 1].share, is_last),
             (_, true) => Factors::clean(1.0, now),
@@ -75,6 +80,19 @@ pub fn steps(method: &Method, count: u32) -> Vec<Step> {
         }
     };
     (0..levels.len().saturating_sub(1)).map(step).collect()
+}
+
+/// The first step whose diffusion time is at most `strength`; `count` if there is none.
+///
+/// ```
+/// use cascade_rt::sampler::{Method, first_step};
+/// let first = |strength| first_step(&Method::default(), 20, strength);
+/// assert_eq!([1.0, 0.6, 0.59, 0.0].map(first), [0, 8, 9, 20]);
+/// ```
+pub fn first_step(method: &Method, count: u32, strength: f32) -> usize {
+    let levels = levels(method, count);
+    let steps = levels.len().saturating_sub(1);
+    levels[..steps].iter().position(|level| level.t - strength < 1e-6).unwrap_or(steps)
 }
 
 /// A noise level: `x = signal·x₀ + noise·ε`, with `signal² + noise² = 1`.
@@ -319,6 +337,28 @@ mod tests {
         assert!(near(&ddpm[..11], &ancestral[..11]));
         assert!(!near(&ddpm[11..], &ancestral[11..]));
         assert!(!near(&ddpm[..11], &of(Sampler::Ddim)[..11]));
+    }
+
+    /// A network that knows the clean latents leads to them, from whichever step sampling begins with.
+    #[test]
+    fn sampling_may_begin_at_any_step() {
+        let (clean, z) = (0.8f32, -1.3f32);
+        for &(name, sampler) in Sampler::NAMES {
+            let method = Method { sampler, ..Method::default() };
+            for first in [0, 1, 5, 11] {
+                let steps = steps_from(&method, 12, first);
+                let [a, b] = steps[first].clean;
+                let (mut x, mut history) = ((clean - b * z) / a, 0.0);
+                for step in &steps[first..] {
+                    let eps = (clean - step.clean[0] * x) / step.clean[1];
+                    x = step.a * x + step.b * eps + step.h * history + step.sigma * z;
+                    history = clean;
+                }
+                assert!((x - clean).abs() < 0.03, "{name} from step {first}: {x}");
+                assert_eq!(steps[first].h, 0.0, "{name}: nothing is known of a step before");
+            }
+            assert_eq!([1.0, 0.5, 0.0].map(|strength| first_step(&method, 12, strength)), [0, 6, 12], "{name}");
+        }
     }
 
     #[test]

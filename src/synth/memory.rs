@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use super::{Preset, fill, sizes, tokenizer};
 use crate::error::Result;
 use crate::files::{BuiltIn, Location};
-use crate::model::Model;
+use crate::model::{Extra, Model};
 use crate::net::config::StageAConfig;
 use crate::net::tensors::Table;
 use crate::tensor::{Bytes, Dtype, Part};
+use crate::weights::Checkpoint;
 use crate::weights::file::Stored;
-use crate::weights::{Checkpoint, Missing};
 
 /// Most bytes of memory that all the weights of a model take: more than caches hold.
 const LIMIT: usize = 256 << 20;
@@ -117,8 +117,9 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         stage_b: (part("decoder", b)?, stage_b),
         stage_a: (part("vqgan", a)?, stage_a),
         text: (part("text_encoder", t)?, text),
-        vision: Err(Missing::of("image encoder weights", "synthetic models have none")),
-        previewer: Err(Missing::of("previewer weights", "synthetic models have none")),
+        vision: Extra::nowhere("image encoder weights"),
+        effnet: Extra::nowhere("EfficientNet encoder weights"),
+        previewer: Extra::nowhere("previewer weights"),
         tokenizer: tokenizer_files(),
         native_size: None,
         sources: Vec::new(),

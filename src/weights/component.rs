@@ -2,15 +2,16 @@
 
 use super::checkpoint::Checkpoint;
 use super::kind::NetworkKind;
-use super::paths::{Missing, Optional, PartFiles};
+use super::paths::PartFiles;
 use super::variant::{self, Variant};
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
 
 /// The name of a component, and where it may be in a model folder.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Component {
-    what: &'static str,
-    field: &'static str,
+    pub(super) what: &'static str,
+    pub(super) field: &'static str,
     kind: NetworkKind,
     /// Folders in the order of preference.
     folders: &'static [&'static str],
@@ -60,6 +61,15 @@ pub(super) const IMAGE_ENCODER: Component = Component {
     folders: &["image_encoder"],
     stem: "model",
     files: &["image_encoder"],
+};
+
+pub(super) const EFFNET_ENCODER: Component = Component {
+    what: "EfficientNet encoder weights",
+    field: "effnet_encoder",
+    kind: NetworkKind::EffnetEncoder,
+    folders: &[],
+    stem: "",
+    files: &["effnet_encoder"],
 };
 
 pub(super) const PREVIEWER: Component = Component {
@@ -215,28 +225,6 @@ impl Component {
             Some(prior) => self.missing(root, &format!("{tried}; also in {}", prior.display())),
             None => self.missing(root, &tried),
         })
-    }
-
-    /// The same for a component that need not be there, unless it is given.
-    pub(super) fn find_optional(
-        &self,
-        given: Option<&Location>,
-        roots: &[Location],
-        wanted: &Variant,
-        inside: &PartFiles,
-    ) -> Result<Optional> {
-        match self.find(given, roots, wanted, Some(inside)) {
-            Err(Error::ModelMissing { path, missing, remedy }) if given.is_none() => {
-                Ok(Err(Missing { path, missing, remedy }))
-            }
-            // No folder was given to look in.
-            Err(Error::Request { .. }) if roots.is_empty() => Ok(Err(Missing {
-                path: inside.weights.path().to_owned(),
-                missing: format!("{} in this file", self.what),
-                remedy: format!("set their file with `{}`", self.field),
-            })),
-            found => found.map(Ok),
-        }
     }
 
     /// The configuration of a single file, which only networks of unusual sizes have.

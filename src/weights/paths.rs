@@ -8,6 +8,7 @@
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
+//! | EfficientNet encoder (optional) | | `effnet_encoder`, or inside the Stage C file (`vae.encoder.`) |
 //! | previewer (optional) | `previewer/` | `previewer`, or inside the Stage C file (`vae.previewer.`) |
 //!
 //! Single files have their sizes in their tensors; what cannot be seen there may stand in `stage_c.json`, `text_encoder.json`
@@ -22,7 +23,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::component::{IMAGE_ENCODER, PREVIEWER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::component::{Component, EFFNET_ENCODER, IMAGE_ENCODER, PREVIEWER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::lookup::Lookup;
 use super::variant::Variant;
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
@@ -51,30 +53,6 @@ pub struct Source {
     pub instead_of: Vec<PathBuf>,
 }
 
-/// A component that text to image does without: its files, or what to say where it is needed.
-pub type Optional = std::result::Result<PartFiles, Missing>;
-
-/// What to say of a component that was not found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    pub(super) path: PathBuf,
-    pub(super) missing: String,
-    pub(super) remedy: String,
-}
-
-impl Missing {
-    /// A component of a model that has no files.
-    pub fn of(missing: &str, remedy: &str) -> Self {
-        Self { path: PathBuf::from("synthetic"), missing: missing.to_owned(), remedy: remedy.to_owned() }
-    }
-
-    /// The error for whoever needs it.
-    pub fn error(&self) -> Error {
-        let Self { path, missing, remedy } = self.clone();
-        Error::ModelMissing { path, missing, remedy }
-    }
-}
-
 /// The files of each component of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPaths {
@@ -87,9 +65,11 @@ pub struct ModelPaths {
     /// The CLIP text tower.
     pub text_encoder: PartFiles,
     /// The CLIP vision tower.
-    pub image_encoder: Optional,
+    pub image_encoder: Lookup,
+    /// The EfficientNet encoder.
+    pub effnet_encoder: Lookup,
     /// The previewer.
-    pub previewer: Optional,
+    pub previewer: Lookup,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -115,6 +95,8 @@ pub struct Overrides {
     pub tokenizer: Option<Location>,
     /// Image encoder weights.
     pub image_encoder: Option<Location>,
+    /// EfficientNet encoder weights.
+    pub effnet_encoder: Option<Location>,
     /// Which variant of the weights to take where the folders have several.
     pub variant: Variant,
 }
@@ -141,11 +123,16 @@ impl ModelPaths {
                 schedulers.extend(there(&folder, "scheduler_config.json")?);
             }
         }
+        let lookup = |component: &'static Component, given: &Option<Location>| {
+            let (roots, variant, inside) = (roots.clone(), wanted.clone(), stage_c.clone());
+            Lookup { component, given: given.clone(), roots, variant, inside }
+        };
         let found = Self {
             stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, wanted, Some(&stage_b))?,
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, wanted, Some(&stage_c))?,
-            image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, wanted, &stage_c)?,
-            previewer: PREVIEWER.find_optional(None, &roots, wanted, &stage_c)?,
+            image_encoder: lookup(&IMAGE_ENCODER, &overrides.image_encoder),
+            effnet_encoder: lookup(&EFFNET_ENCODER, &overrides.effnet_encoder),
+            previewer: lookup(&PREVIEWER, &None),
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: indices.into_iter().next(),
             schedulers,

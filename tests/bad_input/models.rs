@@ -175,3 +175,63 @@ fn configs() {
         room.fails(room.generate(&["x", "-m", "m"]), 3, &words);
     }
 }
+
+/// Networks for pictures that are given: none is needed for text alone, and whoever needs one that is missing or damaged is
+/// told which file it is.
+#[test]
+fn encoders_of_pictures() {
+    let room = Room::new();
+    let picture = fixture("pipeline/wide.png");
+    let picture = picture.to_str().unwrap();
+    model(&room, "m");
+    replace(&room, "m-prior/image_encoder/model.safetensors", "no weights");
+    room.write("m/effnet_encoder.safetensors", "no weights either");
+    let output = room.generate(&["x", "-m", "m", "-o", "text.png"]).output().unwrap();
+    assert!(output.status.success() && room.path("text.png").exists(), "{}", super::text(&output.stderr));
+    let image = ["m-prior/image_encoder/model.safetensors: "];
+    room.fails(room.generate(&["x", "-m", "m", "--image", picture]), 3, &image);
+    let effnet = ["m/effnet_encoder.safetensors: "];
+    room.fails(room.generate(&["x", "-m", "m", "--init", picture]), 3, &effnet);
+    room.fails(room.command(&["reconstruct", picture, "-m", "m"]), 3, &effnet);
+    room.fails(room.command(&["encode", picture, "-m", "m", "-o", "l.safetensors"]), 3, &effnet);
+    // A file that somebody names has to be right even where it is not needed.
+    room.fails(room.generate(&["x", "--effnet-encoder", "gone.safetensors"]), 3, &["gone.safetensors", "not found"]);
+    room.fails(room.generate(&["x", "--image-encoder", "gone.safetensors"]), 3, &["gone.safetensors", "not found"]);
+    let wrong = fixture("tiny/vqgan/diffusion_pytorch_model.safetensors");
+    let words = ["expected the EfficientNet image encoder", "diffusion_pytorch_model.safetensors"];
+    room.fails(room.generate(&["x", "--effnet-encoder", wrong.to_str().unwrap()]), 3, &words);
+
+    let words = ["EfficientNet encoder weights (effnet_encoder", "set its file with --effnet-encoder"];
+    room.fails(room.generate(&["x", "--init", picture]), 3, &words);
+}
+
+/// Pictures that cannot be read, or not be made as they are asked for.
+#[test]
+fn pictures_that_are_given() {
+    let room = Room::new();
+    let whole = fs::read(fixture("pipeline/wide.png")).unwrap();
+    room.write("whole.png", &whole);
+    room.write("cut.png", &whole[..whole.len() / 2]);
+    room.write("text.png", "no picture");
+    for (name, code, words) in [
+        ("cut.png", 2, &["cut.png: expected "][..]),
+        ("text.png", 2, &["text.png: expected a PNG, JPEG or WebP picture"]),
+        ("none.png", 7, &["none.png: cannot read"]),
+    ] {
+        room.fails(room.generate(&["x", "--init", name]), code, words);
+        room.fails(room.command(&["reconstruct", name]), code, words);
+        room.fails(room.command(&["encode", name, "-o", "l.safetensors"]), code, words);
+    }
+    for (args, words) in [
+        (&["--strength", "1.5"][..], ["--strength", "expected a number from 0 to 1, got `1.5`"]),
+        (&["--strength", "-0.1"], ["--strength", "got `-0.1`"]),
+        (&["--strength", "nan"], ["--strength", "got `nan`"]),
+        (&["--fit", "crop"], ["--fit", "expected cover, contain or stretch"]),
+        (&["-W", "100"], ["--width", "got 100 (try 104)"]),
+    ] {
+        room.fails(room.generate(&[&["x", "--init", "whole.png"], args].concat()), 2, &words);
+    }
+    room.fails(room.command(&["reconstruct", "whole.png", "-W", "100"]), 2, &["--width", "got 100 (try 104)"]);
+    room.fails(room.command(&["generate", "x", "--strength", "0.5"]), 2, &["--init"]);
+    room.fails(room.command(&["encode", "whole.png", "--prompts", "p", "-o", "l.safetensors"]), 2, &["--prompts"]);
+}

@@ -20,7 +20,7 @@ impl Room {
 
     /// Makes a picture again from its record alone, with what the record says must be given in `more`.
     #[track_caller]
-    fn same_again(&self, name: &str, more: &[&str]) {
+    pub(super) fn same_again(&self, name: &str, more: &[&str]) {
         self.run_as_recorded(&[&["generate", "--from", name, "-o", "again.png", "--force"], more].concat());
         assert!(self.bytes("again.png") == self.bytes(name), "{name} is not the same again");
     }

@@ -17,7 +17,7 @@ from nets import SIDE
 from sample import GUIDANCE, STEPS_B, STEPS_C, Demo
 
 FOLDERS = ("text_encoder", "prior", "decoder", "vqgan", "tokenizer", "scheduler")
-LIMIT = 16_000_000
+LIMIT = 24_000_000
 
 
 def write(out):

@@ -158,7 +158,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture -> Stage C latent, stride 32; standardised by a batch norm without weights. Used in training only."""
+    """Picture -> Stage C latent, stride 32; standardised by a batch norm without weights. `export_encoder.py` writes it."""
 
     def __init__(self, widths=(24, 48, 96, 160)):
         super().__init__()

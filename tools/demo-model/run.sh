@@ -29,6 +29,7 @@ once stage_b python train_stage_b.py "$B" "$JOINT" resume &
 until [ -e "$DEMO_WORK/latents_c.pt" ]; do sleep 5; kill -0 %1; done # the encoder is still learning
 once stage_c python train_stage_c.py "$C" resume
 wait %1
+python export_encoder.py "$out/effnet_encoder.safetensors"
 python export.py "$out" "$DEMO_WORK/apple.png"
 python fit_previewer.py "$out/previewer"
 python evaluate.py "$out" "$out"
