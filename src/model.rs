@@ -2,6 +2,7 @@
 //! against each other.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct Model {
     pub vision: std::result::Result<(Checkpoint, ClipVisionConfig), Missing>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
+    /// Tokens that it has learned besides those of the tokenizer: their names, and their rows in the table of embeddings.
+    pub learned: Vec<(Vec<String>, Range<u32>)>,
     /// Side of the pictures that it was made for, pixels, if it says so.
     pub native_size: Option<u32>,
     /// Which files the networks come from, and what could have been taken instead. Empty for a model in memory.
@@ -86,7 +89,8 @@ impl Model {
         let native_size = paths.native_size()?;
         let tokenizer = paths.tokenizer.clone();
         let (sources, texts) = (paths.sources(), paths.texts());
-        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, native_size, sources, texts };
+        let learned = Vec::new();
+        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, learned, native_size, sources, texts };
         model.check_fit()?;
         Ok(model)
     }

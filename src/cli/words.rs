@@ -40,6 +40,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("variant", "--variant"),
     ("image_encoder", "--image-encoder"),
     ("image", "--image"),
+    ("token", "--token"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

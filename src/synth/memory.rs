@@ -114,6 +114,7 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         text: (part("text_encoder", t)?, text),
         vision: Err(Missing::of("image encoder weights", "synthetic models have none")),
         tokenizer: tokenizer_files(),
+        learned: Vec::new(),
         native_size: None,
         sources: Vec::new(),
         texts: Vec::new(),
