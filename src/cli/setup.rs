@@ -188,6 +188,7 @@ impl Sampling {
 
     /// `request`, sampled like this where flags say how.
     pub(super) fn apply(&self, request: Request) -> Request {
+        let request = self.method.preset(request);
         let (steps, guidance) = (self.steps.unwrap_or(request.steps), self.guidance.unwrap_or(request.guidance));
         let compression = self.compression.unwrap_or(request.compression);
         self.method.apply(Request { steps, guidance, compression, ..request })

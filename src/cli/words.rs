@@ -19,6 +19,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("shift", "--shift"),
     ("times", "--timesteps"),
     ("guided", "--guidance-interval"),
+    ("reuse", "--reuse"),
     ("rescale", "--guidance-rescale"),
     ("parallel", "--guidance-parallel"),
     ("count", "--count"),

@@ -21,8 +21,18 @@ pub(super) struct Kind {
     /// Index of the stage's setting where the request has a pair of them.
     pub index: usize,
     pub stream: NoiseStream,
-    /// Names of its segments: conditions, one step, a step without guidance, the check of the result.
-    pub segments: [&'static str; 4],
+    /// Names of its segments: conditions, the check of the result.
+    pub segments: [&'static str; 2],
+    /// Names of its steps with guidance and without: of one that computes the whole network, and of one that does not.
+    pub steps: [[&'static str; 2]; 2],
+}
+
+/// A step as it was recorded.
+struct Recorded {
+    /// With the whole network.
+    whole: SegmentId,
+    /// With its finest level around what the last whole step has left, where some steps are like that.
+    reuse: Option<SegmentId>,
 }
 
 /// A sampler as it was recorded.
@@ -33,9 +43,9 @@ pub(super) struct Sampling {
     steps: usize,
     condition: SegmentId,
     /// One step.
-    step: SegmentId,
+    step: Recorded,
     /// One step without guidance, where only some steps have it.
-    unguided: Option<SegmentId>,
+    unguided: Option<Recorded>,
     check: SegmentId,
     /// What the host writes before the conditions are computed, and before the loop.
     condition_feed: Feed,
@@ -85,14 +95,17 @@ impl Sampling {
             if key.needs[index].noise && seed.is_none() {
                 table = Some(rec.input(Shape { n: steps * key.images, ..latents }, Element::F32));
             }
-            let one = |rec: &mut Recorder, name, guided: bool| -> Result<SegmentId> {
+            // One step; returns what its coarser levels have made, unless it is given.
+            let one = |rec: &mut Recorder, name, guided: bool, deep: Option<Slot>| -> Result<(SegmentId, Slot)> {
                 let segment = rec.segment(name);
-                let eps = if guided {
+                let (eps, deep) = if guided {
                     let both = rec.node("guidance", Concat::Images, &[slot(x), slot(x)])?;
-                    let eps = unet.step(&mut Net::new(rec, weights), both, &conditioned, counter)?;
-                    update.guide(rec, eps, guidance.is_projected)?
+                    let net = &mut Net::new(rec, weights);
+                    let (eps, deep) = unet.step_around(net, both, &conditioned, counter, deep)?;
+                    (update.guide(rec, eps, guidance.is_projected)?, deep)
                 } else {
-                    unet.step(&mut Net::new(rec, weights), x, &conditioned.first(key.images), counter)?
+                    let alone = conditioned.first(key.images);
+                    unet.step_around(&mut Net::new(rec, weights), x, &alone, counter, deep)?
                 };
                 let z = match seed.filter(|_| key.needs[index].noise) {
                     Some(seed) => Some(rec.node("noise", philox, &[slot(seed), slot(counter)])?),
@@ -100,10 +113,17 @@ impl Sampling {
                 };
                 update.record(rec, eps, z)?;
                 rec.update("sampler", Advance, &[slot(counter)], counter)?;
-                Ok(segment)
+                Ok((segment, deep))
             };
-            let usual = one(rec, kind.segments[1], guidance.some)?;
-            let unguided = (guidance.some && !guidance.all).then(|| one(rec, kind.segments[2], false));
+            // A network of one level has no coarser ones.
+            let reuses = key.reuse[index] && config.levels() > 1;
+            let both = |rec: &mut Recorder, [whole, reuse]: [&'static str; 2], guided: bool| -> Result<Recorded> {
+                let (whole, deep) = one(rec, whole, guided, None)?;
+                let reuse = reuses.then(|| one(rec, reuse, guided, Some(deep)).map(|(segment, _)| segment));
+                Ok(Recorded { whole, reuse: reuse.transpose()? })
+            };
+            let usual = both(rec, kind.steps[0], guidance.some)?;
+            let unguided = (guidance.some && !guidance.all).then(|| both(rec, kind.steps[1], false));
             Ok((usual, unguided.transpose()?))
         })?;
         let stream = kind.stream;
@@ -112,7 +132,7 @@ impl Sampling {
         }
         loop_feed.add(move |job, run| start_given(job, run, index, x));
 
-        let check = rec.segment(kind.segments[3]);
+        let check = rec.segment(kind.segments[1]);
         let not_finite = rec.node("finite", CountNonFinite, &[slot(x)])?;
         rec.keep(not_finite);
         rec.keep(x);
@@ -138,9 +158,9 @@ impl Sampling {
         self.steps
     }
 
-    /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none.
+    /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none, and whole.
     pub fn segments(&self) -> Vec<(SegmentId, usize)> {
-        vec![(self.condition, 1), (self.step, self.steps), (self.check, 1)]
+        vec![(self.condition, 1), (self.step.whole, self.steps), (self.check, 1)]
     }
 
     /// Samples the batch, and sees to it that the result is finite.
@@ -149,7 +169,8 @@ impl Sampling {
         run.segment(self.condition)?;
         self.loop_feed.write(run)?;
         for (i, step) in run.job.steps(self.index).iter().enumerate() {
-            run.segment(if step.guided { self.step } else { self.unguided.unwrap_or(self.step) })?;
+            let recorded = self.unguided.as_ref().filter(|_| !step.guided).unwrap_or(&self.step);
+            run.segment(recorded.reuse.filter(|_| !step.whole).unwrap_or(recorded.whole))?;
             run.step_done(self.stage, [i, self.steps], step.r, Some(self.x))?;
         }
         run.segment(self.check)?;
