@@ -20,6 +20,7 @@ mod merge;
 mod method;
 mod model;
 mod output;
+mod preview;
 mod probe;
 mod profile;
 mod progress;

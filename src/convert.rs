@@ -87,6 +87,7 @@ impl Networks {
             stage_c: (c, c_sizes),
             text: (t, t_sizes),
             vision,
+            previewer,
             ..
         } = Model::open(paths)?;
         let unet = |sizes: &UNetConfig, weights: &Checkpoint| {
@@ -109,16 +110,16 @@ impl Networks {
             let v_shown = ClipVisionConfig::read_or_infer(None, &v).is_ok_and(|(shown, _)| shown == v_sizes);
             all.push(network(v, &v_sizes, files.config.as_ref(), v_shown));
         }
-        // Further networks in the file of Stage C, or as single files beside it.
-        for kind in [NetworkKind::EffnetEncoder, NetworkKind::Previewer] {
-            let inside = Checkpoint::open_all(&paths.stage_c.weights)?.into_iter().find(|other| other.kind() == kind);
-            let beside = Layout::Original.place(kind).map(|at| paths.stage_c.weights.with_file_name(at.file));
-            let found = match (inside, beside) {
-                (None, Some(file)) if file.has_file()? => Some(Checkpoint::open_as(&file, kind)?),
-                (inside, _) => inside,
-            };
-            all.extend(found.map(|weights| Network { weights, config: None, shows_sizes: true, other: None }));
-        }
+        // The image encoder for Stage C's latents is in the file of Stage C, or a single file beside it.
+        let kind = NetworkKind::EffnetEncoder;
+        let inside = Checkpoint::open_all(&paths.stage_c.weights)?.into_iter().find(|other| other.kind() == kind);
+        let beside = Layout::Original.place(kind).map(|at| paths.stage_c.weights.with_file_name(at.file));
+        let effnet = match (inside, beside) {
+            (None, Some(file)) if file.has_file()? => Some(Checkpoint::open_as(&file, kind)?),
+            (inside, _) => inside,
+        };
+        let bare = previewer.ok().map(|(weights, _)| weights).into_iter().chain(effnet);
+        all.extend(bare.map(|weights| Network { weights, config: None, shows_sizes: true, other: None }));
         let scheduler = paths.schedulers.first().map(|file| ("scheduler/scheduler_config.json", file));
         let index = paths.index.as_ref().map(|file| ("model_index.json", file));
         let copy = |(name, file): (&str, &Location)| (PathBuf::from(name), Text::Of(file.clone()));

@@ -55,6 +55,7 @@ const fn embedded() -> Option<&'static BuiltIn> {
             "vqgan/diffusion_pytorch_model.safetensors"
             "text_encoder/config.json"
             "text_encoder/model.safetensors"
+            "previewer/diffusion_pytorch_model.safetensors"
             "tokenizer/tokenizer.json"
             "tokenizer/tokenizer_config.json"
             "tokenizer/special_tokens_map.json"

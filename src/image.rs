@@ -31,6 +31,18 @@ pub struct Image {
     pub rgb: Vec<u8>,
 }
 
+impl Image {
+    /// Pictures of `width` × `height` pixels, one after the other, of 4 bytes a pixel: red, green, blue, and one that is
+    /// not used.
+    pub(crate) fn of_pixels(pixels: &[u8], width: usize, height: usize) -> Vec<Self> {
+        let image = |pixels: &[u8]| {
+            let rgb = pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
+            Self { width: width as u32, height: height as u32, rgb }
+        };
+        pixels.chunks(width * height * 4).map(image).collect()
+    }
+}
+
 /// How a picture was made, so that it can be made again alone.
 ///
 /// A file of latents or text has the record of the whole run; [`of_image`](Self::of_image) is that of one picture.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
+use crate::net::config::{ClipTextConfig, ClipVisionConfig, PreviewerConfig, StageAConfig, UNetConfig};
 use crate::sampler;
 use crate::weights::{Checkpoint, Missing, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 
@@ -26,6 +26,8 @@ pub struct Model {
     pub text: (Checkpoint, ClipTextConfig),
     /// Pictures to embeddings, for image prompts; or what to say where the model lacks it.
     pub vision: std::result::Result<(Checkpoint, ClipVisionConfig), Missing>,
+    /// Stage C latents to small pictures; or what to say where the model lacks it.
+    pub previewer: std::result::Result<(Checkpoint, PreviewerConfig), Missing>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
     /// Tokens that it has learned besides those of the tokenizer: their names, and their rows in the table of embeddings.
@@ -85,12 +87,34 @@ impl Model {
             Err(missing) => Err(missing.clone()),
         };
 
+        let previewer = |part: &PartFiles| {
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::Previewer)?;
+            let config = PreviewerConfig::open(&weights)?;
+            Ok((weights, config))
+        };
+        let previewer = match &paths.previewer {
+            Ok(part) => Ok(previewer(part)?),
+            Err(missing) => Err(missing.clone()),
+        };
+
         paths.schedulers.iter().try_for_each(check_scheduler)?;
         let native_size = paths.native_size()?;
         let tokenizer = paths.tokenizer.clone();
         let (sources, texts) = (paths.sources(), paths.texts());
         let learned = Vec::new();
-        let model = Self { stage_a, stage_b, stage_c, text, vision, tokenizer, learned, native_size, sources, texts };
+        let model = Self {
+            stage_a,
+            stage_b,
+            stage_c,
+            text,
+            vision,
+            previewer,
+            tokenizer,
+            learned,
+            native_size,
+            sources,
+            texts,
+        };
         model.check_fit()?;
         Ok(model)
     }
@@ -103,9 +127,18 @@ impl Model {
         self.vision.as_ref().map_err(Missing::error)
     }
 
+    /// The previewer.
+    ///
+    /// # Errors
+    /// As [`vision`](Self::vision).
+    pub fn previewer(&self) -> Result<&(Checkpoint, PreviewerConfig)> {
+        self.previewer.as_ref().map_err(Missing::error)
+    }
+
     /// Every file that it may be read from: weights, configs, the tokenizer's. Some need not exist.
     pub fn files(&self) -> BTreeSet<&Path> {
-        let optional = self.vision.iter().map(|(weights, _)| weights);
+        let previewer = self.previewer.iter().map(|(weights, _)| weights);
+        let optional = self.vision.iter().map(|(weights, _)| weights).chain(previewer);
         let weights = [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter().chain(optional);
         weights.flat_map(Checkpoint::files).chain(self.texts.iter().map(PathBuf::as_path)).collect()
     }
@@ -131,6 +164,9 @@ impl Model {
             .as_ref()
             .ok()
             .map(|(from, vision)| (&from.path, "pictures", Some(vision.num_channels), &from.path, 3));
+        let previewer = self.previewer.as_ref().ok().map(|(from, previewer)| {
+            (&from.path, "latents", Some(previewer.latent_channels()), &c_file.path, c.out_channels)
+        });
         let parts = [
             (&c_file.path, "text states", c.clip_text_in_channels, &text_file.path, text.hidden_size),
             (&c_file.path, "pooled text", Some(c.clip_text_pooled_in_channels), &text_file.path, text.projection_dim),
@@ -140,7 +176,7 @@ impl Model {
             (b_path, "latents", Some(b.in_channels), b_path, b.out_channels),
             (&self.stage_a.0.path, "latents", Some(a.latent_channels), b_path, b.out_channels),
         ];
-        for (path, what, takes, from, gives) in parts.into_iter().chain(vision).chain(pictures) {
+        for (path, what, takes, from, gives) in parts.into_iter().chain(vision).chain(pictures).chain(previewer) {
             if takes != Some(gives) {
                 let takes = takes.map_or("none".to_owned(), |n| n.to_string());
                 return Err(Error::Model {

@@ -51,7 +51,7 @@ pub struct Pipeline {
 /// # Errors
 /// If the model's networks do not fit together.
 pub fn plan(model: &Model, request: &Request) -> Result<Arc<Plan>> {
-    let key = PlanKey::of(request, 0..request.images(), &Inputs::default(), false, Until::Pictures);
+    let key = PlanKey::of(request, 0..request.images(), &Options::default(), Until::Pictures);
     stages::record(model, &key).map(|recorded| recorded.plan)
 }
 
@@ -326,7 +326,7 @@ impl Pipeline {
         loop {
             // One generator for all images draws for all of them.
             let total = if request.noise.is_of_batch() { request.images() } else { most };
-            let key = PlanKey::of(request, images.start..images.start + most, &options.inputs, options.keep, until);
+            let key = PlanKey::of(request, images.start..images.start + most, options, until);
             if self.plans.touch(&key) {
                 return Ok(most);
             }

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use cascade_rt::{
-    Error, Format, HostTensor, Image, Inputs, Model, Observer, Options, Pipeline, Record, Request, Shape, StageName,
-    Step, TextEmbeddings, devices, read_metadata,
+    Error, Format, HostTensor, Image, Inputs, Method, Model, Observer, Options, Pipeline, Record, Request, Sampler,
+    Shape, StageName, Step, TextEmbeddings, devices, read_metadata,
 };
 
 /// The built-in model on the CPU.
@@ -95,6 +95,57 @@ fn an_observer_sees_every_step_and_stops_the_run() {
     assert_eq!(observer.1.len(), 3, "text and two steps: {:?}", observer.1);
     // The pipeline goes on to serve.
     assert_eq!(pipeline.generate(&request).unwrap().len(), 1);
+}
+
+/// Takes a preview of some steps of Stage C.
+#[derive(Default)]
+struct Previews(Vec<Image>);
+
+impl Observer for Previews {
+    fn step(&mut self, step: &mut Step<'_>) -> ControlFlow<()> {
+        let shown = step.preview().unwrap();
+        assert_eq!(shown.is_some(), step.stage == StageName::StageC);
+        self.0.extend(shown.into_iter().flatten());
+        ControlFlow::Continue(())
+    }
+}
+
+/// The mean colour of the pixels at the border.
+fn border(image: &Image) -> [f64; 3] {
+    let (w, h) = (image.width as usize, image.height as usize);
+    let at_border = |i: usize| [0, w - 1].contains(&(i % w)) || [0, h - 1].contains(&(i / w));
+    let pixels: Vec<&[u8]> = image.rgb.chunks(3).enumerate().filter(|(i, _)| at_border(*i)).map(|(_, p)| p).collect();
+    [0, 1, 2].map(|c| pixels.iter().map(|p| f64::from(p[c])).sum::<f64>() / pixels.len() as f64)
+}
+
+/// Each sampler's previews come to look like its picture, which is the same without them.
+#[test]
+fn previews_show_what_comes() {
+    let mut pipeline = pipeline();
+    for sampler in [Sampler::Ddpm, Sampler::Dpmpp2m] {
+        let of = |sampler| Method { sampler, ..Method::default() };
+        let method = (of(sampler), Method::default());
+        let request = Request { width: 128, height: 128, steps: (8, 4), method, ..request() };
+        let plain = pipeline.generate(&request).unwrap();
+        let mut previews = Previews::default();
+        let options = Options { preview: true, observer: Some(&mut previews), ..Options::default() };
+        let images = run(&mut pipeline, &request, options).unwrap();
+        assert!(images == plain, "{sampler}: a run that is watched makes the same picture");
+        let Previews(previews) = previews;
+        assert_eq!((previews.len(), previews[7].width, previews[7].height), (8, 24, 24));
+        let [got, want] = [&previews[7], &images[0]].map(border);
+        assert!((0..3).all(|c| (got[c] - want[c]).abs() < 40.0), "{sampler}: the border is {got:?}, not {want:?}");
+        assert!(previews[0] != previews[7]);
+    }
+    // Nobody asked for previews of this run.
+    struct Unasked;
+    impl Observer for Unasked {
+        fn step(&mut self, step: &mut Step<'_>) -> ControlFlow<()> {
+            assert!(step.preview().unwrap().is_none());
+            ControlFlow::Continue(())
+        }
+    }
+    run(&mut pipeline, &request(), Options { observer: Some(&mut Unasked), ..Options::default() }).unwrap();
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         });
     }
     let series = seeds.iter().map(|&seed| Series { seed, images: request.images(), output: None });
-    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), None)?;
+    let outputs = args.output.plan_pictures(&series.collect::<Vec<_>>(), [None; 2])?;
     outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
     let opened = args.setup.open_device_of(None)?;
     let job = |(run, &seed): (usize, &u64)| Job::new(Request { seed, ..request.clone() }, run * request.images());
@@ -131,6 +131,8 @@ fn request(args: &Args, file: &Given, stage_c: &HostTensor, model: &Model) -> Re
         request.prompts.fill(prompt.clone());
         request.negative = args.negative.clone().unwrap_or_default();
     }
+    let preset = args.method.preset(request.clone());
+    (request.steps.1, request.method.1) = (preset.steps.1, preset.method.1);
     if args.steps.is_some() {
         request.method.1.times.clear();
     }

@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             found: "different ones".into(),
         });
     };
-    let outputs = Output::file(args.output.clone(), args.force).plan_tensors()?;
+    let outputs = Output::file(args.output.clone(), args.force).plan_tensors(None)?;
     let model = args.setup.open_model(args.quiet)?;
     let given = args.prompts.clone().into_iter().chain(args.image.iter().map(|image| image.path.clone()));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;

@@ -11,6 +11,7 @@ use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::make::Making;
 use super::output::{Output, Series};
+use super::preview;
 use super::prompts::{self, Line};
 use super::report::Report;
 use super::seed::Seed;
@@ -22,7 +23,7 @@ use crate::demo;
 use crate::error::{Error, Result};
 use crate::image::{Origin, Record, read_metadata};
 use crate::noise::NoiseKind;
-use crate::pipeline::{HostTensor, Inputs, Options, Pipeline, TextEmbeddings};
+use crate::pipeline::{HostTensor, Inputs, Observer, Options, Pipeline, TextEmbeddings};
 use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 
@@ -93,6 +94,8 @@ pub(super) struct Args {
     making: Making,
     #[command(flatten)]
     grid: grid::Args,
+    #[command(flatten)]
+    preview: preview::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -116,8 +119,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if let Some(Seed::Random(seed)) = args.seed {
         note(&format!("seed: {seed}"));
     }
+    let preview = args.preview.plan()?;
     let outputs = match args.prior_only {
-        true => args.output.plan_tensors()?,
+        true => args.output.plan_tensors(args.preview.file())?,
         false => {
             let series = |job: &'_ Job| (job.request.seed, job.images().len(), job.output.clone());
             let series: Vec<_> = jobs.iter().map(series).collect();
@@ -126,7 +130,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 images: *images,
                 output: output.as_deref(),
             });
-            args.output.plan_pictures(&series.collect::<Vec<_>>(), args.grid.grid.as_deref())?
+            args.output.plan_pictures(&series.collect::<Vec<_>>(), [args.grid.grid.as_deref(), args.preview.file()])?
         }
     };
 
@@ -174,6 +178,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(begin, args.output.json, args.making.quiet, &jobs[0].1, pipeline.backend());
     let mut watch = Watch::new(args.making.quiet, args.output.json);
     watch.about(pipeline.model());
+    watch.preview = preview;
     let images = image_prompts::embed(&shown, &mut pipeline, args.making.check_nodes)?;
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
     let given = Inputs { text: states.as_ref(), image: images.as_ref(), start_c, start_b, ..Inputs::default() };
@@ -182,9 +187,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let states = weighed(&mut pipeline, job, syntax, states.is_some(), &mut watch)?;
         let inputs = Inputs { text: states.as_ref().or(given.text), ..given };
         let Making { batch, check_nodes, .. } = args.making;
-        let keep = outputs.dump.is_some();
+        let (keep, preview) = (outputs.dump.is_some(), watch.preview.is_some());
         watch.expect(job.request.images(), 0);
-        let options = Options { inputs, batch, keep, check_nodes, observer: Some(&mut watch), ..Options::default() };
+        let observer: Option<&mut dyn Observer> = Some(&mut watch);
+        let options = Options { inputs, batch, keep, preview, check_nodes, observer, images: None };
         let (prior, times) = after_a_step(|| pipeline.prior(&job.request, options))?;
         report.times += times;
         let mut tensors = Tensors::default();

@@ -122,6 +122,17 @@ impl Grid {
     }
 }
 
+/// Pictures of the same size beside and below one another, about as many in a row as in a column.
+pub(super) fn side_by_side(pictures: &[Image]) -> Image {
+    let columns = (1..).find(|columns| columns * columns >= pictures.len()).expect("numbers do not end");
+    let (w, h) = pictures.first().map_or((0, 0), |first| (first.width as usize, first.height as usize));
+    let mut sheet = Sheet::new(columns * w, pictures.len().div_ceil(columns) * h, 1);
+    for (i, picture) in pictures.iter().enumerate() {
+        sheet.paste(picture, i % columns * w, i / columns * h);
+    }
+    sheet.image
+}
+
 /// A white picture to draw on.
 struct Sheet {
     image: Image,
@@ -204,6 +215,8 @@ mod tests {
         let count = |value| sheet.rgb.iter().filter(|v| **v == value).count();
         assert!((0..6).all(|i| count(100 + i) == 64 * 32 * 3), "every picture is there as a whole");
         assert!(count(0) > 100 && count(255) > 1000, "labels are black on white");
+        let five = side_by_side(&pictures[..5]);
+        assert_eq!((five.width, five.height, five.rgb[0], five.rgb.last()), (3 * 64, 2 * 32, 100, Some(&255)));
         let plain = Grid { rows: Vec::new(), columns: Vec::new() }.draw(&pictures[..1]);
         assert_eq!((plain.width, plain.height), (80, 48));
     }

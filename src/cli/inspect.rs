@@ -78,7 +78,7 @@ fn picture(path: &Path) -> Result<()> {
 fn folder(args: &Args) -> Result<()> {
     let paths = ModelPaths::find(Some(&args.path), None, &Overrides::default())?;
     let parts = [&paths.stage_c, &paths.stage_b, &paths.stage_a, &paths.text_encoder];
-    for part in parts.into_iter().chain(&paths.image_encoder) {
+    for part in parts.into_iter().chain(&paths.image_encoder).chain(&paths.previewer) {
         file(&part.weights, args)?;
         if let Some(config) = &part.config {
             say(&printable(&format!("  config {}", config.display())))?;

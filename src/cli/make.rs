@@ -63,6 +63,7 @@ impl Making {
                     images: Some(images),
                     batch: self.batch,
                     keep: outputs.dump.is_some(),
+                    preview: watch.preview.is_some(),
                     check_nodes: self.check_nodes,
                     observer: Some(watch),
                 };

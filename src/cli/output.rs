@@ -62,15 +62,16 @@ impl Output {
         }
     }
 
-    /// Names every picture of a run, and the one of them all, and finds out now, not after minutes of work, whether they can be written.
+    /// Names every picture of a run, and the one of them all, and finds out now, not after minutes of work, whether they
+    /// can be written, and `preview` as well.
     ///
     /// # Errors
     /// [`Error::Request`] or [`Error::Disk`] for the first that must not or cannot be written.
-    pub(super) fn plan_pictures(&self, all: &[Series<'_>], grid: Option<&Path>) -> Result<Outputs> {
+    pub(super) fn plan_pictures(&self, all: &[Series<'_>], [grid, preview]: [Option<&Path>; 2]) -> Result<Outputs> {
         let total: usize = all.iter().map(|series| series.images).sum();
         if let Some(output) = self.output.as_deref().filter(|output| is_stdout(output)) {
             return match total {
-                1 => self.plan(Vec::new(), grid, false),
+                1 => self.plan(Vec::new(), [grid, preview], false),
                 _ => Err(refused("--output", "a file or a folder for several pictures", output.display())),
             };
         }
@@ -94,7 +95,7 @@ impl Output {
             let expected = "a name that ends in .png, .jpg, .jpeg or .webp, or in / for a folder";
             return Err(refused("--output", expected, path.display()));
         }
-        self.plan(paths, grid, folder.is_some())
+        self.plan(paths, [grid, preview], folder.is_some())
     }
 
     /// The names of pictures where none is given: `cascade.png`, or the first of `cascade-2.png`, `cascade-3.png`
@@ -115,11 +116,11 @@ impl Output {
     ///
     /// # Errors
     /// As [`plan_pictures`](Self::plan_pictures).
-    pub(super) fn plan_tensors(&self) -> Result<Outputs> {
+    pub(super) fn plan_tensors(&self, preview: Option<&Path>) -> Result<Outputs> {
         let output = self.output.as_deref().unwrap_or(Path::new("cascade.safetensors"));
         let expected = "a name that ends in .safetensors, the format of tensors";
         if is_stdout(output) {
-            return self.plan(Vec::new(), None, false);
+            return self.plan(Vec::new(), [None, preview], false);
         }
         if is_folder(output) {
             return Err(refused("--output", expected, output.display()));
@@ -127,12 +128,12 @@ impl Output {
         if output.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("safetensors")) {
             return Err(refused("--output", expected, output.display()));
         }
-        self.plan(vec![output.to_owned()], None, false)
+        self.plan(vec![output.to_owned()], [None, preview], false)
     }
 
     /// Checks that these files can be written, or standard output where there are none, and that no two are the same.
     /// Missing folders are no hindrance if `folders`.
-    fn plan(&self, paths: Vec<PathBuf>, grid: Option<&Path>, folders: bool) -> Result<Outputs> {
+    fn plan(&self, paths: Vec<PathBuf>, [grid, preview]: [Option<&Path>; 2], folders: bool) -> Result<Outputs> {
         if paths.is_empty() {
             if self.json {
                 return Err(refused("--output", "a file, because --json writes to standard output", "-"));
@@ -146,23 +147,25 @@ impl Output {
                 return Err(refused("--output", "a file of its own for every picture", same_file(path, other)));
             }
         }
-        for (flag, path) in [("--dump", self.dump.as_deref()), ("--grid", grid)] {
+        let dump = self.dump.as_deref();
+        // A preview is replaced all the time, so it may be there already.
+        let others = [("--dump", dump, self.force), ("--grid", grid, self.force), ("--preview", preview, true)];
+        let mut apart: HashMap<Identity, (&str, &Path)> = HashMap::new();
+        for (flag, path, force) in others {
             let Some(path) = path else { continue };
             if is_stdout(path) {
                 return Err(refused(flag, "a file, because names go to standard output", path.display()));
             }
-            check_writable(path, self.force, false)?;
+            check_writable(path, force, false)?;
             if let Some(other) = known.get(&Identity::of(path)) {
                 return Err(refused("--output", &format!("another file than {flag}"), same_file(other, path)));
             }
-        }
-        if let (Some(dump), Some(grid)) = (&self.dump, grid)
-            && Identity::of(dump) == Identity::of(grid)
-        {
-            return Err(refused("--grid", "another file than --dump", same_file(grid, dump)));
-        }
-        if let Some(grid) = grid.filter(|grid| Format::of(grid).is_none()) {
-            return Err(refused("--grid", "a name that ends in .png, .jpg, .jpeg or .webp", grid.display()));
+            if let Some((before, other)) = apart.insert(Identity::of(path), (flag, path)) {
+                return Err(refused(flag, &format!("another file than {before}"), same_file(path, other)));
+            }
+            if flag != "--dump" && Format::of(path).is_none() {
+                return Err(refused(flag, "a name that ends in .png, .jpg, .jpeg or .webp", path.display()));
+            }
         }
         let there = |path: &PathBuf| self.resume && path.is_file();
         Ok(Outputs {
@@ -171,6 +174,7 @@ impl Output {
             folders,
             dump: self.dump.clone(),
             grid: grid.map(Path::to_owned),
+            preview: preview.map(Path::to_owned),
             force: self.force,
             records: !self.no_metadata,
             quality: self.quality,
@@ -249,6 +253,8 @@ pub(super) struct Outputs {
     pub(super) dump: Option<PathBuf>,
     /// Where one picture of all goes, if anywhere.
     grid: Option<PathBuf>,
+    /// Where previews go, if into a file.
+    preview: Option<PathBuf>,
     force: bool,
     records: bool,
     quality: u8,
@@ -261,7 +267,8 @@ impl Outputs {
     /// [`Error::Request`] for the first that would.
     pub(super) fn spare(&self, inputs: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let stdout = self.paths.is_empty().then_some(Path::new(STDOUT));
-        let outputs = self.paths.iter().chain(&self.dump).chain(&self.grid).map(PathBuf::as_path).chain(stdout);
+        let others = self.dump.iter().chain(&self.grid).chain(&self.preview);
+        let outputs = self.paths.iter().chain(others).map(PathBuf::as_path).chain(stdout);
         spare("--output and --dump", outputs, inputs)
     }
 

@@ -85,9 +85,19 @@ impl Setup {
     /// # Errors
     /// If the model is no longer there.
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
-        let ModelPaths { stage_a, stage_b, stage_c, text_encoder, image_encoder, tokenizer, index, schedulers } =
-            self.paths()?;
-        let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok());
+        let ModelPaths {
+            stage_a,
+            stage_b,
+            stage_c,
+            text_encoder,
+            image_encoder,
+            previewer,
+            tokenizer,
+            index,
+            schedulers,
+        } = self.paths()?;
+        let parts =
+            [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok()).chain(previewer.ok());
         let of_parts = parts
             .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));
         let described = of_parts.chain(index).chain(schedulers).map(|location| location.path().to_owned());

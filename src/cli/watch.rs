@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::preview::Preview;
 use super::progress::Progress;
 use super::tensors::Tensors;
 use super::{interrupt, note};
@@ -40,6 +41,8 @@ pub(super) struct Watch {
     said: Instant,
     /// Intermediate results of all batches.
     pub(super) dump: Tensors,
+    /// Where previews are shown, if anywhere.
+    pub(super) preview: Option<Preview>,
     /// All pictures, where a grid is drawn of them.
     pub(super) pictures: Option<Vec<Image>>,
 }
@@ -59,6 +62,7 @@ impl Watch {
             waited: Instant::now(),
             said: Instant::now(),
             dump: Tensors::default(),
+            preview: None,
             pictures: None,
         }
     }
@@ -71,6 +75,19 @@ impl Watch {
             let style = ProgressStyle::with_template("{bar:20} {percent:>3} % {wide_msg}");
             ProgressBar::new(1000).with_style(style.expect("the template is well-formed"))
         });
+    }
+
+    /// Shows what the pictures are going to be like. That this fails is no reason to stop.
+    fn preview(&mut self, step: &mut Step<'_>) {
+        let Some(mut preview) = self.preview.take() else { return };
+        let shown = match &self.bar {
+            Some(bar) => bar.suspend(|| preview.step(step)),
+            None => preview.step(step),
+        };
+        match shown {
+            Ok(()) => self.preview = Some(preview),
+            Err(error) => note(&format!("warning: no more previews: {error}")),
+        }
     }
 
     /// Shows what is known now.
@@ -130,6 +147,7 @@ impl Observer for Watch {
     }
 
     fn step(&mut self, step: &mut Step<'_>) -> ControlFlow<()> {
+        self.preview(step);
         let is_last = step.index + 1 == step.steps;
         if self.shows_progress && (is_last || self.waited.elapsed() >= WAITS) {
             // Whether that fails, the run itself will find out.

@@ -7,10 +7,12 @@
 
 mod clip;
 mod infer;
+mod previewer;
 mod stage_a;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
+pub use previewer::PreviewerConfig;
 pub use stage_a::StageAConfig;
 pub use unet::{Block, UNetConfig};
 

@@ -1,8 +1,9 @@
 //! The previewer, which decodes latents of Stage C to a small picture without Stages B and A.
 
+use super::config::PreviewerConfig;
 use super::{Net, With, slot};
 use crate::error::Result;
-use crate::ops::{Activation, Conv2d, ConvTranspose2d, Function};
+use crate::ops::{Activation, Conv2d, ConvTranspose2d, Function, PixelShuffle};
 use crate::plan::Slot;
 
 /// A convolution of the previewer.
@@ -31,12 +32,21 @@ const UNITS: [(Conv, usize); 8] = {
     ]
 };
 
-/// `z [n, h, w, 16]` → `[n, 8h, 8w, 3]`, nominally in `[0, 1]` but not clamped.
-///
-/// Each unit is a convolution, a GELU and a batch norm, in this unusual order.
+/// `z [n, h, w, c]` → `[n, p·h, p·w, 3]`, nominally in `[0, 1]` but not clamped; `p` is 8 in the published network.
+pub fn preview(net: &mut Net<'_>, config: PreviewerConfig, z: Slot) -> Result<Slot> {
+    match config {
+        PreviewerConfig::Convolutions => convolutions(net, z),
+        PreviewerConfig::Linear { patch, .. } => {
+            let x = net.pointwise(PreviewerConfig::LINEAR, z, 3 * patch * patch, With::default())?;
+            net.op(PreviewerConfig::LINEAR, PixelShuffle { patch }, &[slot(x)])
+        }
+    }
+}
+
+/// `z [n, h, w, 16]` → `[n, 8h, 8w, 3]`. Each unit is a convolution, a GELU and a batch norm, in this unusual order.
 ///
 /// Source: `Previewer` of StableCascade.
-pub fn preview(net: &mut Net<'_>, z: Slot) -> Result<Slot> {
+fn convolutions(net: &mut Net<'_>, z: Slot) -> Result<Slot> {
     let mut net = net.scope("blocks");
     let gelu = Activation { function: Function::GeluErf };
     let mut x = z;

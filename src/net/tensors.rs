@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use super::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
+use super::config::{ClipTextConfig, ClipVisionConfig, PreviewerConfig, StageAConfig, UNetConfig};
 use super::unet::{Conditions, UNet};
 use super::{Net, clip, effnet, previewer, stage_a};
 use crate::error::Result;
@@ -131,24 +131,34 @@ impl Dry for Effnet {
     }
 }
 
-struct Previewer;
-
-impl Dry for Previewer {
+impl Dry for PreviewerConfig {
     fn record(&self, net: &mut Net<'_>) -> Result<()> {
-        let z = input(net, Shape::vector(16));
-        previewer::preview(net, z)?;
+        let z = input(net, Shape::vector(self.latent_channels()));
+        previewer::preview(net, *self, z)?;
         Ok(())
+    }
+}
+
+impl PreviewerConfig {
+    /// The tensors of such a network, without the batch norms' step counters.
+    pub fn tensors(self) -> Table {
+        self.list()
+    }
+
+    /// Infers the kind from `weights`, and checks it against `weights`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`](crate::error::Error::Tensor) names a tensor that does not fit.
+    pub fn open(weights: &Checkpoint) -> Result<Self> {
+        let config = Self::infer(weights)?;
+        config.check(weights, "as the other tensors imply")?;
+        Ok(config)
     }
 }
 
 /// The tensors of the EfficientNet encoder, without the batch norms' step counters.
 pub fn of_effnet() -> Table {
     Effnet.list()
-}
-
-/// The tensors of the previewer, without the batch norms' step counters.
-pub fn of_previewer() -> Table {
-    Previewer.list()
 }
 
 macro_rules! of_config {

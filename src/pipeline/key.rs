@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Inputs;
+use super::Options;
 use crate::noise::NoiseKind;
 use crate::request::Request;
 use crate::sampler::{self, Method};
@@ -35,6 +35,8 @@ pub(crate) struct PlanKey {
     pub philox: bool,
     /// Whether intermediate results stay readable.
     pub keep: bool,
+    /// Whether Stage C's steps can be previewed.
+    pub preview: bool,
     /// Positions of the text states that are given, so that the text encoder does not run; 0 where only pooled text is.
     pub text_given: Option<usize>,
     /// Height and width of Stage C's latents where they are given, so that it does not run.
@@ -101,7 +103,8 @@ impl PlanKey {
     }
 
     /// What `images` of all those of a request take.
-    pub fn of(request: &Request, images: Range<usize>, inputs: &Inputs<'_>, keep: bool, until: Until) -> Self {
+    pub fn of(request: &Request, images: Range<usize>, options: &Options<'_>, until: Until) -> Self {
+        let Options { inputs, keep, preview, .. } = options;
         let count = request.count as usize;
         let prompts = (images.end - 1) / count - images.start / count + 1;
         let guidance = [
@@ -128,7 +131,8 @@ impl PlanKey {
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
             image_prompts: inputs.image.map_or(1, |given| given.shape.w),
             philox: request.noise == NoiseKind::Philox,
-            keep,
+            keep: *keep,
+            preview: *preview,
             text_given: inputs.text.map(|text| text.states.as_ref().map_or(0, |states| states.shape.w)),
             stage_c_given: inputs.stage_c.map(|given| (given.shape.h, given.shape.w)),
             until,
@@ -145,6 +149,7 @@ impl PlanKey {
                 needs: [Needs::default(); 2],
                 image_prompts: 0,
                 philox: false,
+                preview: false,
                 ..key
             },
             _ => key,

@@ -5,9 +5,11 @@ use std::ops::{AddAssign, ControlFlow};
 use std::time::Duration;
 
 use super::inputs::HostTensor;
+use super::run::run_segment;
 use crate::backend::{Program, Residency};
 use crate::error::Result;
-use crate::plan::Slot;
+use crate::image::Image;
+use crate::plan::{Plan, SegmentId, Slot};
 
 /// A stage of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,6 +89,14 @@ pub trait Observer {
 
 impl Observer for () {}
 
+/// What is run and read to show a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Preview {
+    pub segment: SegmentId,
+    /// Packed pixels, `[n, h, w, 1]`, u32.
+    pub pixels: Slot,
+}
+
 /// A step that was just done, and what may be read of it.
 pub struct Step<'a> {
     /// The stage.
@@ -98,6 +108,9 @@ pub struct Step<'a> {
     /// Diffusion time of the step, from 1 (noise) down to 0; 0 in stages that do not sample.
     pub time: f32,
     pub(super) x: Option<Slot>,
+    pub(super) preview: Option<Preview>,
+    pub(super) plan: &'a Plan,
+    pub(super) check_nodes: Option<bool>,
     pub(super) program: &'a mut dyn Program,
 }
 
@@ -118,6 +131,21 @@ impl Step<'_> {
         let mut values = vec![0f32; slot.shape.elements()];
         self.program.read(slot, bytemuck::cast_slice_mut(&mut values))?;
         Ok(Some(HostTensor { shape: slot.shape, values }))
+    }
+
+    /// What each image of the batch is going to be like, as far as this step can tell: a small picture of the clean
+    /// latents that the network estimates, with the published previewer 8 × 8 pixels for each of their pixels. `None` in
+    /// stages other than Stage C, and without [`Options::preview`](super::Options::preview). Nothing is computed before
+    /// this is called; it waits until the device has done the step.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn preview(&mut self) -> Result<Option<Vec<Image>>> {
+        let Some(Preview { segment, pixels: slot }) = self.preview else { return Ok(None) };
+        run_segment(self.plan, self.program, segment, self.check_nodes)?;
+        let mut pixels = vec![0u8; 4 * slot.shape.elements()];
+        self.program.read(slot, &mut pixels)?;
+        Ok(Some(Image::of_pixels(&pixels, slot.shape.w, slot.shape.h)))
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Options<'a> {
     pub batch: Option<usize>,
     /// Whether the observer gets intermediate results.
     pub keep: bool,
+    /// Whether the observer may ask for [previews](super::Step::preview) of Stage C's steps. What is made is the same.
+    pub preview: bool,
     /// Compare every node with the reference as it runs.
     pub check_nodes: bool,
     /// Is told what happens, and may stop the run.

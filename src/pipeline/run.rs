@@ -3,7 +3,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::inputs::{HostTensor, Inputs};
-use super::observer::{Observer, StageName, Step};
+use super::observer::{Observer, Preview, StageName, Step};
 use crate::backend::Program;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -93,6 +93,21 @@ pub(crate) struct Run<'a> {
     pub results: Results,
 }
 
+/// Runs a segment of a plan, with every node compared with its definition if `check_nodes` says whether the device may
+/// round.
+pub(super) fn run_segment(
+    plan: &Plan,
+    program: &mut dyn Program,
+    segment: SegmentId,
+    check_nodes: Option<bool>,
+) -> Result<()> {
+    let nodes = plan.nodes_of(segment);
+    match check_nodes {
+        Some(rounds) => crate::check::run(plan, program, nodes, rounds),
+        None => program.run(nodes),
+    }
+}
+
 /// What a batch yields.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
@@ -126,11 +141,7 @@ impl Run<'_> {
 
     /// Runs a segment of the plan.
     pub fn segment(&mut self, segment: SegmentId) -> Result<()> {
-        let nodes = self.plan.nodes_of(segment);
-        match self.check_nodes {
-            Some(rounds) => crate::check::run(self.plan, self.program, nodes, rounds),
-            None => self.program.run(nodes),
-        }
+        run_segment(self.plan, self.program, segment, self.check_nodes)
     }
 
     /// Tells the observer that step `index` (from 0) of `steps` is done.
@@ -143,8 +154,10 @@ impl Run<'_> {
         [index, steps]: [usize; 2],
         time: f32,
         x: Option<Slot>,
+        preview: Option<Preview>,
     ) -> Result<()> {
-        let mut step = Step { stage, index, steps, time, x, program: self.program };
+        let Self { plan, check_nodes, .. } = *self;
+        let mut step = Step { stage, index, steps, time, x, preview, plan, check_nodes, program: self.program };
         match self.observer.step(&mut step) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Interrupted),

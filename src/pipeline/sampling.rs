@@ -2,7 +2,7 @@
 
 use super::conditions::{Batch, times};
 use super::key::PlanKey;
-use super::observer::StageName;
+use super::observer::{Preview, StageName};
 use super::run::{Feed, Job, Run};
 use super::update::Update;
 use crate::error::{Error, Result};
@@ -47,6 +47,7 @@ pub(super) struct Sampling {
     /// One step without guidance, where only some steps have it.
     unguided: Option<Recorded>,
     check: SegmentId,
+    preview: Option<Preview>,
     /// What the host writes before the conditions are computed, and before the loop.
     condition_feed: Feed,
     loop_feed: Feed,
@@ -59,15 +60,20 @@ pub(super) struct Sampling {
     not_finite: Slot,
 }
 
+/// Records a picture, packed pixels `[n, h, w, 1]` (u32), of latents `[n, h, w, c]`.
+type Picture<'a> = &'a dyn Fn(&mut Recorder, Slot) -> Result<Slot>;
+
 impl Sampling {
     /// Records a sampler on latents of `size` (height, width). `conditions` records what the network is told
-    /// besides latents and time: it gets the embedded times, and the feed for the inputs that it declares.
+    /// besides latents and time: it gets the embedded times, and the feed for the inputs that it declares. Where there is a
+    /// `picture`, it records what is shown of a step, if anybody asks.
     pub fn record(
         rec: &mut Recorder,
         (weights, config): &(Checkpoint, UNetConfig),
         key: &PlanKey,
         kind: &Kind,
         size: (usize, usize),
+        picture: Option<Picture<'_>>,
         conditions: impl FnOnce(&mut Recorder, &mut Feed, Batch) -> Result<Conditions>,
     ) -> Result<Self> {
         let (index, steps, guidance) = (kind.index, key.steps[kind.index], key.guidance[kind.index]);
@@ -88,10 +94,10 @@ impl Sampling {
         };
 
         let mut table = None;
-        let (step, unguided) = rec.repeat(steps, |rec| {
+        let (step, unguided, preview) = rec.repeat(steps, |rec| {
             let counter = rec.input(Shape::vector(1), Element::U32);
             loop_feed.add(move |_, run| run.write(counter, &[0u32]));
-            let update = Update::declare(rec, &mut loop_feed, key, index, x, counter);
+            let update = Update::declare(rec, &mut loop_feed, key, index, [x, counter], picture.is_some());
             if key.needs[index].noise && seed.is_none() {
                 table = Some(rec.input(Shape { n: steps * key.images, ..latents }, Element::F32));
             }
@@ -124,7 +130,13 @@ impl Sampling {
             };
             let usual = both(rec, kind.steps[0], guidance.some)?;
             let unguided = (guidance.some && !guidance.all).then(|| both(rec, kind.steps[1], false));
-            Ok((usual, unguided.transpose()?))
+            let preview = picture.zip(update.estimate()).map(|(picture, estimate)| {
+                let segment = rec.segment("preview");
+                let pixels = picture(rec, estimate)?;
+                rec.keep(pixels);
+                Ok(Preview { segment, pixels })
+            });
+            Ok((usual, unguided.transpose()?, preview.transpose()?))
         })?;
         let stream = kind.stream;
         if seed.is_none() {
@@ -145,6 +157,7 @@ impl Sampling {
             step,
             unguided,
             check,
+            preview,
             condition_feed,
             loop_feed,
             x,
@@ -171,7 +184,7 @@ impl Sampling {
         for (i, step) in run.job.steps(self.index).iter().enumerate() {
             let recorded = self.unguided.as_ref().filter(|_| !step.guided).unwrap_or(&self.step);
             run.segment(recorded.reuse.filter(|_| !step.whole).unwrap_or(recorded.whole))?;
-            run.step_done(self.stage, [i, self.steps], step.r, Some(self.x))?;
+            run.step_done(self.stage, [i, self.steps], step.r, Some(self.x), self.preview)?;
         }
         run.segment(self.check)?;
         run.finite(self.not_finite, self.stage, self.steps)

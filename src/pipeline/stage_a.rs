@@ -64,12 +64,8 @@ impl Stage for StageA {
             let picture = run.read(self.picture)?;
             run.keep("image", crop(&picture, shape.h, shape.w));
         }
-        let image = |rgba: &[u8]| {
-            let rgb = rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
-            Image { width: shape.w as u32, height: shape.h as u32, rgb }
-        };
-        run.results.images = pixels.chunks(shape.h * shape.w * 4).map(image).collect();
-        run.step_done(StageName::StageA, [0, 1], 0.0, None)
+        run.results.images = Image::of_pixels(&pixels, shape.w, shape.h);
+        run.step_done(StageName::StageA, [0, 1], 0.0, None, None)
     }
 
     fn host_bytes(&self, _total: usize) -> u64 {

@@ -31,7 +31,7 @@ impl StageB {
     pub fn record(rec: &mut Recorder, model: &Model, key: &PlanKey, text: TextSlots, stage_c: Slot) -> Result<Self> {
         let config = &model.stage_b.1;
         let size = key.sizes().b;
-        Sampling::record(rec, &model.stage_b, key, &KIND, size, |rec, feed, batch| {
+        Sampling::record(rec, &model.stage_b, key, &KIND, size, None, |rec, feed, batch| {
             let text_of = TextOfImages::record(rec, feed, batch);
             Ok(Conditions {
                 times: Vec::new(),

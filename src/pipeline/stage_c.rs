@@ -11,8 +11,9 @@ use super::text::TextSlots;
 use crate::error::Result;
 use crate::model::Model;
 use crate::net::unet::Conditions;
+use crate::net::{Net, previewer, slot};
 use crate::noise::NoiseStream;
-use crate::ops::Element;
+use crate::ops::{Element, ToRgb8};
 use crate::plan::{Recorder, SegmentId, Slot};
 use crate::shape::Shape;
 
@@ -32,7 +33,7 @@ pub(crate) struct StageC {
 
 /// Where its latents come from.
 enum Source {
-    Sampled(Sampling),
+    Sampled(Box<Sampling>),
     Given(Slot, Feed),
 }
 
@@ -52,7 +53,16 @@ impl StageC {
             return Ok(Self { source: Source::Given(x, feed), is_result });
         }
         let size = key.sizes().c;
-        let sampling = Sampling::record(rec, &model.stage_c, key, &KIND, size, |rec, feed, batch| {
+        let previewer = if key.preview { Some(model.previewer()?) } else { None };
+        let picture = previewer.map(|(weights, config)| {
+            |rec: &mut Recorder, latents: Slot| {
+                let mut net = Net::new(rec, weights);
+                let x = previewer::preview(&mut net, *config, latents)?;
+                net.op("to_rgb8", ToRgb8 { height: x.shape.h, width: x.shape.w }, &[slot(x)])
+            }
+        });
+        let picture = picture.as_ref().map(|picture| picture as _);
+        let sampling = Sampling::record(rec, &model.stage_c, key, &KIND, size, picture, |rec, feed, batch| {
             let text_of = TextOfImages::record(rec, feed, batch);
             let states = text.states.filter(|_| config.clip_text_in_channels.is_some());
             Ok(Conditions {
@@ -64,7 +74,7 @@ impl StageC {
                 pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
             })
         })?;
-        Ok(Self { source: Source::Sampled(sampling), is_result })
+        Ok(Self { source: Source::Sampled(Box::new(sampling)), is_result })
     }
 
     /// Its result, `[n, h, w, 16]`.

@@ -5,6 +5,7 @@
 //! | `text`        | once per batch      | the CLIP text tower                                |
 //! | `condition_c` | once per batch      | Stage C's context keys and values, timestep tables |
 //! | `step_c`      | per step of Stage C | the network, guidance, the sampler's update        |
+//! | `preview`     | when it is asked for | the previewer, on the latents that a step of Stage C estimates |
 //! | `check_c`     | once per batch      | a count of latents that are not finite             |
 //! | `condition_b`, `step_b`, `check_b` | as for Stage C | the same for Stage B, conditioned on Stage C's latents |
 //! | `decode`      | once per batch      | Stage A, conversion to bytes                       |

@@ -266,7 +266,7 @@ fn kept_plans_make_room_for_one_that_the_device_refuses() {
 fn noise_on_device(request: &Request, images: Range<usize>, keep: &mut Vec<HostTensor>) {
     let model = model();
     let inputs = Inputs::default();
-    let key = PlanKey::of(request, images.clone(), &inputs, false, Until::StageC);
+    let key = PlanKey::of(request, images.clone(), &Options::default(), Until::StageC);
     let recorded = stages::record(&model, &key).unwrap();
     let mut program = WithoutNetwork(Cpu::new(false).compile(recorded.plan.clone()).unwrap());
     let tokens = vec![crate::tokenizer::Encoding { ids: vec![0; 77], len: 1, cut: None }; 2];

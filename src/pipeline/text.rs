@@ -125,7 +125,7 @@ impl Stage for Text {
         }
         // Waits until the encoder has run, so that its time is its own.
         run.read(last)?;
-        run.step_done(StageName::Text, [0, 1], 0.0, None)
+        run.step_done(StageName::Text, [0, 1], 0.0, None, None)
     }
 }
 

@@ -19,23 +19,33 @@ pub(super) struct Update {
     factors: Slot,
     /// Guidance at every step, `[1, 1, steps, 3]`.
     guidance: Option<Slot>,
-    history: Option<History>,
+    estimate: Option<Estimate>,
 }
 
-/// The estimate of the clean latents one step before, for samplers of second order.
+/// The estimate of the clean latents at the latest step, for samplers of second order and for previews.
 #[derive(Clone, Copy)]
-struct History {
+struct Estimate {
     /// That estimate, `[n, h, w, c]`.
-    estimate: Slot,
+    latest: Slot,
     /// Factors that make a step's estimate from latents and prediction, `[1, 1, steps, 4]`.
     clean: Slot,
     /// Factors that replace the estimate before by this step's, `[1, 1, steps, 4]`.
     replace: Slot,
+    /// Whether the sampler reads it.
+    is_history: bool,
 }
 
 impl Update {
-    /// Declares its inputs, in a loop of steps.
-    pub fn declare(rec: &mut Recorder, feed: &mut Feed, key: &PlanKey, stage: usize, x: Slot, counter: Slot) -> Self {
+    /// Declares its inputs, in a loop of steps. The estimate of the clean latents is kept where the sampler needs it, or
+    /// where it is to be `previewed`.
+    pub fn declare(
+        rec: &mut Recorder,
+        feed: &mut Feed,
+        key: &PlanKey,
+        stage: usize,
+        [x, counter]: [Slot; 2],
+        previewed: bool,
+    ) -> Self {
         let steps = key.steps[stage];
         let factors = table(rec, feed, stage, steps, |step| [step.a, step.b, step.h, step.sigma]);
         let guidance = key.guidance[stage].some.then(|| {
@@ -49,14 +59,20 @@ impl Update {
             });
             guidance
         });
-        let history = key.needs[stage].history.then(|| {
-            let estimate = rec.input(x.shape, Element::F32);
-            feed.add(move |_, run| run.write(estimate, &vec![0f32; x.shape.elements()]));
+        let is_history = key.needs[stage].history;
+        let estimate = (is_history || previewed).then(|| {
+            let latest = rec.input(x.shape, Element::F32);
+            feed.add(move |_, run| run.write(latest, &vec![0f32; x.shape.elements()]));
             let clean = table(rec, feed, stage, steps, |step| [step.clean[0], step.clean[1], 0.0, 0.0]);
             let replace = table(rec, feed, stage, steps, |_| [0.0, 1.0, 0.0, 0.0]);
-            History { estimate, clean, replace }
+            Estimate { latest, clean, replace, is_history }
         });
-        Self { x, counter, factors, guidance, history }
+        Self { x, counter, factors, guidance, estimate }
+    }
+
+    /// The estimate of the clean latents at the latest step, `[n, h, w, c]`, where it is kept.
+    pub fn estimate(&self) -> Option<Slot> {
+        self.estimate.map(|estimate| estimate.latest)
     }
 
     /// Records guidance: `eps [2n, h, w, c]` of the network → `[n, h, w, c]`.
@@ -76,12 +92,12 @@ impl Update {
         let combine = |x, eps, history: Option<Slot>, noise, factors| {
             [slot(x), slot(eps), history.and_then(slot), noise, slot(factors), slot(counter)]
         };
-        let Some(History { estimate, clean, replace }) = self.history else {
+        let Some(Estimate { latest, clean, replace, is_history }) = self.estimate else {
             return rec.update("sampler", Denoise, &combine(x, eps, None, noise, self.factors), x);
         };
         let now = rec.node("estimate", Denoise, &combine(x, eps, None, None, clean))?;
-        rec.update("sampler", Denoise, &combine(x, eps, Some(estimate), noise, self.factors), x)?;
-        rec.update("history", Denoise, &combine(estimate, now, None, None, replace), estimate)
+        rec.update("sampler", Denoise, &combine(x, eps, is_history.then_some(latest), noise, self.factors), x)?;
+        rec.update("history", Denoise, &combine(latest, now, None, None, replace), latest)
     }
 }
 

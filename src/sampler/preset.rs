@@ -1,6 +1,6 @@
 //! Settings that go together, by name: how much time a picture may take.
 
-use super::{Method, Sampler};
+use super::{Method, Sampler, Spacing};
 
 /// Settings of both stages, Stage C's first. Guidance and all else stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,37 +9,25 @@ pub struct Preset {
     pub name: &'static str,
     /// Steps.
     pub steps: (u32, u32),
-    /// Samplers.
-    pub samplers: (Sampler, Sampler),
-    /// Lowest and highest diffusion time at which Stage C is guided.
-    pub guided: (f32, f32),
+    /// The sampler of both.
+    pub sampler: Sampler,
+    /// Where the steps of both lie.
+    pub spacing: Spacing,
     /// Every how many steps the whole network is evaluated.
     pub reuse: (u32, u32),
 }
 
 /// All presets, the fastest first. SPEED.md says what each costs, and how far its pictures are from those of 60 steps.
 pub const PRESETS: [Preset; 3] = [
-    Preset {
-        name: "fast",
-        steps: (8, 4),
-        samplers: (Sampler::Dpmpp2m, Sampler::Dpmpp2m),
-        guided: (0.0, 1.0),
-        reuse: (1, 1),
-    },
+    Preset { name: "fast", steps: (10, 5), sampler: Sampler::Dpmpp2m, spacing: Spacing::Exponential, reuse: (1, 1) },
     Preset {
         name: "balanced",
-        steps: (14, 6),
-        samplers: (Sampler::Dpmpp2m, Sampler::Dpmpp2m),
-        guided: (0.0, 1.0),
+        steps: (14, 8),
+        sampler: Sampler::Dpmpp2m,
+        spacing: Spacing::Exponential,
         reuse: (1, 1),
     },
-    Preset {
-        name: "best",
-        steps: (30, 12),
-        samplers: (Sampler::Dpmpp2m, Sampler::Dpmpp2m),
-        guided: (0.0, 1.0),
-        reuse: (1, 1),
-    },
+    Preset { name: "best", steps: (30, 15), sampler: Sampler::Dpmpp2m, spacing: Spacing::Exponential, reuse: (1, 1) },
 ];
 
 impl Preset {
@@ -53,14 +41,35 @@ impl Preset {
         found.ok_or_else(|| format!("expected one of {names}, got `{name}`"))
     }
 
-    /// Steps and methods of both stages with these settings.
+    /// Puts these settings into the steps and methods of both stages.
     pub fn apply(self, steps: &mut (u32, u32), methods: &mut (Method, Method)) {
-        let with = |method: &mut Method, sampler, reuse| {
-            *method = Method { sampler, reuse, times: Vec::new(), ..method.clone() };
+        let Self { sampler, spacing, .. } = self;
+        let with = |method: &mut Method, reuse| {
+            *method = Method { sampler, spacing, reuse, times: Vec::new(), ..method.clone() };
         };
         *steps = self.steps;
-        with(&mut methods.0, self.samplers.0, self.reuse.0);
-        with(&mut methods.1, self.samplers.1, self.reuse.1);
-        methods.0.guided = self.guided;
+        with(&mut methods.0, self.reuse.0);
+        with(&mut methods.1, self.reuse.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_settings_that_are_allowed() {
+        for preset in PRESETS {
+            let (mut steps, mut methods) =
+                ((20, 10), (Method { rescale: 0.5, ..Method::default() }, Method::default()));
+            Preset::named(preset.name).unwrap().apply(&mut steps, &mut methods);
+            methods.0.check("C", steps.0).unwrap();
+            methods.1.check("B", steps.1).unwrap();
+            assert_eq!((steps, methods.0.rescale), (preset.steps, 0.5));
+            assert_eq!((methods.0.sampler, methods.1.sampler), (preset.sampler, preset.sampler));
+            assert_eq!((methods.0.reuse, methods.1.reuse), preset.reuse);
+        }
+        assert!(PRESETS.is_sorted_by(|a, b| a.steps.0 < b.steps.0 && a.steps.1 < b.steps.1));
+        assert!(Preset::named("slow").unwrap_err().contains("fast, balanced, best"));
     }
 }

@@ -113,6 +113,7 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         stage_a: (part("vqgan", a)?, stage_a),
         text: (part("text_encoder", t)?, text),
         vision: Err(Missing::of("image encoder weights", "synthetic models have none")),
+        previewer: Err(Missing::of("previewer weights", "synthetic models have none")),
         tokenizer: tokenizer_files(),
         learned: Vec::new(),
         native_size: None,

@@ -62,6 +62,15 @@ pub(super) const IMAGE_ENCODER: Component = Component {
     files: &["image_encoder"],
 };
 
+pub(super) const PREVIEWER: Component = Component {
+    what: "previewer weights",
+    field: "previewer",
+    kind: NetworkKind::Previewer,
+    folders: &["previewer"],
+    stem: "diffusion_pytorch_model",
+    files: &["previewer"],
+};
+
 /// Variants that files are known to have.
 const KNOWN: [&str; 3] = ["bf16", "", "fp16"];
 
@@ -261,6 +270,7 @@ impl Component {
             NetworkKind::StageC => {
                 "set the folder that contains prior/ with `prior`, or the file with `stage_c`".to_owned()
             }
+            NetworkKind::Previewer => "download this component of the model, or do without previews".to_owned(),
             _ => format!("download this component of the model, or set its file with `{}`", self.field),
         }
     }

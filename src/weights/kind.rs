@@ -54,7 +54,7 @@ impl NetworkKind {
             Self::VisionEncoder
         } else if has("backbone.0.0.weight") && has("mapper.0.weight") {
             Self::EffnetEncoder
-        } else if has("blocks.0.weight") && has("blocks.24.weight") {
+        } else if has("blocks.0.weight") && has("blocks.24.weight") || has("rgb.weight") {
             Self::Previewer
         } else {
             Self::Unknown

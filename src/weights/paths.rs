@@ -8,6 +8,7 @@
 //! | text encoder | `text_encoder/` | `text_encoder`, or inside the Stage C file |
 //! | tokenizer | `tokenizer/` | `tokenizer.json` |
 //! | image encoder (optional) | `image_encoder/` | `image_encoder`, or inside the Stage C file (`clip_l_vision.`) |
+//! | previewer (optional) | `previewer/` | `previewer`, or inside the Stage C file (`vae.previewer.`) |
 //!
 //! Single files have their sizes in their tensors; what cannot be seen there may stand in `stage_c.json`, `text_encoder.json`
 //! and so on beside them, like `config.json` in a folder. The model folder is searched first, then the prior's folder: the one given, or the
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::component::{IMAGE_ENCODER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
+use super::component::{IMAGE_ENCODER, PREVIEWER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
 use super::variant::Variant;
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
@@ -87,6 +88,8 @@ pub struct ModelPaths {
     pub text_encoder: PartFiles,
     /// The CLIP vision tower.
     pub image_encoder: Optional,
+    /// The previewer.
+    pub previewer: Optional,
     /// A folder with `tokenizer.json` (or `vocab.json` and `merges.txt`), or
     /// the file `tokenizer.json` itself.
     pub tokenizer: Location,
@@ -142,6 +145,7 @@ impl ModelPaths {
             stage_a: STAGE_A.find(overrides.stage_a.as_ref(), &roots, wanted, Some(&stage_b))?,
             text_encoder: TEXT_ENCODER.find(overrides.text_encoder.as_ref(), &roots, wanted, Some(&stage_c))?,
             image_encoder: IMAGE_ENCODER.find_optional(overrides.image_encoder.as_ref(), &roots, wanted, &stage_c)?,
+            previewer: PREVIEWER.find_optional(None, &roots, wanted, &stage_c)?,
             tokenizer: tokenizer(overrides.tokenizer.as_ref(), &roots)?,
             index: indices.into_iter().next(),
             schedulers,

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use cascade_rt::Origin;
+use cascade_rt::{Origin, read_metadata};
 use serde_json::{Value, json};
 
 use super::{Room, common};
@@ -143,6 +143,48 @@ fn grids() {
     room.fails(&["generate", "x", "-o", "g.png", "--grid", "g.png"], 2, &["another file than --grid"]);
     let axes = ["generate", "--prompts", "prompts", "-c", "2", "--vary", "seed=1,2", "--grid", "h.png"];
     room.fails(&axes, 2, &["--grid: expected two of several prompts"]);
+}
+
+/// A preview file shows what all pictures of the batch became in Stage C, and changes nothing of them.
+#[test]
+fn previews() {
+    let room = Room::new();
+    let plain = ["a lemon on a teal background", "-c", "2", "-o", "plain.png"];
+    room.generate(&plain);
+    fs::write(room.path("soon.png"), "an older one").unwrap();
+    let shown = ["a lemon on a teal background", "-c", "2", "-o", "shown.png", "--preview", "soon.png"];
+    assert_eq!(room.generate(&shown), "shown-1.png\nshown-2.png\n");
+    for k in 1..=2 {
+        assert!(room.bytes(&format!("plain-{k}.png")) == room.bytes(&format!("shown-{k}.png")), "picture {k}");
+    }
+    // Two pictures of 2×2 latent pixels, each of which is 8×8.
+    let soon = read_metadata(&room.path("soon.png")).unwrap();
+    assert_eq!((soon.width, soon.height), (32, 16));
+    room.run(&[
+        "generate",
+        "a fox",
+        "--steps",
+        "2,2",
+        "--prior-only",
+        "-o",
+        "f.safetensors",
+        "--preview",
+        "prior.webp",
+    ]);
+    assert_eq!(&room.bytes("prior.webp")[8..12], b"WEBP");
+
+    room.fails(&["generate", "x", "-o", "g.png", "--preview", "g.png"], 2, &["another file than --preview"]);
+    room.fails(
+        &["generate", "x", "--grid", "g.png", "--preview", "g.png"],
+        2,
+        &["--preview: expected another file than --grid"],
+    );
+    room.fails(&["generate", "x", "--preview", "g.txt"], 2, &["--preview: expected a name that ends in .png"]);
+    room.fails(&["generate", "x", "--preview", "terminal"], 2, &["because standard output is no terminal"]);
+    room.fails(&["generate", "x", "--preview", "g.png", "--preview-every", "0"], 2, &["--preview-every"]);
+    let tiny = common::root().join("tests/fixtures/tiny").display().to_string();
+    let args = ["generate", "x", "-m", &tiny, "-W", "64", "-H", "64", "--preview", "g.png"];
+    room.fails(&args, 3, &["previewer weights (previewer/diffusion_pytorch_model", "do without previews"]);
 }
 
 #[test]

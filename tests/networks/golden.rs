@@ -2,11 +2,15 @@
 //! through a safetensors file all the same. Of the PyTorch modules' output a few numbers are written down here.
 
 use crate::common::{Bench, golden_checkpoint, golden_input, to_nchw};
-use cascade_rt::net::config::{Activation, Block, ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig};
+use cascade_rt::net::config::{
+    Activation, Block, ClipTextConfig, ClipVisionConfig, PreviewerConfig, StageAConfig, UNetConfig,
+};
 use cascade_rt::net::unet::{Conditions, UNet};
 use cascade_rt::net::{Net, clip, effnet, previewer, stage_a, tensors};
 use cascade_rt::sampler::timestep_embedding;
 use cascade_rt::shape::Shape;
+use cascade_rt::weights::{Checkpoint, NetworkKind};
+use safetensors::{Dtype, tensor::TensorView};
 
 /// What is known of an output: its first and last values, sum and sum of squares, in NCHW order.
 struct Golden<'a> {
@@ -108,10 +112,14 @@ fn check_unet(config: &UNetConfig, sample: Shape, golden: Golden<'_>) {
     let unet = UNet { config };
     let mut net = Net::new(&mut bench.rec, &weights);
     let conditioned = unet.condition(&mut net, &conditions, sample).unwrap();
-    let y = unet.step(&mut net, x, &conditioned, counter).unwrap();
+    let (y, deep) = unet.step_around(&mut net, x, &conditioned, counter, None).unwrap();
     assert_eq!(y.shape, sample);
-    for (device, outputs) in bench.run(&[y]) {
+    let mut net = Net::new(&mut bench.rec, &weights);
+    let (again, same) = unet.step_around(&mut net, x, &conditioned, counter, Some(deep)).unwrap();
+    assert_eq!(same.id(), deep.id());
+    for (device, outputs) in bench.run(&[y, again]) {
         golden.check(&device, &to_nchw(&outputs[0], y.shape));
+        assert!(outputs[0] == outputs[1], "the finest level around what the others make, on {device}");
     }
 }
 
@@ -379,14 +387,15 @@ fn effnet_takes_any_size() {
 
 #[test]
 fn previewer() {
-    let table = tensors::of_previewer();
+    let config = PreviewerConfig::Convolutions;
+    let table = config.tensors();
     assert_eq!(parameters(&table), 3_979_651);
     let dir = tempfile::tempdir().unwrap();
     let weights = golden_checkpoint(table, dir.path());
     let mut bench = Bench::new();
     let latents = Shape::new(1, 3, 2, 16);
     let z = bench.input_nchw(latents, &golden_input(9, latents.elements()));
-    let y = previewer::preview(&mut Net::new(&mut bench.rec, &weights), z).unwrap();
+    let y = previewer::preview(&mut Net::new(&mut bench.rec, &weights), config, z).unwrap();
     assert_eq!(y.shape, Shape::new(1, 24, 16, 3));
     let golden = Golden {
         first: [0.256692, 0.019839, 0.133595, 0.010855, 0.138118, 0.006344],
@@ -397,5 +406,35 @@ fn previewer() {
     };
     for (device, outputs) in bench.run(&[y]) {
         golden.check(&device, &to_nchw(&outputs[0], y.shape));
+    }
+}
+
+/// Each pixel of the latents becomes a patch, whose values are ordered by colour, then by row.
+#[test]
+fn linear_previewer() {
+    let config = PreviewerConfig::Linear { latent_channels: 2, patch: 2 };
+    let dir = tempfile::tempdir().unwrap();
+    let rows: Vec<f32> = (0..12).flat_map(|row| [row as f32, 0.5]).collect();
+    let bias: Vec<f32> = (0..12).map(|row| 100.0 * row as f32).collect();
+    let view = |dims: &[usize], values: &'static [f32]| {
+        TensorView::new(Dtype::F32, dims.to_vec(), bytemuck::cast_slice(values)).unwrap()
+    };
+    let tensors = [("rgb.weight", view(&[12, 2, 1, 1], rows.leak())), ("rgb.bias", view(&[12], bias.leak()))];
+    let file = dir.path().join("previewer.safetensors");
+    safetensors::serialize_to_file(tensors, None, &file).unwrap();
+    let weights = Checkpoint::open_as(file, NetworkKind::Previewer).unwrap();
+    assert_eq!(PreviewerConfig::open(&weights).unwrap(), config);
+    let mut bench = Bench::new();
+    let z = bench.input(Shape::new(1, 1, 2, 2), &[1.0, 2.0, -1.0, 0.0]);
+    let y = previewer::preview(&mut Net::new(&mut bench.rec, &weights), config, z).unwrap();
+    assert_eq!(y.shape, Shape::new(1, 2, 4, 3));
+    // Row 4·colour + 2·y + x of the weight, at the first pixel and at the second.
+    let at = |x: usize, y: usize, colour: usize| {
+        let (z, row) = (if x < 2 { [1.0, 2.0] } else { [-1.0, 0.0] }, (4 * colour + 2 * y + x % 2) as f32);
+        row * z[0] + 0.5 * z[1] + 100.0 * row
+    };
+    let want: Vec<f32> = (0..24).map(|i| at(i / 3 % 4, i / 12, i % 3)).collect();
+    for (device, outputs) in bench.run(&[y]) {
+        assert_eq!(outputs[0], want, "{device}");
     }
 }

@@ -218,8 +218,10 @@ fn single_files_have_variants() {
     let root = dir.path().join("m");
     tiny_model(&root);
     fs::remove_dir_all(root.join("prior")).unwrap();
-    // So that it is not looked for in Stage C's file, which is empty.
-    fs::write(root.join("image_encoder.safetensors"), "").unwrap();
+    // So that these are not looked for in Stage C's file, which is empty.
+    for name in ["image_encoder.safetensors", "previewer.safetensors"] {
+        fs::write(root.join(name), "").unwrap();
+    }
     for name in ["stage_c_lite.safetensors", "stage_c_lite_bf16.safetensors", "stage_c.safetensors"] {
         fs::write(root.join(name), "").unwrap();
         let small = find(&root, &Overrides::default()).unwrap();

@@ -30,4 +30,5 @@ until [ -e "$DEMO_WORK/latents_c.pt" ]; do sleep 5; kill -0 %1; done # the encod
 once stage_c python train_stage_c.py "$C" resume
 wait %1
 python export.py "$out" "$DEMO_WORK/apple.png"
+python fit_previewer.py "$out/previewer"
 python evaluate.py "$out" "$out"
