@@ -5,6 +5,7 @@
 //! ```
 
 mod assign;
+mod embedding;
 mod file;
 mod foreign;
 mod names;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use assign::Applied;
 use assign::assign;
+pub use embedding::NewToken;
 use file::{Entry, Tokens};
 
 use crate::error::Result;
@@ -29,6 +31,8 @@ pub struct Adapter {
     entries: Vec<Entry>,
     /// Changes of token embeddings.
     tokens: Option<Tokens>,
+    /// Embeddings of new tokens that the file has besides.
+    learned: Vec<NewToken>,
     /// Tensors that belong to none of these, by name.
     unknown: Vec<String>,
 }
@@ -41,6 +45,11 @@ impl Adapter {
     /// holds no change at all; the error says what the file is where that can be told.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         file::open(&Location::from(path.into()))
+    }
+
+    /// Embeddings of new tokens that the file has besides, for [`Model::learn`].
+    pub fn new_tokens(&self) -> &[NewToken] {
+        &self.learned
     }
 
     /// The file.

@@ -87,9 +87,12 @@ impl Networks {
     /// Those of [`Model::open`].
     pub fn of_model(paths: &ModelPaths) -> Result<Self> {
         let model = Model::open(paths)?;
-        match model.vision() {
-            Err(Error::ModelMissing { .. }) => {}
-            found => found.map(drop)?,
+        // Networks that text to image does without are opened when they are asked for.
+        for found in [model.vision().map(drop), model.effnet().map(drop), model.previewer().map(drop)] {
+            match found {
+                Err(Error::ModelMissing { .. }) => {}
+                found => found?,
+            }
         }
         let Model {
             stage_a: (a, a_sizes),
@@ -97,6 +100,8 @@ impl Networks {
             stage_c: (c, c_sizes),
             text: (t, t_sizes),
             vision,
+            effnet,
+            previewer,
             ..
         } = model;
         let unet = |sizes: &UNetConfig, weights: &Checkpoint| {
@@ -120,16 +125,10 @@ impl Networks {
             let v_shown = ClipVisionConfig::read_or_infer(None, &v).is_ok_and(|(shown, _)| shown == v_sizes);
             all.push(network(v, &v_sizes, files.config.as_ref(), v_shown));
         }
-        // Further networks in the file of Stage C, or as single files beside it.
-        for kind in [NetworkKind::EffnetEncoder, NetworkKind::Previewer] {
-            let inside = Checkpoint::open_all(&paths.stage_c.weights)?.into_iter().find(|other| other.kind() == kind);
-            let beside = Layout::Original.place(kind).map(|at| paths.stage_c.weights.with_file_name(at.file));
-            let found = match (inside, beside) {
-                (None, Some(file)) if file.has_file()? => Some(Checkpoint::open_as(&file, kind)?),
-                (inside, _) => inside,
-            };
-            all.extend(found.map(|weights| Network { weights, config: None, shows_sizes: true, other: None }));
-        }
+        let [previewer, effnet] =
+            [previewer.into_opened().map(|(weights, _)| weights), effnet.into_opened().map(|(weights, _)| weights)];
+        let bare = previewer.into_iter().chain(effnet);
+        all.extend(bare.map(|weights| Network { weights, config: None, shows_sizes: true, other: None }));
         let scheduler = paths.schedulers.first().map(|file| ("scheduler/scheduler_config.json", file));
         let index = paths.index.as_ref().map(|file| ("model_index.json", file));
         let copy = |(name, file): (&str, &Location)| (PathBuf::from(name), Text::Of(file.clone()));

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-pub use adapters::{Adapter, Applied};
+pub use adapters::{Adapter, Applied, NewToken};
 #[doc(inline)]
 pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};

@@ -4,15 +4,14 @@
 mod extra;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{
-    ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig,
-};
+use crate::net::config::{ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig};
 use crate::sampler;
 use crate::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 pub use extra::Extra;
@@ -36,6 +35,10 @@ pub struct Model {
     pub(crate) previewer: Extra<PreviewerConfig>,
     /// The tokenizer's folder or file.
     pub tokenizer: Location,
+    /// Tokens that it has learned besides those of the tokenizer: their names, and their rows in the table of embeddings.
+    pub learned: Vec<(Vec<String>, Range<u32>)>,
+    /// Whether weights are made int8 when they are first used, also those of networks that are opened later.
+    pub(crate) quantised: bool,
     /// Side of the pictures that it was made for, pixels, if it says so.
     pub native_size: Option<u32>,
     /// Which files the networks come from, and what could have been taken instead. Empty for a model in memory.
@@ -87,6 +90,7 @@ impl Model {
         let (vision, effnet) = (Extra::at(&paths.image_encoder), Extra::at(&paths.effnet_encoder));
         let (sources, texts) = (paths.sources(), paths.texts());
         let previewer = Extra::at(&paths.previewer);
+        let learned = Vec::new();
         let model = Self {
             stage_a,
             stage_b,
@@ -96,6 +100,8 @@ impl Model {
             effnet,
             previewer,
             tokenizer,
+            learned,
+            quantised: false,
             native_size,
             sources,
             texts,
@@ -117,7 +123,10 @@ impl Model {
     /// [`Error::ModelMissing`] says where it was looked for. If its files are damaged, or it does not fit Stage C.
     pub fn vision(&self) -> Result<&(Checkpoint, ClipVisionConfig)> {
         self.vision.get(|part| {
-            let weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
+            let mut weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
+            if self.quantised {
+                weights.quantise();
+            }
             let config = ClipVisionConfig::open(part.config.as_ref(), &weights)?;
             let (stage_c, c) = &self.stage_c;
             let takes = c.clip_image_in_channels;
@@ -144,7 +153,8 @@ impl Model {
     /// Makes weights int8 that are not, as [the table](crate::weights::is_narrow) says: each when it is first used, in memory of
     /// its own. A network that has some already stays as it is.
     pub fn quantise(&mut self) {
-        let vision = self.vision.iter_mut().map(|(weights, _)| weights);
+        self.quantised = true;
+        let vision = self.vision.opened().map(|(weights, _)| weights);
         let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];
         weights.into_iter().chain(vision).for_each(Checkpoint::quantise);
     }

@@ -62,7 +62,10 @@ impl Pipeline {
     /// If the tokenizer cannot be read.
     pub fn new(model: Model, backend: Box<dyn Backend>) -> Result<Self> {
         let config = &model.text.1;
-        let tokenizer = Tokenizer::open(&model.tokenizer, config.max_position_embeddings, config.vocab_size)?;
+        let learned: usize = model.learned.iter().map(|(_, rows)| rows.len()).sum();
+        let vocabulary = config.vocab_size - learned;
+        let mut tokenizer = Tokenizer::open(&model.tokenizer, config.max_position_embeddings, vocabulary)?;
+        tokenizer.learn(&model.learned)?;
         Ok(Self { model, tokenizer, backend, plans: Plans::default() })
     }
 

@@ -5,6 +5,7 @@
 //! for all of them (`denoise`), and a sampler is a table of factors ([`Step`]).
 
 mod embedding;
+mod preset;
 mod rule;
 mod schedule;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use embedding::timestep_embedding;
+pub use preset::{PRESETS, Preset};
 pub use rule::{Step, first_step, steps, steps_from};
 pub use schedule::{S, alpha_bar, timesteps};
 
@@ -145,6 +147,10 @@ pub struct Method {
     /// Lowest and highest diffusion time at which guidance applies, `[0, 1]`. The network is evaluated once
     /// instead of twice at other steps.
     pub guided: (f32, f32),
+    /// Every how many steps the whole network is evaluated, 1 to 16. Steps in between compute the finest level alone, on the
+    /// way down and up, and take what all others make from the whole step before. 1: every step. A step at which
+    /// guidance begins or ends is whole.
+    pub reuse: u32,
     /// How much of guidance's change of contrast is taken back, 0 to 1. 0 is none; the original sampler has 0.7.
     pub rescale: f32,
     /// Share that remains of guidance's part along the prediction itself, 0 to 1 (adaptive projected guidance). 1 is
@@ -161,6 +167,7 @@ impl Default for Method {
             shift: 1.0,
             times: Vec::new(),
             guided: (0.0, 1.0),
+            reuse: 1,
             rescale: 0.0,
             parallel: 1.0,
         }
@@ -193,6 +200,7 @@ impl Method {
                 "two times from 0 to 1, the lower one first".into(),
                 format!("{low},{high}"),
             ),
+            ((1..=16).contains(&self.reuse), "reuse", "a number from 1 to 16".into(), self.reuse.to_string()),
             (share.contains(&self.rescale), "rescale", "a number from 0 to 1".into(), self.rescale.to_string()),
             (share.contains(&self.parallel), "parallel", "a number from 0 to 1".into(), self.parallel.to_string()),
         ] {
@@ -228,6 +236,11 @@ mod tests {
         assert!(message(Method { times: vec![1.0], ..good() }).contains("as many times as steps, 2"));
         for guided in [(0.6, 0.4), (-0.1, 1.0), (0.0, f32::NAN)] {
             assert!(message(Method { guided, ..good() }).starts_with("guided: "));
+        }
+        for reuse in [0, 17] {
+            assert!(
+                message(Method { reuse, ..good() }).starts_with("reuse: expected a number from 1 to 16 for Stage C")
+            );
         }
         assert!(message(Method { rescale: f32::NAN, ..good() }).starts_with("rescale: "));
         assert!(message(Method { parallel: -0.1, ..good() }).starts_with("parallel: "));

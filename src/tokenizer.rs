@@ -2,6 +2,8 @@
 
 mod files;
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -35,6 +37,8 @@ pub struct Tokenizer {
     bos: u32,
     eos: u32,
     pad: u32,
+    /// Tokens that stand for others: what the tokenizer calls each, and what it stands for.
+    learned: HashMap<u32, Range<u32>>,
     /// How many bytes behind a place of a word may change how the word is merged before it.
     reach: usize,
 }
@@ -73,7 +77,46 @@ impl Tokenizer {
         };
         let [bos, eos, pad, _] = &files.special;
         let (bos, eos, pad) = (id(bos)?, id(eos)?, id(pad)?);
-        Ok(Self { bpe, path: files.path, positions, bos, eos, pad, reach })
+        Ok(Self { bpe, path: files.path, positions, bos, eos, pad, learned: HashMap::new(), reach })
+    }
+
+    /// Adds tokens by any of several names, each of which becomes ids that are rows of the table of embeddings. They are found
+    /// as `transformers` finds tokens that are added to it: before a text is cut into words, in lower case, and inside of words
+    /// too; but names that begin with `embedding:` only as whole words.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the tokenizers library refuses one.
+    pub fn learn(&mut self, tokens: &[(Vec<String>, Range<u32>)]) -> Result<()> {
+        for (names, rows) in tokens {
+            for name in names {
+                let token = tokenizers::AddedToken::from(name.clone(), false);
+                let token = token.single_word(name.starts_with("embedding:"));
+                self.bpe.add_tokens([token]).map_err(|e| bad(&self.path, format!("the new token `{name}`"), e))?;
+                self.learned.extend(self.id(name).map(|id| (id, rows.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the tokenizer calls a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.bpe.token_to_id(token)
+    }
+
+    /// The ids of all tokens of the vocabulary in which a regular expression matches, in order.
+    ///
+    /// # Errors
+    /// What is wrong with the expression.
+    pub fn matching(&self, pattern: &str) -> std::result::Result<Vec<u32>, String> {
+        let regex = fancy_regex::Regex::new(pattern).map_err(|e| e.to_string())?;
+        let mut ids = Vec::new();
+        for (token, id) in self.bpe.get_vocab(true) {
+            if regex.is_match(&token).map_err(|e| e.to_string())? {
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// Token ids of a prompt, truncated to the sequence length.
@@ -84,22 +127,16 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Model`] if the text cannot be encoded with the model's files.
     pub fn encode(&self, prompt: &str) -> Result<Encoding> {
-        let encode = |text: &str| {
-            self.bpe.encode(text, false).map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))
-        };
         let room = self.positions - 2;
         let head = self.head(prompt);
-        let mut text = encode(head)?;
-        if text.get_ids().len() <= room && head.len() < prompt.len() {
-            text = encode(prompt)?;
+        let mut text = self.pieces(head)?;
+        if text.len() <= room && head.len() < prompt.len() {
+            text = self.pieces(prompt)?;
         }
-        let kept = text.get_ids().len().min(room);
-        let cut = text.get_offsets().get(room).map(|&(start, _)| {
-            let start = prompt.floor_char_boundary(start);
-            prompt[start..].trim().to_owned()
-        });
-
-        Ok(Encoding { cut, ..self.enclose(&text.get_ids()[..kept]) })
+        let cut = text.get(room).map(|&(_, start)| prompt[prompt.floor_char_boundary(start)..].trim().to_owned());
+        text.truncate(room);
+        let ids: Vec<u32> = text.into_iter().map(|(id, _)| id).collect();
+        Ok(Encoding { cut, ..self.enclose(&ids) })
     }
 
     /// All tokens of a text, without those that begin and end it.
@@ -107,8 +144,17 @@ impl Tokenizer {
     /// # Errors
     /// Those of [`encode`](Self::encode).
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.pieces(text)?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// All tokens of a text, and the byte at which each begins.
+    fn pieces(&self, text: &str) -> Result<Vec<(u32, usize)>> {
         let encoded = self.bpe.encode(text, false);
-        Ok(encoded.map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))?.get_ids().to_vec())
+        let encoded = encoded.map_err(|e| bad(&self.path, "a tokenizer that can encode any text", e))?;
+        let meant = |(&id, &(start, _)): (&u32, &(usize, usize))| {
+            self.learned.get(&id).cloned().unwrap_or(id..id + 1).map(move |id| (id, start))
+        };
+        Ok(encoded.get_ids().iter().zip(encoded.get_offsets()).flat_map(meant).collect())
     }
 
     /// Tokens between those that begin and end a text, padded to the sequence length.

@@ -7,7 +7,10 @@ mod convert;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cascade_rt::{Adapter, Model, ModelPaths, Options, Overrides, Pipeline, Request, devices};
+use cascade_rt::backend::wgpu::{self, Wgpu};
+use cascade_rt::backend::{Backend, cuda};
+use cascade_rt::registry::Caps;
+use cascade_rt::{Adapter, Model, ModelPaths, NewToken, Options, Overrides, Pipeline, Request, devices};
 
 fn fixtures() -> PathBuf {
     common::root().join("tests/fixtures")
@@ -23,7 +26,7 @@ fn model() -> Model {
     Model::open(&ModelPaths::find(Some(&fixtures().join("tiny").into()), None, &parts).unwrap()).unwrap()
 }
 
-fn pipeline() -> Pipeline {
+fn pipeline_of_cpu() -> Pipeline {
     Pipeline::new(model(), devices::Choice::Cpu.open().unwrap()).unwrap()
 }
 
@@ -67,7 +70,7 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn every_dialect_is_what_pytorch_makes_of_merged_weights() {
     let expected = expected();
-    let mut pipeline = pipeline();
+    let mut pipeline = pipeline_of_cpu();
     let base = stage_c(&mut pipeline);
     assert!(distance(&base, &expected["base.stage_c"]) < 1e-4);
     for (files, want, changes) in [
@@ -102,6 +105,143 @@ fn every_dialect_is_what_pytorch_makes_of_merged_weights() {
     assert_eq!(stage_c(&mut pipeline), base);
     pipeline.adapt(&[]).unwrap();
     assert_eq!(stage_c(&mut pipeline), base);
+}
+
+/// A pipeline of the tiny model that has learned the tokens of these files, and is changed by these adapters.
+fn learned(tokens: &[NewToken], adapters: &[&str], backend: Box<dyn Backend>) -> Pipeline {
+    let mut model = model();
+    let opened: Vec<Adapter> = adapters.iter().map(|name| adapter(name)).collect();
+    let bundled = opened.iter().flat_map(|adapter| adapter.new_tokens().to_vec());
+    model.learn(&tokens.iter().cloned().chain(bundled).collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"));
+    model.adapt(&opened.iter().map(|adapter| (adapter, 1.0)).collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"));
+    Pipeline::new(model, backend).unwrap()
+}
+
+fn embedding(name: &str) -> Vec<NewToken> {
+    NewToken::open(fixtures().join("adapters").join(name)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The tokens of `retoken.safetensors`, as its configuration would name them.
+fn retokened() -> Vec<NewToken> {
+    vec![NewToken::named("[fernando]", Some("^fo+x?</w>|^sn")), NewToken::named("<zero>", None)]
+}
+
+const RETOKENED: &str = "a [Fernando] in the <zero> snow";
+
+fn inverted(old_film: &str, snowy: &str) -> Request {
+    let prompt = format!("a red {old_film} fox {snowy} in the snow");
+    Request { negative: format!("{snowy} fog"), prompts: vec![prompt], ..request() }
+}
+
+fn latents(pipeline: &mut Pipeline, request: &Request) -> Vec<f32> {
+    pipeline.prior(request, Options::default()).unwrap().0.stage_c.values
+}
+
+#[test]
+fn learned_tokens_are_what_transformers_makes_of_added_rows() {
+    let expected = expected();
+    let cpu = || devices::Choice::Cpu.open().unwrap();
+    let check = |pipeline: &mut Pipeline, request: &Request, want: &str| {
+        let error = distance(&latents(pipeline, request), &expected[&format!("{want}.stage_c")]);
+        assert!(error < 1e-4, "{want}, {:?}: {error}", request.prompts);
+    };
+    let mut bundle = learned(&embedding("snowy.safetensors"), &["bundle.safetensors"], cpu());
+    for (old_film, snowy) in
+        [("<old film>", "<snowy>"), ("<Old  Film>", "embedding:snowy"), ("<old film>", "embedding:snowy.safetensors")]
+    {
+        check(&mut bundle, &inverted(old_film, snowy), "inverted");
+    }
+    // A whole word only: this is another embedding's name.
+    assert_eq!(bundle.tokenizer().tokens("<snowy> embedding:snowy2").unwrap()[..3], [49408, 49409, 49410]);
+    assert!(bundle.tokenizer().tokens("embedding:snowy2").unwrap().iter().all(|&id| id < 49408));
+    // A token of three vectors takes the place of three in a prompt that is too long.
+    let long = format!("{}<snowy>", "fox ".repeat(74));
+    let encoding = bundle.tokenizer().encode(&long).unwrap();
+    assert_eq!((encoding.ids[75], encoding.len, encoding.cut.as_deref()), (49408, 77, Some("<snowy>")));
+
+    let both = [embedding("learned_embeds.safetensors"), embedding("snowy.safetensors")].concat();
+    let mut other = learned(&both, &[], cpu());
+    let named = latents(&mut other, &inverted("<old film>", "<snowy>"));
+    assert_eq!(latents(&mut other, &inverted("embedding:learned_embeds", "<snowy>")), named);
+
+    let mut pipeline = learned(&retokened(), &["retoken.safetensors"], cpu());
+    check(&mut pipeline, &Request { prompts: vec![RETOKENED.into()], ..request() }, "retokened");
+    // The plain prompts of such a model are those of the model without.
+    let plain = latents(&mut learned(&retokened(), &[], cpu()), &request());
+    assert_eq!(plain, stage_c(&mut pipeline_of_cpu()));
+}
+
+#[test]
+fn embeddings_that_do_not_fit_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |tensors: &[(&str, &[usize])]| {
+        let tokens = NewToken::open(file(&folder, tensors));
+        tokens.and_then(|tokens| model().learn(&tokens)).expect_err("is refused").to_string()
+    };
+    for (tensors, part) in [
+        (&[("clip_g", &[2, 20][..])][..], "vectors of 12"),
+        (&[("emb_params", &[1, 768])], "vectors of 12"),
+        (&[("clip_l", &[1, 12]), ("clip_g", &[1, 12])], "Stable Diffusion XL"),
+        (&[("clip_g_out", &[1, 12]), ("clip_g", &[1, 12])], "an output embedding"),
+        (&[("bundle_emb.<x>.clip_l", &[1, 12])], "an embedding of inputs for Stable Cascade"),
+        (&[("clip_g", &[1, 1, 12])], "vectors [n, width]"),
+        (&[("a", &[1, 12]), ("b", &[1, 12])], "something else"),
+        (&[("lora_unet_x.lora_down.weight", &[1, 12]), ("y", &[1])], "an adapter in a dialect"),
+        (&[("bundle_emb.fox</w>.clip_g", &[1, 12])], "a new token"),
+        (&[("bundle_emb. x.clip_g", &[1, 12])], "a new token"),
+    ] {
+        let message = message(tensors);
+        assert!(message.contains(part), "{tensors:?}: {message}");
+    }
+    let refused = |tokens: &[NewToken]| model().learn(tokens).unwrap_err().to_string();
+    let snowy = embedding("snowy.safetensors");
+    assert!(refused(&[snowy.clone(), snowy].concat()).contains("in use"));
+    assert!(refused(&[NewToken::named("<x>", Some("("))]).contains("a regular expression"));
+    assert!(refused(&[NewToken::named("<x>", Some("^nothing at all$"))]).contains("matches tokens of the vocabulary"));
+    let error = model().adapt(&[(&adapter("retoken.safetensors"), 1.0)]).unwrap_err().to_string();
+    assert!(error.contains("49408, a new token"), "{error}");
+}
+
+/// What adapters and new tokens change is the same on every kind of device, whose kernels for it are others.
+#[test]
+fn other_devices_make_the_same() {
+    let expected = expected();
+    for open in devices_besides_the_cpu() {
+        let name = open().device().name.clone();
+        let check = |tokens: &[NewToken], adapters: &[&str], request: &Request, want: &str| {
+            let mut pipeline = learned(tokens, adapters, open());
+            let error = distance(&latents(&mut pipeline, request), &expected[&format!("{want}.stage_c")]);
+            assert!(error < 1e-4, "{want} on {name}: {error}");
+        };
+        check(&[], &["kohya.safetensors"], &request(), "all");
+        check(&[], &["peft"], &request(), "peft");
+        check(&[], &["stability.safetensors", "omi.safetensors"], &request(), "all_and_stability");
+        check(&embedding("snowy.safetensors"), &["bundle.safetensors"], &inverted("<old film>", "<snowy>"), "inverted");
+        check(
+            &retokened(),
+            &["retoken.safetensors"],
+            &Request { prompts: vec![RETOKENED.into()], ..request() },
+            "retokened",
+        );
+    }
+}
+
+/// One device of each kind that this machine has, besides the CPU.
+fn devices_besides_the_cpu() -> Vec<fn() -> Box<dyn Backend>> {
+    let mut all: Vec<fn() -> Box<dyn Backend>> = Vec::new();
+    if wgpu::adapters().is_empty() {
+        assert!(!common::required("wgpu"), "no adapter for wgpu");
+    } else {
+        all.push(|| Box::new(Wgpu::open(0, false, None).unwrap()));
+    }
+    if !cuda::usable().is_empty() {
+        all.push(|| cuda::open(cuda::usable()[0].0, false).unwrap());
+    } else if cuda::emulated(Caps::NONE, false).is_some() {
+        all.push(|| cuda::emulated(Caps::NONE, false).unwrap());
+    } else {
+        assert!(!common::required("cuda-emu"), "no emulated GPU");
+    }
+    all
 }
 
 /// A file with these tensors, all of them f32 and 1.

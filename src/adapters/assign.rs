@@ -25,7 +25,7 @@ pub struct Applied {
 type ByTensor = HashMap<String, Changes>;
 
 /// The token embeddings of the text encoder.
-const TOKENS: &str = "text_model.embeddings.token_embedding.weight";
+pub(super) const TOKENS: &str = "text_model.embeddings.token_embedding.weight";
 
 /// Replaces all changes of these networks' weights by those of `adapters`, each with its strength; see [`adapt`](super::adapt).
 pub(super) fn assign(networks: &mut [&mut Checkpoint], adapters: &[(&Adapter, f32)]) -> Result<Vec<Applied>> {
@@ -156,22 +156,19 @@ fn change(
 
 /// The change of token embeddings; `None` at strength 0.
 fn rows(adapter: &Adapter, tokens: &Tokens, strength: f32, text: &Checkpoint) -> Result<Option<Copied>> {
-    let [vocabulary, width] = text.dims(TOKENS).unwrap_or(&[]) else {
+    let Some(&[vocabulary, width]) = text.get(TOKENS).map(|table| &table.dims[..]).and_then(|dims| dims.first_chunk())
+    else {
         return Err(wrong(&adapter.path, TOKENS, "token embeddings in the text encoder", "none"));
     };
-    if tokens.values.dims[1] != *width {
+    if tokens.values.dims[1] != width {
         let (expected, found) =
             (format!("{width} values a token, as in {}", text.path.display()), tokens.values.dims[1].to_string());
         return Err(wrong(&adapter.path, &tokens.values.name, &expected, &found));
     }
-    if let Some(row) = tokens.rows.iter().find(|row| *row >= vocabulary) {
+    if let Some(row) = tokens.rows.iter().find(|row| **row >= vocabulary) {
         let expected = format!("tokens of the vocabulary, 0 to {}", vocabulary - 1);
-        return Err(wrong(
-            &adapter.path,
-            "embeddings.indices",
-            &expected,
-            &format!("{row}, a new token, which is not supported"),
-        ));
+        let found = format!("{row}, a new token, whose name and beginning `token` says");
+        return Err(wrong(&adapter.path, "embeddings.indices", &expected, &found));
     }
     let values = tokens.values.to_f32().iter().map(|v| v * strength).collect();
     Ok((strength != 0.0).then(|| Copied::Rows(tokens.rows.clone(), values)))

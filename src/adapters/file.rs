@@ -1,11 +1,13 @@
 //! What an adapter's file holds, in the file's own names.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use fancy_regex::Regex;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::{Adapter, foreign};
+use super::{Adapter, embedding, foreign};
 use crate::error::{Error, Result};
 use crate::files::{self, Location};
 use crate::tensor::Weight;
@@ -90,19 +92,60 @@ enum Role {
 }
 
 /// What PEFT's `adapter_config.json` says of scales.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct Config {
     lora_alpha: Option<f32>,
     use_rslora: bool,
-    alpha_pattern: BTreeMap<String, f32>,
+    alpha_pattern: InOrder,
+}
+
+/// Patterns of module names and what is for those that match, in the order of the file, in which they are tried.
+#[derive(Debug, Default)]
+struct InOrder(Vec<(String, f32)>);
+
+impl<'de> Deserialize<'de> for InOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = InOrder;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of patterns and numbers")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<InOrder, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(InOrder(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 impl Config {
+    /// The patterns for alpha, compiled: regular expressions for the end of a module's name, from a dot on.
+    ///
+    /// Source: `get_pattern_key` in PEFT.
+    fn alphas(&self, file: &Location) -> Result<Vec<(Regex, f32)>> {
+        let compile = |(pattern, alpha): &(String, f32)| {
+            let regex = Regex::new(&format!("^(.*\\.)?({pattern})$")).map_err(|e| Error::Model {
+                path: file.path().to_owned(),
+                expected: "regular expressions in `alpha_pattern`".to_owned(),
+                found: format!("`{pattern}`: {e}"),
+            })?;
+            Ok((regex, *alpha))
+        };
+        self.alpha_pattern.0.iter().map(compile).collect()
+    }
+
     /// The factor of a module's change of this rank.
-    fn scale(&self, module: &str, rank: usize) -> f32 {
-        let own = |pattern: &str| module == pattern || module.ends_with(&format!(".{pattern}"));
-        let alpha = self.alpha_pattern.iter().find(|(pattern, _)| own(pattern)).map(|(_, alpha)| *alpha);
+    fn scale(&self, alphas: &[(Regex, f32)], module: &str, rank: usize) -> f32 {
+        let own = |(pattern, _): &&(Regex, f32)| pattern.is_match(module).unwrap_or(false);
+        let alpha = alphas.iter().find(own).map(|(_, alpha)| *alpha);
         let by = if self.use_rslora { (rank as f32).sqrt() } else { rank as f32 };
         alpha.or(self.lora_alpha).map_or(1.0, |alpha| alpha / by)
     }
@@ -114,8 +157,9 @@ pub(super) fn open(given: &Location) -> Result<Adapter> {
         files::Found::Folder => given.join("adapter_model.safetensors"),
         _ => given.clone(),
     };
-    let config = location.with_file_name("adapter_config.json");
-    let config: Config = if config.has_file()? { config.read_json()? } else { Config::default() };
+    let config_file = location.with_file_name("adapter_config.json");
+    let config: Config = if config_file.has_file()? { config_file.read_json()? } else { Config::default() };
+    let alphas = config.alphas(&config_file)?;
 
     let path = location.path().to_owned();
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
@@ -136,11 +180,14 @@ pub(super) fn open(given: &Location) -> Result<Adapter> {
                         Role::Magnitude(axis) => found.magnitude = Some((tensor.clone(), axis)),
                     }
                 }
+                None if embedding::is_bundled(name) => {}
                 None => unknown.push(name.to_owned()),
             },
         }
     }
-    let entries = found.into_iter().map(|(module, found)| entry(&path, module, found, &config));
+    let entries = found
+        .into_iter()
+        .map(|(module, found)| entry(&path, module, found, |module, rank| config.scale(&alphas, module, rank)));
     let entries = entries.collect::<Result<Vec<_>>>()?;
     let tokens = match (rows, values) {
         (Some(rows), Some(values)) => Some(tokens(&path, &rows, &values)?),
@@ -161,7 +208,8 @@ pub(super) fn open(given: &Location) -> Result<Adapter> {
             found: foreign::what_is(stored.iter().map(|tensor| tensor.name.as_str())),
         });
     }
-    Ok(Adapter { path, entries, tokens, unknown })
+    let learned = embedding::bundled(&path, &stored)?;
+    Ok(Adapter { path, entries, tokens, learned, unknown })
 }
 
 /// The module that a tensor belongs to, and what it is of the module's change.
@@ -174,7 +222,8 @@ pub(super) fn numbered(module: &str) -> Option<usize> {
     module.strip_prefix("weights.")?.parse().ok()
 }
 
-fn entry(path: &Path, module: String, found: Found, config: &Config) -> Result<Entry> {
+/// `configured` is the factor that a configuration has for a module's change of a rank.
+fn entry(path: &Path, module: String, found: Found, configured: impl Fn(&str, usize) -> f32) -> Result<Entry> {
     let missing =
         |what: &str| wrong(path, &module, "two factors, like `lora_down` and `lora_up`", &format!("no {what}"));
     let (down, up) = (found.down.ok_or_else(|| missing("first one"))?, found.up.ok_or_else(|| missing("second one"))?);
@@ -192,7 +241,7 @@ fn entry(path: &Path, module: String, found: Found, config: &Config) -> Result<E
             [alpha] => alpha / rank as f32,
             _ => return Err(wrong(path, &alpha.name, "one number", &format!("{:?}", alpha.dims))),
         },
-        None => config.scale(&module, rank),
+        None => configured(&module, rank),
     };
     let magnitude = found.magnitude.map(|(stored, axis)| {
         let values = numbers(path, &stored)?;
@@ -205,7 +254,7 @@ fn entry(path: &Path, module: String, found: Found, config: &Config) -> Result<E
 }
 
 /// A factor as a matrix: its first dimension, by the product of the others.
-fn factor(path: &Path, stored: &Stored) -> Result<Weight> {
+pub(super) fn factor(path: &Path, stored: &Stored) -> Result<Weight> {
     let part = stored.part().ok_or_else(|| not_floats(path, stored))?;
     let weight = Weight::new(stored.name.clone(), stored.dims.clone(), vec![part]);
     match stored.dims[..] {

@@ -1,7 +1,7 @@
 //! What a file is that is no adapter for Stable Cascade, for messages.
 
 /// Parts of tensor names, and whose they are. The first that occurs counts.
-const MARKS: [(&str, &str); 18] = [
+const MARKS: [(&str, &str); 21] = [
     ("double_blocks", "a Flux model or adapter"),
     ("single_transformer_blocks", "a Flux model or adapter"),
     ("joint_blocks", "a Stable Diffusion 3 model or adapter"),
@@ -10,6 +10,9 @@ const MARKS: [(&str, &str); 18] = [
     ("add_embedding", "Stable Diffusion XL"),
     ("label_emb", "Stable Diffusion XL"),
     ("conditioner.embedders", "Stable Diffusion XL"),
+    ("clip_l", "an embedding for Stable Diffusion XL"),
+    ("clip_g_out", "an output embedding, which is not supported"),
+    ("string_to_param", "an embedding for Stable Diffusion 1.5 or 2"),
     ("input_blocks", "Stable Diffusion (1.5, 2 or XL)"),
     ("attentions_", "an adapter for Stable Diffusion (1.5, 2 or XL)"),
     (".attentions.", "Stable Diffusion (1.5, 2 or XL)"),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::note;
-use crate::adapters::{Adapter, Applied};
+use crate::adapters::{Adapter, Applied, NewToken};
 use crate::error::{Error, Result};
+use crate::files::Location;
 use crate::model::Model;
 
 /// Names that a message shows at most.
@@ -55,6 +56,35 @@ pub(super) struct Args {
     /// Take `<lora:NAME:STRENGTH>` out of prompts, and use NAME.safetensors of this folder.
     #[arg(long = "lora-dir", help_heading = super::MODEL, value_name = "DIR", env = "CASCADE_LORA_DIR")]
     folder: Option<PathBuf>,
+    /// Learn the tokens of this file (textual inversion); may be given several times.
+    ///
+    /// Prompts use the placeholder that the file names, or <NAME> and embedding:NAME, where NAME is the file's without
+    /// .safetensors. Files of OneTrainer, ComfyUI and diffusers are understood. Embeddings in a --lora file are learned too.
+    #[arg(long = "embedding", help_heading = super::MODEL, value_name = "FILE", env = "CASCADE_EMBEDDING", value_delimiter = ';')]
+    embeddings: Vec<PathBuf>,
+    /// Name a new token of a LoRA of the original repository, which is trained from the mean of those of the vocabulary
+    /// that a regular expression matches, as in `[fernando]=^dog</w>`; in the order of its configuration.
+    #[arg(long = "token", help_heading = super::MODEL, value_name = "NAME[=PATTERN]", env = "CASCADE_TOKEN", value_delimiter = ';')]
+    tokens: Vec<Named>,
+}
+
+/// A token and the pattern of those that it begins as: `NAME` or `NAME=PATTERN`.
+#[derive(Debug, Clone)]
+struct Named {
+    text: String,
+    token: NewToken,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        let (name, pattern) = s.split_once('=').map_or((s, None), |(name, pattern)| (name, Some(pattern)));
+        match name.is_empty() {
+            false => Ok(Self { text: s.to_owned(), token: NewToken::named(name, pattern) }),
+            true => Err(format!("expected NAME or NAME=PATTERN, got `{s}`")),
+        }
+    }
 }
 
 impl Args {
@@ -112,9 +142,17 @@ impl Args {
     /// Changes the model by the adapters of the flags, then by those that prompts ask for.
     ///
     /// # Errors
-    /// Those of [`Adapter::open`] and [`Model::adapt`].
+    /// Those of [`Adapter::open`], [`NewToken::open`], [`Model::learn`] and [`Model::adapt`].
     pub(super) fn apply(&self, model: &mut Model, tags: &[Chosen], quiet: bool) -> Result<()> {
-        self.apply_by(tags, quiet, |given| model.adapt(given))
+        self.apply_by(tags, quiet, |given| {
+            let mut tokens: Vec<NewToken> = self.tokens.iter().map(|named| named.token.clone()).collect();
+            for file in &self.embeddings {
+                tokens.extend(NewToken::open(file)?);
+            }
+            tokens.extend(given.iter().flat_map(|(adapter, _)| adapter.new_tokens().to_vec()));
+            model.learn(&tokens)?;
+            model.adapt(given)
+        })
     }
 
     /// The same, of what `adapt` changes.
@@ -128,15 +166,18 @@ impl Args {
         apply(&chosen, quiet, adapt)
     }
 
-    /// Names and strengths, for records.
+    /// Names and strengths of adapters, and what else prompts may use, for records.
     pub(super) fn names(&self, tags: &[Chosen]) -> Vec<String> {
         let name = |of: &Chosen| format!("{}:{}", super::name_of(&of.path), of.strength);
-        self.chosen.iter().chain(tags).map(name).collect()
+        let tokens = self.tokens.iter().map(|named| format!("--token {}", named.text));
+        let embeddings = self.embeddings.iter().map(|file| format!("--embedding {}", super::name_of(file)));
+        self.chosen.iter().chain(tags).map(name).chain(tokens).chain(embeddings).collect()
     }
 
     /// The files that are read.
     pub(super) fn files<'a>(&'a self, tags: &'a [Chosen]) -> impl Iterator<Item = &'a Path> {
-        self.chosen.iter().chain(tags).map(|chosen| chosen.path.as_path())
+        let adapters = self.chosen.iter().chain(tags).map(|chosen| chosen.path.as_path());
+        adapters.chain(self.embeddings.iter().map(PathBuf::as_path))
     }
 }
 
@@ -196,16 +237,20 @@ fn without_tags(prompt: &str) -> Result<(String, Vec<(String, f32)>)> {
 fn named(folder: &Path, name: &str) -> Result<PathBuf> {
     let is_plain =
         Path::new(name).components().count() == 1 && Path::new(name).file_name().is_some_and(|file| file == name);
-    let file = folder.join(format!("{name}.safetensors"));
-    match () {
-        () if is_plain && file.is_file() => Ok(file),
-        () if is_plain && folder.join(name).join("adapter_model.safetensors").is_file() => Ok(folder.join(name)),
-        () => Err(Error::Request {
-            what: "prompts".into(),
-            expected: format!("<lora:NAME> where NAME.safetensors is in {}", folder.display()),
-            found: name.to_owned(),
-        }),
+    if is_plain {
+        let (file, inner) = (folder.join(format!("{name}.safetensors")), folder.join(name));
+        if Location::from(&file).has_file()? {
+            return Ok(file);
+        }
+        if Location::from(&inner.join("adapter_model.safetensors")).has_file()? {
+            return Ok(inner);
+        }
     }
+    Err(Error::Request {
+        what: "prompts".into(),
+        expected: format!("<lora:NAME> where NAME.safetensors is in {}", folder.display()),
+        found: name.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -246,7 +291,15 @@ mod tests {
         for bad in ["y", "../x", "", ".", "..", "inner/../x", "/etc/passwd", "inner"] {
             assert!(named(folder.path(), bad).is_err(), "{bad}");
         }
-        let args = Args { chosen: Vec::new(), folder: Some(folder.path().to_owned()) };
+        let args = Args {
+            chosen: Vec::new(),
+            folder: Some(folder.path().to_owned()),
+            embeddings: Vec::new(),
+            tokens: Vec::new(),
+        };
+        // What is there but is no file is not the same as nothing.
+        std::fs::create_dir(folder.path().join("z.safetensors")).unwrap();
+        assert!(named(folder.path(), "z").unwrap_err().to_string().contains("found a folder"));
         let mut prompts = ["a <lora:x:0.5>".to_owned(), "b <lora:x:0.5>".to_owned()];
         assert_eq!(args.take_tags(&mut prompts).unwrap().len(), 1);
         assert_eq!(prompts, ["a", "b"]);

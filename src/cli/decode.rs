@@ -133,6 +133,8 @@ fn request(args: &Args, file: &Given, stage_c: &HostTensor, model: &Model) -> Re
         request.prompts.fill(prompt.clone());
         request.negative = args.negative.clone().unwrap_or_default();
     }
+    let preset = args.method.preset(request.clone());
+    (request.steps.1, request.method.1) = (preset.steps.1, preset.method.1);
     if args.steps.is_some() {
         request.method.1.times.clear();
     }

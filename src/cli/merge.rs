@@ -58,7 +58,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         _ => {
             let mut source = Source::of(&args.model)?;
             let chosen: Vec<&Chosen> = args.lora.iter().collect();
-            adapters::apply(&chosen, quiet, |given| source.networks.adapt(given))?;
+            adapters::apply(&chosen, quiet, |given| {
+                let with_tokens = given.iter().filter(|(adapter, _)| !quiet && !adapter.new_tokens().is_empty());
+                with_tokens.for_each(|(adapter, _)| {
+                    note(&format!("left out: new tokens of {}, which no model holds", adapter.path().display()));
+                });
+                source.networks.adapt(given)
+            })?;
             source.reads.extend(chosen.iter().map(|chosen| chosen.path().to_owned()));
             source
         }

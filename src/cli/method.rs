@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::request::Request;
-use crate::sampler::{Method, Sampler, Spacing};
+use crate::sampler::{Method, Preset, Sampler, Spacing};
 
 /// A setting of Stage C, and perhaps one of Stage B after it: `x` or `x,y`; lists are divided by a slash.
 #[derive(Debug, Clone)]
@@ -33,6 +33,13 @@ pub(super) struct Args {
     /// take half the time.
     #[arg(long, value_name = "C[/B]", value_parser = intervals, env = "CASCADE_GUIDANCE_INTERVAL")]
     guidance_interval: Option<Pair<(f32, f32)>>,
+    /// Compute the whole network only at every Nth step, 1 to 16, and at the others its finest level alone, with what the
+    /// coarser levels made at the step before. Faster, and less exact. [default: 1]
+    #[arg(long, value_name = "C[,B]", value_parser = pair::<u32>, env = "CASCADE_REUSE")]
+    reuse: Option<Pair<u32>>,
+    /// Steps, samplers and what saves time, all at once: fast, balanced or best. Other flags change what it says.
+    #[arg(long, value_name = "NAME", value_parser = Preset::named, env = "CASCADE_PRESET")]
+    preset: Option<Preset>,
     /// How much of guidance's change of contrast is taken back, 0 to 1. The original repository's samplers can take
     /// back 0.7.
     #[arg(long, value_name = "C[,B]", value_parser = pair::<f32>, env = "CASCADE_GUIDANCE_RESCALE")]
@@ -44,6 +51,14 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// `request` with what the preset says, which all other flags change.
+    pub(super) fn preset(&self, mut request: Request) -> Request {
+        if let Some(preset) = self.preset {
+            preset.apply(&mut request.steps, &mut request.method);
+        }
+        request
+    }
+
     /// `request`, sampled like this.
     pub(super) fn apply(&self, mut request: Request) -> Request {
         self.set(false, &mut request.method.0, &mut request.steps.0);
@@ -72,6 +87,7 @@ impl Args {
         put(of(&self.scheduler, second), &mut method.spacing);
         put(of(&self.shift, second), &mut method.shift);
         put(of(&self.guidance_interval, second), &mut method.guided);
+        put(of(&self.reuse, second), &mut method.reuse);
         put(of(&self.guidance_rescale, second), &mut method.rescale);
         put(of(&self.guidance_parallel, second), &mut method.parallel);
         if let Some(times) = of(&self.timesteps, second) {
@@ -138,6 +154,8 @@ mod tests {
         assert_eq!((both.method.0.spacing, both.method.1.spacing), (Spacing::Karras, Spacing::Exponential));
         assert_eq!((both.steps, &both.method.1.times[..]), ((2, 3), &[0.9, 0.6, 0.1][..]));
         assert_eq!((both.method.0.guided, both.method.1.guided), ((0.2, 0.8), (0.0, 0.5)));
+        let reuse = request("--reuse 3,2");
+        assert_eq!((reuse.method.0.reuse, reuse.method.1.reuse), (3, 2));
     }
 
     #[test]
@@ -150,6 +168,7 @@ mod tests {
             ("--timesteps 1,,0.5", "got ``"),
             ("--timesteps 1/", "got ``"),
             ("--guidance-interval 0.5", "got `0.5`"),
+            ("--preset slow", "expected one of fast, balanced, best, got `slow`"),
         ] {
             let error = Line::try_parse_from(std::iter::once("test").chain(line.split_whitespace())).err();
             let error = error.expect("is refused").to_string();

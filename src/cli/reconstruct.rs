@@ -63,13 +63,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let request = Request { width, height, seed: args.seed, steps: (usual.steps.0, args.steps), ..usual };
     request.check()?;
     let series = Series { seed: request.seed, images: 1, output: None };
-    let outputs = args.output.plan_pictures(&[series], None)?;
+    let outputs = args.output.plan_pictures(&[series], [None, None])?;
     let model = args.setup.open_model(quiet)?;
     outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
     let opened = args.setup.open_device_of(None)?;
     // A picture of Stage A alone is none that a request makes.
     let init = (args.stage == Stage::C).then(|| args.fitting.record(&args.file));
-    let record = Record { init, ..args.setup.record(&request, &opened)? };
+    let record = Record { init, ..args.setup.record(&request, &model, &opened, None)? };
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, args.output.json, quiet, &record, pipeline.backend());
     let mut watch = Watch::new(quiet, args.output.json);

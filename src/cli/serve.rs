@@ -192,7 +192,7 @@ impl Maker for Studio {
             device: self.pipeline.backend().device().name.clone(),
             side: model.native_size.unwrap_or(Request::default().width),
             adapters: self.args.setup.adapters.in_folder(),
-            takes_pictures: model.stage_c.1.clip_image_in_channels.is_some() && model.vision.is_ok(),
+            takes_pictures: model.stage_c.1.clip_image_in_channels.is_some() && model.vision().is_ok(),
         }
     }
 

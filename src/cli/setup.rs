@@ -108,7 +108,8 @@ impl Setup {
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
         let paths = self.model.find(self.variant(None))?;
         let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers, .. } = paths;
-        let extra = [paths.image_encoder, paths.effnet_encoder, paths.previewer].into_iter().flat_map(|lookup| lookup.find());
+        let extra =
+            [paths.image_encoder, paths.effnet_encoder, paths.previewer].into_iter().flat_map(|lookup| lookup.find());
         let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(extra);
         let of_parts = parts
             .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));
@@ -235,6 +236,7 @@ impl Sampling {
 
     /// `request`, sampled like this where flags say how.
     pub(super) fn apply(&self, request: Request) -> Request {
+        let request = self.method.preset(request);
         let (steps, guidance) = (self.steps.unwrap_or(request.steps), self.guidance.unwrap_or(request.guidance));
         let compression = self.compression.unwrap_or(request.compression);
         self.method.apply(Request { steps, guidance, compression, ..request })

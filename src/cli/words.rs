@@ -19,6 +19,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("shift", "--shift"),
     ("times", "--timesteps"),
     ("guided", "--guidance-interval"),
+    ("reuse", "--reuse"),
     ("rescale", "--guidance-rescale"),
     ("parallel", "--guidance-parallel"),
     ("count", "--count"),
@@ -44,6 +45,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("init", "--init"),
     ("strength", "--strength"),
     ("fit", "--fit"),
+    ("token", "--token"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

@@ -115,6 +115,19 @@ impl UNet<'_> {
 
     /// Records one evaluation: latents `x [n, h, w, c]` → `[n, h, w, c_out]`.
     pub fn step(&self, net: &mut Net<'_>, x: Slot, given: &Conditioned, counter: Slot) -> Result<Slot> {
+        self.step_around(net, x, given, counter, None).map(|(eps, _)| eps)
+    }
+
+    /// The same, and what all levels below the finest make on their way, which changes little from step to step. Where
+    /// that is given, from an earlier evaluation, only the finest level is computed around it.
+    pub fn step_around(
+        &self,
+        net: &mut Net<'_>,
+        x: Slot,
+        given: &Conditioned,
+        counter: Slot,
+        deep: Option<Slot>,
+    ) -> Result<(Slot, Slot)> {
         let config = self.config;
         let mut x = x;
         if config.patch_size > 1 {
@@ -128,20 +141,26 @@ impl UNet<'_> {
 
         let levels = config.block_out_channels.len();
         let mut skips = Vec::with_capacity(levels);
-        for place in self.places().filter(|p| p.path == "down_blocks") {
+        let computed = if deep.is_some() { 1 } else { levels };
+        for place in self.places().filter(|p| p.path == "down_blocks").take(computed) {
             if place.level > 0 {
                 x = self.downscale(&mut net.scope(format!("down_downscalers.{}", place.level)), x, place.level)?;
             }
             x = self.run_level(net, x, None, &place, given, counter)?;
             skips.push(x);
         }
-        for place in self.places().filter(|p| p.path == "up_blocks") {
+        let mut below = deep;
+        for place in self.places().filter(|p| p.path == "up_blocks").skip(levels - computed) {
+            if place.level == 0 {
+                x = *below.get_or_insert(x);
+            }
             let skip = (place.index > 0).then(|| skips[place.level]);
             x = self.run_level(net, x, skip, &place, given, counter)?;
             if place.level > 0 {
                 x = self.upscale(&mut net.scope(format!("up_upscalers.{}", place.index)), x, place.level)?;
             }
         }
+        let below = below.expect("the finest level is the last on the way up");
 
         x = net.layer_norm("clf.0", x, EPS)?;
         let channels = config.out_channels * config.patch_size * config.patch_size;
@@ -149,7 +168,7 @@ impl UNet<'_> {
         if config.patch_size > 1 {
             x = net.op("clf.2", PixelShuffle { patch: config.patch_size }, &[slot(x)])?;
         }
-        Ok(x)
+        Ok((x, below))
     }
 
     /// The normalised context of text, and of the image if there is one: `[n, 1, s, c_cond]`.

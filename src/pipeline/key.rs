@@ -25,6 +25,8 @@ pub(crate) struct PlanKey {
     pub steps: [usize; 2],
     /// Guidance of Stage C and Stage B.
     pub guidance: [Guidance; 2],
+    /// Whether Stage C and Stage B have steps that compute a part of the network.
+    pub reuse: [bool; 2],
     /// What the samplers of Stage C and Stage B need besides latents and prediction.
     pub needs: [Needs; 2],
     /// Image prompts of each image; zeros in place of the one if none is given.
@@ -124,6 +126,8 @@ impl PlanKey {
             compression: request.compression,
             steps: [request.steps.0 as usize, request.steps.1 as usize],
             guidance,
+            reuse: [(&request.method.0, request.steps.0), (&request.method.1, request.steps.1)]
+                .map(|(method, steps)| sampler::steps(method, steps).iter().any(|step| !step.whole)),
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
             image_prompts: inputs.image.map_or(1, |given| given.shape.w),
             philox: request.noise == NoiseKind::Philox,
@@ -141,6 +145,7 @@ impl PlanKey {
                 compression: 0.0,
                 steps: [0; 2],
                 guidance: [Guidance::OFF; 2],
+                reuse: [false; 2],
                 needs: [Needs::default(); 2],
                 image_prompts: 0,
                 philox: false,

@@ -22,8 +22,18 @@ pub(super) struct Kind {
     /// Index of the stage's setting where the request has a pair of them.
     pub index: usize,
     pub stream: NoiseStream,
-    /// Names of its segments: conditions, one step, a step without guidance, the check of the result.
-    pub segments: [&'static str; 4],
+    /// Names of its segments: conditions, the check of the result.
+    pub segments: [&'static str; 2],
+    /// Names of its steps with guidance and without: of one that computes the whole network, and of one that does not.
+    pub steps: [[&'static str; 2]; 2],
+}
+
+/// A step as it was recorded.
+struct Recorded {
+    /// With the whole network.
+    whole: SegmentId,
+    /// With its finest level around what the last whole step has left, where some steps are like that.
+    reuse: Option<SegmentId>,
 }
 
 /// A sampler as it was recorded.
@@ -36,9 +46,9 @@ pub(super) struct Sampling {
     /// The current step, u32 `[1, 1, 1, 1]`.
     counter: Slot,
     /// One step.
-    step: SegmentId,
+    step: Recorded,
     /// One step without guidance, where only some steps have it.
-    unguided: Option<SegmentId>,
+    unguided: Option<Recorded>,
     check: SegmentId,
     preview: Option<Preview>,
     /// What the host writes before the conditions are computed, and before the loop.
@@ -94,14 +104,17 @@ impl Sampling {
             if key.needs[index].noise && seed.is_none() {
                 table = Some(rec.input(Shape { n: steps * key.images, ..latents }, Element::F32));
             }
-            let one = |rec: &mut Recorder, name, guided: bool| -> Result<SegmentId> {
+            // One step; returns what its coarser levels have made, unless it is given.
+            let one = |rec: &mut Recorder, name, guided: bool, deep: Option<Slot>| -> Result<(SegmentId, Slot)> {
                 let segment = rec.segment(name);
-                let eps = if guided {
+                let (eps, deep) = if guided {
                     let both = rec.node("guidance", Concat::Images, &[slot(x), slot(x)])?;
-                    let eps = unet.step(&mut Net::new(rec, weights), both, &conditioned, counter)?;
-                    update.guide(rec, eps, guidance.is_projected)?
+                    let net = &mut Net::new(rec, weights);
+                    let (eps, deep) = unet.step_around(net, both, &conditioned, counter, deep)?;
+                    (update.guide(rec, eps, guidance.is_projected)?, deep)
                 } else {
-                    unet.step(&mut Net::new(rec, weights), x, &conditioned.first(key.images), counter)?
+                    let alone = conditioned.first(key.images);
+                    unet.step_around(&mut Net::new(rec, weights), x, &alone, counter, deep)?
                 };
                 let z = match seed.filter(|_| key.needs[index].noise) {
                     Some(seed) => Some(rec.node("noise", philox, &[slot(seed), slot(counter)])?),
@@ -109,10 +122,17 @@ impl Sampling {
                 };
                 update.record(rec, eps, z)?;
                 rec.update("sampler", Advance, &[slot(counter)], counter)?;
-                Ok(segment)
+                Ok((segment, deep))
             };
-            let usual = one(rec, kind.segments[1], guidance.some)?;
-            let unguided = (guidance.some && !guidance.all).then(|| one(rec, kind.segments[2], false));
+            // A network of one level has no coarser ones.
+            let reuses = key.reuse[index] && config.levels() > 1;
+            let both = |rec: &mut Recorder, [whole, reuse]: [&'static str; 2], guided: bool| -> Result<Recorded> {
+                let (whole, deep) = one(rec, whole, guided, None)?;
+                let reuse = reuses.then(|| one(rec, reuse, guided, Some(deep)).map(|(segment, _)| segment));
+                Ok(Recorded { whole, reuse: reuse.transpose()? })
+            };
+            let usual = both(rec, kind.steps[0], guidance.some)?;
+            let unguided = (guidance.some && !guidance.all).then(|| both(rec, kind.steps[1], false));
             let preview = picture.zip(update.estimate()).map(|(picture, estimate)| {
                 let segment = rec.segment("preview");
                 let pixels = picture(rec, estimate)?;
@@ -127,7 +147,7 @@ impl Sampling {
         }
         loop_feed.add(move |job, run| start_given(job, run, index, x));
 
-        let check = rec.segment(kind.segments[3]);
+        let check = rec.segment(kind.segments[1]);
         let not_finite = rec.node("finite", CountNonFinite, &[slot(x)])?;
         rec.keep(not_finite);
         rec.keep(x);
@@ -155,9 +175,9 @@ impl Sampling {
         self.steps - job.first_step(self.index)
     }
 
-    /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none.
+    /// As [`Stage::segments`](super::stages::Stage::segments), as if all steps were guided or none, and whole.
     pub fn segments(&self, job: &Job<'_>) -> Vec<(SegmentId, usize)> {
-        vec![(self.condition, 1), (self.step, self.steps(job)), (self.check, 1)]
+        vec![(self.condition, 1), (self.step.whole, self.steps(job)), (self.check, 1)]
     }
 
     /// Samples the batch, and sees to it that the result is finite.
@@ -170,7 +190,10 @@ impl Sampling {
             self.start_at(run, first, steps.get(first))?;
         }
         for (i, step) in steps[first..].iter().enumerate() {
-            run.segment(if step.guided { self.step } else { self.unguided.unwrap_or(self.step) })?;
+            let recorded = self.unguided.as_ref().filter(|_| !step.guided).unwrap_or(&self.step);
+            // The first step has nothing of an earlier one that it could reuse, wherever the sampler begins.
+            let reuse = recorded.reuse.filter(|_| !step.whole && i > 0);
+            run.segment(reuse.unwrap_or(recorded.whole))?;
             run.step_done(self.stage, [i, steps.len() - first], step.r, Some(self.x), self.preview)?;
         }
         run.segment(self.check)?;

@@ -19,7 +19,8 @@ pub(super) const KIND: Kind = Kind {
     stage: StageName::StageB,
     index: 1,
     stream: NoiseStream::StageB,
-    segments: ["condition_b", "step_b", "unguided_b", "check_b"],
+    segments: ["condition_b", "check_b"],
+    steps: [["step_b", "reuse_b"], ["unguided_b", "unguided_reuse_b"]],
 };
 
 /// Stage B.

@@ -21,7 +21,8 @@ pub(super) const KIND: Kind = Kind {
     stage: StageName::StageC,
     index: 0,
     stream: NoiseStream::StageC,
-    segments: ["condition_c", "step_c", "unguided_c", "check_c"],
+    segments: ["condition_c", "check_c"],
+    steps: [["step_c", "reuse_c"], ["unguided_c", "unguided_reuse_c"]],
 };
 
 /// Stage C.

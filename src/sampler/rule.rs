@@ -21,6 +21,8 @@ pub struct Step {
     pub clean: [f32; 2],
     /// Whether guidance applies.
     pub guided: bool,
+    /// Whether the whole network is evaluated, rather than its finest level around what the last whole step has left.
+    pub whole: bool,
 }
 
 /// The steps of a run, first to last.
@@ -43,8 +45,9 @@ pub fn steps_from(method: &Method, count: u32, first: usize) -> Vec<Step> {
     let levels: Vec<Level> = levels(method, count);
     let at = |i: usize| Noise::of(levels[i].share);
     let (low, high) = method.guided;
+    let guided = |i: usize| (low..=high).contains(&levels[i].t);
     let step = |i: usize| {
-        let (now, t) = (at(i), levels[i].t);
+        let now = at(i);
         let is_last = i + 2 == levels.len();
         let next = match method.sampler {
             // diffusers ends at the schedule's last level, all others without any noise.
@@ -76,7 +79,8 @@ pub fn steps_from(method: &Method, count: u32, first: usize) -> Vec<Step> {
             h: factors.h as f32,
             sigma: factors.sigma as f32,
             clean: [clean.a as f32, clean.b as f32],
-            guided: (low..=high).contains(&t),
+            guided: guided(i),
+            whole: i.is_multiple_of(method.reuse.max(1) as usize) || guided(i) != guided(i - 1),
         }
     };
     (0..levels.len().saturating_sub(1)).map(step).collect()

@@ -121,6 +121,8 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         effnet: Extra::nowhere("EfficientNet encoder weights"),
         previewer: Extra::nowhere("previewer weights"),
         tokenizer: tokenizer_files(),
+        learned: Vec::new(),
+        quantised: false,
         native_size: None,
         sources: Vec::new(),
         texts: Vec::new(),

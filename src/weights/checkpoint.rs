@@ -43,6 +43,8 @@ struct Tensor {
     transposed: bool,
     /// Whether the view is to be a copy of int8.
     narrow: bool,
+    /// Rows that are not in the file and follow those that are.
+    more: Option<Weight>,
     weight: OnceLock<Option<Weight>>,
 }
 
@@ -183,7 +185,7 @@ impl Checkpoint {
     fn insert(&mut self, name: String, stored: Stored, transposed: bool) -> Result<()> {
         match self.tensors.entry(name) {
             btree_map::Entry::Vacant(entry) => {
-                entry.insert(Tensor { stored, transposed, narrow: false, weight: OnceLock::new() });
+                entry.insert(Tensor { stored, transposed, narrow: false, more: None, weight: OnceLock::new() });
                 Ok(())
             }
             btree_map::Entry::Occupied(entry) => Err(Error::Tensor {
@@ -265,7 +267,19 @@ impl Checkpoint {
 
     /// Whether a tensor's elements are those in the file, in their order.
     pub fn is_as_stored(&self, name: &str) -> bool {
-        !self.changes.contains_key(name) && self.tensors.get(name).is_some_and(|tensor| !tensor.transposed)
+        let is_plain = |tensor: &Tensor| !tensor.transposed && tensor.more.is_none();
+        !self.changes.contains_key(name) && self.tensors.get(name).is_some_and(is_plain)
+    }
+
+    /// Appends rows to a tensor, none of which is copied.
+    ///
+    /// # Panics
+    /// If they are of another length.
+    pub fn append(&mut self, name: &str, rows: Weight) {
+        let Some(tensor) = self.tensors.get_mut(name) else { return };
+        let all = tensor.more.iter().cloned().chain([rows]).collect::<Vec<_>>();
+        tensor.more = Some(Weight::stack(&all));
+        tensor.weight = OnceLock::new();
     }
 
     /// Replaces all changes of its tensors.
@@ -365,10 +379,14 @@ impl Tensor {
 
     /// The dimensions of the view. Of a transposed one, those of 1 are left out.
     fn dims(&self) -> Vec<usize> {
-        match self.transposed {
+        let mut dims: Vec<usize> = match self.transposed {
             true => self.stored.dims.iter().rev().copied().filter(|&dim| dim != 1).collect(),
             false => self.stored.dims.clone(),
+        };
+        if let (Some(more), Some(rows)) = (&self.more, dims.first_mut()) {
+            *rows += more.dims[0];
         }
+        dims
     }
 
     fn view(&self, name: &str) -> Option<Weight> {
@@ -383,7 +401,10 @@ impl Tensor {
                 Some(Weight::from_f32(name, &[columns, rows], flipped))
             }
             [_, _, ..] if self.narrow => Some(weight.to_int8()),
-            _ => Some(weight),
+            _ => match &self.more {
+                Some(more) => Some(Weight::stack(&[weight, more.clone()])),
+                None => Some(weight),
+            },
         }
     }
 }

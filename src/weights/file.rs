@@ -62,6 +62,11 @@ impl Stored {
         &self.path
     }
 
+    /// The same elements as the only row of a matrix.
+    pub fn as_row(&self) -> Self {
+        Self { dims: vec![1, self.dims.iter().product()], ..self.clone() }
+    }
+
     /// The stored bytes, without factors.
     pub fn data(&self) -> &[u8] {
         &self.file.bytes()[self.range.clone()]

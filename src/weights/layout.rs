@@ -8,7 +8,7 @@
 //! | text encoder | `text_encoder/` | `text_encoder` | `stable_cascade_stage_c`, `text_encoder.` |
 //! | image encoder | `image_encoder/` | `image_encoder` | `stable_cascade_stage_c`, `clip_l_vision.` |
 //! | EfficientNet encoder | `effnet_encoder` | `effnet_encoder` | `stable_cascade_stage_c`, `vae.encoder.` |
-//! | previewer | `previewer` | `previewer` | `stable_cascade_stage_c`, `vae.previewer.` |
+//! | previewer | `previewer/` | `previewer` | `stable_cascade_stage_c`, `vae.previewer.` |
 //!
 //! This is the way back of what [`names`](super::names) does.
 
@@ -112,7 +112,11 @@ const PLACES: [(NetworkKind, [Place; 3]); 7] = {
         ),
         (
             NetworkKind::Previewer,
-            [at("previewer.safetensors", "", ""), at("previewer.safetensors", "", ""), at(C, "vae.previewer.", "")],
+            [
+                at("previewer/diffusion_pytorch_model.safetensors", "", ""),
+                at("previewer.safetensors", "", ""),
+                at(C, "vae.previewer.", ""),
+            ],
         ),
     ]
 };

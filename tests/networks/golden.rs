@@ -112,10 +112,14 @@ fn check_unet(config: &UNetConfig, sample: Shape, golden: Golden<'_>) {
     let unet = UNet { config };
     let mut net = Net::new(&mut bench.rec, &weights);
     let conditioned = unet.condition(&mut net, &conditions, sample).unwrap();
-    let y = unet.step(&mut net, x, &conditioned, counter).unwrap();
+    let (y, deep) = unet.step_around(&mut net, x, &conditioned, counter, None).unwrap();
     assert_eq!(y.shape, sample);
-    for (device, outputs) in bench.run(&[y]) {
+    let mut net = Net::new(&mut bench.rec, &weights);
+    let (again, same) = unet.step_around(&mut net, x, &conditioned, counter, Some(deep)).unwrap();
+    assert_eq!(same.id(), deep.id());
+    for (device, outputs) in bench.run(&[y, again]) {
         golden.check(&device, &to_nchw(&outputs[0], y.shape));
+        assert!(outputs[0] == outputs[1], "the finest level around what the others make, on {device}");
     }
 }
 

@@ -9,7 +9,9 @@ PEFT itself, with DoRA and patterns for rank and alpha. Run after make_fixtures.
 
 import copy
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -160,7 +162,7 @@ def by_peft(models):
     torch.manual_seed(8)
     config = LoraConfig(r=2, lora_alpha=3, use_dora=True, init_lora_weights=False,
                         target_modules=["to_q", "to_v", "channelwise.0", "embedding.1"],
-                        rank_pattern={"to_v": 3}, alpha_pattern={"channelwise.0": 5})
+                        rank_pattern={"to_v": 3}, alpha_pattern={r"up_blocks\.\d+\.\d+\.attention\.to_[qk]": 7, r"channelwise\.[0-3]": 5, "to_q": 2})
     prior = copy.deepcopy(models["prior"])
     model = get_peft_model(prior, config)
     with torch.no_grad():
@@ -174,8 +176,64 @@ def by_peft(models):
     kept = {key: config[key] for key in ("peft_type", "r", "lora_alpha", "use_dora", "use_rslora", "rank_pattern",
                                          "alpha_pattern", "target_modules")}
     kept["target_modules"].sort()
-    (folder / "adapter_config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    (folder / "adapter_config.json").write_text(json.dumps(kept, indent=2) + "\n")
     return {**models, "prior": model.merge_and_unload()}
+
+
+NEW = {"<old film>": 2, "<snowy>": 3, "[fernando]": 1, "<zero>": 1}
+INVERTED = Request(["a red <old film> fox <snowy> in the snow"], 64, 64, seed=21, steps=(2, 1), negative="<snowy> fog")
+RETOKENED = Request(["a [Fernando] in the <zero> snow"], 64, 64, seed=21, steps=(2, 1), negative="fog")
+PATTERN = "^fo+x?</w>|^sn"
+
+
+def with_tokens(models, rows):
+    """The models with new tokens: `rows` has the vectors of each. One of several vectors is several tokens, as in diffusers."""
+    models = {**models, "tokenizer": copy.deepcopy(models["tokenizer"]), "text_encoder": copy.deepcopy(models["text_encoder"])}
+    names = [f"{name}_{i}" if i else name for name, vectors in rows.items() for i in range(len(vectors))]
+    assert models["tokenizer"].add_tokens(names) == len(names)
+    models["text_encoder"].resize_token_embeddings(len(models["tokenizer"]), mean_resizing=False)
+    with torch.no_grad():
+        table = models["text_encoder"].get_input_embeddings().weight
+        table[-len(names):] = torch.cat(list(rows.values()))
+    return models
+
+
+def spelled(request, rows):
+    """The request with all tokens of names that stand for several."""
+    def text(prompt):
+        for name, vectors in rows.items():
+            prompt = prompt.replace(name, " ".join([name] + [f"{name}_{i}" for i in range(1, len(vectors))]))
+        return prompt
+    return replace(request, prompts=[text(prompt) for prompt in request.prompts], negative=text(request.negative))
+
+
+def inversion(models, expect):
+    """Textual inversion as OneTrainer bundles it with a LoRA, as a file of its own, and the original repository's new tokens."""
+    generator = torch.Generator().manual_seed(9)
+    width = models["text_encoder"].config.hidden_size
+    draw = lambda n: torch.randn([n, width], generator=generator)
+    rows = {name: draw(NEW[name]) for name in ("<old film>", "<snowy>")}
+    module = "down_blocks.0.2.attention.to_q"
+    weight = weight_of(models, "prior", module)
+    down, up = torch.randn([2, weight.shape[1]], generator=generator), torch.randn([weight.shape[0], 2], generator=generator)
+    name = "lora_prior_unet_" + split_names(module).replace(".", "_")
+    write("bundle", {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, "bundle_emb.<old film>.clip_g": rows["<old film>"]})
+    write("snowy", {"clip_g": rows["<snowy>"]})
+    write("learned_embeds", {"<old film>": rows["<old film>"]})
+    inverted = with_tokens(merged(models, {("prior", module): up @ down}), rows)
+    expect("inverted", inverted, spelled(INVERTED, rows))
+
+    table = weight_of(models, "text_encoder", "text_model.embeddings.token_embedding").detach()
+    matching = [i for token, i in models["tokenizer"].get_vocab().items() if re.search(PATTERN, token)]
+    deltas, known = draw(3), models["tokenizer"]("snow").input_ids[1]
+    base = {"[fernando]": table[sorted(matching)].mean(dim=0, keepdim=True), "<zero>": torch.zeros(1, width)}
+    start = len(models["tokenizer"])
+    write("retoken", {"embeddings.indices": torch.tensor([known, start, start + 1]), "embeddings.embeddings": deltas})
+    retokened = with_tokens(models, {"[fernando]": base["[fernando]"] + deltas[1], "<zero>": base["<zero>"] + deltas[2]})
+    with torch.no_grad():
+        retokened["text_encoder"].get_input_embeddings().weight[known] += deltas[0]
+    expect("retokened", retokened, RETOKENED)
+    print(f"{PATTERN} matches {len(matching)} tokens")
 
 
 def main():
@@ -184,8 +242,8 @@ def main():
     models = load(FIXTURES, "f32")
     expected = {}
 
-    def expect(name, models):
-        result = by_loop(models, REQUEST)
+    def expect(name, models, request=REQUEST):
+        result = by_loop(models, request)
         expected.update({f"{name}.{key}": result[key].contiguous() for key in ("stage_c", "image")})
 
     changes = factors(models)
@@ -206,6 +264,7 @@ def main():
     both = {key: sums.get(key, 0) + change.get(key, 0) for key in sums.keys() | change.keys()}
     expect("all_and_stability", merged(models, both))
     expect("peft", by_peft(models))
+    inversion(models, expect)
     save_file(expected, FIXTURES / "adapters" / "expected.safetensors")
     base = expected["base.stage_c"]
     for name, tensor in expected.items():

@@ -63,6 +63,33 @@ fn steps_are_what_their_factors_say() {
 }
 
 #[test]
+fn steps_can_reuse_what_coarser_levels_made() {
+    let (mut pipeline, _) = pipeline();
+    let mut run = |method: Method| latents_of(&mut pipeline, &with(method), Inputs::default());
+    let every = |reuse| Method { reuse, ..Method::default() };
+    let usual = run(every(1));
+    let third = run(every(3));
+    // Steps 0 and 3 are whole.
+    assert_eq!(third[0], usual[0]);
+    assert_ne!(third[1], usual[1]);
+    assert!(distance(&third[3].values, &usual[3].values) < 0.5);
+    let second = run(every(2));
+    assert_eq!(second[..2], third[..2]);
+    assert_ne!(second[2], third[2]);
+    // Guidance begins at step 2, which is whole, and what it leaves is reused in step 3.
+    let late = Method { guided: (0.0, 0.6), ..every(16) };
+    let whole: Vec<bool> = steps(&late, 4).iter().map(|step| step.whole).collect();
+    assert_eq!(whole, [true, false, true, false]);
+    let unguided = run(Method { guided: (0.0, 0.0), ..every(16) });
+    let late = run(late);
+    assert_eq!(late[..2], unguided[..2]);
+    assert_ne!(late[2], unguided[2]);
+    // Pictures that are made at once do not mix.
+    let batched = Request { count: 2, ..with(every(3)) };
+    assert_eq!(latents_of(&mut pipeline, &batched, Inputs::default())[3].images(&[0]), third[3].values);
+}
+
+#[test]
 fn guidance_can_be_for_some_steps_only() {
     let (mut pipeline, _) = pipeline();
     let mut run = |method: Method, guidance: f32| {
