@@ -1,6 +1,7 @@
 //! The named tensors of one network, from one file or several.
 
 mod int8;
+mod tensor;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::ops::Bound;
@@ -17,6 +18,7 @@ use super::names::{self, AVERAGED, PLAIN, Rename};
 use crate::error::{Error, Result, short};
 use crate::files::Location;
 use crate::tensor::Weight;
+use tensor::Tensor;
 
 /// Most prefixes of networks in a file: more than a model has networks.
 const MOST_PREFIXES: usize = 16;
@@ -34,18 +36,6 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
     /// What adapters change, by tensor.
     changes: HashMap<String, Changes>,
-}
-
-/// A tensor, and its view, which is created on first use.
-#[derive(Debug)]
-struct Tensor {
-    stored: Stored,
-    transposed: bool,
-    /// Whether the view is to be a copy of int8.
-    narrow: bool,
-    /// Rows that are not in the file and follow those that are.
-    more: Option<Weight>,
-    weight: OnceLock<Option<Weight>>,
 }
 
 impl Checkpoint {
@@ -368,44 +358,6 @@ impl Checkpoint {
             }
             None
         })
-    }
-}
-
-impl Tensor {
-    /// Whether it can be used as a weight: a transposed one must be a matrix.
-    fn is_usable(&self) -> bool {
-        self.stored.float().is_some() && (!self.transposed || self.dims().len() <= 2)
-    }
-
-    /// The dimensions of the view. Of a transposed one, those of 1 are left out.
-    fn dims(&self) -> Vec<usize> {
-        let mut dims: Vec<usize> = match self.transposed {
-            true => self.stored.dims.iter().rev().copied().filter(|&dim| dim != 1).collect(),
-            false => self.stored.dims.clone(),
-        };
-        if let (Some(more), Some(rows)) = (&self.more, dims.first_mut()) {
-            *rows += more.dims[0];
-        }
-        dims
-    }
-
-    fn view(&self, name: &str) -> Option<Weight> {
-        if !self.is_usable() {
-            return None;
-        }
-        let weight = Weight::new(name, self.stored.dims.clone(), vec![self.stored.part()?]);
-        match self.dims()[..] {
-            [columns, rows] if self.transposed => {
-                let values = weight.to_f32();
-                let flipped = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
-                Some(Weight::from_f32(name, &[columns, rows], flipped))
-            }
-            [_, _, ..] if self.narrow => Some(weight.to_int8()),
-            _ => match &self.more {
-                Some(more) => Some(Weight::stack(&[weight, more.clone()])),
-                None => Some(weight),
-            },
-        }
     }
 }
 
