@@ -134,7 +134,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     };
 
-    let model = args.setup.open_model_with(from.as_ref(), &tags, args.making.quiet)?;
+    let model = args.setup.open_model_with(&tags, from.as_ref(), args.making.quiet)?;
     let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
     let given = given.chain(args.image.iter().map(|image| image.path.clone()));
     let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
@@ -169,7 +169,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
             images: shown.iter().map(image_prompts::Prompt::record).collect(),
             prior: again.and_then(|record| record.prior.clone()),
-            ..args.setup.record(&job.request, &opened, &model)?
+            ..args.setup.record(&job.request, &model, &opened, from.as_ref())?
         })
     };
     let jobs: Vec<(Job, Record)> =
