@@ -151,8 +151,11 @@ impl Model {
     }
 
     /// Makes weights int8 that are not, as [the table](crate::weights::is_narrow) says: each when it is first used, in memory of
-    /// its own. A network that has some already stays as it is.
+    /// its own. A model that has some already stays as it is.
     pub fn quantise(&mut self) {
+        if self.is_int8() {
+            return;
+        }
         self.quantised = true;
         let vision = self.vision.opened().map(|(weights, _)| weights);
         let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];

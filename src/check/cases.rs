@@ -12,6 +12,7 @@ use crate::backend::{Backend, Device, Program, cpu};
 use crate::error::Result;
 use crate::ops::{self, Case, Element, Operand};
 use crate::plan::{Plan, Recorder, Slot, Source};
+use crate::registry::{Caps, Kernel};
 use crate::tensor::{Dtype, Part, Weight};
 
 /// A result with more elements than this tests how the grid of a launch is laid out. How operands are stored changes
@@ -206,17 +207,21 @@ impl One {
     }
 
     /// The largest error that a kernel may have.
-    pub fn allowed(&self, rounds: bool) -> f32 {
+    pub fn allowed(&self, kernel: &Kernel) -> f32 {
         let (case, stored) = (&CASES[self.case.0], self.case.1);
         // Half a unit in the last place of a bf16 result.
         let stores = if stored.gemm_inputs { 1.0 / 256.0 } else { 0.0 };
-        stores + if rounds { case.tolerance_bf16 } else { case.tolerance }
+        stores
+            + match kernel.needs {
+                needs if needs.contains(Caps::ROUND_INT8) => case.tolerance_int8,
+                needs if needs.contains(Caps::ROUND_BF16) => case.tolerance_bf16,
+                _ => case.tolerance,
+            }
     }
 
-    /// The element of a result that differs most from what it should be, if that is more than a kernel may that `rounds` GEMM
-    /// inputs.
-    pub fn difference(&self, got: &[f32], rounds: bool) -> Option<Difference> {
-        let (want, allowed) = (self.reference(), self.allowed(rounds));
+    /// The element of a result of `kernel` that differs most from what it should be, if that is more than it may.
+    pub fn difference(&self, got: &[f32], kernel: &Kernel) -> Option<Difference> {
+        let (want, allowed) = (self.reference(), self.allowed(kernel));
         let (at, error) = worst(got, &want);
         let (case, stored) = self.case;
         let mut shape = self.out.shape;

@@ -77,7 +77,7 @@ pub fn row(kernel: &'static Kernel, backend: &dyn Backend, which: Which) -> Resu
             }
             let got = one.run(backend.compile_with(plan.clone(), &[kernel])?)?;
             checked.ran += 1;
-            checked.differences.extend(one.difference(&got, kernel.rounds()));
+            checked.differences.extend(one.difference(&got, kernel));
             if large || which == Which::Quick {
                 break;
             }

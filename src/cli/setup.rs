@@ -23,7 +23,8 @@ pub(super) enum Precision {
     Auto,
     /// f32 throughout. Weights that are stored in fewer bits are converted, which is exact.
     F32,
-    /// Operands rounded to bf16, accumulators in f32. Faster on some CPUs with AVX512-BF16; `bench` measures it.
+    /// Operands rounded to bf16, accumulators in f32. Faster on some CPUs with AVX512-BF16, `bench` measures it; the same as
+    /// f32 on CPUs without.
     Bf16,
     /// Weights of most layers rounded to int8 when they are first used, which takes memory besides the files, and what
     /// they are multiplied by as well; the rest in f32. `quantize` does it once and for all.
@@ -160,6 +161,15 @@ impl Setup {
         let (device, wrong) = probe::choose(device.unwrap_or(Choice::Auto))?;
         let backend = devices::open(device, devices::wanted(precision.rounding(), without), shader_dir)?;
         wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
+        match precision {
+            Precision::Bf16 if !backend.device().rounds() => {
+                note("--dtype bf16: this CPU has no AVX512-BF16, so that it is the same as f32");
+            }
+            Precision::Int8 if backend.device().copies_weights => {
+                note("--dtype int8: this device has int8 weights widened, and multiplies them as floats");
+            }
+            _ => {}
+        }
         Ok(Opened { backend, device, without, precision })
     }
 

@@ -21,13 +21,10 @@ impl Checkpoint {
         }
     }
 
-    /// Makes its weights int8 that [the table](is_narrow) says, when they are first used and in memory of their own, unless the
-    /// file has some that are already.
+    /// Makes its weights int8 that [the table](is_narrow) says, when they are first used and in memory of their own.
     pub fn quantise(&mut self) {
-        if !self.is_int8() {
-            let kind = self.kind;
-            self.tensors.iter_mut().for_each(|(name, tensor)| tensor.narrow = is_narrow(kind, name, &[]));
-        }
+        let kind = self.kind;
+        self.tensors.iter_mut().for_each(|(name, tensor)| tensor.narrow = is_narrow(kind, name, &[]));
     }
 
     /// Whether some of its weights are int8.
