@@ -10,9 +10,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::Location;
-use crate::net::config::{
-    ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig,
-};
+use crate::net::config::{ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig};
 use crate::sampler;
 use crate::weights::{Checkpoint, ModelPaths, NetworkKind, Overrides, PartFiles, Source};
 pub use extra::Extra;
@@ -87,19 +85,8 @@ impl Model {
         let (vision, effnet) = (Extra::at(&paths.image_encoder), Extra::at(&paths.effnet_encoder));
         let (sources, texts) = (paths.sources(), paths.texts());
         let previewer = Extra::at(&paths.previewer);
-        let model = Self {
-            stage_a,
-            stage_b,
-            stage_c,
-            text,
-            vision,
-            effnet,
-            previewer,
-            tokenizer,
-            native_size,
-            sources,
-            texts,
-        };
+        let model =
+            Self { stage_a, stage_b, stage_c, text, vision, effnet, previewer, tokenizer, native_size, sources, texts };
         model.check_fit()?;
         // What somebody names has to be there, whether it is needed or not.
         if paths.image_encoder.is_given() {

@@ -87,7 +87,8 @@ impl Setup {
     pub(super) fn reads(&self, model: &Model) -> Result<Vec<PathBuf>> {
         let paths = self.paths()?;
         let ModelPaths { stage_a, stage_b, stage_c, text_encoder, tokenizer, index, schedulers, .. } = paths;
-        let extra = [paths.image_encoder, paths.effnet_encoder, paths.previewer].into_iter().flat_map(|lookup| lookup.find());
+        let extra =
+            [paths.image_encoder, paths.effnet_encoder, paths.previewer].into_iter().flat_map(|lookup| lookup.find());
         let parts = [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(extra);
         let of_parts = parts
             .flat_map(|PartFiles { weights, config, others, .. }| [weights].into_iter().chain(config).chain(others));

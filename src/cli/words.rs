@@ -44,6 +44,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("init", "--init"),
     ("strength", "--strength"),
     ("fit", "--fit"),
+    ("mask", "--mask"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),
