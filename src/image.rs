@@ -124,6 +124,9 @@ pub struct InitialPicture {
     pub strength: f32,
     /// How it was fitted to the request's size.
     pub fit: String,
+    /// The file of the mask that says where it was to change, by name; everywhere without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
 }
 
 /// Where latents came from that a picture was decoded from.

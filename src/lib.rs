@@ -12,7 +12,7 @@ pub use image::{FromFile, Image, ImagePrompt, InitialPicture, Origin, Record};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
-    Batch, Footprint, HostTensor, Init, Inputs, Observer, Options, Outline, Pipeline, Prior, StageName, Step,
+    Batch, Footprint, HostTensor, Init, Inputs, Observer, Options, Outline, Pipeline, Prior, Repaint, StageName, Step,
     TextEmbeddings, Times,
 };
 pub use prompts::{Syntax, encode as encode_prompts};

@@ -1,13 +1,15 @@
 //! Pictures that are given: read from files, fitted to a size, resized as Pillow does it, normalised for an encoder.
 
 mod fit;
+mod mask;
 mod normalise;
 #[cfg(feature = "pictures")]
 mod read;
 mod resample;
 
 pub use fit::{Fit, psnr};
+pub use mask::{paste_back, repainted_latents};
 pub use normalise::{Statistics, clip_crop};
 #[cfg(feature = "pictures")]
-pub use read::{decode, read, size};
+pub use read::{decode, read, read_mask, size};
 pub use resample::{Area, Filter, resample};

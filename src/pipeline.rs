@@ -1,5 +1,6 @@
 //! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
+mod beginning;
 mod conditions;
 mod encode;
 mod inputs;
@@ -30,7 +31,7 @@ use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
-pub use inputs::{HostTensor, Init, Inputs, Prior, TextEmbeddings};
+pub use inputs::{HostTensor, Init, Inputs, Prior, Repaint, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
 pub use options::{Batch, Options};

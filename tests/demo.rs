@@ -201,7 +201,7 @@ fn pictures_that_are_given_are_recognised() {
     // Little of it changes at a low strength, and nothing of it is left at 1.
     let lemon = "a lemon on a teal background";
     let mut from = |strength, prompt| {
-        let init = Init { latents: &latents, strength };
+        let init = Init { latents: &latents, strength, repaint: None };
         seen(&made(Inputs { init: Some(init), ..Inputs::default() }, prompt))
     };
     assert_eq!(from(0.25, ""), ("red", "blue"));

@@ -36,6 +36,10 @@ pub(super) fn record_of(path: &Path, args: &Args) -> Result<Record> {
     if let Some(init) = record.init.as_ref().filter(|_| args.initial.init.is_none()) {
         return Err(lacks(format!("--init with {}", init.file), "none"));
     }
+    if let Some(mask) = record.init.as_ref().and_then(|init| init.mask.as_ref()).filter(|_| args.initial.mask.is_none())
+    {
+        return Err(lacks(format!("--mask with {mask}"), "none"));
+    }
     match (&record.text, &record.latents, &record.prior) {
         (Some(of), ..) if args.text.is_none() => Err(lacks(format!("--text with {}", of.file), "none")),
         (_, Some(of), _) if args.latents.is_none() => Err(lacks(format!("--latents with {}", of.file), "none")),

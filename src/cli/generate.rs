@@ -8,7 +8,7 @@ use super::again::{prior_request, record_of};
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
 use super::image_prompts;
-use super::initial::{self, fit_alike};
+use super::initial::{self, Fitted, fit_alike};
 use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::make::Making;
@@ -24,7 +24,7 @@ use super::{FILES, PICTURE, note};
 use crate::error::{Error, Result};
 use crate::image::Record;
 use crate::noise::NoiseKind;
-use crate::pipeline::{Init, Inputs, Observer, Options, Pipeline, TextEmbeddings};
+use crate::pipeline::{Inputs, Observer, Options, Pipeline, TextEmbeddings};
 use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 
@@ -138,8 +138,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
 
     let model = args.setup.open_model_with(&tags, from.as_ref(), args.making.quiet)?;
-    let given =
-        [&args.prompts, &args.latents, &args.text, &args.from, &args.initial.init].into_iter().flatten().cloned();
+    let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
+    let given = given.chain([&args.initial.init, &args.initial.mask].into_iter().flatten().cloned());
     let given = given.chain(args.image.iter().map(|image| image.path.clone()));
     let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
@@ -172,7 +172,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             text: text.as_ref().map(|file| file.from(row_of_text.unwrap_or(0))),
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
             images: shown.iter().map(image_prompts::Prompt::record).collect(),
-            init: initial.as_ref().map(initial::Initial::record),
+            init: initial.as_ref().map(|initial| initial.record.clone()),
             prior: again.and_then(|record| record.prior.clone()),
             ..args.setup.record(&job.request, &model, &opened, from.as_ref())?
         })
@@ -188,19 +188,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
     let given = Inputs { text: states.as_ref(), image: images.as_ref(), start_c, start_b, ..Inputs::default() };
     let begin_with = |request: &Request, pipeline: &mut Pipeline| {
-        let latents = |initial: &initial::Initial| initial.latents(request, pipeline, args.making.check_nodes);
-        initial.as_ref().map(latents).transpose()
+        let fitted = |initial: &initial::Initial| initial.fitted(request, pipeline, args.making.check_nodes);
+        initial.as_ref().map(fitted).transpose()
     };
-    let strength = initial.as_ref().map_or(1.0, |initial| initial.strength);
     if args.prior_only {
         let (job, whole) = single(&jobs, "--prior-only")?;
         let states = weighed(&mut pipeline, job, syntax, states.is_some(), &mut watch)?;
-        let latents = begin_with(&job.request, &mut pipeline)?;
-        let inputs = Inputs {
-            text: states.as_ref().or(given.text),
-            init: latents.as_ref().map(|latents| Init { latents, strength }),
-            ..given
-        };
+        let begun = begin_with(&job.request, &mut pipeline)?;
+        let inputs = Inputs { text: states.as_ref().or(given.text), init: begun.as_ref().map(Fitted::init), ..given };
         let Making { batch, check_nodes, .. } = args.making;
         let (keep, preview) = (outputs.dump.is_some(), watch.preview.is_some());
         watch.expect(job.request.images(), 0);
@@ -215,12 +210,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     } else {
         let stage_c = match again.and_then(prior_request) {
             Some((request, image)) => {
-                let latents = begin_with(request, &mut pipeline)?;
-                let inputs = Inputs {
-                    image: given.image,
-                    init: latents.as_ref().map(|latents| Init { latents, strength }),
-                    ..Inputs::default()
-                };
+                let begun = begin_with(request, &mut pipeline)?;
+                let inputs = Inputs { image: given.image, init: begun.as_ref().map(Fitted::init), ..Inputs::default() };
                 let images = Some(image..image + 1);
                 let options = Options { inputs, images, observer: Some(&mut watch), ..Options::default() };
                 let (prior, times) = after_a_step(|| pipeline.prior(request, options))?;
@@ -234,17 +225,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let alike = |a: &Job, b: &Job| initial.is_none() || fit_alike(&a.request, &b.request);
         for jobs in jobs.chunk_by(|a, b| syntax == Syntax::Plain && alike(&a.0, &b.0)) {
             let states = weighed(&mut pipeline, &jobs[0].0, syntax, states.is_some(), &mut watch)?;
-            let latents = match stage_c {
+            let begun = match stage_c {
                 Some(_) => None,
                 None => begin_with(&jobs[0].0.request, &mut pipeline)?,
             };
             let text = states.as_ref().or(given.text);
-            let inputs = Inputs {
-                text,
-                stage_c: stage_c.as_ref(),
-                init: latents.as_ref().map(|latents| Init { latents, strength }),
-                ..given
-            };
+            let inputs = Inputs { text, stage_c: stage_c.as_ref(), init: begun.as_ref().map(Fitted::init), ..given };
             args.making.pictures(&mut pipeline, jobs, inputs, &outputs, &mut watch, &mut report)?;
         }
         if let Some(pictures) = &watch.pictures {

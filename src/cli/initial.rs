@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::PICTURE;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::{Image, InitialPicture, Record};
 use crate::picture::{self, Fit};
-use crate::pipeline::{HostTensor, Pipeline};
+use crate::pipeline::{HostTensor, Init, Pipeline, Repaint};
 use crate::request::{Request, parse_whole};
 
 /// The size of a picture that is encoded.
@@ -34,7 +34,7 @@ impl Fitting {
 
     /// What a record says of a picture that is encoded and decoded, and not changed in between.
     pub(super) fn record(&self, file: &Path) -> InitialPicture {
-        InitialPicture { file: name_of(file), strength: 0.0, fit: self.fit.to_string() }
+        InitialPicture { file: name_of(file), strength: 0.0, fit: self.fit.to_string(), mask: None }
     }
 }
 
@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// picture's edges, stretch stretches. [default: cover]
     #[arg(long, value_name = "KIND", requires = "init", help_heading = PICTURE, env = "CASCADE_FIT")]
     fit: Option<Fit>,
+    /// Change --init only where this picture of the same size is white; or opaque, if it is transparent anywhere.
+    #[arg(long, value_name = "FILE", requires = "init", conflicts_with = "prior_only", help_heading = PICTURE, env = "CASCADE_MASK")]
+    pub(super) mask: Option<PathBuf>,
 }
 
 fn parse_strength(s: &str) -> std::result::Result<f32, String> {
@@ -63,16 +66,17 @@ fn parse_strength(s: &str) -> std::result::Result<f32, String> {
 /// A picture to begin with, which was read.
 pub(super) struct Initial {
     picture: Image,
-    name: String,
-    pub(super) strength: f32,
+    mask: Option<Image>,
     fit: Fit,
+    /// What a record says of it.
+    pub(super) record: InitialPicture,
 }
 
 impl Args {
     /// Reads the picture. What the flags do not say is as in `record`, or as usual.
     ///
     /// # Errors
-    /// Those of [`picture::read`], and for a record that is damaged.
+    /// Those of [`picture::read`], a mask of another size, and a record that is damaged.
     pub(super) fn read(&self, record: Option<&Record>) -> Result<Option<Initial>> {
         const STRENGTH: f32 = 0.6;
         let Some(path) = &self.init else { return Ok(None) };
@@ -83,23 +87,46 @@ impl Args {
             (None, None) => Fit::default(),
         };
         let strength = self.strength.or(recorded.map(|recorded| recorded.strength)).unwrap_or(STRENGTH);
-        Ok(Some(Initial { picture: picture::read(path)?, name: name_of(path), strength, fit }))
+        let (picture, mask) = (picture::read(path)?, self.mask.as_deref().map(picture::read_mask).transpose()?);
+        if let Some(mask) = mask.as_ref().filter(|mask| (mask.width, mask.height) != (picture.width, picture.height)) {
+            return Err(Error::Request {
+                what: "mask".into(),
+                expected: format!("{}×{} pixels, as {} has", picture.width, picture.height, path.display()),
+                found: format!("{}×{}", mask.width, mask.height),
+            });
+        }
+        let name_of_mask = self.mask.as_deref().map(name_of);
+        let record = InitialPicture { file: name_of(path), strength, fit: fit.to_string(), mask: name_of_mask };
+        Ok(Some(Initial { picture, mask, fit, record }))
     }
 }
 
+/// A picture to begin with, for pictures of one size.
+pub(super) struct Fitted {
+    latents: HostTensor,
+    strength: f32,
+    picture: Image,
+    mask: Option<Image>,
+}
+
 impl Initial {
-    /// Its latents, for the size of the request's pictures.
+    /// Fits it to the request, and encodes it.
     ///
     /// # Errors
     /// Those of [`Pipeline::encode_picture`].
-    pub(super) fn latents(&self, request: &Request, pipeline: &mut Pipeline, check_nodes: bool) -> Result<HostTensor> {
-        let fitted = self.fit.apply(&self.picture, request.width, request.height);
-        pipeline.encode_picture(&fitted, request.sizes().c, check_nodes)
+    pub(super) fn fitted(&self, request: &Request, pipeline: &mut Pipeline, check_nodes: bool) -> Result<Fitted> {
+        let fitted = |picture: &Image| self.fit.apply(picture, request.width, request.height);
+        let (picture, mask) = (fitted(&self.picture), self.mask.as_ref().map(fitted));
+        let latents = pipeline.encode_picture(&picture, request.sizes().c, check_nodes)?;
+        Ok(Fitted { latents, strength: self.record.strength, picture, mask })
     }
+}
 
-    /// What a record says of it.
-    pub(super) fn record(&self) -> InitialPicture {
-        InitialPicture { file: self.name.clone(), strength: self.strength, fit: self.fit.to_string() }
+impl Fitted {
+    /// As a run takes it.
+    pub(super) fn init(&self) -> Init<'_> {
+        let repaint = self.mask.as_ref().map(|mask| Repaint { picture: &self.picture, mask });
+        Init { latents: &self.latents, strength: self.strength, repaint }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let request = Request { width, height, seed: args.seed, steps: (usual.steps.0, args.steps), ..usual };
     request.check()?;
     let series = Series { seed: request.seed, images: 1, output: None };
-    let outputs = args.output.plan_pictures(&[series], [None, None])?;
+    let outputs = args.output.plan_pictures(&[series], [None; 2])?;
     let model = args.setup.open_model(quiet)?;
     outputs.spare(args.setup.reads(&model)?.into_iter().chain([args.file.clone()]))?;
     let opened = args.setup.open_device_of(None)?;

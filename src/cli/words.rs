@@ -46,6 +46,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("strength", "--strength"),
     ("fit", "--fit"),
     ("token", "--token"),
+    ("mask", "--mask"),
     ("force", "--force"),
     // What a setting may be, with the setting.
     ("device cpu", "--device cpu"),

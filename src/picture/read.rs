@@ -27,10 +27,31 @@ const MEMORY_LIMIT: u64 = 2 * 8 * PIXEL_LIMIT;
 /// # Errors
 /// [`Error::Disk`] if it cannot be read; [`Error::Picture`] as [`decode`].
 pub fn read(path: &Path) -> Result<Image> {
+    decode(&bytes_of(path)?, path)
+}
+
+/// Reads a mask, in grey: the alpha channel of a picture that is transparent anywhere, and the brightness of any other.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_mask(path: &Path) -> Result<Image> {
+    let picture = dynamic(&bytes_of(path)?, path)?;
+    let (width, height) = (picture.width(), picture.height());
+    let alpha: Vec<u8> = if picture.color().has_alpha() {
+        picture.to_rgba8().pixels().map(|pixel| pixel.0[3]).collect()
+    } else {
+        Vec::new()
+    };
+    let is_transparent = alpha.iter().any(|&alpha| alpha < u8::MAX);
+    let mask = if is_transparent { alpha } else { picture.to_luma8().into_raw() };
+    Ok(Image { width, height, rgb: mask.iter().flat_map(|&value| [value; 3]).collect() })
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
     let disk = |source| Error::Disk { path: path.to_owned(), action: "read", source };
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes)).map_err(disk)?;
-    decode(&bytes, path)
+    Ok(bytes)
 }
 
 /// Width and height of the picture in a file's contents, of which only the beginning is looked at. Those of a picture that
@@ -53,6 +74,12 @@ pub fn size(bytes: &[u8], path: &Path) -> Result<(u32, u32)> {
 /// [`Error::Picture`] if this is no picture of a known format, if it is damaged, or if it is too large. Nothing is
 /// decoded before its size is known.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<Image> {
+    let picture = dynamic(bytes, path)?;
+    Ok(Image { width: picture.width(), height: picture.height(), rgb: rgb(&picture) })
+}
+
+/// The picture in these bytes, upright, with the channels that it has.
+fn dynamic(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     let bad =
         |expected: &str, found: String| Error::Picture { path: path.to_owned(), expected: expected.to_owned(), found };
     let failed = |error: ImageError| match error {
@@ -80,7 +107,7 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<Image> {
     let orientation = decoder.orientation().map_err(failed)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
     picture.apply_orientation(orientation);
-    Ok(Image { width: picture.width(), height: picture.height(), rgb: rgb(&picture) })
+    Ok(picture)
 }
 
 /// Red, green and blue of every pixel.

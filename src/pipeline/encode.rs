@@ -114,11 +114,8 @@ impl Pipeline {
         let picture = resample(picture, whole, (width, height), (0..width, 0..height), Filter::Bilinear);
         let values = [Statistics::NONE.normalise(&picture)].into_iter();
         let packed = encoder.run(&mut self.plans, self.backend.as_ref(), values, check_nodes)?;
-        let pixel = |value: &f32| {
-            let [r, g, b, _] = value.to_bits().to_le_bytes();
-            [r, g, b]
-        };
-        Ok(Image { width, height, rgb: packed.iter().flat_map(pixel).collect() })
+        let mut images = Image::of_pixels(bytemuck::cast_slice(&packed), width as usize, height as usize);
+        Ok(images.swap_remove(0))
     }
 }
 

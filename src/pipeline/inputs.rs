@@ -1,6 +1,7 @@
 //! What a run may be given in place of what it would otherwise compute or draw.
 
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::model::Model;
 use crate::request::Request;
 use crate::shape::Shape;
@@ -80,6 +81,17 @@ pub struct Init<'a> {
     /// How much of it is to change, 0 to 1. Sampling begins at the first step whose diffusion time is at most this, with as
     /// much noise as belongs there. 0 leaves the picture as it is, and 1 leaves nothing of it.
     pub strength: f32,
+    /// Where alone it is to change.
+    pub repaint: Option<Repaint<'a>>,
+}
+
+/// What of a picture is made anew. The rest stays as it is, pixel by pixel.
+#[derive(Debug, Clone, Copy)]
+pub struct Repaint<'a> {
+    /// The picture, of the request's size.
+    pub picture: &'a Image,
+    /// In grey and of the same size: from 0, where nothing is repainted, to 255.
+    pub mask: &'a Image,
 }
 
 /// What is given for a run. Tensors of images hold all images of the request.
@@ -134,7 +146,7 @@ impl Inputs<'_> {
             }
             require("stage_c", latents, Shape::new(images, h, w, c.out_channels))?;
         }
-        if let Some(Init { latents, strength }) = self.init {
+        if let Some(Init { latents, strength, repaint }) = self.init {
             if !(0.0..=1.0).contains(&strength) {
                 return Err(wrong("strength", "a number from 0 to 1".into(), strength.to_string()));
             }
@@ -143,6 +155,12 @@ impl Inputs<'_> {
                 return Err(wrong("init", "none where Stage C's result is given".into(), found));
             }
             let rows = if latents.shape.n == 1 { 1 } else { images };
+            for image in repaint.iter().flat_map(|repaint| [repaint.picture, repaint.mask]) {
+                if (image.width, image.height) != (request.width, request.height) {
+                    let expected = format!("a picture and a mask of {}×{} pixels", request.width, request.height);
+                    return Err(wrong("mask", expected, format!("{}×{}", image.width, image.height)));
+                }
+            }
             require("init", latents, Shape::new(rows, sizes.c.0, sizes.c.1, c.in_channels))?;
         }
         if let Some(start) = self.start_c {

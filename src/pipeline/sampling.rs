@@ -1,5 +1,6 @@
 //! What Stages B and C have in common: a U-Net with its conditions, and a loop of sampling steps.
 
+use super::beginning::Beginning;
 use super::conditions::{Batch, times};
 use super::key::PlanKey;
 use super::observer::{Preview, StageName};
@@ -12,7 +13,6 @@ use crate::net::{Net, slot};
 use crate::noise::{LatentNoise, NoiseStream};
 use crate::ops::{Advance, Concat, CountNonFinite, Element, Philox};
 use crate::plan::{Recorder, SegmentId, Slot};
-use crate::sampler::Step;
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
 
@@ -186,33 +186,24 @@ impl Sampling {
         run.segment(self.condition)?;
         self.loop_feed.write(run)?;
         let (steps, first) = (run.job.steps(self.index), run.job.first_step(self.index));
-        if first > 0 {
-            self.start_at(run, first, steps.get(first))?;
+        // Stage B takes what Stage C has made of the picture.
+        let beginning = if self.index == 0 { Beginning::of(run, self.x, first)? } else { None };
+        if let Some(beginning) = beginning.as_ref().filter(|_| first > 0) {
+            beginning.begin(run, self.x, steps.get(first))?;
+            run.write(self.counter, &[first as u32])?;
         }
+        let keep = |run: &mut Run<'_>, step| beginning.as_ref().map_or(Ok(()), |all| all.keep(run, self.x, step));
         for (i, step) in steps[first..].iter().enumerate() {
+            keep(run, Some(step))?;
             let recorded = self.unguided.as_ref().filter(|_| !step.guided).unwrap_or(&self.step);
             // The first step has nothing of an earlier one that it could reuse, wherever the sampler begins.
             let reuse = recorded.reuse.filter(|_| !step.whole && i > 0);
             run.segment(reuse.unwrap_or(recorded.whole))?;
             run.step_done(self.stage, [i, steps.len() - first], step.r, Some(self.x), self.preview)?;
         }
+        keep(run, None)?;
         run.segment(self.check)?;
         run.finite(self.not_finite, self.stage, steps.len() - first)
-    }
-
-    /// Puts the latents of the initial picture in place of the start noise, with as much of it as belongs to step
-    /// `first`: none after the last step.
-    fn start_at(&self, run: &mut Run<'_>, first: usize, step: Option<&Step>) -> Result<()> {
-        let init = run.job.inputs.init.expect("the first step is that of an initial picture").latents;
-        let rows: Vec<usize> = run.job.images.clone().map(|image| image.min(init.shape.n - 1)).collect();
-        let mut x = init.images(&rows);
-        if let Some(Step { clean: [a, b], .. }) = step {
-            // The clean latents are a·x + b·ε.
-            let noise = run.read(self.x)?.values;
-            x.iter_mut().zip(noise).for_each(|(x, noise)| *x = (*x - b * noise) / a);
-        }
-        run.write(self.x, &x)?;
-        run.write(self.counter, &[first as u32])
     }
 
     /// As [`Stage::host_bytes`](super::stages::Stage::host_bytes): the batch's noise, and twice one draw for as many

@@ -1,6 +1,6 @@
 //! Stage A: Stage B's latents to pixels.
 
-use super::inputs::HostTensor;
+use super::inputs::{HostTensor, Repaint};
 use super::key::PlanKey;
 use super::observer::StageName;
 use super::run::{Job, Run};
@@ -10,6 +10,7 @@ use crate::image::Image;
 use crate::model::Model;
 use crate::net::{Net, slot, stage_a};
 use crate::ops::{CountNonFinite, Scale, ToRgb8};
+use crate::picture::paste_back;
 use crate::plan::{Recorder, SegmentId, Slot};
 
 /// Stage A and the conversion to bytes.
@@ -65,6 +66,9 @@ impl Stage for StageA {
             run.keep("image", crop(&picture, shape.h, shape.w));
         }
         run.results.images = Image::of_pixels(&pixels, shape.w, shape.h);
+        if let Some(Repaint { picture, mask }) = run.job.inputs.init.and_then(|init| init.repaint) {
+            run.results.images.iter_mut().for_each(|made| paste_back(made, picture, mask));
+        }
         run.step_done(StageName::StageA, [0, 1], 0.0, None, None)
     }
 

@@ -107,3 +107,49 @@ fn a_picture_is_changed_in_parts() {
     room.generate(&["--init", "apple.png", "-o", "silent.png"]);
     assert_eq!(room.record("silent.png").init.unwrap().strength, 0.6);
 }
+
+/// A mask says where a picture changes: the rest of it stays as it is, pixel by pixel.
+#[test]
+fn a_part_of_a_picture_is_repainted() {
+    let room = Room::new();
+    apple(&room);
+    let before = room.pixels("apple.png");
+    let picture = |name: &str, pixel: &dyn Fn(u32, u32) -> [u8; 4]| {
+        image::RgbaImage::from_fn(128, 128, |x, y| image::Rgba(pixel(x, y))).save(room.path(name)).unwrap();
+    };
+    let right = |x: u32| if x >= 64 { 255 } else { 0 };
+    picture("white.png", &|x, _| [right(x), right(x), right(x), 255]);
+    picture("alpha.png", &|x, _| [9, 9, 9, right(x)]);
+    let half = |pixels: &[u8], at: usize| -> Vec<u8> {
+        pixels.chunks(3 * 128).flat_map(|row| row[at * 3 * 64..][..3 * 64].to_vec()).collect()
+    };
+    let made = |mask: &str, more: &[&str]| {
+        let args =
+            ["generate", "a lemon on a teal background", "--init", "apple.png", "--mask", mask, "-o", "made.png"];
+        room.run(&[&args[..], &["--steps", "6,3", "--force"], more].concat());
+        room.pixels("made.png")
+    };
+    for sampler in ["ddpm", "dpmpp-2m"] {
+        for noise in ["torch", "philox"] {
+            let more = ["--sampler", sampler, "--noise", noise, "--strength", "1"];
+            let after = made("white.png", &more);
+            room.same_again("made.png", &["--init", "apple.png", "--mask", "white.png"]);
+            assert!(half(&after, 0) == half(&before, 0), "{sampler}, {noise}: what is not masked stays");
+            let changed = half(&after, 1).iter().zip(half(&before, 1)).filter(|(a, b)| a.abs_diff(*b) > 40).count();
+            assert!(changed > 128 * 64, "{sampler}, {noise}: only {changed} values have changed");
+            assert!(made("alpha.png", &more) == after, "{sampler}, {noise}: the alpha channel is a mask as well");
+        }
+    }
+    room.fails(&["generate", "--from", "made.png", "--init", "apple.png"], 2, &["expected --mask with alpha.png"]);
+    // What is kept tells the rest what to be: a picture that goes on is not two halves that know nothing of each other.
+    let alone = made("white.png", &["--strength", "0.6"]);
+    assert!(half(&alone, 0) == half(&before, 0) && alone != before);
+
+    picture("none.png", &|_, _| [0, 0, 0, 255]);
+    assert!(made("none.png", &["--strength", "1"]) == before, "nothing is masked");
+    let small = image::GrayImage::new(64, 64);
+    small.save(room.path("small.png")).unwrap();
+    let args = ["generate", "x", "--init", "apple.png", "--mask", "small.png", "-o", "never.png"];
+    room.fails(&args, 2, &["--mask", "expected 128×128 pixels, as apple.png has", "got 64×64"]);
+    room.fails(&["generate", "x", "--mask", "white.png"], 2, &["--init"]);
+}
