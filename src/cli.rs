@@ -26,6 +26,7 @@ mod probe;
 mod profile;
 mod progress;
 mod prompts;
+mod quantize;
 mod report;
 mod seed;
 #[cfg(feature = "serve")]
@@ -86,6 +87,8 @@ enum Command {
     Encode(Box<encode::Args>),
     /// Write a model, or one file of weights, in another layout or element type.
     Convert(Box<convert::Args>),
+    /// Write a model with the weights of most layers rounded to int8: half the size of bf16, and faster on a CPU.
+    Quantize(Box<quantize::Args>),
     /// Mix two models, or merge adapters (LoRA) into one, and write the result.
     Merge(Box<merge::Args>),
     /// Serve a page and the API of OpenAI's images, until Ctrl-C or SIGTERM.
@@ -181,6 +184,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Encode(args) => encode::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Quantize(args) => quantize::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -3,7 +3,7 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
 //!                            ▲     │        ▲
-//!                  names, kind, change    variant
+//!          names, kind, change, narrow    variant
 //!                                  └─▶ layout, header: files that are written
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod kind;
 pub mod layout;
 pub mod mmap;
 pub mod names;
+mod narrow;
 pub mod paths;
 mod variant;
 
@@ -28,5 +29,6 @@ pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use layout::{Layout, Place};
 pub use mmap::install_sigbus_handler;
+pub use narrow::is_narrow;
 pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;
