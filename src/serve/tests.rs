@@ -45,7 +45,7 @@ impl Maker for Fake {
                     }
                     return Err(Error::Interrupted);
                 }
-                "short" => thread::sleep(Duration::from_millis(60)),
+                "short" => thread::sleep(Duration::from_millis(400)),
                 _ => {}
             }
             let (width, height) = (request.width, request.height);
@@ -289,9 +289,11 @@ fn a_server_that_stops_makes_what_it_accepted() {
         write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         stream
     };
-    thread::sleep(Duration::from_millis(30));
-    server.stop.stop();
     let begin = Instant::now();
+    while server.get("/v1/jobs").json()["data"].as_array().unwrap().len() < 4 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "the last order never came");
+    }
+    server.stop.stop();
     while server.get("/health/ready").status != 503 {
         assert!(begin.elapsed() < Duration::from_secs(5), "it is still ready");
     }
