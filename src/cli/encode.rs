@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opened = args.setup.open_device_of(None)?;
     let shown = images.iter().map(image_prompts::Prompt::record).collect();
     let init = args.picture.as_deref().map(|file| args.fitting.record(file));
-    let record = Record { images: shown, init, ..args.setup.record(request, &opened)? };
+    let record = Record { images: shown, init, ..args.setup.record(request, &model, &opened, None)? };
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, false, args.quiet, &record, pipeline.backend());
 

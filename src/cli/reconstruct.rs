@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opened = args.setup.open_device_of(None)?;
     // A picture of Stage A alone is none that a request makes.
     let init = (args.stage == Stage::C).then(|| args.fitting.record(&args.file));
-    let record = Record { init, ..args.setup.record(&request, &opened)? };
+    let record = Record { init, ..args.setup.record(&request, &model, &opened, None)? };
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, args.output.json, quiet, &record, pipeline.backend());
     let mut watch = Watch::new(quiet, args.output.json);
