@@ -5,11 +5,15 @@ mod common;
 mod convert;
 
 use std::collections::BTreeMap;
+#[cfg(feature = "cli")]
+use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use cascade_rt::backend::wgpu::{self, Wgpu};
 use cascade_rt::backend::{Backend, cuda};
 use cascade_rt::registry::Caps;
+use cascade_rt::synth;
 use cascade_rt::{Adapter, Model, ModelPaths, NewToken, Options, Overrides, Pipeline, Request, devices};
 
 fn fixtures() -> PathBuf {
@@ -331,4 +335,90 @@ fn numbers_that_are_not_finite_are_refused() {
     safetensors::serialize_to_file(tensors, None, &path).unwrap();
     let error = Adapter::open(path).unwrap_err().to_string();
     assert!(error.contains("NaN or infinity"), "{error}");
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_picture_is_made_again_with_its_adapters() {
+    let room = tempfile::tempdir().unwrap();
+    let path = |name: &str| fixtures().join(name).display().to_string();
+    let lora = path("adapters/kohya.safetensors");
+    fs::copy(&lora, room.path().join("style.safetensors")).unwrap();
+    let model = ["-m", &path("tiny"), "--prior", &path("tiny-prior"), "--device", "cpu"].map(str::to_owned);
+    let run = |args: &[&str]| {
+        let mut program = common::program();
+        let output = program.current_dir(room.path()).arg("generate").args(&model).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let bytes = |name: &str| fs::read(room.path().join(name)).unwrap();
+    let prompt = "a (red:1.4) fox <snowy> in the [snow] <lora:style:-0.5>";
+    let small = ["-W", "64", "-H", "64", "--steps", "2,1", "-n", "(fog)", "--prompt-syntax", "webui"];
+    let embedding = ["--embedding", &path("adapters/snowy.safetensors")];
+    let changed = [&["--lora", &format!("{lora}:0.7")][..], &embedding].concat();
+    let tagged = [&["--lora-dir", "."][..], &changed].concat();
+    let (code, text) = run(&[&[prompt, "-s", "5", "-c", "2", "-o", "a.png"][..], &small, &tagged].concat());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("style.safetensors, strength -0.5, 47 of 47"), "{text}");
+
+    // The record has the prompt without its tags, so what they asked for is given by flags.
+    let again = [&changed[..], &["--lora", "style.safetensors:-0.5"]].concat();
+    let (code, text) = run(&[&["--from", "a-2.png", "-o", "again.png"][..], &again].concat());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(bytes("again.png") == bytes("a-2.png"), "a picture with adapters and weights in its prompt, made again");
+    for lacking in [&again[..2], &again[2..], &changed] {
+        let (code, text) = run(&[&["--from", "a-2.png", "-o", "other.png"][..], lacking].concat());
+        assert!(
+            code == Some(2) && text.contains("kohya.safetensors:0.7") && text.contains("snowy"),
+            "{lacking:?}: {text}"
+        );
+    }
+    let (code, text) = run(&["<zero>", "-o", "b.png", "--lora", &path("adapters/retoken.safetensors")]);
+    assert!(code == Some(3) && text.contains("a new token, whose name and beginning --token says"), "{text}");
+}
+
+/// How long it takes to change an adapter of all attention layers of the 3.6 B network, where that is loaded; SPEED.md has the
+/// result: `cargo test --release --test adapters -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn time_of_a_change() {
+    const RANK: usize = 16;
+    let model = synth::in_memory(synth::Preset::Large).unwrap();
+    let names: Vec<String> = model
+        .stage_c
+        .0
+        .names()
+        .filter(|name| name.contains(".attention.to_") && name.ends_with(".weight"))
+        .map(str::to_owned)
+        .collect();
+    let width = model.stage_c.1.block_out_channels[0];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    let values: Vec<f32> = (0..RANK * width).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-4).collect();
+    let view = |dims: [usize; 2]| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, dims.to_vec(), bytemuck::cast_slice(&values))
+            .unwrap()
+    };
+    let factors = |name: &String| {
+        let module = name.trim_end_matches(".weight");
+        [
+            (format!("prior.{module}.lora_A.weight"), view([RANK, width])),
+            (format!("prior.{module}.lora_B.weight"), view([width, RANK])),
+        ]
+    };
+    safetensors::serialize_to_file(names.iter().flat_map(factors), None, &path).unwrap();
+    let adapter = Adapter::open(&path).unwrap();
+    let mut pipeline = Pipeline::new(model, devices::Choice::Cpu.open().unwrap()).unwrap();
+    let request = Request { steps: (1, 1), guidance: (1.0, 0.0), ..request() };
+    pipeline.prior(&request, Options::default()).unwrap();
+    for round in 0..5 {
+        let start = Instant::now();
+        pipeline.adapt(&[(&adapter, 0.5 + 0.1 * round as f32)]).unwrap();
+        let adapted = start.elapsed();
+        let (_, times) = pipeline.prior(&request, Options::default()).unwrap();
+        println!("{} tensors: adapt {adapted:.3?}, plan {:.3?}", names.len(), times.plan);
+    }
+    // The other way: copies of all tensors that are touched, with the change added.
+    let start = Instant::now();
+    let merged: usize = names.iter().map(|name| pipeline.model().stage_c.0.changed(name).unwrap().dims[0]).sum();
+    println!("{merged} rows merged into copies in {:.3?}", start.elapsed());
 }
