@@ -274,7 +274,7 @@ fn flags_that_do_not_fit_together() {
     room.fails(&["decode", "p.safetensors", "--guidance", "-1"], 2, &["--guidance", "from 0 to 100, got `-1`"]);
     room.fails(&["decode", "none", "-o", "x.png"], 7, &["none: cannot read"]);
     room.fails(&["encode", "--prompt", "x"], 2, &["--output"]);
-    room.fails(&["encode", "-o", "t.safetensors"], 2, &["--prompt"]);
+    room.fails(&["encode", "-o", "t.safetensors"], 2, &["<PICTURE>"]);
     room.fails(
         &["decode", "p.safetensors", "-o", "p.safetensors", "--force"],
         2,

@@ -25,21 +25,22 @@ fn fixtures() -> PathBuf {
     crate::common::root().join("tests/fixtures")
 }
 
-/// A file of inputs, outputs and perhaps weights.
+/// A file of inputs, outputs and perhaps weights, which are under `model.` and therefore a part of their own.
 struct Fixture {
     name: String,
-    file: Checkpoint,
+    parts: Vec<Checkpoint>,
 }
 
 impl Fixture {
     fn open(name: &str) -> Self {
         let path = fixtures().join(format!("network/{name}.safetensors"));
-        Self { name: name.into(), file: Checkpoint::open(&path).unwrap() }
+        Self { name: name.into(), parts: Checkpoint::open_all(&path).unwrap() }
     }
 
     /// Dimensions and values of a tensor, if there is one.
     fn get(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
-        self.file.get(name).map(|tensor| (tensor.dims.clone(), tensor.to_f32()))
+        let tensor = self.parts.iter().find_map(|part| part.get(name));
+        tensor.map(|tensor| (tensor.dims.clone(), tensor.to_f32()))
     }
 
     fn output(&self, name: &str) -> Vec<f32> {
@@ -65,8 +66,8 @@ impl Fixture {
         bench.input(Shape::new(times.len(), 1, 1, dim), &embedded)
     }
 
-    /// Records one evaluation, of weights whose names begin with `prefix`.
-    fn unet(&self, config: &UNetConfig, weights: &Checkpoint, prefix: Option<&str>, pixels: bool) -> (Bench, Slot) {
+    /// Records one evaluation.
+    fn unet(&self, config: &UNetConfig, weights: &Checkpoint, pixels: bool) -> (Bench, Slot) {
         let mut bench = Bench::new();
         let x = self.image(&mut bench, "sample").expect("latents");
         let (n, dim) = (x.shape.n, config.timestep_ratio_embedding_dim);
@@ -84,11 +85,7 @@ impl Fixture {
         };
         let counter = bench.index(Shape::vector(1), &[0]);
         let unet = UNet { config };
-        let mut root = Net::new(&mut bench.rec, weights);
-        let mut net = match prefix {
-            Some(prefix) => root.scope(prefix),
-            None => root,
-        };
+        let mut net = Net::new(&mut bench.rec, weights);
         let conditioned = unet.condition(&mut net, &conditions, x.shape).unwrap();
         let y = unet.step(&mut net, x, &conditioned, counter).unwrap();
         assert_eq!(y.shape, x.shape.with_c(config.out_channels), "{}", self.name);
@@ -108,18 +105,18 @@ impl Fixture {
     }
 }
 
-/// A network that carries its own weights, under `model.`.
+/// A network that carries its own weights.
 fn check_small(name: &str) {
     let fixture = Fixture::open(name);
     let config = UNetConfig::read(fixtures().join(format!("network/{name}.json"))).unwrap();
-    let mut table: Vec<String> = config.tensors().into_iter().map(|(name, _)| format!("model.{name}")).collect();
+    let mut table: Vec<String> = config.tensors().into_iter().map(|(name, _)| name).collect();
     table.sort();
-    let stored: Vec<&str> = fixture.file.names().filter(|name| name.starts_with("model.")).collect();
-    assert_eq!(stored, table, "{name}");
-    let (bench, y) = fixture.unet(&config, &fixture.file, Some("model"), true);
+    let weights = fixture.parts.iter().find(|part| part.get("clf.1.weight").is_some()).expect("weights");
+    assert!(weights.names().eq(table.iter().map(String::as_str)), "{name}: {:?}", weights.names().collect::<Vec<_>>());
+    let (bench, y) = fixture.unet(&config, weights, true);
     fixture.check(bench, y, "output");
     if fixture.get("output_without_pixels").is_some() {
-        let (bench, y) = fixture.unet(&config, &fixture.file, Some("model"), false);
+        let (bench, y) = fixture.unet(&config, weights, false);
         fixture.check(bench, y, "output_without_pixels");
     }
 }
@@ -163,7 +160,7 @@ fn tiny(folder: &str) -> (UNetConfig, Checkpoint) {
 fn check_tiny(name: &str, folder: &str) {
     let fixture = Fixture::open(name);
     let (config, weights) = tiny(folder);
-    let (bench, y) = fixture.unet(&config, &weights, None, false);
+    let (bench, y) = fixture.unet(&config, &weights, false);
     fixture.check(bench, y, "output");
 }
 
@@ -197,7 +194,7 @@ fn check_bf16(name: &str, folder: &str) {
     for backend in backends {
         let device = backend.device().name.clone();
         let (config, weights) = tiny(folder);
-        let (bench, y) = fixture.unet(&config, &weights, None, false);
+        let (bench, y) = fixture.unet(&config, &weights, false);
         let outputs = bench.run_on(&[backend], &[y]).remove(0).1;
         let error = relative_l2(&to_nchw(&outputs[0], y.shape), &exact);
         println!("{name} in bf16 on {device}: {error:.2e}, diffusers {theirs:.2e}");
