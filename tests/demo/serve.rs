@@ -117,18 +117,15 @@ fn a_request_makes_the_bytes_of_the_same_command() {
 fn a_signal_lets_accepted_orders_end() {
     let _alone = alone();
     let mut server = Server::start(&[]);
-    let order = json!({"prompt": "a fox", "prior_num_inference_steps": 4, "num_inference_steps": 2});
-    let clients: Vec<_> = (0..3)
-        .map(|_| {
-            let mut stream = TcpStream::connect(&server.address).unwrap();
-            let body = order.to_string();
-            let head =
-                format!("POST /v1/images/generations HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", server.address);
-            write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-                .unwrap();
-            stream
-        })
-        .collect();
+    // The first takes longer than it takes to send the others.
+    let clients = [100, 2, 2].map(|steps| {
+        let order = json!({"prompt": "a fox", "prior_num_inference_steps": steps, "num_inference_steps": 2});
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let body = order.to_string();
+        let head = format!("POST /v1/images/generations HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", server.address);
+        write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream
+    });
     // They are accepted when the server has answered what was asked after them.
     while serde_json::from_slice::<Value>(&get(&server, "/v1/jobs")).unwrap()["data"].as_array().unwrap().len() < 3 {}
     let kill = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
