@@ -27,6 +27,7 @@ mod probe;
 mod profile;
 mod progress;
 mod prompts;
+mod quantize;
 mod reconstruct;
 mod report;
 mod seed;
@@ -88,6 +89,8 @@ enum Command {
     Reconstruct(Box<reconstruct::Args>),
     /// Write a model, or one file of weights, in another layout or element type.
     Convert(Box<convert::Args>),
+    /// Write a model with the weights of most layers rounded to int8: half the size of bf16, and faster on a CPU.
+    Quantize(Box<quantize::Args>),
     /// Mix two models, or merge adapters (LoRA) into one, and write the result.
     Merge(Box<merge::Args>),
     /// Show what a model folder, a safetensors file or a picture contains.
@@ -181,6 +184,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),

@@ -3,7 +3,7 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ lookup ─▶ paths
 //!                            ▲     │        ▲
-//!                  names, kind, change    variant
+//!          names, kind, change, narrow    variant
 //!                                  └─▶ layout, header: files that are written
 //! ```
 //!
@@ -21,6 +21,7 @@ pub mod layout;
 mod lookup;
 pub mod mmap;
 pub mod names;
+mod narrow;
 pub mod paths;
 mod variant;
 
@@ -30,5 +31,6 @@ pub use kind::NetworkKind;
 pub use layout::{Layout, Place};
 pub use lookup::Lookup;
 pub use mmap::install_sigbus_handler;
+pub use narrow::is_narrow;
 pub use paths::{ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;
