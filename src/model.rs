@@ -134,7 +134,9 @@ impl Model {
         if self.is_int8() {
             return;
         }
-        let vision = self.vision.iter_mut().map(|(weights, _)| weights);
+        // One that is damaged is said to be so when something needs it.
+        let is_there = self.vision().is_ok();
+        let vision = self.vision.opened_mut().filter(|_| is_there).map(|(weights, _)| weights);
         let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];
         weights.into_iter().chain(vision).for_each(Checkpoint::quantise);
     }

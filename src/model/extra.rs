@@ -50,6 +50,11 @@ impl<C> Extra<C> {
         Ok(self.opened.get_or_init(|| opened))
     }
 
+    /// The network, if it was opened, to change it.
+    pub(super) fn opened_mut(&mut self) -> Option<&mut (Checkpoint, C)> {
+        self.opened.get_mut()
+    }
+
     /// The network, if it was opened.
     pub(crate) fn into_opened(self) -> Option<(Checkpoint, C)> {
         self.opened.into_inner()
