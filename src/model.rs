@@ -37,8 +37,6 @@ pub struct Model {
     pub tokenizer: Location,
     /// Tokens that it has learned besides those of the tokenizer: their names, and their rows in the table of embeddings.
     pub learned: Vec<(Vec<String>, Range<u32>)>,
-    /// Whether weights are made int8 when they are first used, also those of networks that are opened later.
-    pub(crate) quantised: bool,
     /// Side of the pictures that it was made for, pixels, if it says so.
     pub native_size: Option<u32>,
     /// Which files the networks come from, and what could have been taken instead. Empty for a model in memory.
@@ -101,7 +99,6 @@ impl Model {
             previewer,
             tokenizer,
             learned,
-            quantised: false,
             native_size,
             sources,
             texts,
@@ -123,10 +120,7 @@ impl Model {
     /// [`Error::ModelMissing`] says where it was looked for. If its files are damaged, or it does not fit Stage C.
     pub fn vision(&self) -> Result<&(Checkpoint, ClipVisionConfig)> {
         self.vision.get(|part| {
-            let mut weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
-            if self.quantised {
-                weights.quantise();
-            }
+            let weights = Checkpoint::open_as(&part.weights, NetworkKind::VisionEncoder)?;
             let config = ClipVisionConfig::open(part.config.as_ref(), &weights)?;
             let (stage_c, c) = &self.stage_c;
             let takes = c.clip_image_in_channels;
@@ -156,8 +150,9 @@ impl Model {
         if self.is_int8() {
             return;
         }
-        self.quantised = true;
-        let vision = self.vision.opened().map(|(weights, _)| weights);
+        // One that is damaged is said to be so when something needs it.
+        let is_there = self.vision().is_ok();
+        let vision = self.vision.opened_mut().filter(|_| is_there).map(|(weights, _)| weights);
         let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];
         weights.into_iter().chain(vision).for_each(Checkpoint::quantise);
     }

@@ -50,8 +50,8 @@ impl<C> Extra<C> {
         Ok(self.opened.get_or_init(|| opened))
     }
 
-    /// The network, if it was opened, to be changed.
-    pub(super) fn opened(&mut self) -> Option<&mut (Checkpoint, C)> {
+    /// The network, if it was opened, to change it.
+    pub(super) fn opened_mut(&mut self) -> Option<&mut (Checkpoint, C)> {
         self.opened.get_mut()
     }
 

@@ -122,7 +122,6 @@ pub fn in_memory(preset: Preset) -> Result<Model> {
         previewer: Extra::nowhere("previewer weights"),
         tokenizer: tokenizer_files(),
         learned: Vec::new(),
-        quantised: false,
         native_size: None,
         sources: Vec::new(),
         texts: Vec::new(),
