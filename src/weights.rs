@@ -29,6 +29,6 @@ pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use layout::{Layout, Place};
 pub use mmap::install_sigbus_handler;
-pub use narrow::is_narrow;
+pub use narrow::Narrow;
 pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;
