@@ -22,7 +22,7 @@ use crate::files::Location;
 use crate::model::Model;
 use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig, to_json};
 use crate::weights::file::FACTORS;
-use crate::weights::{Checkpoint, Layout, ModelPaths, NetworkKind, is_narrow};
+use crate::weights::{Checkpoint, Layout, ModelPaths, Narrow, NetworkKind};
 
 /// A network that is to be written.
 struct Network {
@@ -40,7 +40,7 @@ pub struct Networks {
     all: Vec<Network>,
     /// Further files of a model folder: their paths in it, and what is in them.
     texts: Vec<(PathBuf, Text)>,
-    /// Whether weights become int8, and texts that say which do not; see [`is_narrow`].
+    /// Whether weights become int8, and texts that say which do not; see [`Narrow`].
     int8: Option<Vec<String>>,
     /// What of the files that were opened is not written, for messages.
     pub left_out: Vec<String>,
@@ -221,7 +221,7 @@ impl Networks {
         adapt(&mut networks, adapters)
     }
 
-    /// Makes weights int8, but for those that `keep` says; see [`is_narrow`].
+    /// Makes weights int8, but for those that `keep` says; see [`Narrow`].
     ///
     /// # Errors
     /// [`Error::Model`] if some are already.
@@ -290,9 +290,10 @@ impl Networks {
     /// The tensors of one network.
     fn tensors(&self, network: usize, layout: Layout, prefix: &str, dtype: Option<Dtype>) -> Result<Vec<Tensor>> {
         let weights = &self.all[network].weights;
+        let narrow = self.int8.as_ref().and_then(|keep| Narrow::of(weights.kind(), weights.names(), keep));
         let becomes_int8 = |part: &str| {
             let is_matrix = weights.dims(part).is_some_and(|dims| dims.len() >= 2);
-            self.int8.as_ref().is_some_and(|keep| is_matrix && is_narrow(weights.kind(), part, keep))
+            is_matrix && narrow.as_ref().is_some_and(|narrow| narrow.takes(part))
         };
         let tensor = |(name, parts): (String, Vec<String>)| {
             let mut whole: Option<(Dtype, Vec<usize>)> = None;

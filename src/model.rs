@@ -144,7 +144,7 @@ impl Model {
         })
     }
 
-    /// Makes weights int8 that are not, as [the table](crate::weights::is_narrow) says: each when it is first used, in memory of
+    /// Makes weights int8 that are not, as [the table](crate::weights::Narrow) says: each when it is first used, in memory of
     /// its own. A model that has some already stays as it is.
     pub fn quantise(&mut self) {
         if self.is_int8() {

@@ -31,6 +31,6 @@ pub use kind::NetworkKind;
 pub use layout::{Layout, Place};
 pub use lookup::Lookup;
 pub use mmap::install_sigbus_handler;
-pub use narrow::is_narrow;
+pub use narrow::Narrow;
 pub use paths::{ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

@@ -354,7 +354,8 @@ fn a_picture_is_made_again_with_its_adapters() {
     let prompt = "a (red:1.4) fox <snowy> in the [snow] <lora:style:-0.5>";
     let small = ["-W", "64", "-H", "64", "--steps", "2,1", "-n", "(fog)", "--prompt-syntax", "webui"];
     let embedding = ["--embedding", &path("adapters/snowy.safetensors")];
-    let changed = [&["--lora", &format!("{lora}:0.7")][..], &embedding].concat();
+    let lora = format!("{lora}:0.7");
+    let changed = [&["--lora", &lora][..], &embedding].concat();
     let tagged = [&["--lora-dir", "."][..], &changed].concat();
     let (code, text) = run(&[&[prompt, "-s", "5", "-c", "2", "-o", "a.png"][..], &small, &tagged].concat());
     assert_eq!(code, Some(0), "{text}");

@@ -6,17 +6,14 @@
 
 use super::kind::NetworkKind;
 
-/// A network: its name, and the ends of the names of weights that become int8, but for those whose names have
-/// one of these beginnings.
-type Row = (NetworkKind, &'static str, &'static [&'static str], &'static [&'static str]);
+/// A network: its name, and the ends of the names of weights that become int8.
+type Row = (NetworkKind, &'static str, &'static [&'static str]);
 
 const TABLE: &[Row] = &[
-    // Values in the last blocks of Stage C are so large that they exceed f16, in a few channels: rounding all channels by the
-    // same factor would cost the others too much.
-    (NetworkKind::StageC, "stage_c", BLOCKS, &["up_blocks.1."]),
-    (NetworkKind::StageB, "stage_b", BLOCKS, &[]),
-    (NetworkKind::TextEncoder, "text_encoder", TOWER, &[]),
-    (NetworkKind::VisionEncoder, "image_encoder", TOWER, &[]),
+    (NetworkKind::StageC, "stage_c", BLOCKS),
+    (NetworkKind::StageB, "stage_b", BLOCKS),
+    (NetworkKind::TextEncoder, "text_encoder", TOWER),
+    (NetworkKind::VisionEncoder, "image_encoder", TOWER),
 ];
 
 /// Of the blocks of Stages B and C.
@@ -40,14 +37,34 @@ const TOWER: &[&str] = &[
     ".mlp.fc2.weight",
 ];
 
-/// Whether a weight of a network becomes int8. Those stay as they are, besides those of the table, whose names contain one
-/// of the texts `keep`, with that of the network as in `stage_c.down_blocks.0.0.channelwise.0.weight`.
-pub fn is_narrow(kind: NetworkKind, name: &str, keep: &[String]) -> bool {
-    let Some((_, network, ends, wide)) = TABLE.iter().find(|row| row.0 == kind) else { return false };
-    let full = format!("{network}.{name}");
-    ends.iter().any(|end| name.ends_with(end))
-        && !wide.iter().any(|start| name.starts_with(start))
-        && !keep.iter().any(|text| full.contains(text.as_str()))
+/// Which weights of a network become int8.
+pub struct Narrow<'a> {
+    network: &'static str,
+    ends: &'static [&'static str],
+    /// What the names of the last group of up blocks begin with: those at the highest resolution, of which there are few. Values
+    /// there are so large in a few channels (in Stage C they exceed f16) that one factor for all would cost the others too
+    /// much; SPEED.md has what it costs.
+    last_group: Option<String>,
+    keep: &'a [String],
+}
+
+impl<'a> Narrow<'a> {
+    /// Of a network with tensors of these `names`. Weights stay as they are whose names contain one of the texts `keep`, with that
+    /// of the network as in `stage_c.down_blocks.0.0.channelwise.0.weight`. `None` if all weights of such a network do.
+    pub fn of<'n>(kind: NetworkKind, names: impl Iterator<Item = &'n str>, keep: &'a [String]) -> Option<Self> {
+        let (_, network, ends) = TABLE.iter().find(|row| row.0 == kind)?;
+        let group = |name: &str| name.strip_prefix("up_blocks.")?.split_once('.')?.0.parse::<usize>().ok();
+        let last_group = names.filter_map(group).max().map(|last| format!("up_blocks.{last}."));
+        Some(Self { network, ends, last_group, keep })
+    }
+
+    /// Whether the weight of this name becomes int8.
+    pub fn takes(&self, name: &str) -> bool {
+        let full = format!("{}.{name}", self.network);
+        self.ends.iter().any(|end| name.ends_with(end))
+            && !self.last_group.as_ref().is_some_and(|group| name.starts_with(group))
+            && !self.keep.iter().any(|text| full.contains(text.as_str()))
+    }
 }
 
 #[cfg(test)]
@@ -57,11 +74,20 @@ mod tests {
     #[test]
     fn blocks_become_int8_and_the_rest_stays() {
         use NetworkKind::{StageA, StageB, StageC, TextEncoder};
+        // Two groups of Stage C, and three of Stage B.
+        let names = |kind| match kind {
+            StageC => ["up_blocks.0.0.x", "up_blocks.1.0.x", "up_blocks.x"],
+            _ => ["up_blocks.2.0.x", "up_blocks.1.0.x", "up_upscalers.3.x"],
+        };
+        let takes = |kind, name: &str, keep: &[String]| {
+            Narrow::of(kind, names(kind).into_iter(), keep).is_some_and(|narrow| narrow.takes(name))
+        };
         for (kind, name, narrow) in [
             (StageC, "down_blocks.1.7.channelwise.0.weight", true),
             (StageC, "up_blocks.0.2.attention.to_k.weight", true),
             (StageC, "up_blocks.1.2.attention.to_k.weight", false),
             (StageB, "up_blocks.1.2.attention.to_k.weight", true),
+            (StageB, "up_blocks.2.2.channelwise.4.weight", false),
             (StageC, "down_blocks.0.0.channelwise.0.bias", false),
             (StageC, "down_blocks.0.1.mapper.weight", false),
             (StageC, "clf.1.weight", false),
@@ -69,11 +95,11 @@ mod tests {
             (TextEncoder, "text_model.embeddings.token_embedding.weight", false),
             (StageA, "down_blocks.0.channelwise.0.weight", false),
         ] {
-            assert_eq!(is_narrow(kind, name, &[]), narrow, "{kind}: {name}");
+            assert_eq!(takes(kind, name, &[]), narrow, "{kind}: {name}");
         }
         let keep = ["stage_b.up_".to_owned(), "fc1".to_owned()];
-        assert!(!is_narrow(StageB, "up_blocks.1.2.attention.to_k.weight", &keep));
-        assert!(is_narrow(StageC, "up_blocks.0.2.attention.to_k.weight", &keep));
-        assert!(!is_narrow(TextEncoder, "text_model.encoder.layers.0.mlp.fc1.weight", &keep));
+        assert!(!takes(StageB, "up_blocks.1.2.attention.to_k.weight", &keep));
+        assert!(takes(StageC, "up_blocks.0.2.attention.to_k.weight", &keep));
+        assert!(!takes(TextEncoder, "text_model.encoder.layers.0.mlp.fc1.weight", &keep));
     }
 }

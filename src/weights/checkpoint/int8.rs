@@ -1,6 +1,6 @@
 //! Weights of a network that are int8, or become so.
 
-use super::super::narrow::is_narrow;
+use super::super::narrow::Narrow;
 use super::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Weight};
@@ -21,10 +21,11 @@ impl Checkpoint {
         }
     }
 
-    /// Makes its weights int8 that [the table](is_narrow) says, when they are first used and in memory of their own.
+    /// Makes its weights int8 that [the table](Narrow) says, when they are first used and in memory of their own.
     pub fn quantise(&mut self) {
-        let kind = self.kind;
-        self.tensors.iter_mut().for_each(|(name, tensor)| tensor.narrow = is_narrow(kind, name, &[]));
+        let narrow = Narrow::of(self.kind, self.names(), &[]);
+        let takes = |name: &str| narrow.as_ref().is_some_and(|narrow| narrow.takes(name));
+        self.tensors.iter_mut().for_each(|(name, tensor)| tensor.narrow = takes(name));
     }
 
     /// Whether some of its weights are int8.
