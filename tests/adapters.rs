@@ -353,8 +353,8 @@ fn a_picture_is_made_again_with_its_adapters() {
     let bytes = |name: &str| fs::read(room.path().join(name)).unwrap();
     let prompt = "a (red:1.4) fox <snowy> in the [snow] <lora:style:-0.5>";
     let small = ["-W", "64", "-H", "64", "--steps", "2,1", "-n", "(fog)", "--prompt-syntax", "webui"];
-    let embedding = ["--embedding", &path("adapters/snowy.safetensors")];
-    let changed = [&["--lora", &format!("{lora}:0.7")][..], &embedding].concat();
+    let (strong, snowy) = (format!("{lora}:0.7"), path("adapters/snowy.safetensors"));
+    let changed = ["--lora", &strong, "--embedding", &snowy];
     let tagged = [&["--lora-dir", "."][..], &changed].concat();
     let (code, text) = run(&[&[prompt, "-s", "5", "-c", "2", "-o", "a.png"][..], &small, &tagged].concat());
     assert_eq!(code, Some(0), "{text}");
@@ -365,7 +365,7 @@ fn a_picture_is_made_again_with_its_adapters() {
     let (code, text) = run(&[&["--from", "a-2.png", "-o", "again.png"][..], &again].concat());
     assert_eq!(code, Some(0), "{text}");
     assert!(bytes("again.png") == bytes("a-2.png"), "a picture with adapters and weights in its prompt, made again");
-    for lacking in [&again[..2], &again[2..], &changed] {
+    for lacking in [&again[..2], &again[2..], &changed[..]] {
         let (code, text) = run(&[&["--from", "a-2.png", "-o", "other.png"][..], lacking].concat());
         assert!(
             code == Some(2) && text.contains("kohya.safetensors:0.7") && text.contains("snowy"),
