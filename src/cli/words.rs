@@ -64,6 +64,7 @@ pub(super) fn for_the_command_line(error: Error) -> Error {
         }
         Error::ModelMissing { path, missing, remedy } => Error::ModelMissing { path, missing, remedy: flags(remedy) },
         Error::Model { path, expected, found } => Error::Model { path, expected, found: flags(found) },
+        Error::Tensor { path, name, expected, found } => Error::Tensor { path, name, expected, found: flags(found) },
         Error::DoesNotFit { device, free_mib, need_mib, detail, remedy } => {
             Error::DoesNotFit { device, free_mib, need_mib, detail, remedy: flags(remedy) }
         }
