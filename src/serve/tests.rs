@@ -235,6 +235,11 @@ fn jobs_are_followed_and_cancelled() {
     assert!(events.body.contains("\"state\":\"completed\""), "{events:?}");
     assert_eq!(server.get("/v1/jobs/00").code(), "not_found");
     let slow = submit("slow");
+    // What waits is not interrupted.
+    let begin = Instant::now();
+    while server.get(slow["url"].as_str().unwrap()).json()["state"] != "generating" {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it is never made");
+    }
     let interrupted = server.post("/sdapi/v1/interrupt", &json!({}));
     assert_eq!((interrupted.status, server.end_of(&slow)), (200, "cancelled".into()));
 }
