@@ -6,7 +6,6 @@
 
 mod assign;
 mod file;
-mod foreign;
 mod names;
 
 use std::path::{Path, PathBuf};

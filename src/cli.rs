@@ -1,7 +1,9 @@
 //! The command line: turns arguments into requests, and results into files.
 
 mod adapters;
+mod annotate;
 mod bench;
+mod control;
 mod convert;
 mod decode;
 mod encode;
@@ -85,6 +87,9 @@ enum Command {
     Convert(Box<convert::Args>),
     /// Mix two models, or merge adapters (LoRA) into one, and write the result.
     Merge(Box<merge::Args>),
+    /// Find edges in a picture, as a canny ControlNet is told of them.
+    #[command(subcommand)]
+    Annotate(annotate::Annotate),
     /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
@@ -175,6 +180,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Encode(args) => encode::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Annotate(what) => annotate::run(what),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),

@@ -1,6 +1,7 @@
 //! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
 mod conditions;
+mod control;
 mod embed;
 mod inputs;
 mod key;
@@ -30,6 +31,7 @@ use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
+pub use control::{Additions, Control};
 pub use inputs::{HostTensor, Inputs, Prior, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};

@@ -5,6 +5,8 @@
 #[path = "decode/again.rs"]
 mod again;
 mod common;
+#[path = "decode/control.rs"]
+mod control;
 
 use std::collections::HashMap;
 use std::fs;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices backend::wgpu check convert demo error files image measure model noise ops output \
+        "adapters backend backend::cuda backend::devices backend::wgpu check controlnet convert demo error files image measure model noise ops output \
          picture pipeline plan prompts registry request sampler shape synth weights",
     ),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("prompts", "error pipeline shape tokenizer"),
     (
         "pipeline",
-        "adapters backend check error image model net net::config noise ops picture plan request sampler shape sizes tokenizer weights",
+        "adapters backend check controlnet error image model net net::config noise ops picture plan request sampler shape sizes tokenizer weights",
     ),
     ("check", "backend backend::cpu error ops plan registry shape tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
@@ -35,6 +35,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("output", "error"),
     ("request", "error noise sampler sizes"),
     ("tokenizer", "error files"),
+    ("controlnet", "error files net::config weights"),
     ("adapters", "error files model tensor weights"),
     ("model", "error files net::config sampler weights"),
     ("net", "error files net::config ops plan shape tensor weights"),

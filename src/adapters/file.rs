@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Adapter, foreign};
+use super::Adapter;
 use crate::error::{Error, Result};
 use crate::files::{self, Location};
 use crate::tensor::Weight;
 use crate::weights::file::{self, Stored};
+use crate::weights::foreign;
 
 /// The change of one module, as written.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::adapters::Chosen;
+use super::control;
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
 use super::image_prompts;
@@ -23,7 +24,7 @@ use crate::demo;
 use crate::error::{Error, Result};
 use crate::image::{Origin, Record, read_metadata};
 use crate::noise::NoiseKind;
-use crate::pipeline::{HostTensor, Inputs, Observer, Options, Pipeline, TextEmbeddings};
+use crate::pipeline::{Control, HostTensor, Inputs, Observer, Options, Pipeline, TextEmbeddings};
 use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 
@@ -96,6 +97,8 @@ pub(super) struct Args {
     grid: grid::Args,
     #[command(flatten)]
     preview: preview::Args,
+    #[command(flatten)]
+    control: control::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -105,6 +108,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
     let shown = image_prompts::read(&args.image)?;
+    let controlled = args.control.read()?;
     let syntax = args.prompt_syntax.or(from.as_ref().and_then(|record| record.syntax.parse().ok())).unwrap_or_default();
     let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), syntax)?;
     let tags = take_tags(args, &mut jobs)?;
@@ -137,6 +141,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = args.setup.open_model_with(&tags, args.making.quiet)?;
     let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
     let given = given.chain(args.image.iter().map(|image| image.path.clone()));
+    let given = given.chain(args.control.files().map(Path::to_owned));
     let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     if let Some(side) = model.native_size {
@@ -168,6 +173,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             text: text.as_ref().map(|file| file.from(row_of_text.unwrap_or(0))),
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
             images: shown.iter().map(image_prompts::Prompt::record).collect(),
+            controls: controlled.iter().map(control::Controlled::record).collect(),
             prior: again.and_then(|record| record.prior.clone()),
             ..args.setup.record(&job.request, &opened)?
         })
@@ -180,8 +186,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
     watch.about(pipeline.model());
     watch.preview = preview;
     let images = image_prompts::embed(&shown, &mut pipeline, args.making.check_nodes)?;
+    let sizes = jobs.iter().map(|(job, _)| job.request.sizes().c);
+    let additions = control::additions(&controlled, sizes, &mut pipeline, args.making.check_nodes)?;
+    let control: Vec<Control<'_>> = controlled.iter().zip(&additions).map(|(one, of)| one.with(of)).collect();
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
-    let given = Inputs { text: states.as_ref(), image: images.as_ref(), start_c, start_b, ..Inputs::default() };
+    let given = Inputs {
+        text: states.as_ref(),
+        image: images.as_ref(),
+        control: &control,
+        start_c,
+        start_b,
+        ..Inputs::default()
+    };
     if args.prior_only {
         let (job, whole) = single(&jobs, "--prior-only")?;
         let states = weighed(&mut pipeline, job, syntax, states.is_some(), &mut watch)?;
@@ -340,6 +356,9 @@ fn record_of(path: &Path, args: &Args) -> Result<Record> {
     if !record.images.is_empty() && args.image.is_empty() {
         let files: Vec<_> = record.images.iter().map(|image| format!("{}:{}", image.file, image.weight)).collect();
         return Err(lacks(format!("--image with {}", files.join(" and ")), "none"));
+    }
+    if !record.controls.is_empty() && !args.control.is_given() {
+        return Err(lacks(control::flags(&record.controls), "none"));
     }
     match (&record.text, &record.latents, &record.prior) {
         (Some(of), ..) if args.text.is_none() => Err(lacks(format!("--text with {}", of.file), "none")),

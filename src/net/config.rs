@@ -6,12 +6,16 @@
 //! where networks can be recorded, in [`tensors`](super::tensors).
 
 mod clip;
+mod controlnet;
+mod effnet;
 mod infer;
 mod previewer;
 mod stage_a;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
+pub use controlnet::{Backbone, ControlNetConfig};
+pub use effnet::{EffnetBackbone, EffnetConfig, Layer};
 pub use previewer::PreviewerConfig;
 pub use stage_a::StageAConfig;
 pub use unet::{Block, UNetConfig};

@@ -27,10 +27,29 @@ const MEMORY_LIMIT: u64 = 2 * 8 * PIXEL_LIMIT;
 /// # Errors
 /// [`Error::Disk`] if it cannot be read; [`Error::Picture`] as [`decode`].
 pub fn read(path: &Path) -> Result<Image> {
+    open(path).map(whole)
+}
+
+/// Reads a picture from a file, with whatever channels it has.
+pub(super) fn open(path: &Path) -> Result<DynamicImage> {
     let disk = |source| Error::Disk { path: path.to_owned(), action: "read", source };
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes)).map_err(disk)?;
-    decode(&bytes, path)
+    decode_any(&bytes, path)
+}
+
+/// Reads a mask: a picture that is white where another one is to be painted, and black elsewhere. Where the file has
+/// transparent pixels, these are to be painted, whatever their colour; where it has none, its bright ones are.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_mask(path: &Path) -> Result<Image> {
+    let picture = open(path)?;
+    let pixels = picture.to_luma_alpha8();
+    let has_holes = pixels.pixels().any(|p| p.0[1] < 255);
+    let painted = |[grey, alpha]: [u8; 2]| if has_holes { alpha < 128 } else { grey >= 128 };
+    let rgb = pixels.pixels().flat_map(|p| [if painted(p.0) { 255 } else { 0 }; 3]).collect();
+    Ok(Image { width: picture.width(), height: picture.height(), rgb })
 }
 
 /// Decodes the contents of a file. `path` is for messages.
@@ -39,6 +58,15 @@ pub fn read(path: &Path) -> Result<Image> {
 /// [`Error::Picture`] if this is no picture of a known format, if it is damaged, or if it is too large. Nothing is
 /// decoded before its size is known.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<Image> {
+    decode_any(bytes, path).map(whole)
+}
+
+/// All of a picture, as RGB.
+fn whole(picture: DynamicImage) -> Image {
+    Image { width: picture.width(), height: picture.height(), rgb: rgb(&picture) }
+}
+
+fn decode_any(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     let bad =
         |expected: &str, found: String| Error::Picture { path: path.to_owned(), expected: expected.to_owned(), found };
     let failed = |error: ImageError| match error {
@@ -66,7 +94,7 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<Image> {
     let orientation = decoder.orientation().map_err(failed)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
     picture.apply_orientation(orientation);
-    Ok(Image { width: picture.width(), height: picture.height(), rgb: rgb(&picture) })
+    Ok(picture)
 }
 
 /// Red, green and blue of every pixel.

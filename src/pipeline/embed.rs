@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::inputs::HostTensor;
-use super::plans::usable;
 use super::run::not_finite;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Image;
 use crate::net::{Net, clip};
 use crate::ops::Element;
@@ -34,21 +33,8 @@ impl Pipeline {
         rec.keep(result);
         let plan = Arc::new(rec.finish());
 
-        let device = self.backend.device();
-        let weight_bytes = if device.copies_weights { plan.span_weight_bytes(device.stores_bf16()) } else { 0 };
-        let need = plan.arena_bytes() + weight_bytes;
-        if self.plans.make_room(need, plan.arena_bytes(), self.backend.as_ref())?.is_none() {
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            return Err(Error::DoesNotFit {
-                device: device.name.clone(),
-                free_mib: mib(usable(self.backend.free_bytes()?)),
-                need_mib: mib(need),
-                detail: "the vision tower for one picture".into(),
-                remedy: "free memory, or encode pictures elsewhere".into(),
-            });
-        }
-        let rounds = device.rounds();
-        let mut program = self.backend.compile(plan.clone())?;
+        let rounds = self.backend.device().rounds();
+        let mut program = self.plans.program(&plan, self.backend.as_ref(), "the vision tower for one picture")?;
         let ids: Vec<u32> = (1..=config.patches() as u32).collect();
         let mut values = Vec::new();
         for picture in pictures {

@@ -1,7 +1,9 @@
 //! What a run may be given in place of what it would otherwise compute or draw.
 
+use super::control::Control;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::net::unet::UNet;
 use crate::request::Request;
 use crate::shape::Shape;
 
@@ -81,6 +83,8 @@ pub struct Inputs<'a> {
     pub image: Option<&'a HostTensor>,
     /// Stage C's result `[images, h, w, 16]` of any size: only the decoder runs.
     pub stage_c: Option<&'a HostTensor>,
+    /// What ControlNets add to Stage C, at most 16 of them.
+    pub control: &'a [Control<'a>],
     /// Start latents of Stage C instead of seeded noise, `[images, h, w, 16]`.
     pub start_c: Option<&'a HostTensor>,
     /// Start latents of Stage B instead of seeded noise, `[images, h, w, 4]`.
@@ -121,6 +125,12 @@ impl Inputs<'_> {
             }
             require("stage_c", latents, Shape::new(images, h, w, c.out_channels))?;
         }
+        if self.control.len() > MAX_CONTROLS {
+            let expected = format!("at most {MAX_CONTROLS} ControlNets");
+            return Err(wrong("control", expected, self.control.len().to_string()));
+        }
+        let latents = Shape::new(1, sizes.c.0, sizes.c.1, c.in_channels);
+        self.control.iter().try_for_each(|control| control.check(&UNet { config: c }, latents))?;
         if let Some(start) = self.start_c {
             require("start_c", start, Shape::new(images, sizes.c.0, sizes.c.1, c.in_channels))?;
         }
@@ -160,6 +170,9 @@ impl Inputs<'_> {
 /// Most image prompts of an image.
 const MAX_IMAGE_PROMPTS: usize = 64;
 
+/// Most ControlNets of a run.
+const MAX_CONTROLS: usize = 16;
+
 /// Most positions of text states: 64 times CLIP's 77.
 const MAX_POSITIONS: usize = 4928;
 
@@ -173,6 +186,7 @@ fn require(what: &str, tensor: &HostTensor, shape: Shape) -> Result<()> {
     }
 }
 
-fn wrong(what: &str, expected: String, found: String) -> Error {
+/// The error for a field that is wrong.
+pub(super) fn wrong(what: &str, expected: String, found: String) -> Error {
     Error::Request { what: what.into(), expected, found }
 }

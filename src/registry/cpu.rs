@@ -65,6 +65,7 @@ pub(super) static ROWS: &[Kernel] = &[
     row("layer_norm", "layer_norm.avx512", Caps::AVX512, launch::layer_norm(Isa::Avx512)),
     row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
     row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),
+    reference("leaky_relu"),
     row("linear", "linear.avx512_bf16", BF16, launch::linear(Isa::Avx512Bf16)),
     row("linear", "linear.avx512", Caps::AVX512, launch::linear(Isa::Avx512)),
     row("linear", "linear.avx2", Caps::AVX2, launch::linear(Isa::Avx2)),

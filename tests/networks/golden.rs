@@ -3,7 +3,7 @@
 
 use crate::common::{Bench, golden_checkpoint, golden_input, to_nchw};
 use cascade_rt::net::config::{
-    Activation, Block, ClipTextConfig, ClipVisionConfig, PreviewerConfig, StageAConfig, UNetConfig,
+    Activation, Block, ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig,
 };
 use cascade_rt::net::unet::{Conditions, UNet};
 use cascade_rt::net::{Net, clip, effnet, previewer, stage_a, tensors};
@@ -105,6 +105,7 @@ fn check_unet(config: &UNetConfig, sample: Shape, golden: Golden<'_>) {
             let shape = Shape::new(2, 5, 3, c);
             bench.input_nchw(shape, &golden_input(4, shape.elements()))
         }),
+        additions: Vec::new(),
         pixels: config.pixel_mapper_in_channels.map(|c| bench.input(Shape::new(1, 8, 8, c), &vec![0.0; 64 * c])),
     };
     let x = bench.input_nchw(sample, &golden_input(0, sample.elements()));
@@ -348,15 +349,16 @@ fn parameters(table: &tensors::Table) -> usize {
 
 #[test]
 fn effnet_encodes() {
-    let table = tensors::of_effnet();
+    let table = EffnetConfig::default().tensors();
     // Files have 784 tensors: each of the 111 batch norms also counts its steps.
     assert_eq!((table.len(), parameters(&table)), (784 - 111, 20_197_968));
     let dir = tempfile::tempdir().unwrap();
     let weights = golden_checkpoint(table, dir.path());
+    assert_eq!(EffnetConfig::open(&weights).unwrap(), EffnetConfig::default(), "inferred from the tensors");
     let mut bench = Bench::new();
     let picture = Shape::new(1, 64, 96, 3);
     let x = bench.input_nchw(picture, &golden_input(8, picture.elements()));
-    let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), x).unwrap();
+    let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), &EffnetConfig::open(&weights).unwrap(), x).unwrap();
     assert_eq!(y.shape, Shape::new(1, 2, 3, 16));
     let golden = Golden {
         first: [0.444523, 0.318684, 0.482393, 0.513169, 0.516047, 0.464940],
@@ -374,10 +376,10 @@ fn effnet_encodes() {
 #[test]
 fn effnet_takes_any_size() {
     let dir = tempfile::tempdir().unwrap();
-    let weights = golden_checkpoint(tensors::of_effnet(), dir.path());
+    let weights = golden_checkpoint(EffnetConfig::default().tensors(), dir.path());
     let mut bench = Bench::new();
     let x = bench.input(Shape::new(2, 33, 65, 3), &vec![0.0; 2 * 33 * 65 * 3]);
-    let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), x).unwrap();
+    let y = effnet::encode(&mut Net::new(&mut bench.rec, &weights), &EffnetConfig::open(&weights).unwrap(), x).unwrap();
     assert_eq!(y.shape, Shape::new(2, 2, 3, 16));
 }
 
