@@ -55,6 +55,12 @@ pub struct Record {
     /// Names of parts that were given apart from the model, by what they are, like `stage_b`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, String>,
+    /// Which variants of the weights were looked for, the first one first, where that was not what is usual.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+    /// Names of the weights' files, by network, where the model has several for one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, String>,
     /// Adapters that changed the model, each with its strength, like `style.safetensors:0.8`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<String>,
@@ -150,6 +156,8 @@ impl Record {
             program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
             model: model.into(),
             parts: BTreeMap::new(),
+            variant: String::new(),
+            weights: BTreeMap::new(),
             adapters: Vec::new(),
             image: 0,
             request: request.clone(),

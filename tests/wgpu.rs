@@ -351,8 +351,8 @@ fn driver(folder: &Path, body: &str) -> PathBuf {
 }
 
 fn program(args: &[&str], driver: Option<&Path>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
-    command.args(args).env_remove("XDG_RUNTIME_DIR");
+    let mut command = common::program();
+    command.args(args).env_remove("XDG_RUNTIME_DIR").env("CASCADE_MODEL", common::root().join("models/demo"));
     if let Some(driver) = driver {
         // The old name and the new one.
         command.env("VK_ICD_FILENAMES", driver).env("VK_DRIVER_FILES", driver);

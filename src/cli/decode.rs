@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Ok(Record {
             text: file.record.as_ref().and_then(|record| record.text.clone()).filter(|_| text.is_some()),
             prior: origin(&file, &job.request),
-            ..args.setup.record(&job.request, &opened)?
+            ..args.setup.record(&job.request, &model, &opened, None)?
         })
     };
     let jobs: Vec<(Job, Record)> = jobs.map(|job| whole(&job).map(|record| (job, record))).collect::<Result<_>>()?;

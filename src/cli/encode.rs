@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     let opened = args.setup.open_device_of(None)?;
     let shown = images.iter().map(image_prompts::Prompt::record).collect();
-    let record = Record { images: shown, ..args.setup.record(request, &opened)? };
+    let record = Record { images: shown, ..args.setup.record(request, &model, &opened, None)? };
     let mut pipeline = Pipeline::new(model, opened.backend)?;
     let mut report = Report::new(begin, false, args.quiet, &record, pipeline.backend());
 

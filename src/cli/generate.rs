@@ -138,7 +138,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     };
 
-    let model = args.setup.open_model_with(&tags, args.making.quiet)?;
+    let model = args.setup.open_model_with(&tags, from.as_ref(), args.making.quiet)?;
     let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
     let given = given.chain(args.image.iter().map(|image| image.path.clone()));
     let given = given.chain(args.control.files().map(Path::to_owned));
@@ -175,7 +175,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             images: shown.iter().map(image_prompts::Prompt::record).collect(),
             controls: controlled.iter().map(control::Controlled::record).collect(),
             prior: again.and_then(|record| record.prior.clone()),
-            ..args.setup.record(&job.request, &opened)?
+            ..args.setup.record(&job.request, &model, &opened, from.as_ref())?
         })
     };
     let jobs: Vec<(Job, Record)> =

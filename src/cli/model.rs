@@ -42,7 +42,7 @@ pub(super) struct ModelArgs {
     /// Which weights to take where the model has several: `none`, or the name in a file's name, such as bf16; as
     /// `variant` in diffusers. Without it: bf16, else those without a name; with --dtype f32 the other way round.
     #[arg(long, value_name = "NAME", help_heading = MODEL, env = "CASCADE_VARIANT")]
-    variant: Option<Variant>,
+    pub(super) variant: Option<Variant>,
     /// Image encoder weights, for --image, instead of the folder's.
     #[arg(long, value_name = "FILE", help_heading = MODEL, env = "CASCADE_IMAGE_ENCODER")]
     image_encoder: Option<Location>,

@@ -1,5 +1,6 @@
 //! What a run says when it is done: names of files, or one JSON object, and where the time went.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub(super) struct Report {
     json: bool,
     quiet: bool,
     model: String,
+    /// Names of the weights' files, by network, where the model has several for one.
+    weights: BTreeMap<String, String>,
     device: String,
     /// Opening the model and the device.
     load: Duration,
@@ -32,9 +35,10 @@ pub(super) struct Report {
 impl Report {
     /// A run that began at `begin`, and has just opened its model and its device.
     pub(super) fn new(begin: Instant, json: bool, quiet: bool, record: &Record, backend: &dyn Backend) -> Self {
-        let (model, device, load) = (record.model.clone(), backend.device().name.clone(), begin.elapsed());
+        let (model, weights) = (record.model.clone(), record.weights.clone());
+        let (device, load) = (backend.device().name.clone(), begin.elapsed());
         let (times, encode, paths) = (Times::default(), Duration::ZERO, Vec::new());
-        Self { begin, json, quiet, model, device, load, times, encode, paths }
+        Self { begin, json, quiet, model, weights, device, load, times, encode, paths }
     }
 
     /// Notes the file that `write` encodes and writes, and how long that takes. Without JSON, its name is printed
@@ -70,7 +74,8 @@ impl Report {
                 "encode": encode.as_secs_f64(),
             });
             let mut all = json!({
-                files: self.paths, "model": self.model, "device": device, "seconds": seconds, "peak_bytes": peak_bytes(),
+                files: self.paths, "model": self.model, "weights": self.weights, "device": device, "seconds": seconds,
+                "peak_bytes": peak_bytes(),
             });
             if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
                 all.extend(more);

@@ -57,20 +57,25 @@ pub(super) struct Opened {
 }
 
 impl Setup {
-    /// The model's files. In f32, weights that are stored so come first.
-    fn paths(&self) -> Result<ModelPaths> {
-        let usual = if self.dtype == Some(Precision::F32) { Variant::Exact } else { Variant::Small };
-        self.model.find(usual)
+    /// Which weights to take where the model has several: what flags say, or else what a picture was made with. In f32,
+    /// weights that are stored so come first.
+    fn variant(&self, made: Option<&Record>) -> Variant {
+        // The usual one is not recorded.
+        let recorded = |record: &Record| record.variant.parse().ok().filter(|_| !record.variant.is_empty());
+        let recorded = || made.filter(|_| self.dtype.is_none()).and_then(recorded);
+        let usual = || if self.dtype == Some(Precision::F32) { Variant::Exact } else { Variant::Small };
+        self.model.variant.clone().or_else(recorded).unwrap_or_else(usual)
     }
 
     /// Opens the model, changed by the adapters of the flags.
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
-        self.open_model_with(&[], quiet)
+        self.open_model_with(&[], None, quiet)
     }
 
-    /// Opens the model, changed by the adapters of the flags, and those that prompts ask for.
-    pub(super) fn open_model_with(&self, tags: &[Chosen], quiet: bool) -> Result<Model> {
-        let paths = self.paths()?;
+    /// Opens the model, changed by the adapters of the flags, and those that prompts ask for. As far as flags do not say
+    /// which of its weights, those that a picture was made with.
+    pub(super) fn open_model_with(&self, tags: &[Chosen], made: Option<&Record>, quiet: bool) -> Result<Model> {
+        let paths = self.model.find(self.variant(made))?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
@@ -95,7 +100,7 @@ impl Setup {
             tokenizer,
             index,
             schedulers,
-        } = self.paths()?;
+        } = self.model.find(self.variant(None))?;
         let parts =
             [stage_a, stage_b, stage_c, text_encoder].into_iter().chain(image_encoder.ok()).chain(previewer.ok());
         let of_parts = parts
@@ -140,17 +145,28 @@ impl Setup {
         Ok(Opened { backend, device, without })
     }
 
-    /// The record of a run of `request` with this model on this device.
+    /// The record of a run of `request` with this model on this device, which makes a picture again or does not.
     ///
     /// # Errors
     /// If no model is given, and none is built in.
-    pub(super) fn record(&self, request: &Request, opened: &Opened) -> Result<Record> {
+    pub(super) fn record(
+        &self,
+        request: &Request,
+        model: &Model,
+        opened: &Opened,
+        made: Option<&Record>,
+    ) -> Result<Record> {
+        let weights = model.sources.iter().filter(|source| !source.instead_of.is_empty());
+        let weights = weights.map(|source| (source.part.into(), super::name_of(&source.file))).collect();
+        let variant = Some(self.variant(made)).filter(|variant| *variant != Variant::default());
         let (model, mut parts) = self.model.names()?;
         parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), super::name_of(folder))));
         let dtype = if opened.backend.device().rounds() { "bf16" } else { "f32" };
         let without = if opened.without == Caps::NONE { String::new() } else { opened.without.to_string() };
         Ok(Record {
             parts,
+            variant: variant.map_or(String::new(), |variant| variant.to_string()),
+            weights,
             device: opened.device.to_string(),
             dtype: dtype.into(),
             without: without.replace(" + ", ","),

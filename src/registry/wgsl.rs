@@ -103,6 +103,7 @@ const LINEAR_PARAMS: Shared = shared!("linear.params.shared");
 const LINEAR: Shared = shared!("linear.shared");
 const LINEAR_VEC4: Shared = shared!("linear.vec4.shared");
 const PRODUCT: Shared = shared!("gemm.shared");
+const ATTENTION_COOP: Shared = shared!("attention.coop.shared");
 const LINEAR_COOP: Shared = shared!("linear.coop.shared");
 const CONV: Shared = shared!("conv.shared");
 const CONV_VEC4: Shared = shared!("conv.vec4.shared");
@@ -141,7 +142,10 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("activation", "activation", Caps::NONE, [main(elements("WG"))]),
     shader!("add", "add", Caps::NONE, [main(elements("WG"))]),
     shader!("advance", "advance", Caps::NONE, [main(ONE)]),
-    shader!("attention", "attention.coop", Caps::COOPERATIVE.and(F16_TILES), [main(QUERIES)]).fit(&[Fit::HeadDim(64)]),
+    shader!("attention", "attention.coop", Caps::COOPERATIVE.and(F16_TILES), [main(QUERIES)]).sharing(&[ATTENTION_COOP])
+        .fit(&[Fit::HeadDim(64)]),
+    shader!("attention", "attention.coop8", Caps::COOPERATIVE_8.and(F16_TILES), [main(QUERIES)]).sharing(&[ATTENTION_COOP])
+        .fit(&[Fit::HeadDim(64)]),
     shader!("attention", "attention.vec4", Caps::NONE, [main(QUERIES)]).fit(&[Fit::HeadDimMultipleOf(4)]),
     shader!("attention", "attention", Caps::NONE, [main(QUERIES)]),
     shader!("batch_norm", "batch_norm", Caps::NONE, [main(elements("WG"))]),

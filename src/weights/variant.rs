@@ -1,6 +1,7 @@
 //! Stored variants of weights: `model.safetensors`, `model.bf16.safetensors`, and so on.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::str::FromStr;
 
 /// Which of several stored variants of a network's weights to take.
@@ -29,12 +30,24 @@ impl Variant {
     }
 }
 
+impl fmt::Display for Variant {
+    /// Names in the order in which they are looked for, `none` for the variant without a name: `bf16,none,fp16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.order().into_iter().map(|name| if name.is_empty() { "none" } else { name }).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
 impl FromStr for Variant {
     type Err = Infallible;
 
-    /// The variant of this name; `none` is the one without a name.
+    /// The variant of this name; `none` is the one without a name. Also what [`Display`](fmt::Display) writes.
     fn from_str(name: &str) -> Result<Self, Infallible> {
-        Ok(Self::Named(if name == "none" { String::new() } else { name.to_owned() }))
+        let written = [Self::Small, Self::Exact].into_iter().find(|variant| variant.to_string() == name);
+        Ok(written.unwrap_or_else(|| match name.strip_suffix(",none").unwrap_or(name) {
+            "none" => Self::Named(String::new()),
+            name => Self::Named(name.to_owned()),
+        }))
     }
 }
 
@@ -57,4 +70,19 @@ pub(super) fn in_folder(stem: &str, variant: &str, index_first: bool) -> Vec<Str
 /// The file name of a variant's weights among single files.
 pub(super) fn single(stem: &str, variant: &str) -> String {
     if variant.is_empty() { format!("{stem}.safetensors") } else { format!("{stem}_{variant}.safetensors") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for variant in [Variant::Small, Variant::Exact, Variant::Named(String::new()), Variant::Named("ema".into())] {
+            assert_eq!(variant.to_string().parse(), Ok(variant));
+        }
+        assert_eq!("none".parse(), Ok(Variant::Named(String::new())));
+        assert_eq!("bf16".parse(), Ok(Variant::Named("bf16".into())));
+        assert_eq!(Variant::Small.to_string(), "bf16,none,fp16");
+    }
 }

@@ -158,7 +158,8 @@ fn a_folder_for_a_config() {
     }
 }
 
-/// Where a model has several files for a network, what is taken is said, and `--dtype` and `--variant` choose.
+/// Where a model has several files for a network, what is taken is said, also in the record and in JSON, and `--dtype` and
+/// `--variant` choose. A picture made again takes the same.
 #[test]
 fn choices_are_said() {
     let room = Room::new();
@@ -176,6 +177,14 @@ fn choices_are_said() {
         let stderr = text(&room.succeeds(room.generate(&args)).stderr);
         let line = stderr.lines().find(|line| line.starts_with("memory: ")).unwrap();
         assert!(line.contains(&format!("; {taken} rather than {other}")), "{flags:?}: {line}");
+
+        let again = ["generate", "-m", "m", "--json", "--from", "out.png", "-o", "again.png", "--force"];
+        let json = text(&room.succeeds(room.command(&again)).stdout);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert!(taken.ends_with(json["weights"]["stage_b"].as_str().unwrap()), "{flags:?}: {json}");
+        assert!(json["weights"].get("stage_a").is_none(), "{json}"); // there is only one
+        let [first, again] = ["out.png", "again.png"].map(|name| std::fs::read(room.path(name)).unwrap());
+        assert!(first == again, "{flags:?}: another picture");
     }
     room.fails(room.generate(&["x", "-m", "m", "--force", "--variant", "int4"]), 2, &["--variant: expected", "`int4`"]);
     let shown = text(&room.succeeds(room.command(&["inspect", "m"])).stdout);

@@ -15,7 +15,7 @@ use super::cases::{self, One, Stored};
 const TOLERANCE: f32 = 2e-3;
 
 /// FLOP of the largest case that is run: one lane does what a matrix unit would.
-const MOST: u64 = 12_000_000;
+const MOST: u64 = 5_000_000;
 
 /// What comes after `begin` and before `end`, and what comes after that.
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<(&'a str, &'a str)> {

@@ -38,7 +38,7 @@ def environment(machine: Machine) -> dict:
 def parse_kernels(text: str) -> dict:
     """Parses the output of the kernel tests: kernels with their cases, failures, and kernels that were skipped."""
     rows = [{"op": op, "kernel": kernel, "cases": int(cases), "failed": int(failed)} for op, kernel, cases, failed in
-            re.findall(r"(?:^|\.\.\. )(\S+) +(\S+) +(\d+) cases, (\d+) failed$", text, re.M)]
+            re.findall(r"(?:^|\.\.\. )(\S+) +(\S+) +(\d+) cases, (\d+) failed\b", text, re.M)]
     different = [line.strip() for line in text.splitlines() if re.search(r"allowed \S+e-\d+$", line.strip())]
     skipped = re.findall(r"SKIPPED (\S+ \S+): this machine lacks (.+)", text)
     return {"rows": rows, "different": different, "skipped": [f"{name} ({why})" for name, why in skipped]}
@@ -73,6 +73,8 @@ def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
         if done["rc"] and not explained:
             last = [line for line in text.splitlines() if "panicked" in line or "error" in line.lower()]
             crashed.append({"op": op, "timed_out": done["timed_out"], "why": "; ".join(last[-2:])[:300]})
+        if not parsed["rows"] and re.search(r"^[1-9]\d* kernel cases$", text, re.M):
+            crashed.append({"op": op, "timed_out": False, "why": "kernels ran, but this tool cannot read what the test printed"})
         if done["rc"] == 0 or explained:
             machine.commands.pop()  # the table already contains the result
     bad = crashed or any(row["failed"] for row in all_rows)
@@ -163,7 +165,7 @@ def tests(machine: Machine, name: str, seconds: float, *words: str) -> dict:
 
 
 def parse_fidelity(text: str) -> list:
-    pattern = r"(\S+) in bf16 on (\S+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
+    pattern = r"(\S+) in bf16 on (.+): ([\d.e+-]+), diffusers ([\d.e+-]+)$"
     return [{"network": name, "device": device, "error": float(ours), "diffusers": float(theirs)}
             for name, device, ours, theirs in re.findall(pattern, text, re.M)]
 
@@ -190,7 +192,7 @@ def pipelines(machine: Machine) -> dict:
 
 def backend_vulkan(machine: Machine) -> dict:
     machine.device("wgpu")
-    result = tests(machine, "test-wgpu", 60)
+    result = tests(machine, "test-wgpu", 60, "--skip", "a_driver_that_crashes")  # it compiles a driver, and there is no rustc
     result.pop("text")
     return result
 

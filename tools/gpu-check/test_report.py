@@ -17,8 +17,8 @@ import steps
 
 KERNELS = """running 1 test
 SKIPPED linear linear.tma: this machine lacks sm_90a
-test every_kernel_matches_its_reference ... linear               linear.mma                   24 cases, 1 failed
-linear               linear                       36 cases, 0 failed
+test every_kernel_matches_its_reference ... linear               linear.mma                   24 cases, 1 failed, 0.1 s
+linear               linear                       36 cases, 0 failed, 2.0 s
 thread 'x' panicked at tests/kernels.rs:1:
 linear linear.mma case 3 Bf16 in place: 2.10e-1 at 17, allowed 1e-2
 """
@@ -119,7 +119,7 @@ class Reading(unittest.TestCase):
     def test_errors_of_pictures_and_networks(self):
         lines = "guided                       cuda:0   stage_c      1.5e-6\nguided  cpu   stage_c  2.0e-6\n"
         self.assertEqual(correct.parse_pipelines(lines), {"cuda:0": {"stage_c": 1.5e-6}, "cpu": {"stage_c": 2e-6}})
-        lines = "tiny_prior in bf16 on cuda:0: 3.30e-3, diffusers 9.10e-3\n"
+        lines = "tiny_prior in bf16 on NVIDIA H200: 3.30e-3, diffusers 9.10e-3\n"
         self.assertEqual(correct.parse_fidelity(lines)[0]["error"], 3.3e-3)
 
     def test_glibc(self):
