@@ -181,7 +181,8 @@ mod tests {
         let out = rec.node("layer", Linear { function: Function::Silu }, &inputs).unwrap();
         rec.keep(out);
         let plan = Arc::new(rec.finish());
-        let open = |(choice, _)| devices::open(choice, devices::wanted(false, Caps::NONE), None).unwrap();
+        let open =
+            |(choice, _)| devices::open(choice, devices::wanted(devices::Rounding::None, Caps::NONE), None).unwrap();
         for device in devices::all().into_iter().map(open).chain(cuda::emulated(Caps::NONE, false)) {
             let name = device.device().name.clone();
             let mut program = device.compile(plan.clone()).unwrap();

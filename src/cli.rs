@@ -27,6 +27,7 @@ mod probe;
 mod profile;
 mod progress;
 mod prompts;
+mod quantize;
 mod report;
 mod seed;
 mod setup;
@@ -85,6 +86,8 @@ enum Command {
     Encode(Box<encode::Args>),
     /// Write a model, or one file of weights, in another layout or element type.
     Convert(Box<convert::Args>),
+    /// Write a model with the weights of most layers rounded to int8: half the size of bf16, and faster on a CPU.
+    Quantize(Box<quantize::Args>),
     /// Mix two models, or merge adapters (LoRA) into one, and write the result.
     Merge(Box<merge::Args>),
     /// Find edges in a picture, as a canny ControlNet is told of them.
@@ -181,6 +184,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Annotate(what) => annotate::run(what),
+        Command::Quantize(args) => quantize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),

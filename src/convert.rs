@@ -1,12 +1,12 @@
-//! Writes the networks of a model anew: in another layout, in another element type, mixed with those of another model, or
-//! with adapters merged into them.
+//! Writes the networks of a model anew: in another layout, in another element type, with int8 weights, mixed with those of
+//! another model, or with adapters merged into them.
 //!
 //! ```text
 //! model folder, or one file ─▶ Networks ─▶ mix, adapt ─▶ files ─▶ File::write
 //! ```
 //!
-//! Tensors are read, changed and written one after the other, in pieces where no adapter changes them, so that memory is
-//! bounded by the largest tensor that an adapter changes.
+//! Tensors are read, changed and written one after the other, in pieces where no adapter changes them and they do not become
+//! int8, so that memory is bounded by the largest tensor for which that is so.
 
 mod values;
 
@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::model::Model;
 use crate::net::config::{ClipTextConfig, ClipVisionConfig, StageAConfig, UNetConfig, to_json};
-use crate::weights::{Checkpoint, Layout, ModelPaths, NetworkKind};
+use crate::weights::file::FACTORS;
+use crate::weights::{Checkpoint, Layout, ModelPaths, NetworkKind, is_narrow};
 
 /// A network that is to be written.
 struct Network {
@@ -39,6 +40,8 @@ pub struct Networks {
     all: Vec<Network>,
     /// Further files of a model folder: their paths in it, and what is in them.
     texts: Vec<(PathBuf, Text)>,
+    /// Whether weights become int8, and texts that say which do not; see [`is_narrow`].
+    int8: Option<Vec<String>>,
     /// What of the files that were opened is not written, for messages.
     pub left_out: Vec<String>,
 }
@@ -66,6 +69,8 @@ struct Tensor {
     network: usize,
     /// The tensors that it consists of, one above the other.
     parts: Vec<String>,
+    /// Whether it has the factors of their rows, rather than their elements.
+    is_factors: bool,
 }
 
 /// A file that is to be written.
@@ -125,7 +130,7 @@ impl Networks {
         let mut texts: Vec<_> = scheduler.into_iter().chain(index).map(copy).collect();
         let tokenizer = paths.tokenizer_files()?.into_iter();
         texts.extend(tokenizer.map(|(name, file)| (Path::new("tokenizer").join(name), Text::Of(file))));
-        Ok(Self { all, texts, left_out: Vec::new() })
+        Ok(Self { all, texts, int8: None, left_out: Vec::new() })
     }
 
     /// Every network in one file.
@@ -145,7 +150,7 @@ impl Networks {
             all.push(Network { weights, config: None, shows_sizes: true, other: None });
         }
         match all.is_empty() {
-            false => Ok(Self { all, texts: Vec::new(), left_out }),
+            false => Ok(Self { all, texts: Vec::new(), int8: None, left_out }),
             true => Err(Error::Model {
                 path: file.path().to_owned(),
                 expected: "networks of a Stable Cascade".into(),
@@ -211,6 +216,22 @@ impl Networks {
         adapt(&mut networks, adapters)
     }
 
+    /// Makes weights int8, but for those that `keep` says; see [`is_narrow`].
+    ///
+    /// # Errors
+    /// [`Error::Model`] if some are already.
+    pub fn quantise(&mut self, keep: Vec<String>) -> Result<()> {
+        if let Some(network) = self.all.iter().find(|network| network.weights.is_int8()) {
+            return Err(Error::Model {
+                path: network.weights.path.clone(),
+                expected: "a network without int8 weights".into(),
+                found: "one that has some; quantize the model that it was made from".into(),
+            });
+        }
+        self.int8 = Some(keep);
+        Ok(())
+    }
+
     /// The files of a folder of this layout, where tensors of floats are of type `dtype`, or of their own.
     ///
     /// # Errors
@@ -264,9 +285,14 @@ impl Networks {
     /// The tensors of one network.
     fn tensors(&self, network: usize, layout: Layout, prefix: &str, dtype: Option<Dtype>) -> Result<Vec<Tensor>> {
         let weights = &self.all[network].weights;
+        let becomes_int8 = |part: &str| {
+            let is_matrix = weights.dims(part).is_some_and(|dims| dims.len() >= 2);
+            self.int8.as_ref().is_some_and(|keep| is_matrix && is_narrow(weights.kind(), part, keep))
+        };
         let tensor = |(name, parts): (String, Vec<String>)| {
             let mut whole: Option<(Dtype, Vec<usize>)> = None;
             for part in &parts {
+                let dtype = if becomes_int8(part) { Some(Dtype::I8) } else { dtype };
                 let (own, dims) = values::stored_as(weights, part, dtype)?;
                 whole = Some(match whole {
                     None => (own, dims),
@@ -281,9 +307,20 @@ impl Networks {
                 });
             }
             let (dtype, dims) = whole.unwrap_or((Dtype::F32, vec![0]));
-            Ok(Tensor { name: format!("{prefix}{name}"), dtype, dims, network, parts })
+            let name = format!("{prefix}{name}");
+            let is_int8 = dtype == Dtype::I8 && parts.iter().all(|part| values::has_factors(weights, part, dtype));
+            let factors = is_int8.then(|| Tensor {
+                name: format!("{name}{FACTORS}"),
+                dtype: Dtype::F32,
+                dims: dims.iter().take(1).copied().collect(),
+                network,
+                parts: parts.clone(),
+                is_factors: true,
+            });
+            Ok([Some(Tensor { name, dtype, dims, network, parts, is_factors: false }), factors])
         };
-        layout.tensors(weights).into_iter().map(tensor).collect()
+        let all: Vec<[Option<Tensor>; 2]> = layout.tensors(weights).into_iter().map(tensor).collect::<Result<_>>()?;
+        Ok(all.into_iter().flatten().flatten().collect())
     }
 }
 

@@ -23,6 +23,7 @@ pub mod feed_forward;
 mod gemm;
 pub mod grn;
 pub mod group_norm;
+mod int8;
 pub mod launch;
 pub mod linear;
 mod math;
@@ -33,6 +34,7 @@ mod softmax;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod transpose;
 
 /// An instruction set the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,31 +48,44 @@ pub enum Isa {
     /// AVX-512 with BF16. GEMMs round both operands to bf16 and
     /// accumulate in f32; everything else is as with [`Isa::Avx512`].
     Avx512Bf16,
+    /// The baseline, where GEMMs multiply int8 and accumulate in i32. Of all ops, only linear layers whose weights are
+    /// int8 run with this and the following ones.
+    PortableInt8,
+    /// The same with [`Isa::Avx2`].
+    Avx2Int8,
+    /// The same with [`Isa::Avx2`] and AVX-VNNI.
+    AvxVnni,
+    /// The same with [`Isa::Avx512`] and AVX512-VNNI.
+    Avx512Vnni,
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
+    /// Every instruction set that serves all ops, slowest first.
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    /// Those whose GEMMs multiply int8, slowest first.
+    pub const INT8: [Isa; 4] = [Isa::PortableInt8, Isa::Avx2Int8, Isa::AvxVnni, Isa::Avx512Vnni];
 
     /// Whether this CPU supports the instruction set.
     #[cfg(target_arch = "x86_64")]
     pub fn available(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
         match self {
-            Isa::Portable => true,
-            Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
+            Isa::Portable | Isa::PortableInt8 => true,
+            Isa::Avx2 | Isa::Avx2Int8 => has!("avx2") && has!("fma") && has!("f16c"),
             Isa::Avx512 => {
                 let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
                 Isa::Avx2.available() && avx512
             }
             Isa::Avx512Bf16 => Isa::Avx512.available() && has!("avx512bf16"),
+            Isa::AvxVnni => Isa::Avx2.available() && has!("avxvnni"),
+            Isa::Avx512Vnni => Isa::Avx512.available() && has!("avx512vnni"),
         }
     }
 
     /// Whether this CPU supports the instruction set.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn available(self) -> bool {
-        self == Isa::Portable
+        matches!(self, Isa::Portable | Isa::PortableInt8)
     }
 
     /// The fastest instruction set of this CPU that computes in f32 throughout.
@@ -97,6 +112,11 @@ impl Verified {
     /// The instruction set.
     pub(crate) fn isa(self) -> Isa {
         self.0
+    }
+
+    /// Whether all of AVX-512 that kernels use for f32 is there.
+    pub(crate) fn has_avx512(self) -> bool {
+        matches!(self.0, Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni)
     }
 }
 
@@ -134,10 +154,10 @@ macro_rules! per_isa {
             match $cpu.isa() {
                 // SAFETY: a `Verified` exists only for an instruction set that this CPU supports.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 => unsafe { avx512($cpu $(, $arg)*) },
+                _ if $cpu.has_avx512() => unsafe { avx512($cpu $(, $arg)*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Isa::Avx2 => unsafe { avx2($cpu $(, $arg)*) },
+                $crate::cpu::Isa::Avx2 | $crate::cpu::Isa::Avx2Int8 | $crate::cpu::Isa::AvxVnni => unsafe { avx2($cpu $(, $arg)*) },
                 _ => body::<{ cfg!(target_arch = "aarch64") } $($(, $generic)*)?>($cpu $(, $arg)*),
             }
         }

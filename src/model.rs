@@ -111,6 +111,22 @@ impl Model {
         self.vision.as_ref().map_err(Missing::error)
     }
 
+    /// Makes weights int8 that are not, as [the table](crate::weights::is_narrow) says: each when it is first used, in memory of
+    /// its own. A model that has some already stays as it is.
+    pub fn quantise(&mut self) {
+        if self.is_int8() {
+            return;
+        }
+        let vision = self.vision.iter_mut().map(|(weights, _)| weights);
+        let weights = [&mut self.stage_a.0, &mut self.stage_b.0, &mut self.stage_c.0, &mut self.text.0];
+        weights.into_iter().chain(vision).for_each(Checkpoint::quantise);
+    }
+
+    /// Whether some of its weights are int8.
+    pub fn is_int8(&self) -> bool {
+        [&self.stage_a.0, &self.stage_b.0, &self.stage_c.0, &self.text.0].into_iter().any(Checkpoint::is_int8)
+    }
+
     /// The previewer.
     ///
     /// # Errors

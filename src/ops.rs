@@ -93,6 +93,8 @@ pub struct Case {
     pub tolerance: f32,
     /// The same for kernels that round GEMM inputs to bf16.
     pub tolerance_bf16: f32,
+    /// The same for kernels that round what they multiply int8 weights by to int8.
+    pub tolerance_int8: f32,
 }
 
 /// What a test case fills an operand with.
@@ -120,11 +122,15 @@ impl Operand {
 
 impl Case {
     fn new(op: impl Into<Op>, inputs: Vec<Option<Operand>>) -> Self {
-        Self { op: op.into(), inputs, tolerance: 2e-5, tolerance_bf16: 2e-5 }
+        Self { op: op.into(), inputs, tolerance: 2e-5, tolerance_bf16: 2e-5, tolerance_int8: 2e-5 }
     }
 
     fn bf16(self, tolerance_bf16: f32) -> Self {
         Self { tolerance_bf16, ..self }
+    }
+
+    fn int8(self, tolerance_int8: f32) -> Self {
+        Self { tolerance_int8, ..self }
     }
 }
 

@@ -157,7 +157,7 @@ impl Plan {
             None => 0,
             Some(Source::Slot(slot)) => element(slot) * node.op.reads(i, slot.shape, out),
             Some(Source::Weight(w, shape)) => {
-                let stored: usize = self.weights[*w].parts().iter().map(|part| part.bytes().len()).sum();
+                let stored: usize = self.weights[*w].parts().iter().map(Part::stored_bytes).sum();
                 stored / shape.elements().max(1) * node.op.reads(i, *shape, out)
             }
         };
@@ -187,14 +187,14 @@ impl Plan {
         4 * self.arena_len as u64
     }
 
-    /// The type that each weight has on a device: that of the file, or f32 if its shards differ there. On a device
-    /// that `stores_bf16`, weights that only GEMMs read are bf16.
+    /// The type that each weight has on a device that copies it: that of the file, or f32 if its shards differ there or
+    /// are int8. On a device that `stores_bf16`, weights that only GEMMs read are bf16.
     pub fn weight_dtypes(&self, stores_bf16: bool) -> Vec<Dtype> {
         let dtype = |(weight, factor): (&Weight, &bool)| {
             let first = weight.parts()[0].dtype();
             match () {
                 () if stores_bf16 && *factor => Dtype::Bf16,
-                () if weight.parts().iter().all(|part| part.dtype() == first) => first,
+                () if first != Dtype::I8 && weight.parts().iter().all(|part| part.dtype() == first) => first,
                 () => Dtype::F32,
             }
         };
@@ -204,24 +204,31 @@ impl Plan {
     /// Bytes of weights that the plan reads, [as stored](Self::weight_dtypes); each counted once, though
     /// keys and values are projected by the same weights for image and text.
     pub fn weight_bytes(&self, stores_bf16: bool) -> u64 {
-        self.weight_bytes_of(0..self.nodes.len(), &self.weight_dtypes(stores_bf16))
+        let dtypes = self.weight_dtypes(stores_bf16);
+        self.weight_bytes_of(0..self.nodes.len(), |w, part| part.elements().len() * dtypes[w].bytes())
+    }
+
+    /// The same as files have them, with the factors of int8; and how many of these are int8.
+    pub fn mapped_bytes(&self) -> (u64, u64) {
+        let of = |bytes: fn(&Part) -> usize| self.weight_bytes_of(0..self.nodes.len(), |_, part| bytes(part));
+        (of(Part::stored_bytes), of(|part| part.scales().map_or(0, |_| part.stored_bytes())))
     }
 
     /// The same for the span that reads most: what must be in memory at once at least.
     pub fn span_weight_bytes(&self, stores_bf16: bool) -> u64 {
         let dtypes = self.weight_dtypes(stores_bf16);
-        self.spans.iter().map(|span| self.weight_bytes_of(span.clone(), &dtypes)).max().unwrap_or(0)
+        let bytes = |w: usize, part: &Part| part.elements().len() * dtypes[w].bytes();
+        self.spans.iter().map(|span| self.weight_bytes_of(span.clone(), bytes)).max().unwrap_or(0)
     }
 
-    fn weight_bytes_of(&self, nodes: Range<usize>, dtypes: &[Dtype]) -> u64 {
+    fn weight_bytes_of(&self, nodes: Range<usize>, bytes: impl Fn(usize, &Part) -> usize) -> u64 {
         let sources = self.nodes[nodes].iter().flat_map(|node| node.inputs.iter().flatten());
         let weights = sources.filter_map(|source| match *source {
             Source::Weight(w, _) => Some(w),
             Source::Slot(_) => None,
         });
-        let part = |part: &Part, dtype: Dtype| (part.place(), (part.elements().len() * dtype.bytes()) as u64);
-        let parts = weights.flat_map(|w| self.weights[w].parts().iter().map(move |p| part(p, dtypes[w])));
-        let mut parts: Vec<_> = parts.collect();
+        let parts = weights.flat_map(|w| self.weights[w].parts().iter().map(move |part| (w, part)));
+        let mut parts: Vec<_> = parts.map(|(w, part)| (part.place(), bytes(w, part) as u64)).collect();
         parts.sort_by(|((a, x), _), ((b, y), _)| (a, x.start).cmp(&(b, y.start)));
         parts.dedup();
         parts.iter().map(|(_, bytes)| bytes).sum()

@@ -117,9 +117,9 @@ impl Kernel {
         unmet.map(|fit| Reason::Fit(*fit))
     }
 
-    /// Whether GEMM inputs are rounded to bf16, so that the looser tolerance of a case applies.
+    /// Whether GEMM inputs are rounded to bf16 or int8, so that the looser tolerance of a case applies.
     pub fn rounds(&self) -> bool {
-        self.needs.contains(Caps::ROUND_BF16)
+        self.needs.common(Caps::ROUND_BF16.and(Caps::ROUND_INT8)) != Caps::NONE
     }
 }
 

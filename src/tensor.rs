@@ -1,10 +1,17 @@
 //! The operands of ops: activations in f32, and weights in the element type of their file.
 
+mod elements;
+pub mod int8;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::{bf16, f16};
+use half::bf16;
+use rayon::prelude::*;
+
+pub use elements::Elements;
+pub use int8::Int8;
 
 use crate::shape::Shape;
 
@@ -17,6 +24,8 @@ pub enum Dtype {
     Bf16,
     /// IEEE half precision.
     F16,
+    /// Integers with a factor for each row, see [`Int8`].
+    I8,
 }
 
 impl Dtype {
@@ -25,74 +34,7 @@ impl Dtype {
         match self {
             Dtype::F32 => 4,
             Dtype::Bf16 | Dtype::F16 => 2,
-        }
-    }
-}
-
-/// Elements of a stored tensor, read in place.
-#[derive(Debug, Clone, Copy)]
-pub enum Elements<'a> {
-    /// IEEE single precision.
-    F32(&'a [f32]),
-    /// bfloat16.
-    Bf16(&'a [bf16]),
-    /// IEEE half precision.
-    F16(&'a [f16]),
-}
-
-impl<'a> Elements<'a> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Elements::F32(x) => x.len(),
-            Elements::Bf16(x) => x.len(),
-            Elements::F16(x) => x.len(),
-        }
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// A range of the elements.
-    pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
-        match *self {
-            Elements::F32(x) => Elements::F32(&x[range]),
-            Elements::Bf16(x) => Elements::Bf16(&x[range]),
-            Elements::F16(x) => Elements::F16(&x[range]),
-        }
-    }
-
-    /// Element `i`, converted to f32, which is exact.
-    pub fn get(&self, i: usize) -> f32 {
-        match self {
-            Elements::F32(x) => x[i],
-            Elements::Bf16(x) => x[i].to_f32(),
-            Elements::F16(x) => x[i].to_f32(),
-        }
-    }
-
-    /// Whether no element is NaN or infinite.
-    pub fn is_finite(&self) -> bool {
-        self.first_non_finite().is_none()
-    }
-
-    /// The index of the first NaN or infinity.
-    pub fn first_non_finite(&self) -> Option<usize> {
-        match self {
-            Elements::F32(x) => x.iter().position(|v| !v.is_finite()),
-            Elements::F16(x) => x.iter().position(|v| !v.is_finite()),
-            Elements::Bf16(x) => x.iter().position(|v| !v.is_finite()),
-        }
-    }
-
-    /// Appends all elements to `out`, converted to f32, which is exact.
-    pub fn extend_f32(&self, out: &mut Vec<f32>) {
-        match self {
-            Elements::F32(x) => out.extend_from_slice(x),
-            Elements::Bf16(x) => out.extend(x.iter().map(|v| v.to_f32())),
-            Elements::F16(x) => out.extend(x.iter().map(|v| v.to_f32())),
+            Dtype::I8 => 1,
         }
     }
 }
@@ -116,6 +58,12 @@ impl Bytes for Vec<f32> {
     }
 }
 
+impl Bytes for Vec<i8> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self)
+    }
+}
+
 impl Bytes for Vec<bf16> {
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(self)
@@ -128,6 +76,8 @@ pub struct Part {
     source: Arc<dyn Bytes>,
     range: Range<usize>,
     dtype: Dtype,
+    /// Of 8 bits: the factors, one f32 for each row.
+    scales: Option<Box<Part>>,
 }
 
 impl Part {
@@ -135,9 +85,19 @@ impl Part {
     ///
     /// # Panics
     /// If the range is out of bounds, not a whole number of elements, or not
-    /// aligned for `dtype`. Code that loads files must check this beforehand.
+    /// aligned for `dtype`, or if that needs [factors](Self::int8). Code that loads files must check this beforehand.
     pub fn new(source: Arc<dyn Bytes>, range: Range<usize>, dtype: Dtype) -> Self {
-        let part = Self { source, range, dtype };
+        let part = Self { source, range, dtype, scales: None };
+        part.elements();
+        part
+    }
+
+    /// `range` of `source` as integers of 8 bits, in as many rows as there are `scales`.
+    ///
+    /// # Panics
+    /// If the range is out of bounds or not whole rows, or `scales` are not f32.
+    pub fn int8(source: Arc<dyn Bytes>, range: Range<usize>, scales: Part) -> Self {
+        let part = Self { source, range, dtype: Dtype::I8, scales: Some(Box::new(scales)) };
         part.elements();
         part
     }
@@ -149,12 +109,28 @@ impl Part {
             Dtype::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
             Dtype::Bf16 => Elements::Bf16(bytemuck::cast_slice(bytes)),
             Dtype::F16 => Elements::F16(bytemuck::cast_slice(bytes)),
+            Dtype::I8 => {
+                let Some(Elements::F32(scales)) = self.scales.as_ref().map(|scales| scales.elements()) else {
+                    panic!("integers of 8 bits have factors in f32")
+                };
+                Elements::I8(Int8::new(bytemuck::cast_slice(bytes), scales))
+            }
         }
     }
 
     /// The stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.source.bytes()[self.range.clone()]
+    }
+
+    /// Bytes that it takes in a file, with its factors.
+    pub fn stored_bytes(&self) -> usize {
+        self.range.len() + self.scales.as_ref().map_or(0, |scales| scales.range.len())
+    }
+
+    /// Of 8 bits: the factors.
+    pub fn scales(&self) -> Option<&Part> {
+        self.scales.as_deref()
     }
 
     /// The element type.
@@ -173,11 +149,15 @@ impl Part {
         (Arc::as_ptr(&self.source) as *const u8 as usize, self.range.clone())
     }
 
-    /// Rows `rows` of this part, viewed as `[_, row_len]`.
+    /// Rows `rows` of this part, viewed as `[_, row_len]`. Of 8 bits, these are the rows that have factors.
     pub fn rows(&self, rows: Range<usize>, row_len: usize) -> Part {
         let size = row_len * self.dtype.bytes();
         let start = self.range.start;
-        Part::new(self.source.clone(), start + rows.start * size..start + rows.end * size, self.dtype)
+        let range = start + rows.start * size..start + rows.end * size;
+        match &self.scales {
+            Some(scales) => Part::int8(self.source.clone(), range, scales.rows(rows, 1)),
+            None => Part::new(self.source.clone(), range, self.dtype),
+        }
     }
 }
 
@@ -250,6 +230,33 @@ impl Weight {
     /// The contiguous ranges that it consists of, in row order.
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// A copy of int8, each row with the smallest factor with which it holds. One with a value that is not finite has a
+    /// factor that is not either.
+    pub fn to_int8(&self) -> Weight {
+        let (rows, row_len) = (self.dims[0], self.dims[1..].iter().product::<usize>());
+        let (mut values, mut factors) = (vec![0i8; rows * row_len], vec![0f32; rows]);
+        let all = values.par_chunks_mut(row_len).zip(&mut factors).enumerate();
+        all.for_each_init(Vec::new, |row, (r, (to, factor))| {
+            row.clear();
+            self.row(r, row_len).extend_f32(row);
+            *factor = int8::quantise(row, to);
+        });
+        let (len, bytes) = (values.len(), 4 * rows);
+        let factors = Part::new(Arc::new(factors), 0..bytes, Dtype::F32);
+        Weight::new(self.name.clone(), self.dims.clone(), vec![Part::int8(Arc::new(values), 0..len, factors)])
+    }
+
+    /// Whether all of it is int8.
+    pub fn is_int8(&self) -> bool {
+        self.parts.iter().all(|part| part.dtype() == Dtype::I8)
+    }
+
+    /// Of int8: the first row whose factor is not finite.
+    pub fn first_non_finite_factor(&self) -> Option<usize> {
+        let mut factors = self.parts.iter().filter_map(Part::scales);
+        factors.find_map(|part| part.elements().first_non_finite())
     }
 
     /// Row `r` of the weight, viewed as `[rows, row_len]`.

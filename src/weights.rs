@@ -3,7 +3,7 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ paths
 //!                            ▲     │        ▲
-//!                  names, kind, change    variant          foreign: what a file of another model is
+//!          names, kind, change, narrow    variant          foreign: what a file of another model is
 //!                                  └─▶ layout, header: files that are written
 //! ```
 //!
@@ -21,6 +21,7 @@ pub mod kind;
 pub mod layout;
 pub mod mmap;
 pub mod names;
+mod narrow;
 pub mod paths;
 mod variant;
 
@@ -29,5 +30,6 @@ pub use checkpoint::Checkpoint;
 pub use kind::NetworkKind;
 pub use layout::{Layout, Place};
 pub use mmap::install_sigbus_handler;
+pub use narrow::is_narrow;
 pub use paths::{Missing, ModelPaths, Overrides, PartFiles, Source};
 pub use variant::Variant;

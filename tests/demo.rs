@@ -219,3 +219,67 @@ fn the_built_in_model_is_like_its_folder() {
     assert!(text(&output.stderr).contains("demo: Stage C weights"), "{}", text(&output.stderr));
     assert!(picture(&[]) == built_in);
 }
+
+/// Weights of int8, be they made so by `quantize` or when they are first used, show what the floats show, and the record,
+/// `inspect` and the line about memory say what they are.
+#[test]
+fn int8_shows_the_same() {
+    let _alone = alone();
+    let room = tempfile::tempdir().unwrap();
+    let program = |args: &[&str]| cascade(room.path(), args);
+    let asked = ["generate", APPLE, "--noise", "torch-batch", "-o"];
+    let generate = |file: &str, flags: &[&str]| text(&program(&[&asked[..], &[file], flags].concat()).stderr);
+    let image = |file: &str| {
+        let mut reader = png::Decoder::new(BufReader::new(std::fs::File::open(room.path().join(file)).unwrap()));
+        reader.set_transformations(png::Transformations::EXPAND);
+        let mut reader = reader.read_info().unwrap();
+        let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut rgb).unwrap();
+        Image { width: 128, height: 128, rgb }
+    };
+    let record = |file: &str| read_metadata(&room.path().join(file)).unwrap().record().unwrap().unwrap();
+
+    generate("f32.png", &[]);
+    let notes = generate("loaded.png", &["--dtype", "int8"]);
+    assert!(notes.contains(" of them int8) read from"), "{notes}");
+    text(&program(&["quantize", "-o", "small"]).stdout);
+    let notes = generate("stored.png", &["-m", "small"]);
+    assert!(notes.contains(" of them int8) read from"), "{notes}");
+    assert_eq!(["f32.png", "loaded.png", "stored.png"].map(|file| record(file).dtype), ["f32", "int8", "int8"]);
+
+    let [exact, loaded, stored] = ["f32.png", "loaded.png", "stored.png"].map(image);
+    assert!(loaded.rgb == stored.rgb, "quantized when loaded, and before");
+    assert_eq!(seen(&loaded), ("red", "blue"));
+    let squares = loaded.rgb.iter().zip(&exact.rgb).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
+    let psnr = 10.0 * (255f64.powi(2) / (squares.sum::<f64>() / exact.rgb.len() as f64)).log10();
+    assert!((20.0..70.0).contains(&psnr), "int8 differs from f32, but not by much: {psnr:.1} dB");
+    program(&["generate", "--from", "loaded.png", "-o", "again.png"]);
+    let bytes = |file: &str| std::fs::read(room.path().join(file)).unwrap();
+    assert!(bytes("again.png") == bytes("loaded.png"), "made again from its record");
+    // In f32 the weights of the file are what they are, and only what they are multiplied by is not rounded.
+    generate("wide.png", &["-m", "small", "--dtype", "f32"]);
+    assert!(
+        record("wide.png").dtype == "f32"
+            && image("wide.png").rgb != stored.rgb
+            && seen(&image("wide.png")) == ("red", "blue")
+    );
+
+    let described = text(&program(&["inspect", "small", "--finite", "--filter", "clf.1"]).stdout);
+    assert_eq!(described.matches("  I8: ").count(), 3, "{described}");
+    assert!(described.contains("all weights are finite") && !described.contains("_scale"), "{described}");
+    program(&["quantize", "-o", "kept", "--keep", "stage_b", "--keep", "text_encoder", "--keep", "attention"]);
+    let described = text(&program(&["inspect", "kept", "--filter", "attention"]).stdout);
+    assert_eq!(described.matches("  I8: ").count(), 1, "{described}");
+    // In another layout, queries, keys and values are one tensor, and so are their factors; in another type, they are numbers.
+    program(&["convert", "-m", "small", "--layout", "comfyui", "-o", "stacked"]);
+    generate("stacked.png", &["-m", "stacked"]);
+    assert!(image("stacked.png").rgb == stored.rgb && record("stacked.png").dtype == "int8");
+    program(&["convert", "-m", "small", "--dtype", "f32", "-o", "widened"]);
+    generate("widened.png", &["-m", "widened"]);
+    assert!(image("widened.png").rgb == image("wide.png").rgb && record("widened.png").dtype == "f32");
+    let size = |folder: &str| {
+        let file = room.path().join(folder).join("prior/diffusion_pytorch_model.safetensors");
+        std::fs::metadata(file).unwrap().len()
+    };
+    assert!(size("small") < size("kept"), "{} {}", size("small"), size("kept"));
+}

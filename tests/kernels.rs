@@ -98,7 +98,7 @@ fn check(
     checked: &mut Checked,
 ) {
     for (i, case) in cases::of(kernel.op).filter(|(_, case)| !(mode.quick && cases::is_large(case))) {
-        for stored in Stored::all(case).filter(|stored| backend.device().stores_bf16() || !stored.gemm_inputs) {
+        for stored in Stored::all(case).filter(|stored| stored.is_on(backend.device())) {
             if mode.fail_fast && !checked.failures.is_empty() {
                 return;
             }
@@ -113,11 +113,11 @@ fn check(
             }
             checked.ran += 1;
             if mode.digests {
-                (one.allowed(kernel.rounds()).to_bits(), target.caps.to_string()).hash(&mut checked.digest);
+                (one.allowed(kernel).to_bits(), target.caps.to_string()).hash(&mut checked.digest);
                 digest(&one, &mut checked.digest);
             } else {
                 let got = one.run(backend.compile_with(plan.clone(), &[kernel]).unwrap()).unwrap();
-                let difference = one.difference(&got, kernel.rounds());
+                let difference = one.difference(&got, kernel);
                 checked.failures.extend(difference.map(|found| format!("{} {} {found}", kernel.op, kernel.name)));
             }
             if cases::is_large(case) || mode.quick {

@@ -4,6 +4,8 @@
 mod choices;
 #[path = "weights/harmless.rs"]
 mod harmless;
+#[path = "weights/int8.rs"]
+mod int8;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -79,8 +79,8 @@ fn of_case(case: &Case) -> Task {
 
 /// Benchmarks every kernel of a device.
 fn device(criterion: &mut Criterion, choice: Choice) {
-    let backend =
-        devices::open(choice, devices::wanted(true, Caps::NONE), None).unwrap_or_else(|error| panic!("{error}"));
+    let backend = devices::open(choice, devices::wanted(devices::Rounding::Bf16, Caps::NONE), None)
+        .unwrap_or_else(|error| panic!("{error}"));
     let tasks = tasks(backend.device().stores_bf16());
     let (mut fitting, mut left_out) = (Vec::new(), 0);
     for task in &tasks {

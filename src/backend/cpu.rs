@@ -24,23 +24,10 @@ pub struct Cpu {
 
 impl Cpu {
     /// The CPU with everything it has; GEMM inputs may be rounded to bf16 if
-    /// `round_bf16` is set and the CPU is faster for it.
+    /// `round_bf16` is set and the CPU is faster for it. What meets int8 weights is rounded to int8.
     pub fn new(round_bf16: bool) -> Self {
-        let mut caps = detect();
-        if round_bf16 {
-            caps = caps.and(Caps::ROUND_BF16);
-        }
-        let device = Device {
-            name: cpu_name(),
-            lang: Lang::Cpu,
-            kind: Kind::Cpu,
-            caps,
-            sms: 0,
-            free_bytes: memory::available(),
-            faults: Vec::new(),
-            copies_weights: false,
-        };
-        Self { device, reference: false }
+        let caps = detect().and(Caps::ROUND_INT8);
+        Self::with_caps(if round_bf16 { caps.and(Caps::ROUND_BF16) } else { caps })
     }
 
     /// The CPU running the ops' own definitions: right and slow.
@@ -48,18 +35,34 @@ impl Cpu {
         Self { reference: true, ..Self::new(false) }
     }
 
-    /// The CPU with the capabilities given; those that it lacks are left out.
+    /// The CPU with the capabilities given; those that it lacks are left out, and rounding to bf16 where it has no
+    /// instructions for that.
     pub fn with_caps(caps: Caps) -> Self {
-        let missing = caps.without(detect().and(Caps::ROUND_BF16));
-        let mut cpu = Self::new(false);
-        cpu.device.caps = caps.without(missing);
-        cpu
+        let caps = caps.common(detect().and(Caps::ROUND_BF16).and(Caps::ROUND_INT8));
+        let exact = if caps.contains(Caps::AVX512_BF16) { Caps::NONE } else { Caps::ROUND_BF16 };
+        let device = Device {
+            name: cpu_name(),
+            lang: Lang::Cpu,
+            kind: Kind::Cpu,
+            caps: caps.without(exact),
+            sms: 0,
+            free_bytes: memory::available(),
+            faults: Vec::new(),
+            copies_weights: false,
+        };
+        Self { device, reference: false }
     }
 }
 
 /// What the CPU that runs this can do.
 pub fn detect() -> Caps {
-    let caps = [(Isa::Avx2, Caps::AVX2), (Isa::Avx512, Caps::AVX512), (Isa::Avx512Bf16, Caps::AVX512_BF16)];
+    let caps = [
+        (Isa::Avx2, Caps::AVX2),
+        (Isa::Avx512, Caps::AVX512),
+        (Isa::Avx512Bf16, Caps::AVX512_BF16),
+        (Isa::AvxVnni, Caps::AVX_VNNI),
+        (Isa::Avx512Vnni, Caps::AVX512_VNNI),
+    ];
     caps.into_iter().filter(|(isa, _)| isa.available()).fold(Caps::NONE, |all, (_, caps)| all.and(caps))
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::wgpu::{self, Wgpu};
 use super::{Backend, Device, Kind, cuda};
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ pub fn all() -> Vec<(Choice, Device)> {
 pub fn among(adapters: Vec<Device>) -> Vec<(Choice, Device)> {
     let gpus = cuda::usable().into_iter().map(|(i, gpu)| (Choice::Cuda(i), gpu));
     let adapters = adapters.into_iter().enumerate().map(|(i, device)| (Choice::Wgpu(i), device));
-    gpus.chain(adapters).chain([(Choice::Cpu, Cpu::new(false).device().clone())]).collect()
+    gpus.chain(adapters).chain([(Choice::Cpu, Cpu::with_caps(cpu::detect()).device().clone())]).collect()
 }
 
 /// What [`Choice::Auto`] means among these devices.
@@ -83,14 +83,29 @@ pub fn preferred(devices: &[(Choice, Device)]) -> Choice {
     devices.iter().min_by_key(|(_, device)| rank(device)).map_or(Choice::Cpu, |(choice, _)| *choice)
 }
 
-/// What is asked of a device: all that it has but `without`, and that GEMM inputs are rounded to bf16
-/// only if they may be.
-pub fn wanted(round_bf16: bool, without: Caps) -> Caps {
-    let exact = if round_bf16 { Caps::NONE } else { Caps::ROUND_BF16 };
+/// How kernels may round GEMM inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// Not at all; int8 weights are widened.
+    None,
+    /// What int8 weights are multiplied by, to int8.
+    Int8,
+    /// All to bf16; int8 weights are widened first.
+    Bf16,
+}
+
+/// What is asked of a device: all that it has but `without`, and that GEMM inputs are rounded
+/// only as they may be.
+pub fn wanted(rounding: Rounding, without: Caps) -> Caps {
+    let exact = match rounding {
+        Rounding::None => Caps::ROUND_BF16.and(Caps::ROUND_INT8),
+        Rounding::Int8 => Caps::ROUND_BF16,
+        Rounding::Bf16 => Caps::ROUND_INT8,
+    };
     Caps::ALL.without(exact.and(without))
 }
 
-/// Opens the best device, see [`Choice::Auto`], with its exact kernels.
+/// Opens the best device, see [`Choice::Auto`], with kernels that round nothing but what int8 weights are multiplied by.
 ///
 /// # Errors
 /// As [`open`].
@@ -99,12 +114,12 @@ pub fn auto() -> Result<Box<dyn Backend>> {
 }
 
 impl Choice {
-    /// Opens this device with its exact kernels.
+    /// Opens this device with kernels that round nothing but what int8 weights are multiplied by.
     ///
     /// # Errors
     /// As [`open`].
     pub fn open(self) -> Result<Box<dyn Backend>> {
-        open(self, wanted(false, Caps::NONE), None)
+        open(self, wanted(Rounding::Int8, Caps::NONE), None)
     }
 }
 
@@ -155,7 +170,6 @@ pub fn start_threads() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cpu;
     use super::*;
 
     #[test]
@@ -173,10 +187,14 @@ mod tests {
     #[test]
     fn a_device_does_without_what_it_is_told_to() {
         let without = "avx512,avx512_bf16".parse().unwrap();
-        let caps = open(Choice::Cpu, wanted(false, without), None).unwrap().device().caps;
+        let caps = open(Choice::Cpu, wanted(Rounding::None, without), None).unwrap().device().caps;
         assert_eq!(caps, cpu::detect().without(without));
-        let caps = open(Choice::Cpu, wanted(true, Caps::NONE), None).unwrap().device().caps;
-        assert_eq!(caps, cpu::detect().and(Caps::ROUND_BF16));
+        let caps = open(Choice::Cpu, wanted(Rounding::Bf16, Caps::NONE), None).unwrap().device().caps;
+        let detected = cpu::detect();
+        let rounds = detected.contains(Caps::AVX512_BF16);
+        assert_eq!(caps, if rounds { detected.and(Caps::ROUND_BF16) } else { detected });
+        let caps = open(Choice::Cpu, wanted(Rounding::Bf16, without), None).unwrap().device().caps;
+        assert_eq!(caps, detected.without(without), "nothing rounds without the instructions for it");
         let error = "avx512,abacus".parse::<Caps>().unwrap_err();
         assert!(error.contains("sm_90a"), "{error}");
     }

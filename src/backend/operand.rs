@@ -40,6 +40,7 @@ pub(super) fn kinds(node: &Node, plan: &Plan, dtype: impl Fn(usize) -> Dtype, st
             Dtype::F32 => Kind::F32 as u32,
             Dtype::F16 => Kind::F16 as u32,
             Dtype::Bf16 => Kind::Bf16 as u32,
+            Dtype::I8 => unreachable!("GPUs have such weights widened"),
         },
     };
     node.inputs.iter().enumerate().map(kind).collect()

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 
 use super::kernels::Difference;
-use crate::backend::{Backend, Program, cpu};
+use crate::backend::{Backend, Device, Program, cpu};
 use crate::error::Result;
 use crate::ops::{self, Case, Element, Operand};
 use crate::plan::{Plan, Recorder, Slot, Source};
+use crate::registry::{Caps, Kernel};
 use crate::tensor::{Dtype, Part, Weight};
 
 /// A result with more elements than this tests how the grid of a launch is laid out. How operands are stored changes
@@ -48,19 +50,36 @@ pub fn weight(dims: &[usize], seed: u32, dtype: Dtype) -> Weight {
     // 1-D tensors include variances, which are positive.
     let mean = if dims.len() > 1 { 0.0 } else { 1.25 };
     let values: Vec<f32> = noise(dims.iter().product(), seed, mean).iter().map(|v| v * scale).collect();
+    if dtype == Dtype::I8 {
+        return int8(dims, &values);
+    }
     let mut bytes: Vec<u8> = match dtype {
         Dtype::F32 => bytemuck::cast_slice(&values).to_vec(),
         Dtype::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        Dtype::I8 => unreachable!("integers have factors"),
     };
-    let len = bytes.len();
-    bytes.resize(len.next_multiple_of(4), 0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
     let source: Arc<Vec<f32>> =
         Arc::new(bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
     let row = fan_in * dtype.bytes();
-    let split = dims[0] / 3 * row;
+    let ranges = ranges(dims, row);
+    Weight::new("test", dims.to_vec(), ranges.map(|r| Part::new(source.clone(), r, dtype)).collect())
+}
+
+/// The same values, rounded to int8.
+fn int8(dims: &[usize], values: &[f32]) -> Weight {
+    let all = Weight::from_f32("test", dims, values.to_vec()).to_int8();
+    let row = values.len() / dims[0];
+    let parts = ranges(dims, row).map(|range| all.parts()[0].rows(range.start / row..range.end / row, row));
+    Weight::new("test", dims.to_vec(), parts.collect())
+}
+
+/// The bytes of both parts of a matrix, or of all of another weight, whose rows have so many bytes.
+fn ranges(dims: &[usize], row: usize) -> impl Iterator<Item = Range<usize>> {
+    let (split, len) = (dims[0] / 3 * row, dims[0] * row);
     let ranges = if dims.len() == 2 && split > 0 { vec![0..split, split..len] } else { vec![0..len; 1] };
-    Weight::new("test", dims.to_vec(), ranges.into_iter().map(|r| Part::new(source.clone(), r, dtype)).collect())
+    ranges.into_iter()
 }
 
 /// How a case is stored.
@@ -77,9 +96,15 @@ pub struct Stored {
 impl Stored {
     /// All ways in which a case can be stored. Without learned values, their type makes no difference.
     pub fn all(case: &Case) -> impl Iterator<Item = Stored> {
+        const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::I8];
         let states = [(false, false), (true, false), (false, true)];
-        let dtypes: &[Dtype] = if has_weights(case) { &[Dtype::F32, Dtype::Bf16, Dtype::F16] } else { &[Dtype::F32] };
+        let dtypes = if has_weights(case) { DTYPES } else { &DTYPES[..1] };
         dtypes.iter().flat_map(move |&dtype| states.map(|(state, gemm_inputs)| Stored { dtype, state, gemm_inputs }))
+    }
+
+    /// Whether a device could have it stored like this. One that copies weights has those of int8 widened.
+    pub fn is_on(self, device: &Device) -> bool {
+        (device.stores_bf16() || !self.gemm_inputs) && (!device.copies_weights || self.dtype != Dtype::I8)
     }
 }
 
@@ -182,17 +207,21 @@ impl One {
     }
 
     /// The largest error that a kernel may have.
-    pub fn allowed(&self, rounds: bool) -> f32 {
+    pub fn allowed(&self, kernel: &Kernel) -> f32 {
         let (case, stored) = (&CASES[self.case.0], self.case.1);
         // Half a unit in the last place of a bf16 result.
         let stores = if stored.gemm_inputs { 1.0 / 256.0 } else { 0.0 };
-        stores + if rounds { case.tolerance_bf16 } else { case.tolerance }
+        stores
+            + match kernel.needs {
+                needs if needs.contains(Caps::ROUND_INT8) => case.tolerance_int8,
+                needs if needs.contains(Caps::ROUND_BF16) => case.tolerance_bf16,
+                _ => case.tolerance,
+            }
     }
 
-    /// The element of a result that differs most from what it should be, if that is more than a kernel may that `rounds` GEMM
-    /// inputs.
-    pub fn difference(&self, got: &[f32], rounds: bool) -> Option<Difference> {
-        let (want, allowed) = (self.reference(), self.allowed(rounds));
+    /// The element of a result of `kernel` that differs most from what it should be, if that is more than it may.
+    pub fn difference(&self, got: &[f32], kernel: &Kernel) -> Option<Difference> {
+        let (want, allowed) = (self.reference(), self.allowed(kernel));
         let (at, error) = worst(got, &want);
         let (case, stored) = self.case;
         let mut shape = self.out.shape;

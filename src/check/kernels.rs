@@ -69,7 +69,7 @@ pub fn row(kernel: &'static Kernel, backend: &dyn Backend, which: Which) -> Resu
         if large && which == Which::Quick {
             continue;
         }
-        for stored in Stored::all(case).filter(|stored| device.stores_bf16() || !stored.gemm_inputs) {
+        for stored in Stored::all(case).filter(|stored| stored.is_on(device)) {
             let Some(one) = One::of(number, stored) else { continue };
             let plan = one.plan();
             if !registry::admissible(&plan.nodes[0], plan, device.target()).any(|row| std::ptr::eq(row, kernel)) {
@@ -77,7 +77,7 @@ pub fn row(kernel: &'static Kernel, backend: &dyn Backend, which: Which) -> Resu
             }
             let got = one.run(backend.compile_with(plan.clone(), &[kernel])?)?;
             checked.ran += 1;
-            checked.differences.extend(one.difference(&got, kernel.rounds()));
+            checked.differences.extend(one.difference(&got, kernel));
             if large || which == Which::Quick {
                 break;
             }

@@ -92,6 +92,7 @@ fn explain(op: &str, lang: Lang, exact: Caps) -> Vec<(&'static Kernel, String)> 
     let all: Vec<&Kernel> = registry::kernels(lang).filter(|k| k.op == op).collect();
     let first = |caps: Caps| all.iter().position(|k| caps.contains(k.needs));
     let (exact_row, rounding_row) = (first(exact), first(rounding));
+    let int8_row = first(exact.and(Caps::ROUND_INT8)).filter(|&i| all[i].needs.contains(Caps::ROUND_INT8));
     let explain = |(i, kernel): (usize, &&'static Kernel)| {
         let lacking = kernel.needs.without(rounding);
         let reason = if Some(i) == exact_row && exact_row == rounding_row {
@@ -100,6 +101,10 @@ fn explain(op: &str, lang: Lang, exact: Caps) -> Vec<(&'static Kernel, String)> 
             "chosen by --dtype f32".to_owned()
         } else if Some(i) == rounding_row {
             "chosen by --dtype bf16".to_owned()
+        } else if Some(i) == int8_row {
+            "chosen for int8 weights, but by --dtype f32 and bf16".to_owned()
+        } else if lacking == Caps::ROUND_INT8 {
+            "an earlier row serves int8 weights".to_owned()
         } else if lacking != Caps::NONE {
             format!("this device lacks {lacking}")
         } else {

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, FromArgMatches};
+use clap::{Args, FromArgMatches, ValueEnum};
 
 use super::adapters::Chosen;
 use super::{DEVICE, ModelArgs, PICTURE, note, probe};
 use crate::backend::Backend;
-use crate::backend::devices::{self, Choice};
+use crate::backend::devices::{self, Choice, Rounding};
 use crate::error::Result;
 use crate::image::Record;
 use crate::model::Model;
@@ -19,12 +19,27 @@ use crate::weights::{ModelPaths, PartFiles, Variant};
 /// Precision of GEMMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Precision {
-    /// The device's best exact one: f32 on the CPU.
+    /// f32, but int8 where the model's weights are.
     Auto,
     /// f32 throughout. Weights that are stored in fewer bits are converted, which is exact.
     F32,
-    /// Operands rounded to bf16, accumulators in f32. Faster on some CPUs with AVX512-BF16; `bench` measures it.
+    /// Operands rounded to bf16, accumulators in f32. Faster on some CPUs with AVX512-BF16, `bench` measures it; the same as
+    /// f32 on CPUs without.
     Bf16,
+    /// Weights of most layers rounded to int8 when they are first used, which takes memory besides the files, and what
+    /// they are multiplied by as well; the rest in f32. `quantize` does it once and for all.
+    Int8,
+}
+
+impl Precision {
+    /// How kernels may round. Int8 weights are multiplied as such unless something else is asked for.
+    fn rounding(self) -> Rounding {
+        match self {
+            Precision::F32 => Rounding::None,
+            Precision::Bf16 => Rounding::Bf16,
+            Precision::Auto | Precision::Int8 => Rounding::Int8,
+        }
+    }
 }
 
 /// A model and a device.
@@ -54,6 +69,7 @@ pub(super) struct Opened {
     pub(super) backend: Box<dyn Backend>,
     device: Choice,
     without: Caps,
+    precision: Precision,
 }
 
 impl Setup {
@@ -73,13 +89,14 @@ impl Setup {
     }
 
     /// Opens the model, changed by the adapters of the flags, and those that prompts ask for. As far as flags do not say
-    /// which of its weights, those that a picture was made with.
+    /// which of its weights, and in which precision, those that a picture was made with.
     pub(super) fn open_model_with(&self, tags: &[Chosen], made: Option<&Record>, quiet: bool) -> Result<Model> {
         let paths = self.model.find(self.variant(made))?;
         if !self.model.is_given() && !quiet {
             note("model: the built-in demo, small things on plain backgrounds; -m FOLDER runs a real Stable Cascade");
         }
         let mut model = Model::open(&paths)?;
+        self.quantise(self.precision(made), &mut model);
         self.adapters.apply(&mut model, tags, quiet)?;
         Ok(model)
     }
@@ -130,19 +147,38 @@ impl Setup {
         self.open(record, self.shader_dir.as_deref())
     }
 
+    /// The precision of the flag, else that of a picture.
+    fn precision(&self, record: Option<&Record>) -> Precision {
+        let recorded = |record: &Record| Precision::from_str(&record.dtype, false).ok();
+        self.dtype.or(record.and_then(recorded)).unwrap_or(Precision::Auto)
+    }
+
+    /// Makes weights int8 if the precision is.
+    fn quantise(&self, precision: Precision, model: &mut Model) {
+        if precision == Precision::Int8 {
+            model.quantise();
+        }
+    }
+
     fn open(&self, record: Option<&Record>, shader_dir: Option<&Path>) -> Result<Opened> {
         let recorded = |field: fn(&Record) -> &String| record.map(field).filter(|text| !text.is_empty());
         let device = self.device.or(recorded(|record| &record.device).and_then(|text| text.parse().ok()));
         let without = self.without.or(recorded(|record| &record.without).and_then(|text| text.parse().ok()));
         let without = without.unwrap_or(Caps::NONE);
-        let rounds = match self.dtype {
-            Some(dtype) => dtype == Precision::Bf16,
-            None => recorded(|record| &record.dtype).is_some_and(|dtype| dtype == "bf16"),
-        };
+        let precision = self.precision(record);
         let (device, wrong) = probe::choose(device.unwrap_or(Choice::Auto))?;
-        let backend = devices::open(device, devices::wanted(rounds, without), shader_dir)?;
+        let backend = devices::open(device, devices::wanted(precision.rounding(), without), shader_dir)?;
         wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
-        Ok(Opened { backend, device, without })
+        match precision {
+            Precision::Bf16 if !backend.device().rounds() => {
+                note("--dtype bf16: this CPU has no AVX512-BF16, so that it is the same as f32");
+            }
+            Precision::Int8 if backend.device().copies_weights => {
+                note("--dtype int8: this device has int8 weights widened, and multiplies them as floats");
+            }
+            _ => {}
+        }
+        Ok(Opened { backend, device, without, precision })
     }
 
     /// The record of a run of `request` with this model on this device, which makes a picture again or does not.
@@ -159,9 +195,13 @@ impl Setup {
         let weights = model.sources.iter().filter(|source| !source.instead_of.is_empty());
         let weights = weights.map(|source| (source.part.into(), super::name_of(&source.file))).collect();
         let variant = Some(self.variant(made)).filter(|variant| *variant != Variant::default());
-        let (model, mut parts) = self.model.names()?;
+        let (name, mut parts) = self.model.names()?;
         parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), super::name_of(folder))));
-        let dtype = if opened.backend.device().rounds() { "bf16" } else { "f32" };
+        let dtype = match opened.precision.rounding() {
+            Rounding::Int8 if model.is_int8() => "int8",
+            _ if opened.backend.device().rounds() => "bf16",
+            _ => "f32",
+        };
         let without = if opened.without == Caps::NONE { String::new() } else { opened.without.to_string() };
         Ok(Record {
             parts,
@@ -170,7 +210,7 @@ impl Setup {
             device: opened.device.to_string(),
             dtype: dtype.into(),
             without: without.replace(" + ", ","),
-            ..Record::new(request, &model)
+            ..Record::new(request, &name)
         })
     }
 }
@@ -255,6 +295,7 @@ impl Subject {
     pub(super) fn open_model(&self, quiet: bool) -> Result<Model> {
         let Some(preset) = self.synthetic else { return self.setup.open_model(quiet) };
         let mut model = synth::in_memory(preset)?;
+        self.setup.quantise(self.setup.precision(None), &mut model);
         self.setup.adapters.apply(&mut model, &[], quiet)?;
         Ok(model)
     }

@@ -186,7 +186,8 @@ fn memory(plan: &Footprint, total: usize, kept: u64, resident: Option<u64>) -> S
         Residency::Turns => "of which stages take turns on the device",
     };
     let mut line = format!("memory: {} MiB for batches of {}", mib(plan.activations), plan.images);
-    line += &format!(", {} MiB of weights {weights}", mib(plan.weights));
+    let int8 = if plan.int8 > 0 { format!(" ({} of them int8)", mib(plan.int8)) } else { String::new() };
+    line += &format!(", {} MiB of weights{int8} {weights}", mib(plan.weights));
     if plan.kept > 0 {
         // The results of all batches and the file that is made of them, and one batch's as they come.
         let all = plan.kept / plan.images.max(1) as u64 * total.max(plan.images) as u64;
@@ -211,9 +212,11 @@ mod tests {
     #[test]
     fn memory_in_words() {
         let (activations, weights, residency) = (5 << 20, (9 << 20) + 1, Residency::Mapped);
-        let plan = Footprint { images: 2, activations, weights, kept: 0, free: u64::MAX, residency };
+        let plan = Footprint { images: 2, activations, weights, int8: 0, kept: 0, free: u64::MAX, residency };
         let said = memory(&plan, 8, 0, None);
         assert_eq!(said, "memory: 5 MiB for batches of 2, 10 MiB of weights read from the files");
+        let said = memory(&Footprint { int8: 3 << 20, ..plan }, 8, 0, None);
+        assert!(said.ends_with("10 MiB of weights (3 of them int8) read from the files"), "{said}");
         let said = memory(&Footprint { kept: 3 << 20, ..plan }, 8, 2 << 20, Some(40 << 20));
         assert!(
             said.ends_with("read from the files, 27 MiB for the dump, 2 MiB for the grid, 56 MiB for the program"),

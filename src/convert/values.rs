@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use super::{Contents, File, Network, Networks, Text};
 use crate::error::{Error, Result};
-use crate::tensor::{Elements, Weight};
+use crate::tensor::{Elements, Part, Weight};
 use crate::weights::Checkpoint;
 use crate::weights::header::header;
 
@@ -33,6 +33,11 @@ pub(super) fn stored_as(weights: &Checkpoint, name: &str, wanted: Option<Dtype>)
     let usable = || wrong(weights, name, "a matrix, which is stored transposed".into(), format!("{:?}", stored.dims));
     let dims = weights.get(name).ok_or_else(usable)?.dims.clone();
     Ok((dtype, dims))
+}
+
+/// Whether a tensor that is written as `dtype` has factors beside it: one of int8 that is, or was, of floats.
+pub(super) fn has_factors(weights: &Checkpoint, name: &str, dtype: Dtype) -> bool {
+    dtype == Dtype::I8 && weights.stored(name).is_some_and(|stored| stored.float().is_some())
 }
 
 pub(super) fn wrong(weights: &Checkpoint, name: &str, expected: String, found: String) -> Error {
@@ -64,7 +69,11 @@ impl File {
                 goes_on()?;
                 out.write_all(bytes).map_err(disk)
             };
-            tensor.parts.iter().try_for_each(|part| elements(network, part, tensor.dtype, &mut sink))?;
+            tensor.parts.iter().try_for_each(|part| match tensor.is_factors {
+                true => int8(network, part, true, &mut sink),
+                false if has_factors(&network.weights, part, tensor.dtype) => int8(network, part, false, &mut sink),
+                false => elements(network, part, tensor.dtype, &mut sink),
+            })?;
         }
         Ok(())
     }
@@ -79,13 +88,50 @@ fn elements(network: &Network, name: &str, dtype: Dtype, sink: &mut dyn FnMut(&[
     if stored.float().is_none() || is_same {
         return stored.data().chunks(4 * CHUNK).try_for_each(sink);
     }
+    let mut bytes = Vec::new();
+    changed(network, name, &mut |values| {
+        if let Some(value) = round(values, dtype, &mut bytes) {
+            return Err(wrong(weights, name, format!("numbers within the range of {dtype:?}"), value.to_string()));
+        }
+        sink(&bytes)
+    })
+}
+
+/// Hands the integers of a tensor that is written as int8 to `sink`, or the factors of its rows.
+fn int8(network: &Network, name: &str, factors: bool, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let weights = &network.weights;
+    if let Some(stored) = weights.stored(name).filter(|_| weights.is_as_stored(name) && network.other.is_none())
+        && let Some(own) = stored.factors()
+    {
+        stored.check_factors()?;
+        return if factors { own.data() } else { stored.data() }.chunks(4 * CHUNK).try_for_each(sink);
+    }
+    let mut all = Vec::new();
+    changed(network, name, &mut |values| {
+        all.extend_from_slice(values);
+        Ok(())
+    })?;
+    let dims = weights.dims(name).unwrap_or_default();
+    let rounded = Weight::from_f32(name, dims, all).to_int8();
+    if let Some(row) = rounded.first_non_finite_factor() {
+        let found = format!("NaN or infinity in row {row}");
+        return Err(wrong(weights, name, "finite values, to be rounded to int8".into(), found));
+    }
+    let parts = rounded.parts().iter().filter_map(|part| if factors { part.scales() } else { Some(part) });
+    parts.map(Part::bytes).try_for_each(sink)
+}
+
+/// Hands the elements of a tensor to `sink`, changed and mixed, in pieces.
+fn changed(network: &Network, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    let weights = &network.weights;
+    let lacks = |of: &Checkpoint| wrong(of, name, "a tensor of floats".into(), "another, or nothing".into());
     let weight = weights.changed(name).ok_or_else(|| lacks(weights))?;
     let other = match &network.other {
         Some((other, ratio)) => Some((other.get(name).ok_or_else(|| lacks(other))?, *ratio)),
         None => None,
     };
     let mut others = other.iter().flat_map(|(weight, _)| pieces(weight));
-    let (mut values, mut theirs, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut values, mut theirs) = (Vec::new(), Vec::new());
     for piece in pieces(&weight) {
         values.clear();
         piece.extend_f32(&mut values);
@@ -95,10 +141,7 @@ fn elements(network: &Network, name: &str, dtype: Dtype, sink: &mut dyn FnMut(&[
             let own = (1.0 - f64::from(ratio)) as f32;
             values.iter_mut().zip(&theirs).for_each(|(mine, other)| *mine = own * *mine + ratio * other);
         }
-        if let Some(value) = round(&values, dtype, &mut bytes) {
-            return Err(wrong(weights, name, format!("numbers within the range of {dtype:?}"), value.to_string()));
-        }
-        sink(&bytes)?;
+        sink(&values)?;
     }
     Ok(())
 }

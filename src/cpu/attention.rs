@@ -18,10 +18,11 @@
 //! Source: Dao et al., FlashAttention, <https://arxiv.org/abs/2205.14135>.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
-use super::pack::{RowAt, Rows, pack, pack_columns, transpose};
+use super::pack::{RowAt, Rows, pack, pack_columns};
 use super::scratch::{LINE, Scratch, Shared, lines, run_tasks};
 use super::softmax::{Softmax, exponentiate, scale_columns};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};
+use super::transpose::transpose;
 use super::{Isa, Verified};
 
 /// Keys and values of one source (the image itself, or the context). Row `r` of image `i`

@@ -5,7 +5,8 @@
 //! from L3. Then each task takes up to [`CHUNK`] rows of `b` (columns of `y`), packs
 //! [`BLOCK`] values of K at a time into its L2, and multiplies the whole strip by them.
 //! Between K blocks the accumulators are kept in the task's scratch, tile by tile, so
-//! that every element of `y` is written once, by an [`Epilogue`].
+//! that every element of `y` is written once, by an [`Epilogue`]; where integers are multiplied, it gets i32 in the bits of
+//! f32.
 //!
 //! ```text
 //! for each strip of a:    pack it                                (parallel)
@@ -21,13 +22,13 @@ use rayon::prelude::*;
 use super::Verified;
 use super::pack::{Rows, pack};
 use super::scratch::{LINE, Scratch, lines, run_tasks};
-use super::tile::{MAX_COLS, MAX_ROWS, tile};
+use super::tile::{MAX_COLS, MAX_ROWS, Packing, tile};
 
 /// Rows of `a` in a strip: a multiple of every tile's rows.
 const STRIP: usize = 96 * MAX_ROWS;
 /// Most rows of `b` per task: a multiple of every tile's columns.
 const CHUNK: usize = 4 * MAX_COLS;
-/// Values of K per block, an even number because bf16 values are paired.
+/// Words of a panel per block of K, at most.
 const BLOCK: usize = 512;
 /// Tasks per thread: more than one, so that a thread that is delayed takes fewer of them.
 const TASKS_PER_THREAD: usize = 4;
@@ -39,15 +40,23 @@ pub(super) trait Epilogue: Sync {
     fn store(&self, cpu: Verified, rows: Range<usize>, cols: Range<usize>, values: &mut [f32]);
 }
 
+/// Values of K per block. Values of f32, and pairs that were such, are blocked alike, whatever that leaves free of L2.
+fn block(cpu: Verified) -> usize {
+    match cpu.packing() {
+        Packing::F32 | Packing::Bf16 => BLOCK,
+        integers => BLOCK * integers.values(),
+    }
+}
+
 /// f32 of scratch that one task needs for `m` rows: packed panels of `b`, and accumulators.
 fn task_scratch(m: usize) -> usize {
     lines(BLOCK * CHUNK) + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * CHUNK)
 }
 
-/// f32 of scratch that [`gemm`] needs to keep `threads` threads busy. With less, it
-/// runs on fewer threads; the minimum is what one thread needs.
-pub(super) fn gemm_scratch(m: usize, k: usize, threads: usize) -> usize {
-    LINE + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * k) + threads * task_scratch(m)
+/// f32 of scratch that [`gemm`] needs to keep `threads` threads busy, where a row of `a` takes at most `depth` words.
+/// With less, it runs on fewer threads; the minimum is what one thread needs.
+pub(super) fn gemm_scratch(m: usize, depth: usize, threads: usize) -> usize {
+    LINE + lines(m.min(STRIP).next_multiple_of(MAX_ROWS) * depth) + threads * task_scratch(m)
 }
 
 /// Computes `y [m, n] = a·bᵀ` for `a [m, k]` and `b [n, k]`, and passes its tiles to `epilogue`.
@@ -72,9 +81,9 @@ pub(super) fn gemm<A: Rows, B: Rows, E: Epilogue>(
     for first in (0..m).step_by(STRIP) {
         let panels = STRIP.min(m - first).div_ceil(cpu.rows());
         let packed = &mut packed[..panels * cpu.rows() * cpu.depth(k)];
-        packed.par_chunks_mut(panels * cpu.rows() * cpu.depth(BLOCK)).enumerate().for_each(|(block, packed)| {
-            let at = block * BLOCK;
-            let len = BLOCK.min(k - at);
+        packed.par_chunks_mut(panels * cpu.rows() * cpu.depth(block(cpu))).enumerate().for_each(|(i, packed)| {
+            let at = i * block(cpu);
+            let len = block(cpu).min(k - at);
             packed.par_chunks_mut(cpu.rows() * cpu.depth(len)).enumerate().for_each(|(i, panel)| {
                 let row = first + i * cpu.rows();
                 pack(cpu, a, row, m.min(row + cpu.rows()), cpu.rows(), at, len, panel);
@@ -113,8 +122,8 @@ impl Task<'_> {
         let (b_panels, accumulators) = memory.split_at_mut(lines(BLOCK * CHUNK));
         let columns = self.cols.clone().step_by(width);
         let mut blocks = self.packed;
-        for k in (0..self.k).step_by(BLOCK) {
-            let block = BLOCK.min(self.k - k);
+        for k in (0..self.k).step_by(block(cpu)) {
+            let block = block(cpu).min(self.k - k);
             let depth = cpu.depth(block);
             let b_panels = &mut b_panels[..columns.len() * depth * width];
             for (col, panel) in columns.clone().zip(b_panels.chunks_exact_mut(depth * width)) {

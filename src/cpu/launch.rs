@@ -1,6 +1,6 @@
 //! For each op, a function that unpacks a node's operands and calls the CPU kernel.
 
-use super::call::Kernel;
+use super::call::{Call, Kernel};
 use super::linear::Residual;
 use super::{Isa, attention, conv, depthwise, elementwise, feed_forward, grn, group_norm, linear, norm};
 use crate::ops::{
@@ -46,44 +46,56 @@ macro_rules! kernel {
 kernel!(
     /// [`linear::linear`]
     linear, Linear,
-    |op, call| {
-        let (x, weight) = (call.tensor(Linear::X), call.tensor(Linear::WEIGHT).weight());
-        // The kernel needs the current step's rows of all images to be contiguous. With several images they are copied
-        // to scratch memory.
-        let (gathered, scratch) = call.scratch.split_at_mut(gathered(call.inputs[Linear::TABLE].map(|t| t.shape)));
-        let modulate = match (call.inputs[Linear::TABLE], call.inputs[Linear::COUNTER]) {
-            (Some(table), Some(counter)) => {
-                let (row, step) = (table.shape.c, counter.u32()[0] as usize);
-                let at = |image: usize| &table.f32()[(image * table.shape.w + step) * row..][..row];
-                if table.shape.n == 1 {
-                    Some(at(0))
-                } else {
-                    gathered.chunks_mut(row).enumerate().for_each(|(image, to)| to.copy_from_slice(at(image)));
-                    Some(&*gathered)
-                }
-            }
-            _ => None,
-        };
-        let args = linear::Linear {
-            bias: call.inputs[Linear::BIAS].map(|t| t.weight()),
-            function: op.function,
-            residual: match (call.aliased, call.inputs[Linear::RESIDUAL]) {
-                (Some(_), _) => Residual::InPlace,
-                (None, Some(residual)) => Residual::Slice(residual.f32()),
-                (None, None) => Residual::None,
-            },
-            scale: call.inputs[Linear::SCALE].map(|t| t.f32()),
-            shift: call.inputs[Linear::SHIFT].map(|t| t.weight()),
-            modulate,
-            ..linear::Linear::new(x.f32(), weight)
-        };
-        linear::linear(call.isa, &args, call.out, scratch)
-    },
+    |op, call| run_linear(op, call),
     |_op, inputs, out| {
         gathered(inputs[Linear::TABLE])
             + linear::linear_scratch(out.rows(), out.c, shape(inputs, Linear::X).c, threads())
     }
 );
+
+kernel!(
+    /// [`linear::linear`], with [`Isa::INT8`].
+    linear_int8, Linear,
+    |op, call| run_linear(op, call),
+    |_op, inputs, out| {
+        gathered(inputs[Linear::TABLE])
+            + linear::linear_int8_scratch(out.rows(), out.c, shape(inputs, Linear::X).c, threads())
+    }
+);
+
+fn run_linear(op: &Linear, call: Call<'_>) {
+    let (x, weight) = (call.tensor(Linear::X), call.tensor(Linear::WEIGHT).weight());
+    // The kernel needs the current step's rows of all images to be contiguous. With several images they are copied
+    // to scratch memory.
+    let (gathered, scratch) = call.scratch.split_at_mut(gathered(call.inputs[Linear::TABLE].map(|t| t.shape)));
+    let modulate = match (call.inputs[Linear::TABLE], call.inputs[Linear::COUNTER]) {
+        (Some(table), Some(counter)) => {
+            let (row, step) = (table.shape.c, counter.u32()[0] as usize);
+            let at = |image: usize| &table.f32()[(image * table.shape.w + step) * row..][..row];
+            if table.shape.n == 1 {
+                Some(at(0))
+            } else {
+                gathered.chunks_mut(row).enumerate().for_each(|(image, to)| to.copy_from_slice(at(image)));
+                Some(&*gathered)
+            }
+        }
+        _ => None,
+    };
+    let args = linear::Linear {
+        bias: call.inputs[Linear::BIAS].map(|t| t.weight()),
+        function: op.function,
+        residual: match (call.aliased, call.inputs[Linear::RESIDUAL]) {
+            (Some(_), _) => Residual::InPlace,
+            (None, Some(residual)) => Residual::Slice(residual.f32()),
+            (None, None) => Residual::None,
+        },
+        scale: call.inputs[Linear::SCALE].map(|t| t.f32()),
+        shift: call.inputs[Linear::SHIFT].map(|t| t.weight()),
+        modulate,
+        ..linear::Linear::new(x.f32(), weight)
+    };
+    linear::linear(call.isa, &args, call.out, scratch)
+}
 
 /// f32 of scratch for the rows of a modulation table of several images.
 fn gathered(table: Option<Shape>) -> usize {

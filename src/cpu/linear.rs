@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::gemm::{Epilogue, gemm, gemm_scratch};
+use super::int8::{Restored, Rounded, rounded_scratch};
 use super::math::{fma, gelu, swish};
 use super::pack::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
@@ -57,10 +58,17 @@ pub fn linear_scratch(m: usize, n: usize, k: usize, threads: usize) -> usize {
     LINE + lines(n) + lines(k) + gemm_scratch(m, k, threads)
 }
 
+/// The same for [`Isa::INT8`].
+pub fn linear_int8_scratch(m: usize, n: usize, k: usize, threads: usize) -> usize {
+    LINE + lines(n) + lines(k) + rounded_scratch(m, n, k) + gemm_scratch(m, k.div_ceil(2), threads)
+}
+
 /// Computes `out [m, n]`.
 ///
 /// Numerics: f32 accumulators. With [`Isa::Avx512Bf16`], the GEMM inputs `x·s + t`
-/// and `W` are rounded to bf16.
+/// and `W` are rounded to bf16. With [`Isa::INT8`], `W` is int8 with a factor for each row, each row of `x·s + t` is
+/// rounded to int8 with a factor of its own, and integers are summed exactly: the results of all these instruction sets
+/// are as equal as those of `x·s + t` and of the epilogue.
 pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     let n = op.weight.dims[0];
     let k = op.weight.dims[1..].iter().product::<usize>();
@@ -86,15 +94,30 @@ pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
         image_rows: op.modulate.map_or(m, |values| m * 2 * n / values.len()),
         out: Shared::new(out),
     };
-    let x = Strided { values: op.x, stride: k };
-    let weight = WeightRows::new(op.weight, k);
-    let cpu = isa.verify();
+    let (cpu, x) = (isa.verify(), Strided { values: op.x, stride: k });
     if op.scale.is_none() && op.shift.is_none() {
-        return gemm(cpu, [m, n, k], &x, &weight, &epilogue, scratch.rest());
+        return product(cpu, [m, n, k], &x, op.weight, &epilogue, scratch);
     }
     let image_rows = op.scale.map_or(m, |scale| m * k / scale.len());
     let x = Scaled { x, scale: op.scale, shift, image_rows };
-    gemm(cpu, [m, n, k], &x, &weight, &epilogue, scratch.rest());
+    product(cpu, [m, n, k], &x, op.weight, &epilogue, scratch);
+}
+
+/// The GEMM of a linear layer. If integers are multiplied, its input is rounded first.
+fn product<R: Rows>(
+    cpu: Verified,
+    size: [usize; 3],
+    x: &R,
+    weight: &Weight,
+    epilogue: &LinearEpilogue<'_>,
+    mut scratch: Scratch<'_>,
+) {
+    let rows = WeightRows::new(weight, size[2]);
+    if !Isa::INT8.contains(&cpu.isa()) {
+        return gemm(cpu, size, x, &rows, epilogue, scratch.rest());
+    }
+    let rounded = Rounded::new(cpu, x, size, weight, &mut scratch);
+    gemm(cpu, size, &rounded, &rows, &Restored { rounded: &rounded, then: epilogue }, scratch.rest());
 }
 
 /// The fused prologue: `x·s + t`, computed as `x` is packed.
@@ -202,25 +225,29 @@ fn padded<const LANES: usize>(values: &[f32]) -> [f32; LANES] {
 mod tests {
     use super::*;
     use crate::cpu::testing::*;
+    use crate::tensor::int8;
 
-    /// The op in f64, where `round` rounds the GEMM inputs as the instruction set does.
-    fn reference(op: &Linear<'_>, before: &[f32], round: impl Fn(f32) -> f32) -> Vec<f64> {
+    /// The op in f64, where `round` rounds the GEMM inputs as the instruction set does, `[x, weight]` by rows.
+    fn reference(op: &Linear<'_>, before: &[f32], round: impl Fn(&mut [f32], bool)) -> Vec<f64> {
         let (n, k) = (op.weight.dims[0], op.weight.dims[1]);
         let m = op.x.len() / k;
-        let weight = op.weight.to_f32();
+        let mut weight = op.weight.to_f32();
+        weight.chunks_mut(k).for_each(|row| round(row, true));
         let (bias, shift) = (op.bias.map(Weight::to_f32), op.shift.map(Weight::to_f32));
         let at = |values: Option<&[f32]>, len: usize, row: usize, i: usize| {
             values.map(|v| v[row / (m * len / v.len()).max(1) * len + i])
         };
         let mut out = Vec::new();
         for r in 0..m {
+            let x = (0..k).map(|i| {
+                let s = at(op.scale, k, r, i).unwrap_or(1.0);
+                op.x[r * k + i] * s + shift.as_ref().map_or(0.0, |t| t[i])
+            });
+            let mut x: Vec<f32> = x.collect();
+            round(&mut x, false);
             for o in 0..n {
-                let mut y = 0.0;
-                for i in 0..k {
-                    let s = at(op.scale, k, r, i).unwrap_or(1.0);
-                    let x = op.x[r * k + i] * s + shift.as_ref().map_or(0.0, |t| t[i]);
-                    y += f64::from(round(x)) * f64::from(round(weight[o * k + i]));
-                }
+                let weight = &weight[o * k..][..k];
+                let mut y: f64 = x.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
                 y += bias.as_ref().map_or(0.0, |b| b[o].into());
                 y = match op.function {
                     Function::Identity => y,
@@ -245,11 +272,24 @@ mod tests {
         let (n, k) = (op.weight.dims[0], op.weight.dims[1]);
         let m = op.x.len() / k;
         let before = random(m * n, 9);
-        for isa in available() {
-            let expected = reference(op, &before, rounding(isa));
+        let is_int8 = op.weight.is_int8();
+        let int8 = Isa::INT8.into_iter().filter(|isa| is_int8 && isa.available());
+        for isa in available().chain(int8) {
+            let is_int8 = Isa::INT8.contains(&isa);
+            let expected = reference(op, &before, |row: &mut [f32], is_weight| {
+                // A weight of int8 is what it is.
+                if is_int8 && !is_weight {
+                    let mut integers = vec![0; row.len()];
+                    let factor = int8::quantise(row, &mut integers);
+                    row.iter_mut().zip(integers).for_each(|(x, i)| *x = f32::from(i) * factor);
+                } else if !is_int8 {
+                    row.iter_mut().for_each(|x| *x = rounding(isa)(*x));
+                }
+            });
             let outs = on_threads(|threads| {
                 let mut out = before.clone();
-                linear(isa, op, &mut out, &mut vec![f32::NAN; linear_scratch(m, n, k, threads)]);
+                let scratch = if is_int8 { linear_int8_scratch } else { linear_scratch };
+                linear(isa, op, &mut out, &mut vec![f32::NAN; scratch(m, n, k, threads)]);
                 out
             });
             // The error of a sum of k products of uniform values grows as √k.
@@ -262,8 +302,12 @@ mod tests {
         for (m, n, k) in
             [(1, 1, 1), (1, 33, 3), (8, 7, 16), (13, 65, 17), (77, 100, 129), (26, 31, 1025), (1160, 70, 5)]
         {
-            check(&Linear::new(&random(m * k, 1), &weight(&[n, k], Dtype::F32, 2)));
+            for dtype in [Dtype::F32, Dtype::I8] {
+                check(&Linear::new(&random(m * k, 1), &weight(&[n, k], dtype, 2)));
+            }
         }
+        // More than one block of K for all instruction sets.
+        check(&Linear::new(&random(13 * 4200, 1), &weight(&[40, 4200], Dtype::I8, 2)));
     }
 
     #[test]
@@ -274,13 +318,45 @@ mod tests {
         let x = random(14 * k, 1);
         weights.iter().for_each(|weight| check(&Linear::new(&x, weight)));
         check(&Linear { bias: Some(&weight(&[60], Dtype::Bf16, 3)), ..Linear::new(&x, &Weight::stack(&weights)) });
+        let integers = [20, 31, 9].map(|n| weight(&[n, k], Dtype::I8, n as u64));
+        check(&Linear::new(&x, &Weight::stack(&integers)));
+        check(&Linear::new(&x, &Weight::stack(&[integers[0].clone(), weights[1].clone()])));
+    }
+
+    #[test]
+    fn sums_of_integers_do_not_overflow() {
+        // The largest magnitudes, all of one sign, and of as many channels as the registry allows.
+        let k = 1 << 16;
+        for sign in [1.0, -1.0] {
+            let (x, w) = (vec![3.0; 2 * k], Weight::from_f32("test", &[3, k], vec![sign * 0.5; 3 * k]).to_int8());
+            for isa in Isa::INT8.into_iter().filter(|isa| isa.available()) {
+                let mut out = vec![0.0; 6];
+                linear(isa, &Linear::new(&x, &w), &mut out, &mut vec![0.0; linear_int8_scratch(2, 3, k, 1)]);
+                let expected = sign * 1.5 * k as f32;
+                assert!(out.iter().all(|y| (y / expected - 1.0).abs() < 1e-6), "{isa:?}: {out:?}, {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        let w = weight(&[5, 40], Dtype::I8, 1);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = random(2 * 40, 2);
+            x[7] = bad;
+            for isa in Isa::INT8.into_iter().filter(|isa| isa.available()) {
+                let mut out = vec![0.0; 10];
+                linear(isa, &Linear::new(&x, &w), &mut out, &mut vec![0.0; linear_int8_scratch(2, 5, 40, 1)]);
+                assert!(out[..5].iter().all(|y| !y.is_finite()) && out[5..].iter().all(|y| y.is_finite()), "{isa:?}");
+            }
+        }
     }
 
     #[test]
     fn fused_prologue_and_epilogue() {
         let (m, n, k) = (26, 50, 33);
         let (x, residual) = (random(m * k, 1), random(m * n, 2));
-        let w = weight(&[n, k], Dtype::Bf16, 3);
+        let (w, integers) = (weight(&[n, k], Dtype::Bf16, 3), weight(&[n, k], Dtype::I8, 3));
         let (bias, shift) = (weight(&[n], Dtype::F16, 4), weight(&[k], Dtype::F32, 5));
         let (scale, modulate) = (random(2 * k, 6), random(2 * 2 * n, 7));
         for function in [Function::Identity, Function::GeluErf, Function::QuickGelu, Function::Silu] {
@@ -290,6 +366,9 @@ mod tests {
             check(&Linear { residual: Residual::InPlace, modulate: Some(&modulate[..2 * n]), ..op });
             check(&Linear { scale: Some(&scale), shift: Some(&shift), modulate: Some(&modulate), ..op });
             check(&Linear { scale: Some(&scale[..k]), ..op });
+            let op = Linear { weight: &integers, ..op };
+            check(&Linear { residual: Residual::InPlace, modulate: Some(&modulate[..2 * n]), ..op });
+            check(&Linear { scale: Some(&scale), shift: Some(&shift), modulate: Some(&modulate), ..op });
         }
     }
 }

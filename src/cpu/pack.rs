@@ -2,8 +2,8 @@
 //!
 //! A panel holds `width` rows of an operand (as many as a tile has rows for the left
 //! operand, columns for the right one), transposed so that K is the outer dimension:
-//! `[depth, width]`. Missing rows are zeros. For an instruction set that multiplies
-//! bf16 pairs, packing also rounds the values and pairs neighbours along K.
+//! `[depth, width]`. Missing rows are zeros. For an instruction set that multiplies narrower values than f32, packing
+//! also rounds or widens them, and puts those that follow each other along K into one [word](Packing).
 #![allow(unsafe_code, reason = "AVX-512 intrinsics")]
 
 use std::ops::Range;
@@ -11,7 +11,8 @@ use std::ops::Range;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
-use super::tile::{MAX_COLS, MAX_ROWS};
+use super::tile::{MAX_COLS, MAX_ROWS, Packing};
+use super::transpose::transpose;
 use super::{Isa, Verified, per_isa};
 use crate::tensor::{Elements, Weight};
 
@@ -26,6 +27,15 @@ pub(super) trait Rows: Sync {
     fn read_pairs(&self, _row: usize, _k: usize, _len: usize, _dst: &mut [f32]) -> bool {
         false
     }
+
+    /// The integers of `row[k..k + len]`, of a matrix that is stored as such.
+    #[inline(always)]
+    fn int8(&self, _row: usize, _k: usize, _len: usize) -> &[i8] {
+        unreachable!("this matrix has no integers")
+    }
+
+    /// Whether it is the operand whose integers [VNNI](Packing::Int8) takes as unsigned.
+    const IS_WEIGHT: bool = false;
 
     /// Prefetches `row[k..k + len]`, clipped to the end of the row.
     #[inline(always)]
@@ -100,6 +110,21 @@ impl Rows for WeightRows<'_> {
         false
     }
 
+    #[inline(always)]
+    fn int8(&self, row: usize, k: usize, len: usize) -> &[i8] {
+        let mut at = row * self.row_len + k;
+        for part in &self.parts {
+            if at < part.len() {
+                let Elements::I8(integers) = part else { break };
+                return &integers.values[at..at + len];
+            }
+            at -= part.len();
+        }
+        unreachable!("the row serves weights of integers only")
+    }
+
+    const IS_WEIGHT: bool = true;
+
     /// Weights are read from memory in runs that are too short for the hardware prefetcher.
     /// Without this, a small GEMM spends half of its time waiting for them.
     #[inline(always)]
@@ -113,6 +138,7 @@ impl Rows for WeightRows<'_> {
                     Elements::F32(x) => prefetch(x),
                     Elements::Bf16(x) => prefetch(x),
                     Elements::F16(x) => prefetch(x),
+                    Elements::I8(x) => prefetch(x.values),
                 }
             }
             first += part.len();
@@ -131,7 +157,7 @@ fn prefetch<T>(values: &[T]) {
     }
 }
 
-/// Converts `from` to f32, exactly.
+/// Converts `from` to f32, as [`Elements::get`] has it.
 #[inline(always)]
 pub(super) fn widen(from: Elements<'_>, to: &mut [f32]) {
     match from {
@@ -141,6 +167,14 @@ pub(super) fn widen(from: Elements<'_>, to: &mut [f32]) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
         }
         Elements::F16(from) => from.convert_to_f32_slice(to),
+        Elements::I8(from) => {
+            let mut to = to;
+            for (scale, row) in from.rows() {
+                let (head, tail) = to.split_at_mut(row.len());
+                head.iter_mut().zip(row).for_each(|(to, &from)| *to = f32::from(from) * scale);
+                to = tail;
+            }
+        }
     }
 }
 
@@ -154,10 +188,10 @@ pub(super) fn widen_all(weight: &Weight, mut to: &mut [f32]) {
     }
 }
 
-/// Values of K that are staged at a time: 16 KiB for the widest panel, which fits in L1.
+/// Words of each row that are staged at a time: 16 KiB for the widest panel, which fits in L1.
 const STEP: usize = 128;
 
-/// A buffer of [`STEP`] values of each row of a panel, before they are transposed.
+/// A buffer of [`STEP`] words of each row of a panel, before they are transposed.
 #[repr(align(64))]
 struct Staging([[f32; STEP]; MAX_COLS]);
 
@@ -169,23 +203,31 @@ per_isa! {
         assert!(end - first <= width && width <= MAX_COLS && panel.len() == cpu.depth(len) * width);
         let mut staging = Staging([[0.0; STEP]; MAX_COLS]);
         let mut panel = panel;
-        for at in (0..len).step_by(STEP) {
-            let count = STEP.min(len - at);
+        // Values are staged before they are rounded, so there is room for as many as for words.
+        let step = match cpu.packing() {
+            Packing::F32 | Packing::Bf16 => STEP,
+            integers => STEP * integers.values(),
+        };
+        for at in (0..len).step_by(step) {
+            let count = step.min(len - at);
             for (row, to) in (first..end).zip(&mut staging.0) {
-                rows.prefetch(row, k + at + STEP, STEP);
-                let pairs = cpu.isa() == Isa::Avx512Bf16;
-                if pairs && rows.read_pairs(row, k + at, count, &mut to[..count.div_ceil(2)]) {
-                    continue;
-                }
-                if count == STEP {
-                    // The common case has a length that is known at compile time.
-                    rows.read(row, k + at, &mut to[..STEP]);
-                } else {
-                    rows.read(row, k + at, &mut to[..count]);
-                    to[count..].fill(0.0);
-                }
-                if pairs {
-                    pair(cpu, to);
+                rows.prefetch(row, k + at + step, step);
+                match cpu.packing() {
+                    Packing::Int8 => quads(rows.int8(row, k + at, count), if R::IS_WEIGHT { SIGN } else { 0 }, to),
+                    Packing::Int16 => pairs(rows.int8(row, k + at, count), to),
+                    Packing::Bf16 if rows.read_pairs(row, k + at, count, &mut to[..count.div_ceil(2)]) => {}
+                    packing => {
+                        if count == STEP {
+                            // The common case has a length that is known at compile time.
+                            rows.read(row, k + at, &mut to[..STEP]);
+                        } else {
+                            rows.read(row, k + at, &mut to[..count]);
+                            to[count..].fill(0.0);
+                        }
+                        if packing == Packing::Bf16 {
+                            pair(cpu, to);
+                        }
+                    }
                 }
             }
             let (head, tail) = panel.split_at_mut(cpu.depth(count) * width);
@@ -193,6 +235,25 @@ per_isa! {
             panel = tail;
         }
     }
+}
+
+/// The bit that adds 128 to an integer of 8 bits, modulo 256.
+const SIGN: i8 = i8::MIN;
+
+/// Puts four integers into each word, with the bits of `flip` flipped. The last word ends with zeros.
+#[inline(always)]
+fn quads(from: &[i8], flip: i8, to: &mut [f32; STEP]) {
+    let to = &mut bytemuck::cast_slice_mut::<f32, i8>(to)[..from.len().next_multiple_of(4)];
+    to[from.len()..].fill(0);
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from ^ flip);
+}
+
+/// Puts two integers into each word. The last word ends with zero.
+#[inline(always)]
+fn pairs(from: &[i8], to: &mut [f32; STEP]) {
+    let to = &mut bytemuck::cast_slice_mut::<f32, i16>(to)[..from.len().next_multiple_of(2)];
+    to[from.len()..].fill(0);
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = i16::from(*from));
 }
 
 per_isa! {
@@ -294,22 +355,6 @@ fn pair(cpu: Verified, row: &mut [f32; STEP]) {
     }
 }
 
-/// `to[p, i] = from[i, p]` for all of `to [_, width]` and `from [_, stride]`. With AVX-512, `stride` must be a
-/// multiple of 16.
-#[inline]
-pub(super) fn transpose(cpu: Verified, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Isa::Avx512 | Isa::Avx512Bf16 = cpu.isa() {
-        // SAFETY: the CPU supports AVX-512 (`Verified`).
-        return unsafe { x86::transpose(from, stride, width, to) };
-    }
-    for (p, to) in to.chunks_exact_mut(width).enumerate() {
-        for (to, from) in to.iter_mut().zip(from.chunks_exact(stride)) {
-            *to = from[p];
-        }
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -334,59 +379,5 @@ mod x86 {
     fn load(from: &[f32; 16]) -> __m512 {
         // SAFETY: `from` has 16 elements.
         unsafe { _mm512_loadu_ps(from.as_ptr()) }
-    }
-
-    /// [`super::transpose`], 16 × 16 values at a time.
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn transpose(from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
-        let depth = to.len() / width;
-        assert!(stride.is_multiple_of(16) && depth <= stride);
-        for first in (0..width).step_by(16) {
-            let count = 16.min(width - first);
-            let lanes = ((1u32 << count) - 1) as __mmask16;
-            for p in (0..depth).step_by(16) {
-                let mut block = [_mm512_setzero_ps(); 16];
-                for (to, from) in block.iter_mut().zip(from[first * stride..].chunks_exact(stride)) {
-                    *to = load(&from.as_chunks().0[p / 16]);
-                }
-                let block = transposed(block);
-                for (row, to) in block.iter().zip(to[p * width..].chunks_exact_mut(width)) {
-                    let to = &mut to[first..first + count];
-                    // SAFETY: the mask has `count` bits, and `to` as many elements.
-                    unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes, *row) };
-                }
-            }
-        }
-    }
-
-    /// Transposes 16 × 16 values in registers: by single values, by pairs, then by 128-bit lanes.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn transposed(r: [__m512; 16]) -> [__m512; 16] {
-        let zero = _mm512_setzero_ps();
-        let (mut s, mut t) = ([zero; 16], [zero; 16]);
-        for i in 0..8 {
-            s[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-            s[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-        }
-        // t[4i + j] now holds column j (of each 128-bit lane) of rows 4i..4i + 4.
-        for i in 0..4 {
-            for j in 0..2 {
-                let (a, b) = (_mm512_castps_pd(s[4 * i + j]), _mm512_castps_pd(s[4 * i + j + 2]));
-                t[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-                t[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-            }
-        }
-        for j in 0..4 {
-            let (a, b) = (t[j], t[4 + j]);
-            let (c, d) = (t[8 + j], t[12 + j]);
-            let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-            let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
-            s[j] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
-            s[4 + j] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
-            s[8 + j] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
-            s[12 + j] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
-        }
-        s
     }
 }

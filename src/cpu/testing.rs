@@ -34,10 +34,14 @@ impl Bytes for Raw {
 /// A random weight stored as `dtype`.
 pub(super) fn weight(dims: &[usize], dtype: Dtype, seed: u64) -> Weight {
     let values = random(dims.iter().product(), seed);
+    if dtype == Dtype::I8 {
+        return Weight::from_f32("test", dims, values).to_int8();
+    }
     let bytes: Vec<u8> = match dtype {
         Dtype::F32 => bytemuck::cast_slice(&values).to_vec(),
         Dtype::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        Dtype::I8 => unreachable!("integers have factors"),
     };
     let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
     bytemuck::cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(&bytes);

@@ -1,15 +1,15 @@
 //! The GEMM micro-kernels: a tile of accumulators in registers.
 //!
-//! `c[i, j] += Σ_p a[p, i]·b[p, j]` for packed panels `a [depth, rows]` and
-//! `b [depth, cols]` ([`pack`](super::pack)), which are read sequentially. With
-//! [`Isa::Avx512Bf16`], an element of `a` or `b` is a pair of bf16 in the bits of
-//! an f32, and `depth` counts pairs.
+//! `c[i, j] += Σ_p a[p, i]·b[p, j]` for packed panels `a [depth, rows]` and `b [depth, cols]`
+//! ([`pack`](super::pack)), which are read sequentially. An element of a panel is a word of 32 bits: a value of f32, or
+//! several narrower ones that follow each other along K, see [`Packing`]. `depth` counts words. Sums of integers are i32
+//! in the bits of f32.
 //!
 //! | instruction set | rows × cols | accumulators |
 //! |---|---|---|
-//! | AVX-512 (BF16)  | 12 × 32 | 24 of 32 registers |
-//! | AVX2            | 6 × 16  | 12 of 16 |
-//! | portable        | 6 × 8   | 12 of 16 (SSE2), of 32 (NEON) |
+//! | AVX-512 (BF16, VNNI)  | 12 × 32 | 24 of 32 registers |
+//! | AVX2, AVX-VNNI        | 6 × 16  | 12 of 16 |
+//! | portable              | 6 × 8   | 12 of 16 (SSE2), of 32 (NEON) |
 #![allow(unsafe_code, reason = "AVX intrinsics")]
 
 use super::{Isa, Verified};
@@ -19,27 +19,59 @@ pub(super) const MAX_ROWS: usize = 12;
 /// Columns of the widest tile of any instruction set.
 pub(super) const MAX_COLS: usize = 32;
 
+/// What a word of a packed panel holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// A value.
+    F32,
+    /// Two values, rounded to bf16.
+    Bf16,
+    /// Two integers of 8 bits as i16. Their products are added in pairs to i32, which cannot overflow, while the
+    /// instructions before VNNI that multiply 8 bits add pairs to i16, which can.
+    Int16,
+    /// Four integers of 8 bits. Those of `b` are unsigned: weights plus 128.
+    Int8,
+}
+
+impl Packing {
+    /// Values in a word.
+    pub(super) fn values(self) -> usize {
+        match self {
+            Packing::F32 => 1,
+            Packing::Bf16 | Packing::Int16 => 2,
+            Packing::Int8 => 4,
+        }
+    }
+}
+
 impl Verified {
     /// Rows of a tile.
     pub(super) fn rows(self) -> usize {
-        match self.isa() {
-            Isa::Portable | Isa::Avx2 => 6,
-            Isa::Avx512 | Isa::Avx512Bf16 => MAX_ROWS,
-        }
+        if self.has_avx512() { MAX_ROWS } else { 6 }
     }
 
     /// Columns of a tile.
     pub(super) fn cols(self) -> usize {
         match self.isa() {
-            Isa::Portable => 8,
-            Isa::Avx2 => 16,
-            Isa::Avx512 | Isa::Avx512Bf16 => MAX_COLS,
+            Isa::Portable | Isa::PortableInt8 => 8,
+            Isa::Avx2 | Isa::Avx2Int8 | Isa::AvxVnni => 16,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni => MAX_COLS,
         }
     }
 
-    /// How many packed elements hold `k` values along K: half as many if values are paired.
+    /// What a word of a panel holds.
+    pub(super) fn packing(self) -> Packing {
+        match self.isa() {
+            Isa::Portable | Isa::Avx2 | Isa::Avx512 => Packing::F32,
+            Isa::Avx512Bf16 => Packing::Bf16,
+            Isa::PortableInt8 | Isa::Avx2Int8 => Packing::Int16,
+            Isa::AvxVnni | Isa::Avx512Vnni => Packing::Int8,
+        }
+    }
+
+    /// How many words hold `k` values along K.
     pub(super) fn depth(self, k: usize) -> usize {
-        if self.isa() == Isa::Avx512Bf16 { k.div_ceil(2) } else { k }
+        k.div_ceil(self.packing().values())
     }
 }
 
@@ -58,8 +90,35 @@ pub(super) fn tile(cpu: Verified, a: &[f32], b: &[f32], c: &mut [f32], accumulat
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::avx2(depth, a, b, c, accumulate) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86::avx512_vnni(depth, a, b, c, accumulate) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => unsafe { x86::avx_vnni(depth, a, b, c, accumulate) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2Int8 => unsafe { x86::avx2_int8(depth, a, b, c, accumulate) },
+        Isa::PortableInt8 => portable_int8(a, b, c, accumulate),
         _ => portable(a, b, c, accumulate),
     }
+}
+
+fn portable_int8(a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
+    let (a, b): (&[[i16; 2]], &[[i16; 2]]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(b));
+    let (c, _) = bytemuck::cast_slice_mut::<f32, i32>(c).as_chunks_mut::<8>();
+    let mut sum = [[0; 8]; 6];
+    if accumulate {
+        sum.copy_from_slice(c);
+    }
+    for (a, b) in a.as_chunks::<6>().0.iter().zip(b.as_chunks::<8>().0) {
+        for (sum, a) in sum.iter_mut().zip(a.map(|a| a.map(i32::from))) {
+            for (sum, b) in sum.iter_mut().zip(b) {
+                *sum += a[0] * i32::from(b[0]) + a[1] * i32::from(b[1]);
+            }
+        }
+    }
+    c.copy_from_slice(&sum);
 }
 
 fn portable(a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
@@ -144,6 +203,18 @@ mod x86 {
 
     tile!(avx512_bf16, "avx512f,avx512bw,avx512bf16", 12 x 2 x 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps,
         |a, b, sum| _mm512_dpbf16_ps(*sum, pairs(_mm512_set1_ps(a)), pairs(b)));
+
+    tile!(avx512_vnni, "avx512f,avx512vnni", 12 x 2 x 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps,
+        |a, b, sum| _mm512_castsi512_ps(_mm512_dpbusd_epi32(
+            _mm512_castps_si512(*sum), _mm512_castps_si512(b), _mm512_castps_si512(_mm512_set1_ps(a)))));
+
+    tile!(avx_vnni, "avx2,fma,avxvnni", 6 x 2 x 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+        |a, b, sum| _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(
+            _mm256_castps_si256(*sum), _mm256_castps_si256(b), _mm256_castps_si256(_mm256_set1_ps(a)))));
+
+    tile!(avx2_int8, "avx2,fma", 6 x 2 x 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+        |a, b, sum| _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(*sum),
+            _mm256_madd_epi16(_mm256_castps_si256(b), _mm256_castps_si256(_mm256_set1_ps(a))))));
 
     /// Reinterprets the bits as 32 bf16.
     #[inline]

@@ -178,7 +178,8 @@ impl Task {
             let mut source = |operand: &Operand| match (operand, &mut values) {
                 (Operand::Slot(shape, element), _) => Source::Slot(rec.input(*shape, *element)),
                 (Operand::Weight(dims, parts), Some(values)) => {
-                    let parts = parts.iter().map(|(len, dtype)| values.part(*len, *dtype)).collect();
+                    let row = dims[1..].iter().product();
+                    let parts = parts.iter().map(|(len, dtype)| values.part(*len, *dtype, row)).collect();
                     rec.weight(Weight::new(self.op.name(), dims.clone(), parts))
                 }
                 (Operand::Weight(..), None) => unreachable!("weights have values"),

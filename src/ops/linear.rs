@@ -16,6 +16,10 @@ use crate::shape::Shape;
 /// 7. `counter [1, 1, 1, 1]` (u32), only with `table`: the current step
 ///
 /// Every 1×1 convolution is recorded as this op too.
+///
+/// The definition multiplies exactly. A kernel may round both operands of the product to bf16 where that is allowed, and, where
+/// the weight is [int8](crate::tensor::Int8), each row of `x·scale + shift` to integers from −127 to 127 with a factor of its
+/// own, the smallest that holds the row; it then sums integers exactly.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Linear {
     /// Applied before the residual is added.
@@ -98,7 +102,7 @@ pub(super) fn cases() -> Vec<Case> {
     let plain = |m: usize, k: usize, o: usize| {
         vec![slot(1, 1, m, k), weight(&[o, k]), weight(&[o]), None, None, None, None, None]
     };
-    let case = |function, inputs| Case::new(Linear { function }, inputs).bf16(2e-2);
+    let case = |function, inputs| Case::new(Linear { function }, inputs).bf16(2e-2).int8(4e-2);
     let gelu = Function::GeluErf;
     vec![
         case(Function::Identity, plain(96, 512, 256)),

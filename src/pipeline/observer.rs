@@ -44,6 +44,8 @@ pub struct Footprint {
     pub activations: u64,
     /// Bytes of weights.
     pub weights: u64,
+    /// How many of them are those of int8 weights.
+    pub int8: u64,
     /// Bytes of intermediate results that the observer gets from each batch.
     pub kept: u64,
     /// Bytes that could be had; the largest number where that is not known.

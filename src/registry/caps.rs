@@ -32,11 +32,21 @@ impl Caps {
     /// WGSL cooperative matrices, 8×8×8, f16 operands and f32 accumulators.
     pub const COOPERATIVE_8: Caps = Caps(1 << 10);
 
+    /// x86 AVX-VNNI: products of int8 in registers of 256 bits.
+    pub const AVX_VNNI: Caps = Caps(1 << 11);
+    /// x86 AVX512-VNNI: the same in registers of 512 bits.
+    pub const AVX512_VNNI: Caps = Caps(1 << 12);
+    /// The user allows what is multiplied by int8 weights to be rounded to int8 (not `--dtype f32`).
+    pub const ROUND_INT8: Caps = Caps(1 << 13);
+
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
         (Caps::AVX512, "avx512"),
         (Caps::AVX512_BF16, "avx512_bf16"),
         (Caps::ROUND_BF16, "round_bf16"),
+        (Caps::AVX_VNNI, "avx_vnni"),
+        (Caps::AVX512_VNNI, "avx512_vnni"),
+        (Caps::ROUND_INT8, "round_int8"),
         (Caps::SUBGROUP, "subgroup"),
         (Caps::F16, "f16"),
         (Caps::COOPERATIVE, "cooperative_matrix"),

@@ -2,7 +2,7 @@
 
 use super::{Caps, Fit, Kernel, Lang, Launch};
 use crate::cpu::{Isa, call, launch};
-use crate::ops::DepthwiseNorm;
+use crate::ops::{DepthwiseNorm, Linear};
 
 const fn row(op: &'static str, name: &'static str, needs: Caps, kernel: call::Kernel) -> Kernel {
     Kernel { op, name, lang: Lang::Cpu, needs, fit: &[], launch: Launch::Cpu(kernel) }
@@ -15,6 +15,10 @@ const fn reference(op: &'static str) -> Kernel {
 
 /// What [`Isa::Avx512Bf16`] needs; GEMM inputs are rounded.
 const BF16: Caps = Caps::AVX512_BF16.and(Caps::AVX512).and(Caps::ROUND_BF16);
+
+/// Layers with int8 weights, whose inputs are rounded to int8 too; of more channels than these, sums of products of which
+/// one factor is below 256 and the other below 128 could exceed i32.
+const INT8: &[Fit] = &[Fit::Int8(Linear::WEIGHT), Fit::ChannelsAtMost(1 << 16)];
 
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
@@ -66,6 +70,10 @@ pub(super) static ROWS: &[Kernel] = &[
     row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
     row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),
     reference("leaky_relu"),
+    row("linear", "linear.avx512_vnni", Caps::AVX512_VNNI.and(Caps::AVX512).and(Caps::ROUND_INT8), launch::linear_int8(Isa::Avx512Vnni)).fit(INT8),
+    row("linear", "linear.avx_vnni", Caps::AVX_VNNI.and(Caps::AVX2).and(Caps::ROUND_INT8), launch::linear_int8(Isa::AvxVnni)).fit(INT8),
+    row("linear", "linear.avx2_int8", Caps::AVX2.and(Caps::ROUND_INT8), launch::linear_int8(Isa::Avx2Int8)).fit(INT8),
+    row("linear", "linear.int8", Caps::ROUND_INT8, launch::linear_int8(Isa::PortableInt8)).fit(INT8),
     row("linear", "linear.avx512_bf16", BF16, launch::linear(Isa::Avx512Bf16)),
     row("linear", "linear.avx512", Caps::AVX512, launch::linear(Isa::Avx512)),
     row("linear", "linear.avx2", Caps::AVX2, launch::linear(Isa::Avx2)),

@@ -38,6 +38,8 @@ pub enum Fit {
     GemmInputOrAbsent(usize),
     /// This operand is learned or absent: no launch writes it, so that a launch may read it before the one before it is over.
     Learned(usize),
+    /// This operand is a weight that is stored as int8.
+    Int8(usize),
     /// No other row of the op with this fit is estimated to take less time, see `registry/cuda/fastest.rs`.
     Fastest,
 }
@@ -79,6 +81,7 @@ impl Fit {
             },
             Fit::GemmInputOrAbsent(i) => node.inputs[i].is_none() || Fit::GemmInput(i).met(kernel, node, plan, sms),
             Fit::Learned(i) => !matches!(node.inputs[i], Some(Source::Slot(_))),
+            Fit::Int8(i) => matches!(node.inputs[i], Some(Source::Weight(w, _)) if plan.weights[w].is_int8()),
             Fit::Fastest => cuda::is_fastest(kernel, node, sms),
         }
     }

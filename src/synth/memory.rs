@@ -73,10 +73,15 @@ impl Noise {
         (self.values.clone(), start..start + bytes)
     }
 
-    /// A part of a weight.
-    pub fn part(&mut self, elements: usize, dtype: Dtype) -> Part {
+    /// A part of a weight whose rows have `row` elements. Of int8, the factors are such that values are below 0.02.
+    pub fn part(&mut self, elements: usize, dtype: Dtype, row: usize) -> Part {
         let (values, range) = self.range(elements * dtype.bytes());
-        Part::new(values, range, dtype)
+        if dtype != Dtype::I8 {
+            return Part::new(values, range, dtype);
+        }
+        let factors = vec![0.02 / 128.0f32; elements / row];
+        let bytes = 4 * factors.len();
+        Part::int8(values, range, Part::new(Arc::new(factors), 0..bytes, Dtype::F32))
     }
 }
 
@@ -144,11 +149,11 @@ mod tests {
         let mut places = HashSet::new();
         for i in 0..2000 {
             let bytes = 4 * (1 + i % 750);
-            let part = noise.part(bytes / 4, Dtype::F32);
+            let part = noise.part(bytes / 4, Dtype::F32, 1);
             assert!(places.insert(part.place()) && part.bytes().len() == bytes);
             assert!((0..bytes / 4).all(|i| part.elements().get(i).abs() < 0.03));
         }
-        let halves = noise.part(1500, Dtype::F16);
+        let halves = noise.part(1500, Dtype::F16, 1);
         assert!((0..1500).all(|i| halves.elements().get(i).abs() < 1.5));
     }
 

@@ -1,5 +1,7 @@
 //! The named tensors of one network, from one file or several.
 
+mod int8;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ pub struct Checkpoint {
 struct Tensor {
     stored: Stored,
     transposed: bool,
+    /// Whether the view is to be a copy of int8.
+    narrow: bool,
     weight: OnceLock<Option<Weight>>,
 }
 
@@ -97,10 +101,11 @@ impl Checkpoint {
     /// the file.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if two tensors have the same name, [`Error::Model`] if two prefixes have the same network.
+    /// [`Error::Tensor`] if two tensors have the same name, or the factors of one of int8 do not fit it; [`Error::Model`] if
+    /// two prefixes have the same network.
     pub fn of(path: &Path, stored: Vec<Stored>) -> Result<Vec<Self>> {
         let mut sections: [Vec<(Stored, String)>; AVERAGED + 1] = Default::default();
-        for tensor in stored {
+        for tensor in Stored::with_factors(stored)? {
             let (section, name) = names::section(&tensor.name);
             sections[section].push((tensor, name));
         }
@@ -178,7 +183,7 @@ impl Checkpoint {
     fn insert(&mut self, name: String, stored: Stored, transposed: bool) -> Result<()> {
         match self.tensors.entry(name) {
             btree_map::Entry::Vacant(entry) => {
-                entry.insert(Tensor { stored, transposed, weight: OnceLock::new() });
+                entry.insert(Tensor { stored, transposed, narrow: false, weight: OnceLock::new() });
                 Ok(())
             }
             btree_map::Entry::Occupied(entry) => Err(Error::Tensor {
@@ -249,8 +254,7 @@ impl Checkpoint {
     /// A tensor as it is stored, whatever adapters change.
     fn unchanged(&self, name: &str, dims: &[usize]) -> Result<Weight> {
         self.expect(name, dims, "")?;
-        let weight = self.get(name).expect("a tensor of floats has a view");
-        Ok(Weight::new(name, dims.to_vec(), weight.parts().to_vec()))
+        self.checked(name, dims, self.get(name).expect("a tensor of floats has a view"))
     }
 
     /// A tensor of floats with all changes, which are made anew: nothing of it is kept.
@@ -281,6 +285,11 @@ impl Checkpoint {
         }
         let found = stored.map_or("nothing".to_owned(), |s| format!("{:?} in {:?}", s.dims, s.dtype));
         let remedy = match stored {
+            Some(stored)
+                if stored.dtype == safetensors::Dtype::I8 && stored.float().is_none() && stored.bytes() > 0 =>
+            {
+                "; weights of this type cannot be used unless an F32 tensor of the same name with `_scale` has their factors"
+            }
             Some(stored) if stored.float().is_none() && stored.bytes() > 0 => {
                 "; weights of this type cannot be used, take the model's file in bf16, f16 or f32"
             }
@@ -373,6 +382,7 @@ impl Tensor {
                 let flipped = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
                 Some(Weight::from_f32(name, &[columns, rows], flipped))
             }
+            [_, _, ..] if self.narrow => Some(weight.to_int8()),
             _ => Some(weight),
         }
     }

@@ -7,7 +7,7 @@
 //! Files are untrusted input: every number in a header is checked before it is used, and
 //! none determines how much memory is allocated.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -39,7 +39,12 @@ pub struct Stored {
     range: Range<usize>,
     path: Arc<Path>,
     file: Arc<dyn Bytes>,
+    /// Of int8: the factors of its rows.
+    factors: Option<Box<Stored>>,
 }
+
+/// What follows the name of a tensor of int8 in that of the tensor of its factors: F32, one for each row.
+pub const FACTORS: &str = "_scale";
 
 impl Stored {
     /// A bf16 tensor in memory: `range` of `source`, in bytes. Messages name `path` as its file.
@@ -49,7 +54,7 @@ impl Stored {
     pub fn in_memory(path: &Path, name: &str, dims: &[usize], source: Arc<dyn Bytes>, range: Range<usize>) -> Self {
         assert_eq!(range.len(), 2 * dims.iter().product::<usize>(), "the range of {name} has its size in bf16");
         let dtype = safetensors::Dtype::BF16;
-        Self { name: name.into(), dtype, dims: dims.to_vec(), range, path: path.into(), file: source }
+        Self { name: name.into(), dtype, dims: dims.to_vec(), range, path: path.into(), file: source, factors: None }
     }
 
     /// The file that contains it.
@@ -57,24 +62,75 @@ impl Stored {
         &self.path
     }
 
-    /// The stored bytes.
+    /// The stored bytes, without factors.
     pub fn data(&self) -> &[u8] {
         &self.file.bytes()[self.range.clone()]
     }
 
-    /// Size in bytes.
-    pub fn bytes(&self) -> usize {
-        self.range.len()
+    /// Of int8: the tensor of the factors of its rows.
+    pub fn factors(&self) -> Option<&Stored> {
+        self.factors.as_deref()
     }
 
-    /// The element type that networks use it in. `None` for integers, floats of 8 bits and the like, and for tensors
-    /// without elements.
+    /// Size in bytes, with that of its factors.
+    pub fn bytes(&self) -> usize {
+        self.range.len() + self.factors.as_ref().map_or(0, |factors| factors.bytes())
+    }
+
+    /// Gives every tensor of int8 the factors of its rows, where they are, which then are no tensor of their own.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if they are not F32, or not one for each row.
+    pub fn with_factors(tensors: Vec<Stored>) -> Result<Vec<Stored>> {
+        let is_int8 = |tensor: &Stored| tensor.dtype == safetensors::Dtype::I8;
+        if !tensors.iter().any(is_int8) {
+            return Ok(tensors);
+        }
+        let (mut int8, others): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_int8);
+        let mut others: BTreeMap<String, Stored> =
+            others.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        for tensor in &mut int8 {
+            let Some(factors) = others.remove(&format!("{}{FACTORS}", tensor.name)) else { continue };
+            let rows = tensor.dims.first().copied().unwrap_or(1);
+            if factors.dtype != safetensors::Dtype::F32 || rows.checked_mul(4) != Some(factors.range.len()) {
+                let expected = format!("[{rows}] in F32, a factor for each row of `{}`", tensor.name);
+                let found = format!("{:?} in {:?}", factors.dims, factors.dtype);
+                return Err(wrong(&factors.path, &factors.name, expected, found));
+            }
+            tensor.factors = Some(Box::new(factors));
+        }
+        Ok(others.into_values().chain(int8).collect())
+    }
+
+    /// Of int8: an error if a factor is negative or not finite.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] names the factors.
+    pub fn check_factors(&self) -> Result<()> {
+        let Some(factors) = &self.factors else { return Ok(()) };
+        let Some(part) = factors.part() else { return Ok(()) };
+        let is_wrong = |value: &f32| !(value.is_finite() && *value >= 0.0);
+        let values = (0..part.elements().len()).map(|row| part.elements().get(row));
+        match values.enumerate().find(|(_, value)| is_wrong(value)) {
+            Some((row, value)) => Err(wrong(
+                &factors.path,
+                &factors.name,
+                "factors that are finite and not negative".to_owned(),
+                format!("{value} for row {row}; {DAMAGED}"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The element type that networks use it in. `None` for integers without factors, floats of 8 bits and the like, and for
+    /// tensors without elements.
     pub fn float(&self) -> Option<Dtype> {
         match self.dtype {
             _ if self.range.is_empty() => None,
             safetensors::Dtype::F32 | safetensors::Dtype::F64 => Some(Dtype::F32),
             safetensors::Dtype::F16 => Some(Dtype::F16),
             safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+            safetensors::Dtype::I8 if self.factors.is_some() => Some(Dtype::I8),
             _ => None,
         }
     }
@@ -103,6 +159,9 @@ impl Stored {
             let range = 0..4 * rounded.len();
             return Some(Part::new(Arc::new(rounded), range, dtype));
         }
+        if let Some(factors) = &self.factors {
+            return Some(Part::int8(self.file.clone(), self.range.clone(), factors.part()?));
+        }
         if (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
             return Some(Part::new(self.file.clone(), self.range.clone(), dtype));
         }
@@ -111,7 +170,7 @@ impl Stored {
         Some(Part::new(Arc::new(aligned), 0..bytes.len(), dtype))
     }
 
-    /// Splits the tensor into `names.len()` blocks with the same number of rows, without copying.
+    /// Splits the tensor, with its factors, into `names.len()` blocks with the same number of rows, without copying.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the number of rows is not divisible.
@@ -126,9 +185,13 @@ impl Stored {
                 found: format!("{:?}", self.dims),
             });
         }
+        let mut factors = match &self.factors {
+            Some(factors) => factors.split_rows(names)?.into_iter().map(|part| Some(Box::new(part))).collect(),
+            None => vec![None; n],
+        };
         let size = self.range.len() / n;
         let block = |(i, name): (usize, &String)| {
-            let mut block = Stored { name: name.clone(), ..self.clone() };
+            let mut block = Stored { name: name.clone(), factors: factors[i].take(), ..self.clone() };
             block.dims[0] = rows / n;
             block.range = self.range.start + i * size..self.range.start + (i + 1) * size;
             block
@@ -175,6 +238,7 @@ pub fn open(location: &Location) -> Result<Vec<Stored>> {
         range: data + info.data_offsets.0..data + info.data_offsets.1,
         path: shared.clone(),
         file: file.clone(),
+        factors: None,
     };
     Ok(tensors.into_iter().map(stored).collect())
 }

@@ -294,7 +294,7 @@ fn sibling(model: &Location) -> Result<Option<Location>> {
 }
 
 /// Files that a tokenizer's folder may have.
-const TOKENIZER_FILES: [&str; 6] = [
+pub const TOKENIZER_FILES: [&str; 6] = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",

@@ -212,7 +212,7 @@ fn check_bf16(name: &str, folder: &str) {
     for (choice, device) in devices::all() {
         let rounding = device.caps.and(Caps::ROUND_BF16);
         if registry::kernels(device.lang).any(|kernel| kernel.rounds() && rounding.contains(kernel.needs)) {
-            backends.push(devices::open(choice, devices::wanted(true, Caps::NONE), None).unwrap());
+            backends.push(devices::open(choice, devices::wanted(devices::Rounding::Bf16, Caps::NONE), None).unwrap());
         } else {
             eprintln!("SKIPPED {name} in bf16 on {choice}: no kernel rounds on {}", device.name);
         }

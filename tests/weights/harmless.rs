@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use super::{TINY_C, error_of, original, table, tiny_c, write};
 
 /// Tensors of any type.
-type Typed = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+pub(super) type Typed = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
-fn write_typed(path: &Path, tensors: &Typed) {
+pub(super) fn write_typed(path: &Path, tensors: &Typed) {
     let views =
         tensors.iter().map(|(name, dtype, dims, bytes)| (name, TensorView::new(*dtype, dims.clone(), bytes).unwrap()));
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();

@@ -290,7 +290,7 @@ fn hopper_runs_the_kernels_of_older_gpus_too() {
     rec.keep(out);
     let plan = Arc::new(rec.finish());
     let [newest, older] = [Caps::NONE, Caps::SM90A].map(|without| {
-        let gpu = device_with(devices::wanted(true, without), u64::MAX);
+        let gpu = device_with(devices::wanted(devices::Rounding::Bf16, without), u64::MAX);
         let row = registry::choose(&plan.nodes[0], &plan, gpu.device().target()).0;
         assert_eq!(row.needs.contains(Caps::SM90A), without == Caps::NONE, "{}", row.name);
         let mut program = gpu.compile(plan.clone()).unwrap();

@@ -21,11 +21,23 @@ struct Shard {
     range: Range<usize>,
     /// What its elements are on the host.
     dtype: Dtype,
+    /// Of int8: where the factors come from.
+    scales: Option<Box<Shard>>,
 }
 
 impl Shard {
     fn of(part: &Part) -> Self {
-        Self { bytes: Arc::downgrade(part.source()), range: part.place().1, dtype: part.dtype() }
+        let scales = part.scales().map(|scales| Box::new(Self::of(scales)));
+        Self { bytes: Arc::downgrade(part.source()), range: part.place().1, dtype: part.dtype(), scales }
+    }
+
+    /// The tensor, unless it is gone.
+    fn part(&self) -> Option<Part> {
+        let (bytes, range) = (self.bytes.upgrade()?, self.range.clone());
+        Some(match &self.scales {
+            Some(scales) => Part::int8(bytes, range, scales.part()?),
+            None => Part::new(bytes, range, self.dtype),
+        })
     }
 
     fn source(&self) -> Source {
@@ -40,8 +52,7 @@ impl Shard {
     /// Writes bytes `range` of it, as they are on the device with elements of type `dtype`, which is its own type, f32
     /// or bf16. Zeros, if the tensor is gone: nobody can ask for it any more.
     fn copy(&self, dtype: Dtype, range: Range<usize>, out: &mut [u8]) {
-        let Some(bytes) = self.bytes.upgrade() else { return out.fill(0) };
-        let part = Part::new(bytes, self.range.clone(), self.dtype);
+        let Some(part) = self.part() else { return out.fill(0) };
         if self.dtype == dtype {
             return out.copy_from_slice(&part.bytes()[range]);
         }
