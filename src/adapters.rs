@@ -7,7 +7,6 @@
 mod assign;
 mod embedding;
 mod file;
-mod foreign;
 mod names;
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,9 @@
 
 mod adapters;
 mod again;
+mod annotate;
 mod bench;
+mod control;
 mod convert;
 mod decode;
 mod encode;
@@ -99,6 +101,9 @@ enum Command {
     /// Serve a page and the API of OpenAI's images, until Ctrl-C or SIGTERM.
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
+    /// Find edges in a picture, as a canny ControlNet is told of them.
+    #[command(subcommand)]
+    Annotate(annotate::Annotate),
     /// Show what a model folder, a safetensors file or a picture contains.
     Inspect(inspect::Args),
     /// List devices, their capabilities and memory, and which one --device auto takes.
@@ -190,6 +195,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Annotate(what) => annotate::run(what),
         Command::Quantize(args) => quantize::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args),

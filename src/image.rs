@@ -92,6 +92,9 @@ pub struct Record {
     /// The picture that Stage C changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitialPicture>,
+    /// The ControlNets that steered Stage C.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<ControlRecord>,
     /// Where Stage C's latents came from, if not from this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<Origin>,
@@ -104,6 +107,22 @@ pub struct ImagePrompt {
     pub file: String,
     /// What its embedding was multiplied by.
     pub weight: f32,
+}
+
+/// A ControlNet that steered Stage C.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ControlRecord {
+    /// Its file, by name.
+    pub file: String,
+    /// The file of its hint, by name.
+    pub image: String,
+    /// The picture that says where that is to be painted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// What its additions were multiplied by.
+    pub strength: f32,
+    /// From where to where in the run they were added, as shares of the steps.
+    pub range: (f32, f32),
 }
 
 /// Part of a file that a run was given.
@@ -167,6 +186,7 @@ impl Record {
             latents: None,
             images: Vec::new(),
             init: None,
+            controls: Vec::new(),
             prior: None,
         }
     }

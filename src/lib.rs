@@ -4,16 +4,17 @@ pub use adapters::{Adapter, Applied, NewToken};
 #[doc(inline)]
 pub use backend::devices;
 pub use backend::{Backend, Device, Kind, Residency};
+pub use controlnet::{ControlKind, ControlNet};
 pub use error::{Error, Result};
 pub use files::Location;
+pub use image::{ControlRecord, FromFile, Image, ImagePrompt, InitialPicture, Origin, Record};
 #[cfg(feature = "pictures")]
 pub use image::{Format, Metadata, read_metadata};
-pub use image::{FromFile, Image, ImagePrompt, InitialPicture, Origin, Record};
 pub use model::Model;
 pub use noise::NoiseKind;
 pub use pipeline::{
-    Batch, Footprint, HostTensor, Init, Inputs, Observer, Options, Outline, Pipeline, Prior, Repaint, StageName, Step,
-    TextEmbeddings, Times,
+    Additions, Batch, Control, Footprint, HostTensor, Init, Inputs, Observer, Options, Outline, Pipeline, Prior,
+    Repaint, StageName, Step, TextEmbeddings, Times,
 };
 pub use prompts::{Syntax, encode as encode_prompts};
 pub use registry::Caps;
@@ -31,6 +32,7 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod controlnet;
 #[doc(hidden)]
 pub mod convert;
 mod cpu;

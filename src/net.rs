@@ -6,6 +6,7 @@
 pub mod blocks;
 pub mod clip;
 pub mod config;
+pub mod controlnet;
 pub mod effnet;
 pub mod previewer;
 pub mod stage_a;

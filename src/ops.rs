@@ -223,6 +223,7 @@ ops! {
     guide::Guide,
     guide_projected::GuideProjected,
     layer_norm::LayerNorm,
+    leaky_relu::LeakyRelu,
     linear::Linear,
     mean::Mean,
     modulate::Modulate,

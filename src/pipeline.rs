@@ -2,6 +2,7 @@
 
 mod beginning;
 mod conditions;
+mod control;
 mod encode;
 mod inputs;
 mod key;
@@ -31,6 +32,7 @@ use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
+pub use control::{Additions, Control};
 pub use inputs::{HostTensor, Init, Inputs, Prior, Repaint, TextEmbeddings};
 use key::{PlanKey, Until};
 pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};

@@ -3,7 +3,7 @@
 //! ```text
 //! mmap ─▶ file ─▶ index ─▶ checkpoint ─▶ component ─▶ lookup ─▶ paths
 //!                            ▲     │        ▲
-//!          names, kind, change, narrow    variant
+//!          names, kind, change, narrow    variant          foreign: what a file of another model is
 //!                                  └─▶ layout, header: files that are written
 //! ```
 //!
@@ -14,6 +14,7 @@ pub mod change;
 pub mod checkpoint;
 mod component;
 pub mod file;
+pub(crate) mod foreign;
 pub mod header;
 pub mod index;
 pub mod kind;

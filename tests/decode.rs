@@ -5,6 +5,8 @@
 #[path = "decode/again.rs"]
 mod again;
 mod common;
+#[path = "decode/control.rs"]
+mod control;
 #[path = "decode/initial.rs"]
 mod initial;
 

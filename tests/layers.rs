@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices backend::wgpu check convert demo error files image measure model noise ops output \
+        "adapters backend backend::cuda backend::devices backend::wgpu check controlnet convert demo error files image measure model noise ops output \
          picture pipeline plan prompts registry request sampler serve shape synth weights",
     ),
     ("serve", "error image noise picture pipeline prompts request sampler"),
@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("prompts", "error pipeline shape tokenizer"),
     (
         "pipeline",
-        "adapters backend check error image model net net::config noise ops picture plan request sampler shape sizes tokenizer weights",
+        "adapters backend check controlnet error image model net net::config noise ops picture plan request sampler shape sizes tokenizer weights",
     ),
     ("check", "backend backend::cpu error ops plan registry shape tensor"),
     ("backend::devices", "backend backend::cpu backend::cuda backend::wgpu error registry"),
@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("request", "error noise sampler sizes"),
     ("adapters", "error files model tensor tokenizer weights"),
     ("tokenizer", "error files"),
+    ("controlnet", "error files net::config weights"),
     ("model", "error files net::config sampler weights"),
     ("net", "error files net::config ops plan shape tensor weights"),
     ("net::config", "error files weights"),

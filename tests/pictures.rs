@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use cascade_rt::image::Image;
-use cascade_rt::picture::{Area, Filter, clip_crop, decode, read, resample};
+use cascade_rt::picture::{Area, Filter, canny, canny_hint, clip_crop, decode, read, resample};
 use safetensors::SafeTensors;
 
 fn fixture() -> Vec<u8> {
@@ -107,4 +107,34 @@ fn other_files_are_refused() {
     assert!(read(dir.path()).unwrap_err().to_string().contains("cannot read"));
     let error = read(&dir.path().join("none.png")).unwrap_err();
     assert_eq!(error.exit_code(), 7);
+}
+
+/// Edges are those of OpenCV, pixel by pixel, and a canny ControlNet is told what it was trained with.
+#[test]
+fn edges_are_those_of_opencv() {
+    let bytes = std::fs::read(common::root().join("tests/fixtures/control/edges.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut last = None;
+    for i in 0..8 {
+        let tensor = |name: &str| file.tensor(&format!("{name}_{i}")).unwrap();
+        let (picture, edges) = (tensor("picture"), tensor("edges"));
+        let [low, high] =
+            [0, 4].map(|at| u16::from_le_bytes([tensor("thresholds").data()[at], tensor("thresholds").data()[at + 1]]));
+        let (height, width) = (picture.shape()[0] as u32, picture.shape()[1] as u32);
+        let picture = Image { width, height, rgb: picture.data().to_vec() };
+        let found = canny(&picture, low, high);
+        assert!(found == edges.data(), "picture {i}, {width}×{height}, thresholds {low} and {high}");
+        assert!(width.min(height) == 1 || found.contains(&255) && found.contains(&0), "picture {i}");
+        last = Some(picture);
+    }
+    let hint = file.tensor("hint").unwrap();
+    let want: Vec<f32> = hint.data().chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let got = canny_hint(&last.unwrap());
+    assert_eq!(got.len(), want.len());
+    // Where a value lies between two bytes, torch may round it otherwise, which moves an edge by a pixel of 224.
+    let off = got.iter().zip(&want).filter(|(got, want)| (*got - *want).abs() > 1e-5).count();
+    assert!(off <= got.len() / 100, "{off} of {} values differ", got.len());
+    // Edges are not looked for in edges.
+    let edges = Image { width: 2, height: 1, rgb: vec![0, 0, 0, 255, 255, 255] };
+    assert_eq!(canny_hint(&edges), [0.0, 1.0]);
 }

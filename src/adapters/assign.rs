@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::Adapter;
 use super::file::{Entry, Tokens, numbered, wrong};
 use super::names::{Names, attention_in_order};
-use super::{Adapter, foreign};
 use crate::error::{Error, Result};
 use crate::tensor::Weight;
-use crate::weights::{Changes, Checkpoint, Copied, LowRank, NetworkKind};
+use crate::weights::{Changes, Checkpoint, Copied, LowRank, NetworkKind, foreign};
 
 /// What became of an adapter.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use super::assign::TOKENS;
 use super::file::{factor, wrong};
-use super::foreign;
 use crate::error::{Error, Result};
 use crate::files::Location;
 use crate::model::Model;
 use crate::tensor::Weight;
 use crate::tokenizer::Tokenizer;
 use crate::weights::file::{self, Stored};
+use crate::weights::foreign;
 
 /// Where OneTrainer's bundled embeddings begin.
 const BUNDLE: &str = "bundle_emb.";

@@ -7,11 +7,12 @@ use std::path::Path;
 use fancy_regex::Regex;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::{Adapter, embedding, foreign};
+use super::{Adapter, embedding};
 use crate::error::{Error, Result};
 use crate::files::{self, Location};
 use crate::tensor::Weight;
 use crate::weights::file::{self, Stored};
+use crate::weights::foreign;
 
 /// The change of one module, as written.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::control;
 use super::generate::Args;
 use crate::demo;
 use crate::error::{Error, Result};
@@ -32,6 +33,9 @@ pub(super) fn record_of(path: &Path, args: &Args) -> Result<Record> {
     if !record.images.is_empty() && args.image.is_empty() {
         let files: Vec<_> = record.images.iter().map(|image| format!("{}:{}", image.file, image.weight)).collect();
         return Err(lacks(format!("--image with {}", files.join(" and ")), "none"));
+    }
+    if !record.controls.is_empty() && !args.control.is_given() {
+        return Err(lacks(control::flags(&record.controls), "none"));
     }
     if let Some(init) = record.init.as_ref().filter(|_| args.initial.init.is_none()) {
         return Err(lacks(format!("--init with {}", init.file), "none"));

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::adapters::Chosen;
 use super::again::{prior_request, record_of};
+use super::control;
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
 use super::image_prompts;
@@ -24,7 +25,7 @@ use super::{FILES, PICTURE, note};
 use crate::error::{Error, Result};
 use crate::image::Record;
 use crate::noise::NoiseKind;
-use crate::pipeline::{Inputs, Observer, Options, Pipeline, TextEmbeddings};
+use crate::pipeline::{Control, Inputs, Observer, Options, Pipeline, TextEmbeddings};
 use crate::prompts::{Syntax, encode};
 use crate::request::Request;
 
@@ -99,6 +100,8 @@ pub(super) struct Args {
     grid: grid::Args,
     #[command(flatten)]
     preview: preview::Args,
+    #[command(flatten)]
+    pub(super) control: control::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -108,6 +111,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
     let (shown, initial) = (image_prompts::read(&args.image)?, args.initial.read(from.as_ref())?);
+    let controlled = args.control.read()?;
     let syntax = args.prompt_syntax.or(from.as_ref().and_then(|record| record.syntax.parse().ok())).unwrap_or_default();
     let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), syntax)?;
     let tags = take_tags(args, &mut jobs)?;
@@ -141,6 +145,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let given = [&args.prompts, &args.latents, &args.text, &args.from].into_iter().flatten().cloned();
     let given = given.chain([&args.initial.init, &args.initial.mask].into_iter().flatten().cloned());
     let given = given.chain(args.image.iter().map(|image| image.path.clone()));
+    let given = given.chain(args.control.files().map(Path::to_owned));
     let given = given.chain(args.setup.adapters.files(&tags).map(Path::to_owned));
     outputs.spare(args.setup.reads(&model)?.into_iter().chain(given))?;
     if let Some(side) = model.native_size {
@@ -173,6 +178,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             latents: latents.0.as_ref().map(|file| file.from(latents.1.unwrap_or(0))),
             images: shown.iter().map(image_prompts::Prompt::record).collect(),
             init: initial.as_ref().map(|initial| initial.record.clone()),
+            controls: controlled.iter().map(control::Controlled::record).collect(),
             prior: again.and_then(|record| record.prior.clone()),
             ..args.setup.record(&job.request, &model, &opened, from.as_ref())?
         })
@@ -185,8 +191,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
     watch.about(pipeline.model());
     watch.preview = preview;
     let images = image_prompts::embed(&shown, &mut pipeline, args.making.check_nodes)?;
+    let sizes = jobs.iter().map(|(job, _)| job.request.sizes().c);
+    let additions = control::additions(&controlled, sizes, &mut pipeline, args.making.check_nodes)?;
+    let control: Vec<Control<'_>> = controlled.iter().zip(&additions).map(|(one, of)| one.with(of)).collect();
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
-    let given = Inputs { text: states.as_ref(), image: images.as_ref(), start_c, start_b, ..Inputs::default() };
+    let given = Inputs {
+        text: states.as_ref(),
+        image: images.as_ref(),
+        control: &control,
+        start_c,
+        start_b,
+        ..Inputs::default()
+    };
     let begin_with = |request: &Request, pipeline: &mut Pipeline| {
         let fitted = |initial: &initial::Initial| initial.fitted(request, pipeline, args.making.check_nodes);
         initial.as_ref().map(fitted).transpose()

@@ -160,6 +160,21 @@ impl Given {
         Ok(self.file.require("image_embeds", &[n, channels])?.to_f32())
     }
 
+    /// A ControlNet's hint, `hint` `[c, h, w]` of so many channels, as `[1, h, w, c]`.
+    ///
+    /// # Errors
+    /// If there is none, or not of these channels.
+    pub(super) fn hint(&self, channels: usize) -> Result<HostTensor> {
+        let (h, w) = match self.file.dims("hint") {
+            None => return Err(self.lacks("a tensor `hint`, [channels, height, width]")),
+            Some([_, h, w] | [1, _, h, w]) => (*h, *w),
+            Some(_) => (1, 1),
+        };
+        let shape = Shape::new(1, h, w, channels);
+        let weight = self.file.require("hint", &[channels, h, w])?;
+        Ok(HostTensor { shape, values: to_nhwc(&weight.to_f32(), shape) })
+    }
+
     /// A tensor `[n, c, h, w]`; `shape` is the result's.
     fn images(&self, name: &str, shape: Shape) -> Result<HostTensor> {
         let weight = self.file.require(name, &[shape.n, shape.c, shape.h, shape.w])?;

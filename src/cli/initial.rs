@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// picture's edges, stretch stretches. [default: cover]
     #[arg(long, value_name = "KIND", requires = "init", help_heading = PICTURE, env = "CASCADE_FIT")]
     fit: Option<Fit>,
-    /// Change --init only where this picture of the same size is white; or opaque, if it is transparent anywhere.
+    /// Change --init only where this picture of the same size is white; or transparent, if it is that anywhere.
     #[arg(long, value_name = "FILE", requires = "init", conflicts_with = "prior_only", help_heading = PICTURE, env = "CASCADE_MASK")]
     pub(super) mask: Option<PathBuf>,
 }

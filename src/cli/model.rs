@@ -124,6 +124,8 @@ impl ModelArgs {
             ("stage_c", &self.stage_c),
             ("text_encoder", &self.text_encoder),
             ("tokenizer", &self.tokenizer),
+            ("image_encoder", &self.image_encoder),
+            ("effnet_encoder", &self.effnet_encoder),
         ];
         let given = |(flag, part): (&str, &Option<Location>)| Some((flag.to_owned(), name_of(part.as_ref()?.path())));
         let model = self.folder()?.or_else(|| self.stage_c.clone());

@@ -6,6 +6,7 @@
 //! where networks can be recorded, in [`tensors`](super::tensors).
 
 mod clip;
+mod controlnet;
 mod effnet;
 mod infer;
 mod previewer;
@@ -13,7 +14,8 @@ mod stage_a;
 mod unet;
 
 pub use clip::{Activation, ClipTextConfig, ClipVisionConfig};
-pub use effnet::{EffnetConfig, Layer};
+pub use controlnet::{Backbone, ControlNetConfig};
+pub use effnet::{EffnetBackbone, EffnetConfig, Layer};
 pub use previewer::PreviewerConfig;
 pub use stage_a::StageAConfig;
 pub use unet::{Block, UNetConfig};

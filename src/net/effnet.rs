@@ -1,6 +1,6 @@
 //! EfficientNetV2, which encodes pictures as latents of Stage C.
 
-use super::config::{EffnetConfig, Layer};
+use super::config::{EffnetBackbone, EffnetConfig, Layer};
 use super::{Net, With, slot};
 use crate::error::Result;
 use crate::ops::{Add, BatchNorm, Conv2d, DepthwiseConv, Function, Gate, Mean};
@@ -17,12 +17,24 @@ const EPS: f32 = 1e-3;
 ///
 /// Source: `EfficientNetEncoder` of StableCascade; `efficientnet_v2_s` of torchvision.
 pub fn encode(net: &mut Net<'_>, config: &EffnetConfig, x: Slot) -> Result<Slot> {
-    let mut backbone = net.scope("backbone");
-    let mut x = conv(&mut backbone.scope(0), x, config.stem, 3, 2, Function::Silu)?;
-    for (i, (layers, stride)) in config.stages.iter().zip(EffnetConfig::STRIDES).enumerate() {
+    let x = backbone(&mut net.scope("backbone"), &config.backbone, x, 1)?;
+    let (mut mapper, channels) = (net.scope("mapper"), config.latent_channels);
+    let x = mapper.pointwise("0", x, channels, With { bias: false, ..With::default() })?;
+    let [mean, var] = ["1.running_mean", "1.running_var"].map(|name| mapper.weight(name, &[channels]));
+    mapper.op("1", BatchNorm { eps: 1e-5, function: Function::Identity }, &[slot(x), mean?, var?, None, None])
+}
+
+/// The features of `x [n, h, w, c]`, `[n, ⌈h/32⌉, ⌈w/32⌉, head]`; a little less where the first convolution has a `padding`
+/// of 0 instead of 1.
+pub fn backbone(net: &mut Net<'_>, config: &EffnetBackbone, x: Slot, padding: usize) -> Result<Slot> {
+    let mut stem = net.scope(0);
+    let weight = stem.weight("0.weight", &[config.stem, x.shape.c, 3, 3])?;
+    let x = stem.op("0", Conv2d { stride: 2, padding }, &[slot(x), weight, None])?;
+    let mut x = stem.batch_norm("1", x, EPS, Function::Silu)?;
+    for (i, (layers, stride)) in config.stages.iter().zip(EffnetBackbone::STRIDES).enumerate() {
         for (j, layer) in layers.iter().enumerate() {
             let stride = if j == 0 { stride } else { 1 };
-            let mut net = backbone.scope(format!("{}.{j}.block", i + 1));
+            let mut net = net.scope(format!("{}.{j}.block", i + 1));
             let y = match *layer {
                 Layer::Plain { width } => conv(&mut net.scope(0), x, width, 3, stride, Function::Silu)?,
                 Layer::Fused { wide, width } => {
@@ -34,11 +46,7 @@ pub fn encode(net: &mut Net<'_>, config: &EffnetConfig, x: Slot) -> Result<Slot>
             x = if y.shape == x.shape { net.op("", Add, &[slot(y), slot(x)])? } else { y };
         }
     }
-    x = conv(&mut backbone.scope(config.stages.len() + 1), x, config.head, 1, 1, Function::Silu)?;
-    let (mut mapper, channels) = (net.scope("mapper"), config.latent_channels);
-    x = mapper.pointwise("0", x, channels, With { bias: false, ..With::default() })?;
-    let [mean, var] = ["1.running_mean", "1.running_var"].map(|name| mapper.weight(name, &[channels]));
-    mapper.op("1", BatchNorm { eps: 1e-5, function: Function::Identity }, &[slot(x), mean?, var?, None, None])
+    conv(&mut net.scope(config.stages.len() + 1), x, config.head, 1, 1, Function::Silu)
 }
 
 /// `x [n, h, w, c]` → `[n, ⌈h/stride⌉, ⌈w/stride⌉, width]`: expansion to `wide` channels, depthwise

@@ -6,9 +6,11 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use super::config::{ClipTextConfig, ClipVisionConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig};
+use super::config::{
+    ClipTextConfig, ClipVisionConfig, ControlNetConfig, EffnetConfig, PreviewerConfig, StageAConfig, UNetConfig,
+};
 use super::unet::{Conditions, UNet};
-use super::{Net, clip, effnet, previewer, stage_a};
+use super::{Net, clip, controlnet, effnet, previewer, stage_a};
 use crate::error::Result;
 use crate::files::Location;
 use crate::ops::Element;
@@ -82,6 +84,7 @@ impl Dry for UNetConfig {
             text: self.clip_text_in_channels.map(&mut vector),
             image: self.clip_image_in_channels.map(&mut vector),
             effnet: self.effnet_in_channels.map(&mut vector),
+            additions: Vec::new(),
             pixels: self.pixel_mapper_in_channels.map(&mut vector),
         };
         let counter = index(net, Shape::vector(1));
@@ -126,6 +129,32 @@ impl Dry for EffnetConfig {
         let x = input(net, Shape::vector(3));
         effnet::encode(net, self, x)?;
         Ok(())
+    }
+}
+
+impl Dry for ControlNetConfig {
+    fn record(&self, net: &mut Net<'_>) -> Result<()> {
+        // As many pixels as an EfficientNet turns into one, and some for its convolution without padding.
+        let hint = input(net, Shape::new(1, 64, 64, self.hint_channels));
+        controlnet::additions(net, self, hint)?;
+        Ok(())
+    }
+}
+
+impl ControlNetConfig {
+    /// The tensors of a network of these sizes, without the batch norms' step counters.
+    pub fn tensors(&self) -> Table {
+        self.list()
+    }
+
+    /// Infers the sizes from `weights`, and checks them against `weights`.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::error::Error::Model) or [`Error::Tensor`](crate::error::Error::Tensor) names what does not fit.
+    pub fn open(weights: &Checkpoint) -> Result<Self> {
+        let config = Self::infer(weights)?;
+        config.check(weights, "as the other tensors imply")?;
+        Ok(config)
     }
 }
 

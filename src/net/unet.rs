@@ -7,7 +7,7 @@ use super::blocks::{EPS, attn_block, context_kv, res_block, timestep_block, time
 use super::config::{Block, UNetConfig};
 use super::{Modulation, Net, With, slot};
 use crate::error::Result;
-use crate::ops::{Activation, Add, Concat, ConvTranspose2d, Function, PixelShuffle, PixelUnshuffle, Resample};
+use crate::ops::{Activation, Add, Concat, ConvTranspose2d, Denoise, Function, PixelShuffle, PixelUnshuffle, Resample};
 use crate::plan::Slot;
 use crate::shape::Shape;
 
@@ -25,12 +25,14 @@ pub struct Conditions {
     pub image: Option<Slot>,
     /// Stage C's latents, for Stage B, `[n, h, w, 16]`.
     pub effnet: Option<Slot>,
+    /// What ControlNets add to the input of residual blocks.
+    pub additions: Vec<Addition>,
     /// A low-resolution picture for Stage B, `[n or 1, h, w, 3]`; a black one means none.
     pub pixels: Option<Slot>,
 }
 
 /// Tensors computed from [`Conditions`] once for all steps.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Conditioned {
     /// For each timestep block: `a` and `b` of every step.
     tables: HashMap<String, Slot>,
@@ -38,6 +40,21 @@ pub struct Conditioned {
     context_kv: HashMap<String, Slot>,
     /// Tensors that are added to the embedded latents.
     addends: Vec<Slot>,
+    /// What ControlNets add to the input of residual blocks.
+    pub additions: Vec<Addition>,
+    /// For each ControlNet, the factors of its additions at every step, `[1, 1, steps, 4]`, see [`Denoise`].
+    pub strengths: Vec<Slot>,
+}
+
+/// What a ControlNet adds to the input of a residual block.
+#[derive(Debug, Clone)]
+pub struct Addition {
+    /// The block's name, like `down_blocks.0.0`.
+    pub block: String,
+    /// Which ControlNet it is.
+    pub control: usize,
+    /// `[n, h, w, c]`, as the block's input.
+    pub values: Slot,
 }
 
 impl Conditioned {
@@ -51,6 +68,8 @@ impl Conditioned {
             tables: named(&self.tables),
             context_kv: named(&self.context_kv),
             addends: self.addends.iter().map(part).collect(),
+            additions: self.additions.iter().map(|add| Addition { values: part(&add.values), ..add.clone() }).collect(),
+            strengths: self.strengths.clone(),
         }
     }
 }
@@ -80,7 +99,7 @@ impl UNet<'_> {
     pub fn condition(&self, net: &mut Net<'_>, given: &Conditions, latents: Shape) -> Result<Conditioned> {
         let context = self.context(net, given)?;
         let context = net.op("clip_norm", Activation { function: Function::Silu }, &[slot(context)])?;
-        let mut conditioned = Conditioned { tables: HashMap::new(), context_kv: HashMap::new(), addends: Vec::new() };
+        let mut conditioned = Conditioned::default();
         for place in self.places() {
             let c = self.config.block_out_channels[place.level];
             for (name, block) in self.blocks(&place) {
@@ -110,6 +129,7 @@ impl UNet<'_> {
             let x = self.mapper(&mut net.scope("pixels_mapper"), pixels)?;
             conditioned.addends.push(net.op("pixels", resample, &[slot(x)])?);
         }
+        conditioned.additions = given.additions.clone();
         Ok(conditioned)
     }
 
@@ -207,6 +227,28 @@ impl UNet<'_> {
         down.chain(up)
     }
 
+    /// Names of the residual blocks in the order of execution, each with the shape of its input where the latents are
+    /// `[n, h, w, _]`.
+    pub fn res_blocks(&self, latents: Shape) -> Vec<(String, Shape)> {
+        let config = self.config;
+        let mut size = (latents.h / config.patch_size, latents.w / config.patch_size);
+        let mut sizes = vec![size];
+        for level in 1..config.levels() {
+            // As in `downscale`.
+            if config.switch_level.as_ref().is_none_or(|switch| switch[level - 1]) {
+                size = (size.0 / 2, size.1 / 2);
+            }
+            sizes.push(size);
+        }
+        let of_place = |place: Place| {
+            let c = config.block_out_channels[place.level];
+            let shape = latents.with_hw(sizes[place.level].0, sizes[place.level].1).with_c(c);
+            let residual = self.blocks(&place).into_iter().filter(|(_, block)| *block == Block::Res);
+            residual.map(|(name, _)| (name, shape)).collect::<Vec<_>>()
+        };
+        self.places().flat_map(of_place).collect()
+    }
+
     /// Names and types of the blocks of one pass.
     fn blocks(&self, place: &Place) -> Vec<(String, Block)> {
         let types = &self.config.block_types_per_layer[place.level];
@@ -261,6 +303,12 @@ impl UNet<'_> {
                     {
                         let resample = Resample { height: skip.shape.h, width: skip.shape.w };
                         x = net.op("resize", resample, &[slot(x)])?;
+                    }
+                    // What is added enters the block's residual as well.
+                    for add in given.additions.iter().filter(|add| add.block == *name) {
+                        let factors = given.strengths[add.control];
+                        let inputs = [slot(x), slot(add.values), None, None, slot(factors), slot(counter)];
+                        x = net.op("control", Denoise, &inputs)?;
                     }
                     // A timestep block that follows is fused into the last linear layer.
                     let next = blocks.get(i + 1).filter(|(_, b)| *b == Block::Timestep);

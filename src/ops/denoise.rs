@@ -4,7 +4,7 @@ use crate::shape::Shape;
 /// A linear combination whose factors depend on the sampling step: `a·x + b·ε + h·m + σ·z`.
 ///
 /// In place on the latents it is a sampler's step; as a new value, the estimate of the clean latents; in place on
-/// that estimate of the step before, what replaces it.
+/// that estimate of the step before, what replaces it. With `h` and `σ` 0 it adds what a ControlNet gives, as strongly as the step says.
 ///
 /// Operands:
 /// 0. `x [n, h, w, c]`, the latents

@@ -30,20 +30,21 @@ pub fn read(path: &Path) -> Result<Image> {
     decode(&bytes_of(path)?, path)
 }
 
-/// Reads a mask, in grey: the alpha channel of a picture that is transparent anywhere, and the brightness of any other.
+/// Reads a mask, in grey, from 0, which is to stay, to 255, which is to be painted: how transparent a picture is that is
+/// transparent anywhere, and how bright any other.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_mask(path: &Path) -> Result<Image> {
     let picture = dynamic(&bytes_of(path)?, path)?;
     let (width, height) = (picture.width(), picture.height());
-    let alpha: Vec<u8> = if picture.color().has_alpha() {
-        picture.to_rgba8().pixels().map(|pixel| pixel.0[3]).collect()
+    let holes: Vec<u8> = if picture.color().has_alpha() {
+        picture.to_rgba8().pixels().map(|pixel| u8::MAX - pixel.0[3]).collect()
     } else {
         Vec::new()
     };
-    let is_transparent = alpha.iter().any(|&alpha| alpha < u8::MAX);
-    let mask = if is_transparent { alpha } else { picture.to_luma8().into_raw() };
+    let is_transparent = holes.iter().any(|&hole| hole > 0);
+    let mask = if is_transparent { holes } else { picture.to_luma8().into_raw() };
     Ok(Image { width, height, rgb: mask.iter().flat_map(|&value| [value; 3]).collect() })
 }
 

@@ -4,6 +4,7 @@
 //! the host fills them. It runs once per batch, before the loop of steps.
 
 pub(super) mod absent;
+pub(super) mod control;
 pub(super) mod effnet;
 pub(super) mod image;
 pub(super) mod text;

@@ -1,8 +1,10 @@
 //! What a run may be given in place of what it would otherwise compute or draw.
 
+use super::control::Control;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
+use crate::net::unet::UNet;
 use crate::request::Request;
 use crate::shape::Shape;
 
@@ -106,6 +108,8 @@ pub struct Inputs<'a> {
     pub stage_c: Option<&'a HostTensor>,
     /// A picture that Stage C changes.
     pub init: Option<Init<'a>>,
+    /// What ControlNets add to Stage C, at most 16 of them.
+    pub control: &'a [Control<'a>],
     /// Start latents of Stage C instead of seeded noise, `[images, h, w, 16]`.
     pub start_c: Option<&'a HostTensor>,
     /// Start latents of Stage B instead of seeded noise, `[images, h, w, 4]`.
@@ -163,6 +167,12 @@ impl Inputs<'_> {
             }
             require("init", latents, Shape::new(rows, sizes.c.0, sizes.c.1, c.in_channels))?;
         }
+        if self.control.len() > MAX_CONTROLS {
+            let expected = format!("at most {MAX_CONTROLS} ControlNets");
+            return Err(wrong("control", expected, self.control.len().to_string()));
+        }
+        let latents = Shape::new(1, sizes.c.0, sizes.c.1, c.in_channels);
+        self.control.iter().try_for_each(|control| control.check(&UNet { config: c }, latents))?;
         if let Some(start) = self.start_c {
             require("start_c", start, Shape::new(images, sizes.c.0, sizes.c.1, c.in_channels))?;
         }
@@ -202,6 +212,9 @@ impl Inputs<'_> {
 /// Most image prompts of an image.
 const MAX_IMAGE_PROMPTS: usize = 64;
 
+/// Most ControlNets of a run.
+const MAX_CONTROLS: usize = 16;
+
 /// Most positions of text states: 64 times CLIP's 77.
 const MAX_POSITIONS: usize = 4928;
 
@@ -215,6 +228,7 @@ fn require(what: &str, tensor: &HostTensor, shape: Shape) -> Result<()> {
     }
 }
 
-fn wrong(what: &str, expected: String, found: String) -> Error {
+/// The error for a field that is wrong.
+pub(super) fn wrong(what: &str, expected: String, found: String) -> Error {
     Error::Request { what: what.into(), expected, found }
 }

@@ -9,7 +9,7 @@ use crate::sampler::{self, Method};
 use crate::sizes::StageSizes;
 
 /// Requests that agree in all of this share a plan.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PlanKey {
     /// Images made at once.
     pub images: usize,
@@ -31,6 +31,8 @@ pub(crate) struct PlanKey {
     pub needs: [Needs; 2],
     /// Image prompts of each image; zeros in place of the one if none is given.
     pub image_prompts: usize,
+    /// For each ControlNet, the residual blocks of Stage C to whose input it adds something.
+    pub control: Vec<Vec<usize>>,
     /// Whether noise is made on the device.
     pub philox: bool,
     /// Whether intermediate results stay readable.
@@ -130,6 +132,7 @@ impl PlanKey {
                 .map(|(method, steps)| sampler::steps(method, steps).iter().any(|step| !step.whole)),
             needs: [Needs::of(&request.method.0), Needs::of(&request.method.1)],
             image_prompts: inputs.image.map_or(1, |given| given.shape.w),
+            control: inputs.control.iter().map(|control| control.additions.blocks()).collect(),
             philox: request.noise == NoiseKind::Philox,
             keep: *keep,
             preview: *preview,
@@ -148,6 +151,7 @@ impl PlanKey {
                 reuse: [false; 2],
                 needs: [Needs::default(); 2],
                 image_prompts: 0,
+                control: Vec::new(),
                 philox: false,
                 preview: false,
                 ..key

@@ -1,10 +1,13 @@
 //! Compiled plans, kept for requests that need the same ones again, and what is said of one that does not fit.
 
+use std::sync::Arc;
+
 use super::key::PlanKey;
 use super::stages::Recorded;
 use super::{Pipeline, stages};
 use crate::backend::{Backend, Program};
 use crate::error::{Error, Result};
+use crate::plan::Plan;
 
 /// A recorded plan and the program made of it.
 pub(super) struct Compiled {
@@ -68,6 +71,28 @@ impl Plans {
         }
     }
 
+    /// A program of a plan that runs apart from those that are kept, some of which may be dropped for it. `what` it is of, is
+    /// for messages.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`], or if the device is lost.
+    pub fn program(&mut self, plan: &Arc<Plan>, backend: &dyn Backend, what: &str) -> Result<Box<dyn Program>> {
+        let device = backend.device();
+        let weights = if device.copies_weights { plan.span_weight_bytes(device.stores_bf16()) } else { 0 };
+        let need = plan.arena_bytes() + weights;
+        if self.make_room(need, plan.arena_bytes(), backend)?.is_some() {
+            return backend.compile(plan.clone());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(Error::DoesNotFit {
+            device: device.name.clone(),
+            free_mib: mib(usable(backend.free_bytes()?)),
+            need_mib: mib(need),
+            detail: what.into(),
+            remedy: "free memory, or make smaller pictures".into(),
+        })
+    }
+
     /// Drops the plan that was not used for longest; whether there was one.
     pub fn drop_oldest(&mut self) -> bool {
         let any = !self.kept.is_empty();
@@ -86,7 +111,7 @@ impl Pipeline {
     /// Says how much is missing, and which size would fit.
     pub(super) fn does_not_fit(&self, key: &PlanKey, recorded: &Recorded, total: usize) -> Result<Error> {
         let (device, free) = (self.backend.device(), usable(self.backend.free_bytes()?));
-        let mut smaller = *key;
+        let mut smaller = key.clone();
         let fits = loop {
             smaller.width = (smaller.width / 2).next_multiple_of(8);
             smaller.height = (smaller.height / 2).next_multiple_of(8);

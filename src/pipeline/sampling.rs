@@ -1,7 +1,7 @@
 //! What Stages B and C have in common: a U-Net with its conditions, and a loop of sampling steps.
 
 use super::beginning::Beginning;
-use super::conditions::{Batch, times};
+use super::conditions::{Batch, control, times};
 use super::key::PlanKey;
 use super::observer::{Preview, StageName};
 use super::run::{Feed, Job, Run};
@@ -88,7 +88,7 @@ impl Sampling {
         let mut given = conditions(rec, &mut condition_feed, batch)?;
         given.times = times::record(rec, &mut condition_feed, config, index, steps);
         let unet = UNet { config };
-        let conditioned = unet.condition(&mut Net::new(rec, weights), &given, latents)?;
+        let mut conditioned = unet.condition(&mut Net::new(rec, weights), &given, latents)?;
         let philox = Philox { shape: latents, stream: kind.stream as u32 };
         let seed = key.philox.then(|| philox_seed(rec, &mut condition_feed));
         let x = match seed {
@@ -104,6 +104,8 @@ impl Sampling {
             if key.needs[index].noise && seed.is_none() {
                 table = Some(rec.input(Shape { n: steps * key.images, ..latents }, Element::F32));
             }
+            let strengths = (0..key.control.len()).map(|i| control::factors(rec, &mut loop_feed, i, steps));
+            conditioned.strengths = if given.additions.is_empty() { Vec::new() } else { strengths.collect() };
             // One step; returns what its coarser levels have made, unless it is given.
             let one = |rec: &mut Recorder, name, guided: bool, deep: Option<Slot>| -> Result<(SegmentId, Slot)> {
                 let segment = rec.segment(name);

@@ -39,6 +39,7 @@ impl StageB {
                 text: None,
                 image: None,
                 effnet: config.effnet_in_channels.map(|_| effnet::record(rec, feed, batch, stage_c)).transpose()?,
+                additions: Vec::new(),
                 pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
             })
         })

@@ -1,7 +1,7 @@
 //! Stage C, the prior: text to the latents of a small picture. Or latents that are given take its place.
 
 use super::conditions::text::TextOfImages;
-use super::conditions::{absent, image};
+use super::conditions::{absent, control, image};
 use super::key::{PlanKey, Until};
 use super::observer::StageName;
 use super::run::{Feed, Job, Run};
@@ -10,7 +10,7 @@ use super::stages::Stage;
 use super::text::TextSlots;
 use crate::error::Result;
 use crate::model::Model;
-use crate::net::unet::Conditions;
+use crate::net::unet::{Conditions, UNet};
 use crate::net::{Net, previewer, slot};
 use crate::noise::NoiseStream;
 use crate::ops::{Element, ToRgb8};
@@ -71,6 +71,14 @@ impl StageC {
                 text: states.map(|states| text_of.of(rec, states)).transpose()?,
                 image: config.clip_image_in_channels.map(|c| image::record(rec, feed, batch, key.image_prompts, c)),
                 effnet: None,
+                additions: {
+                    let blocks = UNet { config }.res_blocks(Shape::new(1, size.0, size.1, config.in_channels));
+                    let of = |(i, numbers): (usize, &Vec<usize>)| {
+                        let blocks: Vec<_> = numbers.iter().map(|number| blocks[*number].clone()).collect();
+                        control::record(rec, feed, batch, i, &blocks)
+                    };
+                    key.control.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?.concat()
+                },
                 pixels: config.pixel_mapper_in_channels.map(|c| absent::record(rec, feed, Shape::vector(c))),
             })
         })?;

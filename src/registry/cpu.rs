@@ -69,6 +69,7 @@ pub(super) static ROWS: &[Kernel] = &[
     row("layer_norm", "layer_norm.avx512", Caps::AVX512, launch::layer_norm(Isa::Avx512)),
     row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
     row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),
+    reference("leaky_relu"),
     row("linear", "linear.avx512_vnni", Caps::AVX512_VNNI.and(Caps::AVX512).and(Caps::ROUND_INT8), launch::linear_int8(Isa::Avx512Vnni)).fit(INT8),
     row("linear", "linear.avx_vnni", Caps::AVX_VNNI.and(Caps::AVX2).and(Caps::ROUND_INT8), launch::linear_int8(Isa::AvxVnni)).fit(INT8),
     row("linear", "linear.avx2_int8", Caps::AVX2.and(Caps::ROUND_INT8), launch::linear_int8(Isa::Avx2Int8)).fit(INT8),

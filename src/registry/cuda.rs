@@ -277,6 +277,7 @@ pub(super) static ROWS: &[Kernel] = &[
         .fit(&[Fit::RowsAtMost(256)]),
     cuda!("linear", "linear.mma", Caps::ROUND_BF16, [pass("linear_mma", gemm("TILE_M", "TILE_N"))]).with_squares(Squares::Left),
     only!("linear", gemm("TILE_M", "TILE_N")),
+    only!("leaky_relu", THREADS),
     only!("mean", channels("CHANNELS")),
     only!("modulate", THREADS),
     only!("nearest_code", rows("ROWS")),

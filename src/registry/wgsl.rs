@@ -207,6 +207,7 @@ pub(super) static ROWS: &[Kernel] = &[
     shader!("linear", "linear.vec4", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR_PARAMS, LINEAR_VEC4, PRODUCT])
         .fit(&[Fit::ChannelsMultipleOf(4)]),
     shader!("linear", "linear", Caps::NONE, [main(tiles("TILE_N", "TILE_M"))]).sharing(&[LINEAR_PARAMS, LINEAR, PRODUCT]),
+    shader!("leaky_relu", "leaky_relu", Caps::NONE, [main(elements("WG"))]),
     shader!("mean", "mean", Caps::NONE, [pass("sums", [LANES, BLOCKS, IMAGES]), main(elements("WG"))])
         .with_scratch(&[IMAGES, BLOCKS, CHANNELS]),
     shader!("modulate", "modulate", Caps::NONE, [main(elements("WG"))]),

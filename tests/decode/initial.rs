@@ -119,7 +119,7 @@ fn a_part_of_a_picture_is_repainted() {
     };
     let right = |x: u32| if x >= 64 { 255 } else { 0 };
     picture("white.png", &|x, _| [right(x), right(x), right(x), 255]);
-    picture("alpha.png", &|x, _| [9, 9, 9, right(x)]);
+    picture("alpha.png", &|x, _| [9, 9, 9, u8::MAX - right(x)]);
     let half = |pixels: &[u8], at: usize| -> Vec<u8> {
         pixels.chunks(3 * 128).flat_map(|row| row[at * 3 * 64..][..3 * 64].to_vec()).collect()
     };

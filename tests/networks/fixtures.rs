@@ -9,14 +9,15 @@ use std::path::PathBuf;
 
 use crate::common::{Bench, backends, relative_l2, to_nchw};
 use cascade_rt::backend::{cuda, devices};
-use cascade_rt::net::config::{StageAConfig, UNetConfig};
-use cascade_rt::net::unet::{Conditions, UNet};
-use cascade_rt::net::{Net, stage_a};
+use cascade_rt::net::config::{ControlNetConfig, StageAConfig, UNetConfig};
+use cascade_rt::net::unet::{Addition, Conditions, UNet};
+use cascade_rt::net::{Net, controlnet, slot, stage_a};
+use cascade_rt::ops::{Concat, Resample};
 use cascade_rt::plan::Slot;
 use cascade_rt::registry::{self, Caps};
 use cascade_rt::sampler::timestep_embedding;
 use cascade_rt::shape::Shape;
-use cascade_rt::weights::Checkpoint;
+use cascade_rt::weights::{Checkpoint, NetworkKind};
 
 /// Largest relative L2 error of an exact device.
 const TOLERANCE: f64 = 1e-5;
@@ -25,22 +26,33 @@ fn fixtures() -> PathBuf {
     crate::common::root().join("tests/fixtures")
 }
 
-/// A file of inputs, outputs and perhaps weights, which are under `model.` and therefore a part of their own.
+/// A file of inputs and outputs, and perhaps of a network's weights, whose names begin with `model.`.
 struct Fixture {
     name: String,
-    parts: Vec<Checkpoint>,
+    file: Checkpoint,
+    network: Option<Checkpoint>,
 }
 
 impl Fixture {
     fn open(name: &str) -> Self {
-        let path = fixtures().join(format!("network/{name}.safetensors"));
-        Self { name: name.into(), parts: Checkpoint::open_all(&path).unwrap() }
+        Self::at(&format!("network/{name}"))
+    }
+
+    fn at(name: &str) -> Self {
+        let all = Checkpoint::open_all(fixtures().join(format!("{name}.safetensors"))).unwrap();
+        let (mut files, networks): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|part| part.kind() == NetworkKind::Unknown);
+        Self { name: name.into(), file: files.remove(0), network: networks.into_iter().next() }
+    }
+
+    /// The weights that are in it.
+    fn network(&self) -> &Checkpoint {
+        self.network.as_ref().unwrap_or_else(|| panic!("{} has weights", self.name))
     }
 
     /// Dimensions and values of a tensor, if there is one.
     fn get(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
-        let tensor = self.parts.iter().find_map(|part| part.get(name));
-        tensor.map(|tensor| (tensor.dims.clone(), tensor.to_f32()))
+        self.file.get(name).map(|tensor| (tensor.dims.clone(), tensor.to_f32()))
     }
 
     fn output(&self, name: &str) -> Vec<f32> {
@@ -68,7 +80,19 @@ impl Fixture {
 
     /// Records one evaluation.
     fn unet(&self, config: &UNetConfig, weights: &Checkpoint, pixels: bool) -> (Bench, Slot) {
+        self.unet_with(config, weights, pixels, |_| Default::default())
+    }
+
+    /// The same with what ControlNets add, and their strengths.
+    fn unet_with(
+        &self,
+        config: &UNetConfig,
+        weights: &Checkpoint,
+        pixels: bool,
+        control: impl FnOnce(&mut Bench) -> (Vec<Addition>, Vec<Slot>),
+    ) -> (Bench, Slot) {
         let mut bench = Bench::new();
+        let (additions, strengths) = control(&mut bench);
         let x = self.image(&mut bench, "sample").expect("latents");
         let (n, dim) = (x.shape.n, config.timestep_ratio_embedding_dim);
         let names = std::iter::once("timestep_ratio").chain(config.timestep_conditioning_type.iter().map(|s| &**s));
@@ -81,12 +105,14 @@ impl Fixture {
             text: self.vectors(&mut bench, "clip_text"),
             image: self.vectors(&mut bench, "clip_img"),
             effnet: self.image(&mut bench, "effnet"),
+            additions,
             pixels: given.or_else(|| black.map(|shape| bench.input(shape, &vec![0.0; shape.elements()]))),
         };
         let counter = bench.index(Shape::vector(1), &[0]);
         let unet = UNet { config };
         let mut net = Net::new(&mut bench.rec, weights);
-        let conditioned = unet.condition(&mut net, &conditions, x.shape).unwrap();
+        let mut conditioned = unet.condition(&mut net, &conditions, x.shape).unwrap();
+        conditioned.strengths = strengths;
         let y = unet.step(&mut net, x, &conditioned, counter).unwrap();
         assert_eq!(y.shape, x.shape.with_c(config.out_channels), "{}", self.name);
         (bench, y)
@@ -105,18 +131,18 @@ impl Fixture {
     }
 }
 
-/// A network that carries its own weights.
+/// A network that carries its own weights, under `model.`.
 fn check_small(name: &str) {
     let fixture = Fixture::open(name);
     let config = UNetConfig::read(fixtures().join(format!("network/{name}.json"))).unwrap();
     let mut table: Vec<String> = config.tensors().into_iter().map(|(name, _)| name).collect();
     table.sort();
-    let weights = fixture.parts.iter().find(|part| part.get("clf.1.weight").is_some()).expect("weights");
-    assert!(weights.names().eq(table.iter().map(String::as_str)), "{name}: {:?}", weights.names().collect::<Vec<_>>());
-    let (bench, y) = fixture.unet(&config, weights, true);
+    let stored: Vec<&str> = fixture.network().names().collect();
+    assert_eq!(stored, table, "{name}");
+    let (bench, y) = fixture.unet(&config, fixture.network(), true);
     fixture.check(bench, y, "output");
     if fixture.get("output_without_pixels").is_some() {
-        let (bench, y) = fixture.unet(&config, weights, false);
+        let (bench, y) = fixture.unet(&config, fixture.network(), false);
         fixture.check(bench, y, "output_without_pixels");
     }
 }
@@ -233,4 +259,69 @@ fn tiny_vqgan() {
 #[test]
 fn exact_devices_do_not_round() {
     assert!(backends().iter().all(|backend| !backend.device().caps.contains(Caps::ROUND_BF16)));
+}
+
+/// A ControlNet of `tests/fixtures/control`, and its case.
+fn control(name: &str) -> (Checkpoint, Fixture) {
+    let weights = Checkpoint::open(fixtures().join(format!("control/{name}.safetensors"))).unwrap();
+    (weights, Fixture::at(&format!("control/{name}_case")))
+}
+
+/// Every kind, and what it adds for a hint whose sides no stride divides. The largest relative L2 error over all devices is
+/// 4e-7.
+#[test]
+fn controlnets() {
+    for (name, hint_channels, projections) in
+        [("canny", 1, 8), ("inpainting", 4, 8), ("picture", 3, 8), ("super_resolution", 16, 8), ("identity", 6, 64)]
+    {
+        let (weights, case) = control(name);
+        assert_eq!(weights.kind(), NetworkKind::ControlNet);
+        let config = ControlNetConfig::open(&weights).unwrap();
+        assert_eq!((config.hint_channels, config.projections), (hint_channels, projections), "{name}");
+        let mut bench = Bench::new();
+        let (dims, values) = case.get("hint").unwrap();
+        let hint = bench.input_nchw(Shape::new(1, dims[2], dims[3], dims[1]), &values);
+        let all = controlnet::additions(&mut Net::new(&mut bench.rec, &weights), &config, hint).unwrap();
+        for (device, outputs) in bench.run(&all) {
+            for (k, (slot, got)) in all.iter().zip(&outputs).enumerate() {
+                let error = relative_l2(&to_nchw(got, slot.shape), &case.output(&format!("addition_{k}")));
+                assert!(error <= TOLERANCE, "{name}, addition {k} on {device}: {error:.2e}");
+            }
+        }
+    }
+}
+
+/// The eight additions of the published kinds enter the input of eight blocks of 64, resized, times a strength.
+#[test]
+fn a_controlled_prior() {
+    let case = Fixture::at("control/controlled_prior");
+    let config = UNetConfig::read(fixtures().join("control/controlled_prior.json")).unwrap();
+    let (weights, additions) = control("inpainting");
+    let blocks = ControlNetConfig::open(&weights).unwrap().blocks(64).unwrap();
+    let sample = case.get("input.sample").unwrap().0;
+    let latents = Shape::new(sample[0], sample[2], sample[3], sample[1]);
+    let places = UNet { config: &config }.res_blocks(latents);
+    assert_eq!((places.len(), &places[51].0[..]), (64, "up_blocks.0.19"));
+    for (scale, output) in [(0.7, true), (0.0, false)] {
+        let given = |bench: &mut Bench| {
+            let one = |(k, block): (usize, &usize)| {
+                let (dims, values) = additions.get(&format!("addition_{k}")).unwrap();
+                let small = bench.input_nchw(Shape::new(1, dims[2], dims[3], dims[1]), &values);
+                let (block, shape) = places[*block].clone();
+                let resample = Resample { height: shape.h, width: shape.w };
+                let one = bench.rec.node("resize", resample, &[slot(small)]).unwrap();
+                let values = bench.rec.node("both", Concat::Images, &[slot(one), slot(one)]).unwrap();
+                Addition { block, control: 0, values }
+            };
+            let all = blocks.iter().enumerate().map(one).collect();
+            (all, vec![bench.input(Shape::matrix(1, 4), &[1.0, scale, 0.0, 0.0])])
+        };
+        let (bench, y) = case.unet_with(&config, case.network(), false, given);
+        if output {
+            case.check(bench, y, "output");
+        } else {
+            let error = relative_l2(&to_nchw(&bench.run(&[y])[0].1[0], y.shape), &case.output("output"));
+            assert!(error > 0.01, "additions matter: {error}");
+        }
+    }
 }

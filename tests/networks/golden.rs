@@ -105,6 +105,7 @@ fn check_unet(config: &UNetConfig, sample: Shape, golden: Golden<'_>) {
             let shape = Shape::new(2, 5, 3, c);
             bench.input_nchw(shape, &golden_input(4, shape.elements()))
         }),
+        additions: Vec::new(),
         pixels: config.pixel_mapper_in_channels.map(|c| bench.input(Shape::new(1, 8, 8, c), &vec![0.0; 64 * c])),
     };
     let x = bench.input_nchw(sample, &golden_input(0, sample.elements()));

@@ -8,14 +8,21 @@ use super::{CHANNELS, Check, LAYERS, infer};
 /// Sizes of an EfficientNetV2 encoder, which its files do not state: they are seen in the tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EffnetConfig {
+    /// What makes features of a picture.
+    pub backbone: EffnetBackbone,
+    /// Channels of the latents, to which the features are mapped.
+    pub latent_channels: usize,
+}
+
+/// Sizes of the part of EfficientNetV2 that makes features; ControlNets have one, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EffnetBackbone {
     /// Channels after the first convolution, 3×3 with a stride of 2.
     pub stem: usize,
     /// The layers of stages 1 to 6. The first layer of each has the stride of its stage, [`STRIDES`](Self::STRIDES).
     pub stages: [Vec<Layer>; 6],
     /// Channels after the last convolution of the backbone, 1×1.
     pub head: usize,
-    /// Channels of the latents.
-    pub latent_channels: usize,
 }
 
 /// A layer of EfficientNetV2.
@@ -54,7 +61,14 @@ impl Layer {
 }
 
 impl Default for EffnetConfig {
-    /// EfficientNetV2-S, Stable Cascade's encoder.
+    /// Stable Cascade's encoder.
+    fn default() -> Self {
+        Self { backbone: EffnetBackbone::default(), latent_channels: 16 }
+    }
+}
+
+impl Default for EffnetBackbone {
+    /// EfficientNetV2-S.
     fn default() -> Self {
         /// `layers` layers that multiply the channels by `expand` in between; with squeeze-and-excitation if `inverted`.
         fn stage(inverted: bool, expand: usize, from: usize, width: usize, layers: usize) -> Vec<Layer> {
@@ -79,23 +93,17 @@ impl Default for EffnetConfig {
                 stage(true, 6, 160, 256, 15),
             ],
             head: 1280,
-            latent_channels: 16,
         }
     }
 }
 
-impl EffnetConfig {
+impl EffnetBackbone {
     /// Strides of stages 1 to 6, which tensors do not show.
     pub const STRIDES: [usize; 6] = [1, 2, 2, 2, 1, 2];
 
-    /// Pixels of the picture along each side of a latent pixel.
-    pub const FACTOR: usize = 32;
-
-    /// The sizes that the tensors imply.
-    pub(crate) fn infer(weights: &Checkpoint) -> Result<Self> {
-        let config = infer::effnet(weights)?;
-        let check = Check { path: &weights.path };
-        for (i, layers) in config.stages.iter().enumerate() {
+    /// That all numbers are within bounds.
+    pub(super) fn check(&self, check: &Check<'_>) -> Result<()> {
+        for (i, layers) in self.stages.iter().enumerate() {
             let name = format!("backbone.{}", i + 1);
             check.within(&name, layers.len(), LAYERS)?;
             for layer in layers {
@@ -107,8 +115,21 @@ impl EffnetConfig {
                 [wide, squeeze, layer.width()].into_iter().try_for_each(|c| check.within(&name, c, CHANNELS))?;
             }
         }
-        let ends = [("backbone.0", config.stem), ("backbone.7", config.head), ("mapper.0", config.latent_channels)];
-        ends.into_iter().try_for_each(|(name, c)| check.within(name, c, CHANNELS))?;
+        check.within("backbone.0", self.stem, CHANNELS)?;
+        check.within("backbone.7", self.head, CHANNELS)
+    }
+}
+
+impl EffnetConfig {
+    /// Pixels of the picture along each side of a latent pixel.
+    pub const FACTOR: usize = 32;
+
+    /// The sizes that the tensors imply.
+    pub(crate) fn infer(weights: &Checkpoint) -> Result<Self> {
+        let config = infer::effnet(weights)?;
+        let check = Check { path: &weights.path };
+        config.backbone.check(&check)?;
+        check.within("mapper.0", config.latent_channels, CHANNELS)?;
         Ok(config)
     }
 }

@@ -3,7 +3,10 @@
 //! What comes out is checked like a config that was read: the numbers here come
 //! from a file, too.
 
-use super::{Activation, Block, ClipTextConfig, ClipVisionConfig, EffnetConfig, Layer, StageAConfig, UNetConfig};
+use super::{
+    Activation, Backbone, Block, ClipTextConfig, ClipVisionConfig, ControlNetConfig, EffnetBackbone, EffnetConfig,
+    Layer, StageAConfig, UNetConfig,
+};
 use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, NetworkKind};
 
@@ -161,6 +164,32 @@ pub(super) fn stage_a(weights: &Checkpoint) -> Result<StageAConfig> {
 /// Sizes of the EfficientNet encoder.
 pub(super) fn effnet(weights: &Checkpoint) -> Result<EffnetConfig> {
     let ask = Ask(weights);
+    Ok(EffnetConfig { backbone: effnet_backbone(&ask)?, latent_channels: ask.dim("mapper.0.weight", 0)? })
+}
+
+/// Sizes of a ControlNet.
+pub(super) fn controlnet(weights: &Checkpoint) -> Result<ControlNetConfig> {
+    let ask = Ask(weights);
+    let (first, backbone) = if ask.has("backbone.0.0.weight") {
+        ("backbone.0.0.weight", Backbone::Effnet(effnet_backbone(&ask)?))
+    } else if ask.has("backbone.3.blocks.0.weight") {
+        let is_block = |i: &usize| ask.has(&format!("backbone.{i}.blocks.0.weight"));
+        let (hidden, width) = (ask.dim("backbone.0.weight", 0)?, ask.dim("backbone.2.weight", 0)?);
+        ("backbone.0.weight", Backbone::Large { hidden, width, blocks: (3..).take_while(is_block).count() })
+    } else {
+        ("backbone.0.weight", Backbone::Simple)
+    };
+    Ok(ControlNetConfig {
+        hint_channels: ask.dim(first, 1)?,
+        backbone,
+        features: ask.dim("projections.0.0.weight", 1)?,
+        channels: ask.dim("projections.0.2.weight", 0)?,
+        projections: ask.count("projections", 0),
+    })
+}
+
+/// Sizes of the part of EfficientNet that makes features.
+fn effnet_backbone(ask: &Ask<'_>) -> Result<EffnetBackbone> {
     let layer = |block: &str| -> Result<Layer> {
         let rows = |name: &str| ask.dim(&format!("{block}.{name}.weight"), 0);
         let wide = rows("0.0")?;
@@ -177,12 +206,7 @@ pub(super) fn effnet(weights: &Checkpoint) -> Result<EffnetConfig> {
         let name = format!("backbone.{stage}");
         *layers = (0..ask.count(&name, 0)).map(|i| layer(&format!("{name}.{i}.block"))).collect::<Result<_>>()?;
     }
-    Ok(EffnetConfig {
-        stem: ask.dim("backbone.0.0.weight", 0)?,
-        stages,
-        head: ask.dim("backbone.7.0.weight", 0)?,
-        latent_channels: ask.dim("mapper.0.weight", 0)?,
-    })
+    Ok(EffnetBackbone { stem: ask.dim("backbone.0.0.weight", 0)?, stages, head: ask.dim("backbone.7.0.weight", 0)? })
 }
 
 /// Sizes of Stable Cascade's text tower.

@@ -1,7 +1,10 @@
-//! What a file is that is no adapter for Stable Cascade, for messages.
+//! What a file is that is neither an adapter nor a ControlNet for Stable Cascade, for messages.
 
 /// Parts of tensor names, and whose they are. The first that occurs counts.
-const MARKS: [(&str, &str); 21] = [
+const MARKS: [(&str, &str); 24] = [
+    ("controlnet_x_embedder", "a Flux ControlNet"),
+    ("controlnet_cond_embedding", "a Stable Diffusion ControlNet"),
+    ("input_hint_block", "a Stable Diffusion ControlNet"),
     ("double_blocks", "a Flux model or adapter"),
     ("single_transformer_blocks", "a Flux model or adapter"),
     ("joint_blocks", "a Stable Diffusion 3 model or adapter"),
@@ -26,7 +29,7 @@ const MARKS: [(&str, &str); 21] = [
 ];
 
 /// What a file with tensors of these names seems to be.
-pub(super) fn what_is<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
+pub(crate) fn what_is<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
     let found = MARKS.iter().find(|(mark, _)| names.clone().any(|name| name.contains(mark)));
     match (found, names.clone().next()) {
         (Some((_, what)), Some(first)) => format!("{what} (with `{first}`)"),
