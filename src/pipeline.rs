@@ -39,6 +39,7 @@ pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
 pub use options::{Batch, Options};
 use plans::{Compiled, Plans};
 use run::{Job, Results, Run};
+pub use stages::plan;
 
 /// A model on a device, ready for requests. Plans are compiled when they are first needed and kept for
 /// requests of the same kind.
@@ -47,15 +48,6 @@ pub struct Pipeline {
     tokenizer: Tokenizer,
     backend: Box<dyn Backend>,
     plans: Plans,
-}
-
-/// The plan of a whole picture for all images of a request at once, to measure its parts.
-///
-/// # Errors
-/// If the model's networks do not fit together.
-pub fn plan(model: &Model, request: &Request) -> Result<Arc<Plan>> {
-    let key = PlanKey::of(request, 0..request.images(), &Options::default(), Until::Pictures);
-    stages::record(model, &key).map(|recorded| recorded.plan)
 }
 
 impl Pipeline {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::key::{PlanKey, Until};
 use super::observer::{Outline, StageName};
+use super::options::Options;
 use super::run::{Job, Run};
 use super::stage_a::StageA;
 use super::stage_b::StageB;
@@ -23,6 +24,7 @@ use crate::backend::{Device, Kind};
 use crate::error::Result;
 use crate::model::Model;
 use crate::plan::{Plan, Recorder, SegmentId};
+use crate::request::Request;
 
 /// A recorded stage. It knows its slots: it fills them, runs its segments and reads its results.
 pub(crate) trait Stage: Send {
@@ -49,6 +51,15 @@ pub(crate) trait Stage: Send {
 pub(crate) struct Recorded {
     pub plan: Arc<Plan>,
     pub stages: Vec<Box<dyn Stage>>,
+}
+
+/// The plan of a whole picture for all images of a request at once, to measure its parts.
+///
+/// # Errors
+/// If the model's networks do not fit together.
+pub fn plan(model: &Model, request: &Request) -> Result<Arc<Plan>> {
+    let key = PlanKey::of(request, 0..request.images(), &Options::default(), Until::Pictures);
+    record(model, &key).map(|recorded| recorded.plan)
 }
 
 /// Records what `key` asks for. A stage takes from those before it the slots that it reads, and nothing else.
