@@ -58,7 +58,7 @@ pub(super) struct Args {
     /// Name that clients may call the server by, besides its addresses and `localhost`.
     #[arg(long, value_name = "NAME", help_heading = SERVER, env = "CASCADE_ALLOWED_HOST", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// Origin of a page of another site that may use the server, like https://pictures.example.
+    /// Origin of a page of another site that may use the server, like `https://pictures.example`.
     #[arg(long, value_name = "ORIGIN", help_heading = SERVER, env = "CASCADE_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
     /// Most orders that wait; further ones are refused for the time being.
