@@ -5,8 +5,8 @@
 //! model folder, or one file ─▶ Networks ─▶ mix, adapt ─▶ files ─▶ File::write
 //! ```
 //!
-//! Tensors are read, changed and written one after the other, in pieces where no adapter changes them and they do not become
-//! int8, so that memory is bounded by the largest tensor for which that is so.
+//! Tensors are read, changed and written one at a time. A tensor that only changes its element type goes through in pieces; one
+//! that an adapter changes, or that becomes int8, is held as a whole. Memory is therefore bounded by the largest such tensor.
 
 mod values;
 

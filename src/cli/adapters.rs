@@ -58,7 +58,7 @@ pub(super) struct Args {
     folder: Option<PathBuf>,
     /// Learn the tokens of this file (textual inversion); may be given several times.
     ///
-    /// Prompts use the placeholder that the file names, or <NAME> and embedding:NAME, where NAME is the file's without
+    /// Prompts use the placeholder that the file names, or `<NAME>` and embedding:NAME, where NAME is the file's without
     /// .safetensors. Files of OneTrainer, ComfyUI and diffusers are understood. Embeddings in a --lora file are learned too.
     #[arg(long = "embedding", help_heading = super::MODEL, value_name = "FILE", env = "CASCADE_EMBEDDING", value_delimiter = ';')]
     embeddings: Vec<PathBuf>,

@@ -41,8 +41,8 @@ impl Fitting {
 /// A picture to begin with.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Change this picture (PNG, JPEG, WebP) rather than begin with noise. Without a size, the result has that which the
-    /// model was made for.
+    /// Start from this picture (PNG, JPEG, WebP) instead of from noise. Without -W and -H, the result has the size that
+    /// the model was made for.
     #[arg(long, value_name = "FILE", help_heading = PICTURE, env = "CASCADE_INIT")]
     pub(super) init: Option<PathBuf>,
     /// How much of --init is to change: 0 leaves it as the model can reconstruct it, 1 leaves nothing of it. Stage C takes

@@ -58,7 +58,7 @@ pub(super) struct Args {
     /// Name that clients may call the server by, besides its addresses and `localhost`.
     #[arg(long, value_name = "NAME", help_heading = SERVER, env = "CASCADE_ALLOWED_HOST", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// Origin of a page of another site that may use the server, like https://pictures.example.
+    /// Origin of a page of another site that may use the server, like `https://pictures.example`.
     #[arg(long, value_name = "ORIGIN", help_heading = SERVER, env = "CASCADE_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
     /// Most orders that wait; further ones are refused for the time being.
@@ -262,8 +262,8 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    /// Shows what the pictures are going to be like: to whoever watches, all of the batch; as one of the unfinished
-    /// pictures that the order asked for, which come at equal distances, the first.
+    /// Sends previews: of all pictures of the batch to clients that follow the job, at most every so often; and of the first
+    /// picture where the request asked for partial pictures, which come after equal numbers of steps.
     fn show(&mut self, step: &mut Step<'_>) -> Result<()> {
         let wanted = self.job.order.partials;
         let is_partial = self.partials < wanted && (step.index + 1) * (wanted + 1) >= (self.partials + 1) * step.steps;

@@ -58,13 +58,13 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// A text of at most so many bytes.
+    /// A text of at most so many characters, which is how the description of the API counts, too.
     pub(super) fn text(&mut self, name: &str, most: usize) -> Result<Option<String>, Fault> {
         match self.take(name) {
             None => Ok(None),
-            Some(Value::String(text)) if text.len() <= most => Ok(Some(text)),
+            Some(Value::String(text)) if text.chars().count() <= most => Ok(Some(text)),
             Some(_) => {
-                let message = format!("`{name}` must be text of at most {most} bytes");
+                let message = format!("`{name}` must be text of at most {most} characters");
                 Err(Fault::field(name, "invalid_value", message))
             }
         }

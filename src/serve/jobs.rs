@@ -153,7 +153,7 @@ pub(super) async fn capabilities(State(shared): State<Arc<Shared>>) -> Result<Js
             "pixels": shared.settings.pixels,
             "n": COUNT as u64,
             "steps": STEPS as u64,
-            "prompt_bytes": PROMPT,
+            "prompt_characters": PROMPT,
             "queue": shared.settings.queue,
             "timeout_s": shared.settings.timeout.as_secs_f64(),
         },

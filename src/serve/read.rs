@@ -17,7 +17,7 @@ use crate::picture;
 use crate::prompts::Syntax;
 use crate::request::Request;
 
-/// Most bytes of a prompt.
+/// Most characters of a prompt.
 pub(super) const PROMPT: usize = 8 << 10;
 /// Most pictures of an order.
 pub(super) const COUNT: i128 = 10;

@@ -21,7 +21,7 @@ struct Shard {
     range: Range<usize>,
     /// What its elements are on the host.
     dtype: Dtype,
-    /// Of int8: where the factors come from.
+    /// For int8 weights: where the factors of the rows are stored.
     scales: Option<Box<Shard>>,
 }
 
