@@ -267,8 +267,7 @@ fn control(name: &str) -> (Checkpoint, Fixture) {
     (weights, Fixture::at(&format!("control/{name}_case")))
 }
 
-/// Every kind, and what it adds for a hint whose sides no stride divides. The largest relative L2 error over all devices is
-/// 4e-7.
+/// Every kind, and what it adds for a hint whose sides no stride divides.
 #[test]
 fn controlnets() {
     for (name, hint_channels, projections) in
