@@ -80,10 +80,12 @@ def main():
     step, seconds = [0, 0], [0.0, 0.0]
     if "resume" in sys.argv and exists("vision.pt"):
         state = load("vision.pt")
-        tower.load_state_dict(state["tower"]), tower_opt.load_state_dict(state["tower_opt"])
+        tower.load_state_dict(state["tower"])
+        tower_opt.load_state_dict(state["tower_opt"]) if state["tower_opt"] else None
         step, seconds = state["step"], state["seconds"]
         if state["net"]:
-            net.load_state_dict(state["net"]), net_opt.load_state_dict(state["net_opt"]), average.restore(state["average"])
+            net.load_state_dict(state["net"]), average.restore(state["average"])
+            net_opt.load_state_dict(state["net_opt"]) if state["net_opt"] else None
 
     def checkpoint():
         begun = step[1] > 0
@@ -163,4 +165,5 @@ def main():
     checkpoint()
 
 
-main()
+if __name__ == "__main__":
+    main()
