@@ -356,9 +356,9 @@ fn int8_shows_the_same() {
     );
 
     let described = text(&program(&["inspect", "small", "--finite", "--filter", "clf.1"]).stdout);
-    assert_eq!(described.matches("  I8: ").count(), 3, "{described}");
+    assert_eq!(described.matches("  I8: ").count(), 4, "{described}");
     assert!(described.contains("all weights are finite") && !described.contains("_scale"), "{described}");
-    program(&["quantize", "-o", "kept", "--keep", "stage_b", "--keep", "text_encoder", "--keep", "attention"]);
+    program(&["quantize", "-o", "kept", "--keep", "stage_b", "--keep", "encoder", "--keep", "attention"]);
     let described = text(&program(&["inspect", "kept", "--filter", "attention"]).stdout);
     assert_eq!(described.matches("  I8: ").count(), 1, "{described}");
     // In another layout, queries, keys and values are one tensor, and so are their factors; in another type, they are numbers.
