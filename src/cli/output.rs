@@ -62,6 +62,11 @@ impl Output {
         }
     }
 
+    /// Whether previews may replace a file of before the run, as one that is resumed has left it.
+    pub(super) fn replaces_previews(&self) -> bool {
+        self.force || self.resume
+    }
+
     /// Names every picture of a run, and the one of them all, and finds out now, not after minutes of work, whether they
     /// can be written, and `preview` as well.
     ///
@@ -148,8 +153,8 @@ impl Output {
             }
         }
         let dump = self.dump.as_deref();
-        // A preview is replaced all the time, so it may be there already.
-        let others = [("--dump", dump, self.force), ("--grid", grid, self.force), ("--preview", preview, true)];
+        let of_previews = self.replaces_previews();
+        let others = [("--dump", dump, self.force), ("--grid", grid, self.force), ("--preview", preview, of_previews)];
         let mut apart: HashMap<Identity, (&str, &Path)> = HashMap::new();
         for (flag, path, force) in others {
             let Some(path) = path else { continue };
