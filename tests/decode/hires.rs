@@ -66,7 +66,7 @@ fn two_passes_show_what_one_shows() {
         for k in 0..4 {
             assert!(large[k] != little[k] && large[k] != plain[k]);
             let (now, before) = (background(&large[k]), background(&small[k]));
-            assert!((0..3).all(|c| (now[c] - before[c]).abs() < 12.0), "{prompt}, {k}: {now:?}, before {before:?}");
+            assert!((0..3).all(|c| (now[c] - before[c]).abs() < 30.0), "{prompt}, {k}: {now:?}, before {before:?}");
         }
     }
     println!("apart from the first pass: {near:.0}, at a strength of 0.1 {nearer:.0}; one pass of that size {far:.0}");
