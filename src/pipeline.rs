@@ -125,7 +125,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// Requests and inputs that are out of range or do not fit into memory, a device that is lost, numbers that
-    /// are not finite, [`Error::Interrupted`] if the observer stops the run, and what `done` returns.
+    /// are not finite, [`Error::Interrupted`](crate::Error::Interrupted) if the observer stops the run, and what `done`
+    /// returns.
     pub fn run(
         &mut self,
         request: &Request,

@@ -31,7 +31,7 @@ pub(super) struct Args {
     control_strength: Vec<f32>,
     /// From where to where in Stage C's run it counts, as shares of the steps, for each --control or once for all.
     /// [default: 0,1]
-    #[arg(long, value_name = "FROM,TO", requires = "control", help_heading = PICTURE, env = "CASCADE_CONTROL_RANGE")]
+    #[arg(long, value_name = "FROM,TO", allow_hyphen_values = true, requires = "control", help_heading = PICTURE, env = "CASCADE_CONTROL_RANGE")]
     control_range: Vec<Range>,
 }
 

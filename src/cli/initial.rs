@@ -59,7 +59,7 @@ pub(super) struct Args {
     pub(super) mask: Option<PathBuf>,
     /// Extend --init by so many pixels on its left, right, top and bottom, and leave the rest as it is. To make the sides
     /// multiples of 8 from 64 up, what is missing of that is added on the right and at the bottom.
-    #[arg(long, value_name = "L,R,T,B", requires = "init", conflicts_with_all = ["mask", "fit", "width", "height", "prior_only"], help_heading = PICTURE, env = "CASCADE_OUTPAINT")]
+    #[arg(long, value_name = "L,R,T,B", allow_hyphen_values = true, requires = "init", conflicts_with_all = ["mask", "fit", "width", "height", "prior_only"], help_heading = PICTURE, env = "CASCADE_OUTPAINT")]
     outpaint: Option<Margins>,
 }
 

@@ -231,16 +231,16 @@ fn same_file(path: &Path, other: &Path) -> String {
 /// No output replaces a file that a run reads, whatever either is called.
 ///
 /// # Errors
-/// [`Error::Request`] for the first that would, with the `flags` that name outputs.
+/// [`Error::Request`] for the first that would, with the `flag` that names outputs.
 pub(super) fn spare<P: AsRef<Path>>(
-    flags: &str,
+    flag: &str,
     outputs: impl IntoIterator<Item = P>,
     inputs: impl IntoIterator<Item = PathBuf>,
 ) -> Result<()> {
     let inputs: HashMap<Identity, PathBuf> = inputs.into_iter().map(|path| (Identity::of(&path), path)).collect();
     for path in outputs {
         if let Some(input) = inputs.get(&Identity::of(path.as_ref())) {
-            return Err(refused(flags, "files that this run does not read", same_file(path.as_ref(), input)));
+            return Err(refused(flag, "files that this run does not read", same_file(path.as_ref(), input)));
         }
     }
     Ok(())
@@ -271,10 +271,11 @@ impl Outputs {
     /// # Errors
     /// [`Error::Request`] for the first that would.
     pub(super) fn spare(&self, inputs: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        let inputs: Vec<PathBuf> = inputs.into_iter().collect();
         let stdout = self.paths.is_empty().then_some(Path::new(STDOUT));
-        let others = self.dump.iter().chain(&self.grid).chain(&self.preview);
-        let outputs = self.paths.iter().chain(others).map(PathBuf::as_path).chain(stdout);
-        spare("--output and --dump", outputs, inputs)
+        spare("--output", self.paths.iter().map(PathBuf::as_path).chain(stdout), inputs.clone())?;
+        let others = [("--dump", &self.dump), ("--grid", &self.grid), ("--preview", &self.preview)];
+        others.into_iter().try_for_each(|(flag, path)| spare(flag, path, inputs.clone()))
     }
 
     /// The images of a job that are still to be made, in ranges, where `whole` is the job's record.

@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE|terminal", help_heading = PICTURE, env = "CASCADE_PREVIEW")]
     preview: Option<PathBuf>,
     /// Steps of Stage C from one preview to the next; the last is always shown. [default: 1]
-    #[arg(long, value_name = "N", requires = "preview", value_parser = clap::value_parser!(u32).range(1..), help_heading = PICTURE, env = "CASCADE_PREVIEW_EVERY")]
+    #[arg(long, value_name = "N", requires = "preview", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..), help_heading = PICTURE, env = "CASCADE_PREVIEW_EVERY")]
     preview_every: Option<u32>,
 }
 

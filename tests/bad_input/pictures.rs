@@ -117,12 +117,16 @@ fn flags_for_pictures() {
         (&[&["--preview", "soon.txt"]], 2, &["--preview: expected a name that ends in .png", "got soon.txt"]),
         (&[&["--preview", "none/soon.png"]], 7, &["none/soon.png: cannot create", "No such file"]),
         (&[&["--preview", "photo.png"]], 2, &["photo.png: expected a new file, or --force"]),
-        (&[&["--preview", "photo.png", "--force"], &init], 2, &["files that this run does not read, got photo.png"]),
+        (
+            &[&["--preview", "photo.png", "--force"], &init],
+            2,
+            &["--preview: expected files that this run does not read"],
+        ),
         (&[&["--preview", "out.png"]], 2, &["--output: expected another file than --preview"]),
         (&[&["--preview", "d", "--dump", "d"]], 2, &["--preview: expected another file than --dump"]),
         (&[&["--preview", "-"]], 2, &["--preview: expected a file, because names go to standard output"]),
         (&[&["--preview-every", "2"]], 2, &["--preview <FILE|terminal>"]),
-        (&[&["--preview", "soon.png", "--preview-every", "0"]], 2, &["--preview-every"]),
+        (&[&["--preview", "soon.png", "--preview-every", "-1"]], 2, &["--preview-every"]),
     ];
     for (flags, code, words) in cases {
         room.fails(room.generate(&[&["x"], &flags.concat()[..]].concat()), *code, words);
@@ -137,7 +141,7 @@ fn commands_for_pictures() {
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&["generate", "x", "--outpaint", "1,2,3", "--init", "photo.png"], 2, &["like 0,64,0,0", "got `1,2,3`"]),
         (&["generate", "x", "--outpaint", "0,0,0,0", "--init", "photo.png"], 2, &["got `0,0,0,0`"]),
-        (&["generate", "x", "--outpaint=-8,0,0,0", "--init", "photo.png"], 2, &["got `-8,0,0,0`"]),
+        (&["generate", "x", "--outpaint", "-8,0,0,0", "--init", "photo.png"], 2, &["got `-8,0,0,0`"]),
         (
             &["generate", "x", "--outpaint", "16384,0,0,0", "--init", "photo.png"],
             2,
