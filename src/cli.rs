@@ -11,6 +11,8 @@ mod encode;
 mod generate;
 mod given;
 mod grid;
+mod hint;
+mod hires;
 mod image_prompts;
 mod info;
 mod initial;
@@ -38,6 +40,7 @@ mod seed;
 mod serve;
 mod setup;
 mod tensors;
+mod upscale;
 mod watch;
 mod words;
 
@@ -92,6 +95,8 @@ enum Command {
     Encode(Box<encode::Args>),
     /// Encode a picture and decode it again: what the model keeps of it.
     Reconstruct(Box<reconstruct::Args>),
+    /// Make a picture twice as wide and as high, by the super-resolution ControlNet.
+    Upscale(Box<upscale::Args>),
     /// Write a model, or one file of weights, in another layout or element type.
     Convert(Box<convert::Args>),
     /// Write a model with the weights of most layers rounded to int8: half the size of bf16, and faster on a CPU.
@@ -193,6 +198,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Upscale(args) => upscale::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Annotate(what) => annotate::run(what),

@@ -114,7 +114,8 @@ pub struct ImagePrompt {
 pub struct ControlRecord {
     /// Its file, by name.
     pub file: String,
-    /// The file of its hint, by name.
+    /// The file of its hint, by name; empty where that is made of the initial picture.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub image: String,
     /// The picture that says where that is to be painted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +147,9 @@ pub struct InitialPicture {
     /// The file of the mask that says where it was to change, by name; everywhere without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
+    /// By how many pixels it was extended, left, right, top and bottom, where the new parts alone were to change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outpaint: Option<[u32; 4]>,
 }
 
 /// Where latents came from that a picture was decoded from.
@@ -223,9 +227,13 @@ impl Record {
             Some(Origin::File(of)) => format!(", Prior: {}", quoted(&of.file)),
             None => String::new(),
         };
+        let hires = match request.is_hires() {
+            true => format!(", Denoising strength: {}, Hires upscale: {}", request.hires_strength, request.hires),
+            false => String::new(),
+        };
         format!(
             "{}\n{negative}Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, \
-             Decoder steps: {}, Decoder CFG scale: {}, Noise: {}{prior}, Version: {}",
+             Decoder steps: {}, Decoder CFG scale: {}, Noise: {}{hires}{prior}, Version: {}",
             request.prompt_of(self.image),
             request.steps.0,
             request.method.0.sampler.title(),

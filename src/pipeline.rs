@@ -1,5 +1,6 @@
 //! From a request to pictures, or part of the way: text states alone, Stage C alone, the decoder alone.
 
+mod batches;
 mod beginning;
 mod conditions;
 mod control;
@@ -20,23 +21,24 @@ mod text;
 mod update;
 
 use std::ops::Range;
-use std::time::Instant;
 
 use crate::adapters::{Adapter, Applied};
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Image;
 use crate::model::Model;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};
+use batches::Pass;
 pub use control::{Additions, Control};
+pub use encode::LATENT_PIXELS;
 pub use inputs::{HostTensor, Init, Inputs, Prior, Repaint, TextEmbeddings};
-use key::{PlanKey, Until};
+use key::Until;
 pub use observer::{Footprint, Observer, Outline, StageName, Step, Times};
 pub use options::{Batch, Options};
-use plans::{Compiled, Plans};
-use run::{Job, Results, Run};
+use plans::Plans;
+use run::Results;
 pub use stages::plan;
 
 /// A model on a device, ready for requests. Plans are compiled when they are first needed and kept for
@@ -123,7 +125,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// Requests and inputs that are out of range or do not fit into memory, a device that is lost, numbers that
-    /// are not finite, [`Error::Interrupted`] if the observer stops the run, and what `done` returns.
+    /// are not finite, [`Error::Interrupted`](crate::Error::Interrupted) if the observer stops the run, and what `done`
+    /// returns.
     pub fn run(
         &mut self,
         request: &Request,
@@ -131,9 +134,19 @@ impl Pipeline {
         mut done: impl FnMut(Batch) -> Result<()>,
     ) -> Result<Times> {
         let tokens = self.tokens(request, &mut options)?;
-        self.batches(request, &tokens, options, Until::Pictures, |images, results| {
-            done(Batch { first: images.start, images: results.images })
-        })
+        let mut done =
+            |images: Range<usize>, results: Results| done(Batch { first: images.start, images: results.images });
+        if !request.is_hires() || options.inputs.text.is_some() || options.inputs.stage_c.is_some() {
+            return self.batches(request, &tokens, options, Until::Pictures, done);
+        }
+        // Both passes have the same text.
+        let mut nobody = ();
+        let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
+        let (text, mut times) = self.text(request, &options, observer)?;
+        let inputs = Inputs { text: Some(&text), ..options.inputs };
+        let options = Options { inputs, observer: Some(observer), ..options };
+        times += self.batches(request, &[], options, Until::Pictures, &mut done)?;
+        Ok(times)
     }
 
     /// Samples Stage C alone, for a decoder that runs later or elsewhere. With [`Prior::inputs`], a run of the
@@ -144,19 +157,7 @@ impl Pipeline {
     pub fn prior(&mut self, request: &Request, mut options: Options<'_>) -> Result<(Prior, Times)> {
         let mut nobody = ();
         let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
-        let mut times = Times::default();
-        let text = match options.inputs.text {
-            Some(text) => text.clone(),
-            None => {
-                let Options { keep, check_nodes, .. } = options;
-                let (text, spent) = self.encode_text(
-                    request,
-                    Options { keep, check_nodes, observer: Some(&mut *observer), ..Options::default() },
-                )?;
-                times = spent;
-                text
-            }
-        };
+        let (text, mut times) = self.text(request, &options, observer)?;
         let mut stage_c: Option<HostTensor> = None;
         let inputs = Inputs { text: Some(&text), ..options.inputs };
         let spent = self.batches(
@@ -175,6 +176,23 @@ impl Pipeline {
         )?;
         times += spent;
         Ok((Prior { stage_c: stage_c.expect("a request has an image"), text }, times))
+    }
+
+    /// The texts of a request, where they are not given encoded, apart from the stages that take them.
+    fn text(
+        &mut self,
+        request: &Request,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<(TextEmbeddings, Times)> {
+        let Options { inputs, keep, check_nodes, .. } = *options;
+        match inputs.text {
+            Some(text) => Ok((text.clone(), Times::default())),
+            None => {
+                let observer: Option<&mut dyn Observer> = Some(observer);
+                self.encode_text(request, Options { keep, check_nodes, observer, ..Options::default() })
+            }
+        }
     }
 
     /// Encodes every prompt of the request, then its negative prompt.
@@ -243,7 +261,8 @@ impl Pipeline {
         let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
         request.check()?;
         options.inputs.check(request, &self.model)?;
-        self.compile(request, 0..request.images(), &options, observer, Until::Pictures).map(drop)
+        let images = 0..request.images();
+        self.compile(&Pass::last(request, options, Until::Pictures), images, observer).map(drop)
     }
 
     /// Checks a request and what is given with it; returns the tokens of its texts, unless states are given.
@@ -258,41 +277,6 @@ impl Pipeline {
         }
     }
 
-    /// Makes all images of a request, whose texts have these `tokens`.
-    fn batches(
-        &mut self,
-        request: &Request,
-        tokens: &[Encoding],
-        mut options: Options<'_>,
-        until: Until,
-        mut done: impl FnMut(Range<usize>, Results) -> Result<()>,
-    ) -> Result<Times> {
-        let mut nobody = ();
-        let observer: &mut dyn Observer = options.observer.take().map_or(&mut nobody, |observer| observer);
-        request.check()?;
-        options.inputs.check(request, &self.model)?;
-        let mut times = Times::default();
-        let Range { start: mut first, end } = options.images.clone().unwrap_or(0..request.images());
-        if first >= end || end > request.images() {
-            let (expected, found) = (format!("some of {}", request.images()), format!("{first} to {end}"));
-            return Err(Error::Request { what: "images".into(), expected, found });
-        }
-        let limit = options.limit(self.backend.device().kind, until);
-        // As few batches as possible, as equal as possible: those of the same size share a plan.
-        let mut most = (end - first).div_ceil((end - first).div_ceil(limit));
-        while first < end {
-            let start = Instant::now();
-            let images = first..(first + most).min(end);
-            most = self.compile(request, images.clone(), &options, observer, until)?;
-            times.plan += start.elapsed();
-            let images = first..first + most.min(images.len());
-            let results = self.run_batch(request, tokens, images.clone(), &options, observer, &mut times)?;
-            first = images.end;
-            done(images, results)?;
-        }
-        Ok(times)
-    }
-
     /// Token ids of every prompt, then of the negative prompt.
     fn tokenize(&self, request: &Request, observer: &mut dyn Observer) -> Result<Vec<Encoding>> {
         let prompts = request.prompts.iter().chain([&request.negative]);
@@ -304,88 +288,5 @@ impl Pipeline {
             Ok(encoding)
         };
         prompts.map(&mut encode).collect()
-    }
-
-    /// Makes the latest plan one for the first of `images`, as many as memory and the device's limits allow; returns how many.
-    fn compile(
-        &mut self,
-        request: &Request,
-        images: Range<usize>,
-        options: &Options<'_>,
-        observer: &mut dyn Observer,
-        until: Until,
-    ) -> Result<usize> {
-        let mut most = images.len();
-        loop {
-            // One generator for all images draws for all of them.
-            let total = if request.noise.is_of_batch() { request.images() } else { most };
-            let key = PlanKey::of(request, images.start..images.start + most, options, until);
-            if self.plans.touch(&key) {
-                return Ok(most);
-            }
-            let recorded = stages::record(&self.model, &key)?;
-            let device = self.backend.device();
-            let (need, activations) = (recorded.least_bytes(total, device), recorded.activation_bytes(total, device));
-            if let Some(free) = self.plans.make_room(need, activations, self.backend.as_ref())? {
-                let program = match self.backend.compile(recorded.plan.clone()) {
-                    // Beside the kept plans, of which one may need more weights at once than this one does.
-                    Err(Error::DoesNotFit { .. }) if self.plans.drop_oldest() => continue,
-                    // The device has less memory than it said, or something of so many images exceeds its limits.
-                    Err(Error::DoesNotFit { .. } | Error::TooLarge { .. }) if most > 1 => {
-                        most = most.div_ceil(2);
-                        continue;
-                    }
-                    program => program?,
-                };
-                let (weights, int8) = match device.copies_weights {
-                    true => (recorded.plan.weight_bytes(device.stores_bf16()), 0),
-                    false => recorded.plan.mapped_bytes(),
-                };
-                let residency = program.residency();
-                let kept = stages::kept_bytes(&self.model, &key);
-                observer.planned(&Footprint { images: most, activations, weights, int8, kept, free, residency });
-                self.plans.push(Compiled { key, recorded, program, activations });
-                return Ok(most);
-            }
-            if most == 1 {
-                return Err(self.does_not_fit(&key, &recorded, total)?);
-            }
-            most = most.div_ceil(2);
-        }
-    }
-
-    /// Runs the latest plan for `images`.
-    fn run_batch(
-        &mut self,
-        request: &Request,
-        tokens: &[Encoding],
-        images: Range<usize>,
-        options: &Options<'_>,
-        observer: &mut dyn Observer,
-        times: &mut Times,
-    ) -> Result<Results> {
-        let rounds = self.backend.device().rounds();
-        let Compiled { key, recorded, program, .. } = self.plans.latest().expect("a plan was compiled");
-        let job = Job { model: &self.model, request, inputs: &options.inputs, tokens, images, texts: key.texts };
-        let mut run = Run {
-            plan: &recorded.plan,
-            program: program.as_mut(),
-            job: &job,
-            observer,
-            check_nodes: options.check_nodes.then_some(rounds),
-            keep: options.keep,
-            results: Results::default(),
-        };
-        run.observer.batch(&recorded.outline(&job));
-        for stage in &recorded.stages {
-            let start = Instant::now();
-            let steps = stage.steps(&job);
-            if steps > 0 {
-                run.observer.begin(stage.name(), steps);
-            }
-            stage.run(&mut run)?;
-            times.add(stage.name(), start.elapsed());
-        }
-        Ok(run.results)
     }
 }

@@ -8,13 +8,15 @@ use crate::sampler::Method;
 use crate::sizes::StageSizes;
 
 /// Longest side of a picture, pixels.
-const MAX_SIDE: u32 = 16_384;
+pub(crate) const MAX_SIDE: u32 = 16_384;
 /// Most images of one run.
 const MAX_IMAGES: usize = 1024;
 const MAX_STEPS: u32 = 1000;
 /// Least and most compression.
 const COMPRESSION: (f32, f32) = (4.0, 128.0);
 const MAX_GUIDANCE: f32 = 100.0;
+/// Most that a second pass enlarges a picture.
+const MAX_HIRES: f32 = 8.0;
 
 /// One run: every prompt `count` times.
 ///
@@ -45,6 +47,22 @@ pub struct Request {
     pub count: u32,
     /// Where noise comes from.
     pub noise: NoiseKind,
+    /// How many times as wide and as high the picture becomes by a second pass of Stage C, 1 to 8, see
+    /// [`last_pass`](Self::last_pass); 1 is one pass.
+    #[serde(skip_serializing_if = "is_one")]
+    pub hires: f32,
+    /// How much the second pass changes of what the first one has made, 0 to 1, as
+    /// [`Init::strength`](crate::Init::strength) says it of a picture.
+    #[serde(skip_serializing_if = "is_usual_strength")]
+    pub hires_strength: f32,
+}
+
+fn is_one(hires: &f32) -> bool {
+    *hires == 1.0
+}
+
+fn is_usual_strength(strength: &f32) -> bool {
+    *strength == Request::HIRES_STRENGTH
 }
 
 impl Default for Request {
@@ -62,11 +80,16 @@ impl Default for Request {
             method: Default::default(),
             count: 1,
             noise: NoiseKind::Torch,
+            hires: 1.0,
+            hires_strength: Self::HIRES_STRENGTH,
         }
     }
 }
 
 impl Request {
+    /// What a second pass changes unless asked otherwise: enough for new detail, and too little for another layout.
+    const HIRES_STRENGTH: f32 = 0.3;
+
     /// One picture of this, with diffusers' defaults for the published models.
     ///
     /// ```
@@ -99,6 +122,19 @@ impl Request {
             let expected = format!("a number from 0 to {MAX_GUIDANCE} for Stage {stage}");
             require((0.0..=MAX_GUIDANCE).contains(&guidance), "guidance", expected, guidance.to_string())?;
         }
+        let expected = format!("a factor from 1, which is one pass, to {MAX_HIRES}");
+        require((1.0..=MAX_HIRES).contains(&self.hires), "hires", expected, self.hires.to_string())?;
+        let strength = self.hires_strength;
+        require(
+            (0.0..=1.0).contains(&strength),
+            "hires_strength",
+            "a number from 0 to 1".into(),
+            strength.to_string(),
+        )?;
+        let Self { width, height, .. } = self.last_pass();
+        let expected = format!("a factor that leaves sides of at most {MAX_SIDE} pixels");
+        let found = format!("{}, which gives {width}×{height}", self.hires);
+        require(width.max(height) <= MAX_SIDE, "hires", expected, found)?;
         self.method.0.check("C", self.steps.0)?;
         self.method.1.check("B", self.steps.1)?;
         let expected = format!("1 to {MAX_IMAGES} images per prompt");
@@ -134,7 +170,28 @@ impl Request {
         }
     }
 
-    /// Latent sizes.
+    /// Whether Stage C makes two passes.
+    pub fn is_hires(&self) -> bool {
+        self.hires > 1.0
+    }
+
+    /// The request of the last pass alone, whose size is the picture's: `hires` times the first one's, rounded to the nearest
+    /// multiples of 8.
+    ///
+    /// ```
+    /// # use cascade_rt::Request;
+    /// let last = Request { width: 1152, height: 896, hires: 1.5, ..Request::new("a fox") }.last_pass();
+    /// assert_eq!((last.width, last.height, last.hires), (1728, 1344, 1.0));
+    /// ```
+    pub fn last_pass(&self) -> Self {
+        let side = |side: u32| match self.is_hires() {
+            true => 8 * (f64::from(side) * f64::from(self.hires) / 8.0).round() as u32,
+            false => side,
+        };
+        Self { width: side(self.width), height: side(self.height), hires: 1.0, ..self.clone() }
+    }
+
+    /// Latent sizes, of the first pass where there are two.
     pub fn sizes(&self) -> StageSizes {
         StageSizes::for_image(self.width as usize, self.height as usize, self.compression)
     }
@@ -182,6 +239,24 @@ pub fn parse_one_steps(s: &str) -> std::result::Result<u32, String> {
 pub fn parse_one_guidance(s: &str) -> std::result::Result<f32, String> {
     let wrong = || format!("expected a number from 0 to {MAX_GUIDANCE}, got `{s}`");
     s.trim().parse().ok().filter(|guidance| (0.0..=MAX_GUIDANCE).contains(guidance)).ok_or_else(wrong)
+}
+
+/// `"1.5"` → `1.5`, how much a second pass enlarges a picture, 1 to 8.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_hires(s: &str) -> std::result::Result<f32, String> {
+    let wrong = || format!("expected a factor from 1, which is one pass, to {MAX_HIRES}, got `{s}`");
+    s.trim().parse().ok().filter(|factor| (1.0..=MAX_HIRES).contains(factor)).ok_or_else(wrong)
+}
+
+/// `"0.6"` → `0.6`, how much is to change, 0 to 1.
+///
+/// # Errors
+/// What was expected, for the command line's own message.
+pub fn parse_strength(s: &str) -> std::result::Result<f32, String> {
+    let wrong = || format!("expected a number from 0 to 1, got `{s}`");
+    s.trim().parse().ok().filter(|strength| (0.0..=1.0).contains(strength)).ok_or_else(wrong)
 }
 
 /// A number of pixels, images or a seed, with a message that says what was expected.
@@ -265,6 +340,11 @@ mod tests {
         assert!(message(Request { guidance: (4.0, f32::INFINITY), ..good() }).ends_with("Stage B, got inf"));
         assert!(message(Request { compression: 3.9, ..good() }).ends_with("got 3.9"));
         assert!(message(Request { compression: f32::NAN, ..good() }).starts_with("compression: "));
+        assert!(message(Request { hires: 0.9, ..good() }).starts_with("hires: "));
+        assert!(message(Request { hires: f32::NAN, ..good() }).ends_with("got NaN"));
+        assert!(message(Request { hires_strength: 1.1, ..good() }).starts_with("hires_strength: "));
+        let huge = Request { width: 4096, height: 64, hires: 5.0, ..good() };
+        assert!(message(huge).ends_with("at most 16384 pixels, got 5, which gives 20480×320"));
         assert!(message(Request { count: 0, ..good() }).starts_with("count: "));
         assert!(message(Request { count: 1025, ..good() }).ends_with("got 1025"));
         assert!(message(Request::default()).starts_with("prompts: "));

@@ -6,6 +6,8 @@
 mod models;
 #[path = "bad_input/outputs.rs"]
 mod outputs;
+#[path = "bad_input/pictures.rs"]
+mod pictures;
 #[path = "bad_input/signals.rs"]
 mod signals;
 #[path = "bad_input/system.rs"]

@@ -7,6 +7,8 @@ mod again;
 mod common;
 #[path = "decode/control.rs"]
 mod control;
+#[path = "decode/hires.rs"]
+mod hires;
 #[path = "decode/initial.rs"]
 mod initial;
 
@@ -77,9 +79,14 @@ impl Room {
     fn tensors(&self, name: &str) -> Tensors {
         let bytes = fs::read(self.path(name)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let values = |data: &[u8]| data.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values = |view: &TensorView<'_>| match view.dtype() {
+            Dtype::BF16 => view.data().chunks(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            _ => view.data().chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        };
+        // Counters of batches in training are integers.
+        let real = file.iter().filter(|(_, view)| view.dtype() != Dtype::I64);
         let mut all: Tensors =
-            file.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec(), values(view.data()))).collect();
+            real.map(|(name, view)| (name.to_owned(), view.shape().to_vec(), values(&view))).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }

@@ -40,8 +40,7 @@ pub(super) fn record_of(path: &Path, args: &Args) -> Result<Record> {
     if let Some(init) = record.init.as_ref().filter(|_| args.initial.init.is_none()) {
         return Err(lacks(format!("--init with {}", init.file), "none"));
     }
-    if let Some(mask) = record.init.as_ref().and_then(|init| init.mask.as_ref()).filter(|_| args.initial.mask.is_none())
-    {
+    if let Some(mask) = record.init.as_ref().and_then(|init| init.mask.as_ref()).filter(|_| !args.initial.is_masked()) {
         return Err(lacks(format!("--mask with {mask}"), "none"));
     }
     match (&record.text, &record.latents, &record.prior) {

@@ -4,22 +4,22 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::PICTURE;
-use super::given::Given;
+use super::hint::Hint;
+use super::initial::{Initial, fit_alike};
 use crate::controlnet::{ControlKind, ControlNet};
 use crate::error::{Error, Result};
-use crate::image::{ControlRecord, Image};
-use crate::picture::{self, Fit, canny_hint, inpainting_hint};
-use crate::pipeline::{Additions, Control, HostTensor, Pipeline};
-use crate::shape::Shape;
+use crate::image::ControlRecord;
+use crate::pipeline::{Additions, Control, Pipeline};
+use crate::request::Request;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Steer Stage C by a ControlNet (safetensors); several act together. What it is for is told by its tensors: canny
     /// edges, inpainting, super-resolution, identity.
-    #[arg(long, value_name = "FILE", requires = "control_image", help_heading = PICTURE, env = "CASCADE_CONTROL")]
+    #[arg(long, value_name = "FILE", help_heading = PICTURE, env = "CASCADE_CONTROL")]
     control: Vec<PathBuf>,
-    /// What the ControlNet is told, one for each --control: a picture, of which it gets the edges or whatever it takes; or
-    /// a .safetensors file with its hint as a tensor `hint`, [channels, height, width], which identity needs (the face
+    /// What the ControlNet is told, one for each --control: a picture, of which it gets the edges or whatever it takes, that
+    /// of --init where none is given; or a .safetensors file with its hint as a tensor `hint`, [channels, height, width], which identity needs (the face
     /// detector and recogniser are not part of this program). A picture of nothing but black and white is edges already.
     #[arg(long, value_name = "FILE", requires = "control", help_heading = PICTURE, env = "CASCADE_CONTROL_IMAGE")]
     control_image: Vec<PathBuf>,
@@ -31,7 +31,7 @@ pub(super) struct Args {
     control_strength: Vec<f32>,
     /// From where to where in Stage C's run it counts, as shares of the steps, for each --control or once for all.
     /// [default: 0,1]
-    #[arg(long, value_name = "FROM,TO", requires = "control", help_heading = PICTURE, env = "CASCADE_CONTROL_RANGE")]
+    #[arg(long, value_name = "FROM,TO", allow_hyphen_values = true, requires = "control", help_heading = PICTURE, env = "CASCADE_CONTROL_RANGE")]
     control_range: Vec<Range>,
 }
 
@@ -51,7 +51,7 @@ impl FromStr for Range {
     }
 }
 
-fn parse_strength(s: &str) -> std::result::Result<f32, String> {
+pub(super) fn parse_strength(s: &str) -> std::result::Result<f32, String> {
     let strength = s.trim().parse().ok().filter(|strength| (-10.0..=10.0).contains(strength));
     strength.ok_or_else(|| format!("expected a number from -10 to 10, got `{s}`"))
 }
@@ -61,13 +61,6 @@ pub(super) struct Controlled {
     net: ControlNet,
     hint: Hint,
     record: ControlRecord,
-}
-
-enum Hint {
-    Picture(Image),
-    /// A picture, and one that is white where it is to be painted.
-    Masked(Image, Image),
-    Tensor(HostTensor),
 }
 
 impl Args {
@@ -81,16 +74,17 @@ impl Args {
         self.control.iter().chain(&self.control_image).chain(&self.control_mask).map(PathBuf::as_path)
     }
 
-    /// What records say of them, where each has the mask.
-    fn records(&self) -> Result<Vec<ControlRecord>> {
+    /// What records say of them, where each has the mask, and where pictures do or do not begin with one.
+    fn records(&self, is_begun: bool) -> Result<Vec<ControlRecord>> {
         let count = self.control.len();
         let wrong = |flag: &str, expected: &str, found: usize| Error::Request {
             what: flag.into(),
             expected: format!("{expected} for {count} of --control"),
             found: found.to_string(),
         };
-        if self.control_image.len() != count {
-            return Err(wrong("--control-image", "one", self.control_image.len()));
+        if self.control_image.len() != count && !(self.control_image.is_empty() && is_begun) {
+            let expected = if is_begun { "one, or none to take the picture of --init," } else { "one" };
+            return Err(wrong("--control-image", expected, self.control_image.len()));
         }
         for (flag, given) in
             [("--control-strength", self.control_strength.len()), ("--control-range", self.control_range.len())]
@@ -99,14 +93,13 @@ impl Args {
                 return Err(wrong(flag, "one for all, or as many as there are,", given));
             }
         }
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let of = |i: usize| {
             let strength = self.control_strength.get(i).or(self.control_strength.first());
             let range = self.control_range.get(i).or(self.control_range.first());
             let Range(from, to) = range.copied().unwrap_or(Range(0.0, 1.0));
             ControlRecord {
                 file: name(&self.control[i]),
-                image: name(&self.control_image[i]),
+                image: self.control_image.get(i).map_or_else(String::new, |image| name(image)),
                 mask: self.control_mask.as_deref().map(name),
                 strength: strength.copied().unwrap_or(1.0),
                 range: (from, to),
@@ -119,19 +112,18 @@ impl Args {
     ///
     /// # Errors
     /// If there are not as many of one flag as of another, and for the first file that is not what it should be.
-    pub(super) fn read(&self) -> Result<Vec<Controlled>> {
-        let records = self.records()?;
-        let files = self.control.iter().zip(&self.control_image).zip(records);
-        let read = |((control, image), record): ((&PathBuf, &PathBuf), ControlRecord)| {
-            let net = ControlNet::open(control)?;
-            let hint = self.hint(&net, image)?;
-            let masked = matches!(hint, Hint::Masked(..));
-            let record = ControlRecord { mask: record.mask.filter(|_| masked), ..record };
+    pub(super) fn read(&self, initial: Option<&Initial>) -> Result<Vec<Controlled>> {
+        let mask = self.control_mask.as_deref();
+        let read = |(i, record): (usize, ControlRecord)| {
+            let net = ControlNet::open(&self.control[i])?;
+            let hint = Hint::read(&net, self.control_image.get(i).map(PathBuf::as_path), mask, initial)?;
+            let record = ControlRecord { mask: record.mask.filter(|_| hint.is_masked()), ..record };
             Ok(Controlled { net, hint, record })
         };
-        let all: Vec<Controlled> = files.map(read).collect::<Result<_>>()?;
-        match &self.control_mask {
-            Some(mask) if !all.iter().any(|one| matches!(one.hint, Hint::Masked(..))) => Err(Error::Request {
+        let all: Vec<Controlled> =
+            self.records(initial.is_some())?.into_iter().enumerate().map(read).collect::<Result<_>>()?;
+        match mask {
+            Some(mask) if !all.iter().any(|one| one.hint.is_masked()) => Err(Error::Request {
                 what: "--control-mask".into(),
                 expected: "a --control that inpaints, and its picture".into(),
                 found: mask.display().to_string(),
@@ -139,61 +131,30 @@ impl Args {
             _ => Ok(all),
         }
     }
-
-    fn hint(&self, net: &ControlNet, image: &Path) -> Result<Hint> {
-        let needs = |expected: &str| Error::Request {
-            what: format!("--control-image {}", image.display()),
-            expected: format!("{expected}, which {} takes ({})", net.path().display(), net.kind()),
-            found: "a picture".into(),
-        };
-        if image.extension().is_some_and(|extension| extension == "safetensors") {
-            return Ok(Hint::Tensor(Given::open(image)?.hint(net.hint_channels())?));
-        }
-        match (net.kind(), &self.control_mask) {
-            (ControlKind::Canny, _) => Ok(Hint::Picture(picture::read(image)?)),
-            (ControlKind::Inpainting, Some(mask)) => {
-                let (picture, mask_picture) = (picture::read(image)?, picture::read_mask(mask)?);
-                match (picture.width, picture.height) == (mask_picture.width, mask_picture.height) {
-                    true => Ok(Hint::Masked(picture, mask_picture)),
-                    false => Err(Error::Picture {
-                        path: mask.clone(),
-                        expected: format!("a mask of {}×{} pixels, as its picture has", picture.width, picture.height),
-                        found: format!("{}×{}", mask_picture.width, mask_picture.height),
-                    }),
-                }
-            }
-            (ControlKind::Inpainting, None) => Err(needs("a picture with --control-mask")),
-            (ControlKind::SuperResolution | ControlKind::Identity | ControlKind::Other, _) => {
-                Err(needs(&format!("a .safetensors file with `hint`, [{}, height, width]", net.hint_channels())))
-            }
-        }
-    }
 }
 
 impl Controlled {
+    /// The super-resolution ControlNet of a file, which is told of a small picture.
+    ///
+    /// # Errors
+    /// If either file is not what it should be.
+    pub(super) fn of_small(net: &Path, picture: &Path, strength: f32) -> Result<Self> {
+        let net = ControlNet::open(net)?;
+        if net.kind() != ControlKind::SuperResolution {
+            return Err(Error::Model {
+                path: net.path().to_owned(),
+                expected: "a ControlNet for super-resolution".into(),
+                found: format!("one for {}", net.kind()),
+            });
+        }
+        let hint = Hint::read(&net, Some(picture), None, None)?;
+        let (file, image) = (name(net.path()), name(picture));
+        Ok(Self { net, hint, record: ControlRecord { file, image, mask: None, strength, range: (0.0, 1.0) } })
+    }
+
     /// What a record says of it.
     pub(super) fn record(&self) -> ControlRecord {
         self.record.clone()
-    }
-
-    /// What it adds to Stage C for latents of this size, height and width.
-    ///
-    /// # Errors
-    /// Those of [`Pipeline::control`].
-    fn additions(&self, pipeline: &mut Pipeline, size: (usize, usize), check_nodes: bool) -> Result<Additions> {
-        // As many pixels as an EfficientNet turns into the latents.
-        let (height, width) = (32 * size.0, 32 * size.1);
-        let fit = |picture: &Image| Fit::Cover.apply(picture, width as u32, height as u32);
-        let shape = |c| Shape::new(1, height, width, c);
-        let hint = match &self.hint {
-            Hint::Tensor(hint) => hint.clone(),
-            Hint::Masked(picture, mask) => {
-                let painted: Vec<bool> = fit(mask).rgb.chunks_exact(3).map(|p| p[0] >= 128).collect();
-                HostTensor { shape: shape(4), values: inpainting_hint(&fit(picture), &painted) }
-            }
-            Hint::Picture(picture) => HostTensor { shape: shape(1), values: canny_hint(&fit(picture)) },
-        };
-        pipeline.control(&self.net, &hint, size, check_nodes)
     }
 
     /// It in a run, where it adds this.
@@ -202,25 +163,34 @@ impl Controlled {
     }
 }
 
-/// What each adds to Stage C, where these are the `sizes` of the latents of all requests.
+/// What each adds to Stage C in pictures of these requests.
 ///
 /// # Errors
 /// Those of [`Pipeline::control`], and if the sizes differ.
-pub(super) fn additions(
+pub(super) fn additions<'a>(
     all: &[Controlled],
-    mut sizes: impl Iterator<Item = (usize, usize)>,
+    mut requests: impl Iterator<Item = &'a Request>,
+    initial: Option<&Initial>,
     pipeline: &mut Pipeline,
     check_nodes: bool,
 ) -> Result<Vec<Additions>> {
-    let (false, Some(size)) = (all.is_empty(), sizes.next()) else { return Ok(Vec::new()) };
-    if sizes.any(|other| other != size) {
+    let (false, Some(request)) = (all.is_empty(), requests.next()) else { return Ok(Vec::new()) };
+    if requests.any(|other| !fit_alike(other, request)) {
         return Err(Error::Request {
             what: "--control".into(),
             expected: "pictures of one size".into(),
             found: "several".into(),
         });
     }
-    all.iter().map(|one| one.additions(pipeline, size, check_nodes)).collect()
+    let of = |Controlled { net, hint, .. }: &Controlled| {
+        let hint = hint.tensor(net, request, initial, pipeline, check_nodes)?;
+        pipeline.control(net, &hint, request.sizes().c, check_nodes)
+    };
+    all.iter().map(of).collect()
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The flags that ask for what a record says.
@@ -228,9 +198,8 @@ pub(super) fn flags(records: &[ControlRecord]) -> String {
     let of = |one: &ControlRecord| {
         let mask = one.mask.iter().map(|mask| format!(" --control-mask {mask}")).collect::<String>();
         let ControlRecord { file, image, strength, range: (from, to), .. } = one;
-        format!(
-            "--control {file} --control-image {image}{mask} --control-strength {strength} --control-range {from},{to}"
-        )
+        let image = if image.is_empty() { String::new() } else { format!(" --control-image {image}") };
+        format!("--control {file}{image}{mask} --control-strength {strength} --control-range {from},{to}")
     };
     records.iter().map(of).collect::<Vec<_>>().join(" ")
 }

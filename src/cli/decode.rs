@@ -133,6 +133,10 @@ fn request(args: &Args, file: &Given, stage_c: &HostTensor, model: &Model) -> Re
         request.prompts.fill(prompt.clone());
         request.negative = args.negative.clone().unwrap_or_default();
     }
+    if args.width.is_some() || args.height.is_some() {
+        // The picture's size is asked for, of whichever pass the latents are.
+        request = request.last_pass();
+    }
     let preset = args.method.preset(request.clone());
     (request.steps.1, request.method.1) = (preset.steps.1, preset.method.1);
     if args.steps.is_some() {

@@ -8,8 +8,9 @@ use super::again::{prior_request, record_of};
 use super::control;
 use super::given::{Given, StartLatents};
 use super::grid::{self, Grid};
+use super::hires;
 use super::image_prompts;
-use super::initial::{self, Fitted, fit_alike};
+use super::initial::{self, Fitted, Initial, fit_alike};
 use super::interrupt::{after_a_step, at_once};
 use super::jobs::{Job, jobs};
 use super::make::Making;
@@ -38,7 +39,7 @@ Examples:
   echo \"a fox\" | cascade-rt generate -o - > fox.png
 
 A line of a JSONL file is like {\"prompt\": \"a fox\", \"seed\": 7, \"steps\": [20, 10], \"output\": \"fox.png\"}, with any of
-prompt, negative, width, height, seed, steps, guidance, count, noise and output.")]
+prompt, negative, width, height, seed, steps, guidance, count, noise, hires, hires_strength and output.")]
 pub(super) struct Args {
     /// What the picture shows, may be empty; or - for what standard input holds, as where nothing is given and it is
     /// a pipe.
@@ -84,6 +85,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE[:WEIGHT]", help_heading = PICTURE, env = "CASCADE_IMAGE")]
     pub(super) image: Vec<image_prompts::Named>,
     #[command(flatten)]
+    hires: hires::Args,
+    #[command(flatten)]
     pub(super) initial: initial::Args,
     /// Stop after Stage C, and write its latents and the text to the output, which ends in .safetensors, for
     /// `decode`.
@@ -111,9 +114,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let again = from.as_ref().filter(|_| args.prompt.is_none() && args.size.count.is_none());
     let text = args.text.as_deref().map(Given::open).transpose()?;
     let (shown, initial) = (image_prompts::read(&args.image)?, args.initial.read(from.as_ref())?);
-    let controlled = args.control.read()?;
+    let controlled = args.control.read(initial.as_ref())?;
     let syntax = args.prompt_syntax.or(from.as_ref().and_then(|record| record.syntax.parse().ok())).unwrap_or_default();
-    let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), syntax)?;
+    let (mut jobs, grid) = asked(args, from.as_ref(), again, text.as_ref(), initial.as_ref(), syntax)?;
+    args.hires.check(&jobs, initial.as_ref().is_some_and(Initial::is_masked))?;
+    initial.iter().try_for_each(|initial| jobs.iter().try_for_each(|job| initial.check(&job.request)))?;
     let tags = take_tags(args, &mut jobs)?;
     let adapters = args.setup.adapters.names(&tags);
     if let Some(record) = again.filter(|record| record.adapters != adapters) {
@@ -126,7 +131,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if let Some(Seed::Random(seed)) = args.seed {
         note(&format!("seed: {seed}"));
     }
-    let preview = args.preview.plan()?;
+    let preview = args.preview.plan(args.output.replaces_previews())?;
     let outputs = match args.prior_only {
         true => args.output.plan_tensors(args.preview.file())?,
         false => {
@@ -191,8 +196,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     watch.about(pipeline.model());
     watch.preview = preview;
     let images = image_prompts::embed(&shown, &mut pipeline, args.making.check_nodes)?;
-    let sizes = jobs.iter().map(|(job, _)| job.request.sizes().c);
-    let additions = control::additions(&controlled, sizes, &mut pipeline, args.making.check_nodes)?;
+    let requests = jobs.iter().map(|(job, _)| &job.request);
+    let check_nodes = args.making.check_nodes;
+    let additions = control::additions(&controlled, requests, initial.as_ref(), &mut pipeline, check_nodes)?;
     let control: Vec<Control<'_>> = controlled.iter().zip(&additions).map(|(one, of)| one.with(of)).collect();
     let [start_c, start_b] = [latents.2[0].as_ref(), latents.2[1].as_ref()];
     let given = Inputs {
@@ -204,7 +210,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         ..Inputs::default()
     };
     let begin_with = |request: &Request, pipeline: &mut Pipeline| {
-        let fitted = |initial: &initial::Initial| initial.fitted(request, pipeline, args.making.check_nodes);
+        let fitted = |initial: &Initial| initial.fitted(request, pipeline, args.making.check_nodes);
         initial.as_ref().map(fitted).transpose()
     };
     if args.prior_only {
@@ -295,20 +301,24 @@ fn asked(
     from: Option<&Record>,
     again: Option<&Record>,
     text: Option<&Given>,
+    initial: Option<&Initial>,
     syntax: Syntax,
 ) -> Result<(Vec<Job>, Grid)> {
+    let extended = initial.and_then(Initial::extended);
+    let width = args.size.width.or(extended.map(|(width, _)| width));
+    let height = args.size.height.or(extended.map(|(_, height)| height));
     let usual = from.map_or_else(Request::default, |record| record.request.clone());
     let from_prompts = usual.prompts.clone();
-    let mut base = args.sampling.apply(Request {
+    let mut base = args.hires.apply(args.sampling.apply(Request {
         negative: args.negative.clone().unwrap_or(usual.negative),
-        width: args.size.width.unwrap_or(usual.width),
-        height: args.size.height.unwrap_or(usual.height),
+        width: width.unwrap_or(usual.width),
+        height: height.unwrap_or(usual.height),
         seed: args.seed.map_or(usual.seed, Seed::value),
         count: args.size.count.unwrap_or(usual.count),
         noise: args.noise.unwrap_or(usual.noise),
         prompts: Vec::new(),
         ..usual
-    });
+    }));
     // Before anything is listed of which there may be too much.
     Request { prompts: vec![String::new()], ..base.clone() }.check()?;
     let plain = |prompts: &[String]| prompts.iter().map(|prompt| Line::of(prompt)).collect();
@@ -334,7 +344,7 @@ fn asked(
             });
         }
     };
-    let sized = [args.size.width.is_some() || from.is_some(), args.size.height.is_some() || from.is_some()];
+    let sized = [width.is_some() || from.is_some(), height.is_some() || from.is_some()];
     let (lines, grid) = args.grid.expand(lines, &base)?;
     // All texts of a job get as many chunks as the longest, so a picture that is to be as if alone has its own.
     let together = syntax == Syntax::Plain || base.noise.is_of_batch();

@@ -62,7 +62,7 @@ impl Given {
     /// # Errors
     /// If there is neither `stage_c` nor `stage_b`, or one of another shape than the request's.
     pub(super) fn start_latents(&self, request: &Request, row: Option<usize>, model: &Model) -> Result<StartLatents> {
-        let (images, sizes) = (request.images(), request.sizes());
+        let (images, sizes) = (request.images(), [request.sizes().c, request.last_pass().sizes().b]);
         let read = |name: &str, (h, w): (usize, usize), c: usize| -> Result<Option<HostTensor>> {
             let Some(dims) = self.file.dims(name) else { return Ok(None) };
             let rows = if row.is_some() { dims.first().copied().unwrap_or(0) } else { images };
@@ -73,8 +73,8 @@ impl Given {
             }))
         };
         let latents = [
-            read("stage_c", sizes.c, model.stage_c.1.in_channels)?,
-            read("stage_b", sizes.b, model.stage_b.1.in_channels)?,
+            read("stage_c", sizes[0], model.stage_c.1.in_channels)?,
+            read("stage_b", sizes[1], model.stage_b.1.in_channels)?,
         ];
         match latents.iter().all(Option::is_none) {
             true => Err(self.lacks("tensors `stage_c`, `stage_b` or both")),

@@ -1,13 +1,14 @@
 //! Pictures that become latents: their files, how they are fitted, and what a record says of them.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::PICTURE;
 use crate::error::{Error, Result};
 use crate::image::{Image, InitialPicture, Record};
-use crate::picture::{self, Fit};
+use crate::picture::{self, Fit, extend, margins};
 use crate::pipeline::{HostTensor, Init, Pipeline, Repaint};
-use crate::request::{Request, parse_whole};
+use crate::request::{MAX_SIDE, Request, parse_strength, parse_whole};
 
 /// The size of a picture that is encoded.
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,7 @@ impl Fitting {
 
     /// What a record says of a picture that is encoded and decoded, and not changed in between.
     pub(super) fn record(&self, file: &Path) -> InitialPicture {
-        InitialPicture { file: name_of(file), strength: 0.0, fit: self.fit.to_string(), mask: None }
+        InitialPicture { file: name_of(file), strength: 0.0, fit: self.fit.to_string(), mask: None, outpaint: None }
     }
 }
 
@@ -46,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", help_heading = PICTURE, env = "CASCADE_INIT")]
     pub(super) init: Option<PathBuf>,
     /// How much of --init is to change: 0 leaves it as the model can reconstruct it, 1 leaves nothing of it. Stage C takes
-    /// about this share of its steps. [default: 0.6]
+    /// about this share of its steps. [default: 0.6, and 1 with --outpaint]
     #[arg(long, value_name = "S", requires = "init", value_parser = parse_strength, allow_hyphen_values = true, help_heading = PICTURE, env = "CASCADE_STRENGTH")]
     strength: Option<f32>,
     /// What becomes of an --init of other proportions: cover cuts off what extends beyond the size, contain continues the
@@ -56,11 +57,26 @@ pub(super) struct Args {
     /// Change --init only where this picture of the same size is white; or transparent, if it is that anywhere.
     #[arg(long, value_name = "FILE", requires = "init", conflicts_with = "prior_only", help_heading = PICTURE, env = "CASCADE_MASK")]
     pub(super) mask: Option<PathBuf>,
+    /// Extend --init by so many pixels on its left, right, top and bottom, and leave the rest as it is. To make the sides
+    /// multiples of 8 from 64 up, what is missing of that is added on the right and at the bottom.
+    #[arg(long, value_name = "L,R,T,B", allow_hyphen_values = true, requires = "init", conflicts_with_all = ["mask", "fit", "width", "height", "prior_only"], help_heading = PICTURE, env = "CASCADE_OUTPAINT")]
+    outpaint: Option<Margins>,
 }
 
-fn parse_strength(s: &str) -> std::result::Result<f32, String> {
-    let strength = s.trim().parse().ok().filter(|strength| (0.0..=1.0).contains(strength));
-    strength.ok_or_else(|| format!("expected a number from 0 to 1, got `{s}`"))
+/// `LEFT,RIGHT,TOP,BOTTOM`, pixels by which a picture is extended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Margins([u32; 4]);
+
+impl FromStr for Margins {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let sides: Option<Vec<u32>> = text.split(',').map(|side| side.trim().parse().ok()).collect();
+        let sides = sides.and_then(|sides| <[u32; 4]>::try_from(sides).ok());
+        sides.filter(|sides| sides.iter().all(|side| *side <= MAX_SIDE) && *sides != [0; 4]).map(Self).ok_or_else(|| {
+            format!("expected pixels on the left, right, top and bottom like 0,64,0,0, at most {MAX_SIDE} each, got `{text}`")
+        })
+    }
 }
 
 /// A picture to begin with, which was read.
@@ -73,6 +89,17 @@ pub(super) struct Initial {
 }
 
 impl Args {
+    /// Whether flags say which part of the picture stays as it is.
+    pub(super) fn is_masked(&self) -> bool {
+        self.mask.is_some() || self.outpaint.is_some()
+    }
+
+    /// By how much the picture is extended.
+    fn margins(&self, record: Option<&Record>) -> Option<[u32; 4]> {
+        let recorded = record.and_then(|record| record.init.as_ref()?.outpaint).filter(|_| self.mask.is_none());
+        self.outpaint.map(|Margins(sides)| sides).or(recorded).filter(|_| self.init.is_some())
+    }
+
     /// Reads the picture. What the flags do not say is as in `record`, or as usual.
     ///
     /// # Errors
@@ -86,7 +113,10 @@ impl Args {
             (None, Some(recorded)) => recorded.fit.parse()?,
             (None, None) => Fit::default(),
         };
-        let strength = self.strength.or(recorded.map(|recorded| recorded.strength)).unwrap_or(STRENGTH);
+        let outpaint = self.margins(record);
+        // Nothing is known of what is new.
+        let usual = if outpaint.is_some() { 1.0 } else { STRENGTH };
+        let strength = self.strength.or(recorded.map(|recorded| recorded.strength)).unwrap_or(usual);
         let (picture, mask) = (picture::read(path)?, self.mask.as_deref().map(picture::read_mask).transpose()?);
         if let Some(mask) = mask.as_ref().filter(|mask| (mask.width, mask.height) != (picture.width, picture.height)) {
             return Err(Error::Request {
@@ -95,9 +125,70 @@ impl Args {
                 found: format!("{}×{}", mask.width, mask.height),
             });
         }
-        let name_of_mask = self.mask.as_deref().map(name_of);
-        let record = InitialPicture { file: name_of(path), strength, fit: fit.to_string(), mask: name_of_mask };
-        Ok(Some(Initial { picture, mask, fit, record }))
+        let initial = Initial { picture, mask, fit, record: self.record(path, strength, fit, outpaint) };
+        match initial.extended() {
+            Some((width, height)) if width.max(height) > MAX_SIDE => Err(Error::Request {
+                what: "--outpaint".into(),
+                expected: format!("pixels by which no side becomes longer than {MAX_SIDE}"),
+                found: format!("{width}×{height}"),
+            }),
+            _ => Ok(Some(initial)),
+        }
+    }
+
+    fn record(&self, path: &Path, strength: f32, fit: Fit, outpaint: Option<[u32; 4]>) -> InitialPicture {
+        let mask = self.mask.as_deref().map(name_of);
+        InitialPicture { file: name_of(path), strength, fit: fit.to_string(), mask, outpaint }
+    }
+}
+
+impl Initial {
+    /// Whether a part of the picture stays as it is.
+    pub(super) fn is_masked(&self) -> bool {
+        self.mask.is_some() || self.record.outpaint.is_some()
+    }
+
+    /// Width and height of the picture when it is extended, if it is.
+    pub(super) fn extended(&self) -> Option<(u32, u32)> {
+        let [left, right, top, bottom] = self.record.outpaint?;
+        let side = |before: u32, side: u32, after: u32| (before + side + after).next_multiple_of(8).max(64);
+        Some((side(left, self.picture.width, right), side(top, self.picture.height, bottom)))
+    }
+
+    /// Whether pictures of a request may begin with it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if it is extended to another size.
+    pub(super) fn check(&self, request: &Request) -> Result<()> {
+        match self.extended().filter(|size| *size != (request.width, request.height)) {
+            None => Ok(()),
+            Some((width, height)) => Err(Error::Request {
+                what: "--outpaint".into(),
+                expected: format!("a request of {width}×{height} pixels, as large as the picture becomes"),
+                found: format!("{}×{}", request.width, request.height),
+            }),
+        }
+    }
+
+    /// It and its mask, of the request's size.
+    pub(super) fn fit(&self, request: &Request) -> (Image, Option<Image>) {
+        let size = (request.width, request.height);
+        if let Some([left, _, top, _]) = self.record.outpaint {
+            let mask = margins(&self.picture, (left, top), size);
+            return (extend(&self.picture, (left, top), size), Some(mask));
+        }
+        let fitted = |picture: &Image| self.fit.apply(picture, size.0, size.1);
+        (fitted(&self.picture), self.mask.as_ref().map(fitted))
+    }
+
+    /// Fits it to the request, and encodes it.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::encode_picture`].
+    pub(super) fn fitted(&self, request: &Request, pipeline: &mut Pipeline, check_nodes: bool) -> Result<Fitted> {
+        let (picture, mask) = self.fit(request);
+        let latents = pipeline.encode_picture(&picture, request.sizes().c, check_nodes)?;
+        Ok(Fitted { latents, strength: self.record.strength, picture, mask })
     }
 }
 
@@ -107,19 +198,6 @@ pub(super) struct Fitted {
     strength: f32,
     picture: Image,
     mask: Option<Image>,
-}
-
-impl Initial {
-    /// Fits it to the request, and encodes it.
-    ///
-    /// # Errors
-    /// Those of [`Pipeline::encode_picture`].
-    pub(super) fn fitted(&self, request: &Request, pipeline: &mut Pipeline, check_nodes: bool) -> Result<Fitted> {
-        let fitted = |picture: &Image| self.fit.apply(picture, request.width, request.height);
-        let (picture, mask) = (fitted(&self.picture), self.mask.as_ref().map(fitted));
-        let latents = pipeline.encode_picture(&picture, request.sizes().c, check_nodes)?;
-        Ok(Fitted { latents, strength: self.record.strength, picture, mask })
-    }
 }
 
 impl Fitted {
@@ -137,4 +215,17 @@ pub(super) fn fit_alike(a: &Request, b: &Request) -> bool {
 
 fn name_of(file: &Path) -> String {
     file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins() {
+        assert_eq!("0, 64,8,0".parse(), Ok(Margins([0, 64, 8, 0])));
+        for bad in ["", "8", "1,2,3", "1,2,3,4,5", "0,0,0,0", "-1,0,0,0", "1.5,0,0,0", "0,0,0,16385", "nan,0,0,0"] {
+            assert!(bad.parse::<Margins>().unwrap_err().ends_with(&format!("got `{bad}`")), "{bad}");
+        }
+    }
 }

@@ -52,7 +52,8 @@ impl Making {
         let missing = all.iter().map(|(job, whole)| outputs.missing(job, whole));
         let missing: Vec<_> = missing.collect::<Result<_>>()?;
         let total: usize = missing.iter().flatten().map(|images| images.len()).sum();
-        let largest = all.iter().map(|(job, _)| 3 * u64::from(job.request.width) * u64::from(job.request.height)).max();
+        let last = all.iter().map(|(job, _)| job.request.last_pass());
+        let largest = last.map(|request| 3 * u64::from(request.width) * u64::from(request.height)).max();
         // A grid is drawn of pictures that are kept, and becomes a file.
         watch.expect(total, watch.pictures.as_ref().map_or(0, |_| 3 * total as u64 * largest.unwrap_or(0)));
         let mut kept = watch.pictures.take();

@@ -62,6 +62,11 @@ impl Output {
         }
     }
 
+    /// Whether previews may replace a file of before the run, as one that is resumed has left it.
+    pub(super) fn replaces_previews(&self) -> bool {
+        self.force || self.resume
+    }
+
     /// Names every picture of a run, and the one of them all, and finds out now, not after minutes of work, whether they
     /// can be written, and `preview` as well.
     ///
@@ -148,8 +153,8 @@ impl Output {
             }
         }
         let dump = self.dump.as_deref();
-        // A preview is replaced all the time, so it may be there already.
-        let others = [("--dump", dump, self.force), ("--grid", grid, self.force), ("--preview", preview, true)];
+        let of_previews = self.replaces_previews();
+        let others = [("--dump", dump, self.force), ("--grid", grid, self.force), ("--preview", preview, of_previews)];
         let mut apart: HashMap<Identity, (&str, &Path)> = HashMap::new();
         for (flag, path, force) in others {
             let Some(path) = path else { continue };
@@ -226,16 +231,16 @@ fn same_file(path: &Path, other: &Path) -> String {
 /// No output replaces a file that a run reads, whatever either is called.
 ///
 /// # Errors
-/// [`Error::Request`] for the first that would, with the `flags` that name outputs.
+/// [`Error::Request`] for the first that would, with the `flag` that names outputs.
 pub(super) fn spare<P: AsRef<Path>>(
-    flags: &str,
+    flag: &str,
     outputs: impl IntoIterator<Item = P>,
     inputs: impl IntoIterator<Item = PathBuf>,
 ) -> Result<()> {
     let inputs: HashMap<Identity, PathBuf> = inputs.into_iter().map(|path| (Identity::of(&path), path)).collect();
     for path in outputs {
         if let Some(input) = inputs.get(&Identity::of(path.as_ref())) {
-            return Err(refused(flags, "files that this run does not read", same_file(path.as_ref(), input)));
+            return Err(refused(flag, "files that this run does not read", same_file(path.as_ref(), input)));
         }
     }
     Ok(())
@@ -266,10 +271,11 @@ impl Outputs {
     /// # Errors
     /// [`Error::Request`] for the first that would.
     pub(super) fn spare(&self, inputs: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        let inputs: Vec<PathBuf> = inputs.into_iter().collect();
         let stdout = self.paths.is_empty().then_some(Path::new(STDOUT));
-        let others = self.dump.iter().chain(&self.grid).chain(&self.preview);
-        let outputs = self.paths.iter().chain(others).map(PathBuf::as_path).chain(stdout);
-        spare("--output and --dump", outputs, inputs)
+        spare("--output", self.paths.iter().map(PathBuf::as_path).chain(stdout), inputs.clone())?;
+        let others = [("--dump", &self.dump), ("--grid", &self.grid), ("--preview", &self.preview)];
+        others.into_iter().try_for_each(|(flag, path)| spare(flag, path, inputs.clone()))
     }
 
     /// The images of a job that are still to be made, in ranges, where `whole` is the job's record.

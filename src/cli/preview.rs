@@ -13,12 +13,12 @@ use crate::pipeline::Step;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Show what the pictures of a batch are going to be like while Stage C samples them: in a file (.png, .jpg, .webp),
-    /// which is always whole, or, with `terminal`, in the terminal (kitty, iTerm2, sixel, or half blocks). The model needs a
+    /// which is always whole and replaces one of before the run only with --force, or, with `terminal`, in the terminal (kitty, iTerm2, sixel, or half blocks). The model needs a
     /// previewer (`previewer.safetensors`).
     #[arg(long, value_name = "FILE|terminal", help_heading = PICTURE, env = "CASCADE_PREVIEW")]
     preview: Option<PathBuf>,
     /// Steps of Stage C from one preview to the next; the last is always shown. [default: 1]
-    #[arg(long, value_name = "N", requires = "preview", value_parser = clap::value_parser!(u32).range(1..), help_heading = PICTURE, env = "CASCADE_PREVIEW_EVERY")]
+    #[arg(long, value_name = "N", requires = "preview", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..), help_heading = PICTURE, env = "CASCADE_PREVIEW_EVERY")]
     preview_every: Option<u32>,
 }
 
@@ -27,6 +27,8 @@ pub(super) struct Args {
 pub(super) struct Preview {
     to: Target,
     every: usize,
+    /// Whether a file may be replaced: one of before the run, and then always its own.
+    replaces: bool,
 }
 
 #[derive(Debug)]
@@ -42,11 +44,11 @@ impl Args {
         self.preview.as_deref().filter(|path| *path != Path::new("terminal"))
     }
 
-    /// Where previews go, if anywhere.
+    /// Where previews go, if anywhere, and whether they may replace a file of before the run.
     ///
     /// # Errors
     /// [`Error::Request`] if standard output is not the terminal that they would go to.
-    pub(super) fn plan(&self) -> Result<Option<Preview>> {
+    pub(super) fn plan(&self, replaces: bool) -> Result<Option<Preview>> {
         let to = match (&self.preview, self.file()) {
             (None, _) => return Ok(None),
             (Some(_), Some(file)) => Target::File(file.to_owned()),
@@ -59,7 +61,7 @@ impl Args {
                 });
             }
         };
-        Ok(Some(Preview { to, every: self.preview_every.unwrap_or(1) as usize }))
+        Ok(Some(Preview { to, every: self.preview_every.unwrap_or(1) as usize, replaces }))
     }
 }
 
@@ -77,7 +79,8 @@ impl Preview {
         match &mut self.to {
             Target::File(path) => {
                 let format = Format::of(path).unwrap_or(Format::Png);
-                write_atomically(path, &sheet.to_bytes(format, None)?, true)
+                let replaces = std::mem::replace(&mut self.replaces, true);
+                write_atomically(path, &sheet.to_bytes(format, None)?, replaces)
             }
             Target::Terminal(lines) => {
                 // A terminal that is gone is no reason to stop.

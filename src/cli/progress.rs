@@ -38,7 +38,10 @@ impl Progress {
 
     /// A stage begins.
     pub(super) fn begin(&mut self, name: StageName) {
-        self.stage = self.batch.stages.iter().position(|(stage, ..)| *stage == name).unwrap_or(self.stage);
+        // Stage C may make two passes.
+        let from = self.stage + usize::from(self.step > 0);
+        let later = self.batch.stages.iter().enumerate().skip(from).find(|(_, (stage, ..))| *stage == name);
+        self.stage = later.map_or(self.stage, |(stage, _)| stage);
         (self.step, self.since) = (0, Instant::now());
     }
 
@@ -157,6 +160,23 @@ mod tests {
         run.begin(StageA);
         run.step(1, run.since + Duration::from_secs(50));
         assert_eq!((seconds(&run), run.fraction()), (0, 1.0));
+    }
+
+    #[test]
+    fn a_stage_may_run_twice() {
+        let mut run = Progress::new(1);
+        run.batch(&Outline { images: 1, stages: vec![(StageC, 4, 100), (StageC, 2, 300), (StageA, 1, 100)] });
+        let step = |run: &mut Progress, step| run.step(step, run.since + Duration::from_secs(1));
+        run.begin(StageC);
+        step(&mut run, 4);
+        assert!((run.fraction() - 0.2).abs() < 1e-9);
+        run.begin(StageC);
+        assert!((run.fraction() - 0.2).abs() < 1e-9 && run.line().starts_with("Stage C 0/2"), "{}", run.line());
+        step(&mut run, 2);
+        assert!((run.fraction() - 0.8).abs() < 1e-9);
+        run.begin(StageA);
+        step(&mut run, 1);
+        assert_eq!(run.fraction(), 1.0);
     }
 
     #[test]

@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 use super::seed::Seed;
 use super::setup::Sampling;
 use crate::error::{Error, Result};
-use crate::request::{Request, parse_guidance, parse_steps, parse_whole};
+use crate::request::{Request, parse_guidance, parse_hires, parse_steps, parse_strength, parse_whole};
 
 /// Longest file of prompts, in bytes.
 const LIMIT: u64 = 64 << 20;
 /// What a line of JSON may say.
-const FIELDS: &str = "prompt, negative, width, height, seed, steps, guidance, count, noise, output, and flags under \
-                      Sampling, like sampler";
+const FIELDS: &str = "prompt, negative, width, height, seed, steps, guidance, count, noise, hires, \
+                      hires_strength, output, and flags under Sampling, like sampler";
 
 /// A line of a file of prompts.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +94,8 @@ impl Line {
                 "steps" => parse_steps(&text).map(|steps| request.steps = steps),
                 "guidance" => parse_guidance(&text).map(|guidance| request.guidance = guidance),
                 "count" => parse_whole(&text).map(|count| request.count = count),
+                "hires" => parse_hires(&text).map(|factor| request.hires = factor),
+                "hires_strength" => parse_strength(&text).map(|strength| request.hires_strength = strength),
                 "noise" => text.parse().map(|noise| request.noise = noise),
                 _ => match Sampling::of(name, &text) {
                     Some(sampled) => sampled.map(|sampling| *request = sampling.apply(request.clone())),

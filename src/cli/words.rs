@@ -24,6 +24,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("parallel", "--guidance-parallel"),
     ("count", "--count"),
     ("noise", "--noise"),
+    ("hires", "--hires"),
+    ("hires_strength", "--hires-strength"),
     ("text", "--text"),
     ("text.states", "--text"),
     ("text.pooled", "--text"),

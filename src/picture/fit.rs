@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Area, Filter, resample};
+use super::{Area, Filter, extend, resample};
 use crate::error::Error;
 use crate::image::Image;
 
@@ -53,33 +53,19 @@ impl Fit {
     /// If a side is 0.
     pub fn apply(self, picture: &Image, width: u32, height: u32) -> Image {
         let whole = Area::of(picture);
-        let [from, to] = [picture, &Image { width, height, rgb: Vec::new() }]
-            .map(|image| (f64::from(image.width), f64::from(image.height)));
         match self {
             Fit::Stretch => resample(picture, whole, (width, height), (0..width, 0..height), Filter::Bilinear),
             Fit::Cover => {
-                // The part of the picture that has the wanted proportions.
-                let scale = (from.0 / to.0).min(from.1 / to.1);
-                let middle = |from: f64, to: f64| {
-                    let cut = ((from - to * scale) / 2.0).max(0.0);
-                    [cut, from - cut]
-                };
-                let area = Area { x: middle(from.0, to.0), y: middle(from.1, to.1) };
+                let area = Area::covering(picture, width, height);
                 resample(picture, area, (width, height), (0..width, 0..height), Filter::Bilinear)
             }
             Fit::Contain => {
-                let scale = (to.0 / from.0).min(to.1 / from.1);
-                let side = |from: f64, to: u32| ((from * scale).round() as u32).clamp(1, to);
-                let (w, h) = (side(from.0, width), side(from.1, height));
+                let scale = |to: u32, from: u32| f64::from(to) / f64::from(from);
+                let scale = scale(width, picture.width).min(scale(height, picture.height));
+                let side = |from: u32, to: u32| ((f64::from(from) * scale).round() as u32).clamp(1, to);
+                let (w, h) = (side(picture.width, width), side(picture.height, height));
                 let inner = resample(picture, whole, (w, h), (0..w, 0..h), Filter::Bilinear);
-                let (left, top) = ((width - w) / 2, (height - h) / 2);
-                let at = |y: u32, x: u32| {
-                    let (y, x) = (y.saturating_sub(top).min(h - 1), x.saturating_sub(left).min(w - 1));
-                    let at = (y as usize * w as usize + x as usize) * 3;
-                    [inner.rgb[at], inner.rgb[at + 1], inner.rgb[at + 2]]
-                };
-                let rgb = (0..height).flat_map(|y| (0..width).flat_map(move |x| [(y, x)])).flat_map(|(y, x)| at(y, x));
-                Image { width, height, rgb: rgb.collect() }
+                extend(&inner, ((width - w) / 2, (height - h) / 2), (width, height))
             }
         }
     }

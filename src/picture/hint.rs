@@ -1,6 +1,6 @@
 //! Pictures as ControlNets take them.
 
-use super::canny;
+use super::{canny, interpolate};
 use crate::image::Image;
 
 /// The thresholds that the published canny ControlNet was trained with.
@@ -19,11 +19,11 @@ pub fn canny_hint(picture: &Image) -> Vec<f32> {
     if picture.rgb.chunks_exact(3).all(|p| matches!(p, [0, 0, 0] | [255, 255, 255])) {
         return values(&picture.rgb.iter().step_by(3).copied().collect::<Vec<u8>>());
     }
-    let small = bilinear(&values(&picture.rgb), [height, width], [SIDE, SIDE], 3);
+    let small = interpolate(&values(&picture.rgb), [height, width], [SIDE, SIDE], 3);
     let rgb = small.iter().map(|v| (v * 255.0) as u8).collect();
     let small = Image { width: SIDE as u32, height: SIDE as u32, rgb };
     let edges = canny(&small, CANNY_THRESHOLDS.0, CANNY_THRESHOLDS.1);
-    bilinear(&values(&edges), [SIDE, SIDE], [height, width], 1)
+    interpolate(&values(&edges), [SIDE, SIDE], [height, width], 1)
 }
 
 /// The hint of an inpainting ControlNet, `[height, width, 4]`: the picture from 0 to 1, white where it is to be painted, and
@@ -38,30 +38,4 @@ pub fn inpainting_hint(picture: &Image, mask: &[bool]) -> Vec<f32> {
         false => [f32::from(rgb[0]) / 255.0, f32::from(rgb[1]) / 255.0, f32::from(rgb[2]) / 255.0, 0.0],
     };
     picture.rgb.chunks_exact(3).zip(mask).flat_map(pixel).collect()
-}
-
-/// Bilinear interpolation between the centres of pixels, which skips pixels where the result is much smaller: `x [h, w, c]` →
-/// `[height, width, c]`.
-///
-/// Source: `torch.nn.functional.interpolate` with `align_corners=False` and without `antialias`.
-fn bilinear(x: &[f32], from: [usize; 2], to: [usize; 2], c: usize) -> Vec<f32> {
-    let source = |o: usize, from: usize, to: usize| {
-        let at = ((o as f32 + 0.5) * (from as f32 / to as f32) - 0.5).max(0.0);
-        let first = (at as usize).min(from - 1);
-        (first, (first + 1).min(from - 1), at - first as f32)
-    };
-    let mut y = Vec::with_capacity(to[0] * to[1] * c);
-    for row in 0..to[0] {
-        let (top, bottom, v) = source(row, from[0], to[0]);
-        for column in 0..to[1] {
-            let (left, right, u) = source(column, from[1], to[1]);
-            let at = |y: usize, i: usize, ch: usize| x[(y * from[1] + i) * c + ch];
-            y.extend((0..c).map(|ch| {
-                let upper = at(top, left, ch) * (1.0 - u) + at(top, right, ch) * u;
-                let lower = at(bottom, left, ch) * (1.0 - u) + at(bottom, right, ch) * u;
-                upper * (1.0 - v) + lower * v
-            }));
-        }
-    }
-    y
 }

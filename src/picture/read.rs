@@ -1,8 +1,9 @@
 //! Reads PNG, JPEG and WebP files, whoever made them.
 //!
 //! What a file says beyond 8-bit RGB is treated as Pillow's `convert("RGB")` does it: alpha is dropped, of 16 bits the
-//! upper 8 are kept, palettes and greys become RGB, and colour profiles are not applied. The orientation that a camera
-//! noted in EXIF is applied, as `load_image` of `diffusers` does. Of an animation, the first picture is taken.
+//! upper 8 are kept (of greys, too, which Pillow clips), palettes and greys become RGB, and colour profiles are not
+//! applied. The orientation that a camera noted in EXIF is applied, as `load_image` of `diffusers` does. Of an animation,
+//! the first picture is taken.
 
 use std::fs::File;
 use std::io::{Cursor, Read};

@@ -50,6 +50,21 @@ impl Area {
     pub fn of(picture: &Image) -> Self {
         Self { x: [0.0, picture.width.into()], y: [0.0, picture.height.into()] }
     }
+
+    /// The largest area in the middle of a picture that has the proportions of `width` × `height`.
+    ///
+    /// # Panics
+    /// If a side is 0.
+    pub fn covering(picture: &Image, width: u32, height: u32) -> Self {
+        let from = [picture.width, picture.height].map(f64::from);
+        let to = [width, height].map(f64::from);
+        let scale = (from[0] / to[0]).min(from[1] / to[1]);
+        let [x, y] = [0, 1].map(|axis| {
+            let cut = ((from[axis] - to[axis] * scale) / 2.0).max(0.0);
+            [cut, from[axis] - cut]
+        });
+        Self { x, y }
+    }
 }
 
 /// The `area` of a picture, resized to `size` (width, height), of which only the `window` (columns, rows) is

@@ -1,34 +1,55 @@
-//! Sampling that begins with a picture, and may leave a part of it as it is.
+//! Sampling that begins with latents, and may leave a part of them as it is.
 
+use std::ops::Range;
+
+use super::inputs::{Init, Repaint};
 use super::run::Run;
 use crate::error::Result;
 use crate::picture::repainted_latents;
 use crate::plan::Slot;
 use crate::sampler::Step;
 
-/// The latents of the initial picture, for one batch.
-pub(super) struct Beginning {
+/// What Stage C begins with besides noise, for one batch.
+#[derive(Debug)]
+pub(crate) struct Begun<'a> {
+    /// Latents of every image of the batch, `[n, h, w, c]`.
+    pub latents: Vec<f32>,
+    /// How much of them is to change, see [`Init::strength`].
+    pub strength: f32,
+    /// Where alone they are to change.
+    pub repaint: Option<Repaint<'a>>,
+}
+
+impl<'a> Begun<'a> {
+    /// What is given for these images.
+    pub fn of(init: Init<'a>, images: Range<usize>) -> Self {
+        let rows: Vec<usize> = images.map(|image| image.min(init.latents.shape.n - 1)).collect();
+        Self { latents: init.latents.images(&rows), strength: init.strength, repaint: init.repaint }
+    }
+}
+
+/// The same with the noise that belongs to a step.
+pub(super) struct Beginning<'a> {
     /// `[n, h, w, c]`.
-    latents: Vec<f32>,
+    latents: &'a [f32],
     /// The start noise, of the same shape.
     noise: Vec<f32>,
     /// Which of the values stay as they are; none unless there is a mask.
     kept: Option<Vec<bool>>,
 }
 
-impl Beginning {
-    /// Reads the start noise from `x`. `None` if no picture is given, or nothing of it is left at step `first`.
-    pub fn of(run: &mut Run<'_>, x: Slot, first: usize) -> Result<Option<Self>> {
-        let Some(init) = run.job.inputs.init.filter(|init| first > 0 || init.repaint.is_some()) else {
+impl<'a> Beginning<'a> {
+    /// Reads the start noise from `x`. `None` if nothing is given, or nothing of it is left at step `first`.
+    pub fn of(run: &mut Run<'a>, x: Slot, first: usize) -> Result<Option<Self>> {
+        let Some(begun) = run.job.begun.filter(|begun| first > 0 || begun.repaint.is_some()) else {
             return Ok(None);
         };
-        let rows: Vec<usize> = run.job.images.clone().map(|image| image.min(init.latents.shape.n - 1)).collect();
-        let kept = init.repaint.map(|repaint| {
+        let kept = begun.repaint.map(|repaint| {
             let repainted = repainted_latents(repaint.mask, (x.shape.h, x.shape.w));
             let of_image = repainted.iter().flat_map(|&new| vec![!new; x.shape.c]);
             of_image.collect::<Vec<bool>>().repeat(x.shape.n)
         });
-        Ok(Some(Self { latents: init.latents.images(&rows), noise: run.read(x)?.values, kept }))
+        Ok(Some(Self { latents: &begun.latents, noise: run.read(x)?.values, kept }))
     }
 
     /// The latents, with as much noise as belongs to a step: none after the last.

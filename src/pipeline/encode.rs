@@ -17,6 +17,9 @@ use crate::plan::{Plan, Recorder, Slot};
 use crate::shape::Shape;
 use crate::weights::Checkpoint;
 
+/// Pixels of a picture that become one of the latents that the EfficientNet makes of it, along each axis.
+pub const LATENT_PIXELS: usize = EffnetConfig::FACTOR;
+
 /// An encoder of one picture, recorded as a plan of its own.
 struct Encoder<'a> {
     /// For messages.
@@ -66,7 +69,7 @@ impl Pipeline {
     /// As [`embed_pictures`](Self::embed_pictures), of the EfficientNet encoder.
     pub fn encode_picture(&mut self, picture: &Image, size: (usize, usize), check_nodes: bool) -> Result<HostTensor> {
         let (weights, config) = self.model.effnet()?;
-        let (height, width) = (EffnetConfig::FACTOR * size.0, EffnetConfig::FACTOR * size.1);
+        let (height, width) = (LATENT_PIXELS * size.0, LATENT_PIXELS * size.1);
         let mut rec = Recorder::new();
         rec.segment("effnet");
         let pixels = rec.input(Shape::new(1, height, width, 3), Element::F32);

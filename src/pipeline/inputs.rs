@@ -96,7 +96,8 @@ pub struct Repaint<'a> {
     pub mask: &'a Image,
 }
 
-/// What is given for a run. Tensors of images hold all images of the request.
+/// What is given for a run. Tensors of images hold all images of the request. Where Stage C makes two passes, the first one is
+/// given `init`, `control` and `start_c`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Inputs<'a> {
     /// Text states: the text encoder does not run, and what the prompts say is of no consequence.
@@ -159,6 +160,10 @@ impl Inputs<'_> {
                 return Err(wrong("init", "none where Stage C's result is given".into(), found));
             }
             let rows = if latents.shape.n == 1 { 1 } else { images };
+            if repaint.is_some() && request.is_hires() {
+                let expected = "1, one pass, where a mask keeps a part of a picture";
+                return Err(wrong("hires", expected.into(), request.hires.to_string()));
+            }
             for image in repaint.iter().flat_map(|repaint| [repaint.picture, repaint.mask]) {
                 if (image.width, image.height) != (request.width, request.height) {
                     let expected = format!("a picture and a mask of {}×{} pixels", request.width, request.height);
@@ -177,6 +182,7 @@ impl Inputs<'_> {
             require("start_c", start, Shape::new(images, sizes.c.0, sizes.c.1, c.in_channels))?;
         }
         if let Some(start) = self.start_b {
+            let sizes = request.last_pass().sizes();
             require("start_b", start, Shape::new(images, sizes.b.0, sizes.b.1, model.stage_b.1.in_channels))?;
         }
         Ok(())

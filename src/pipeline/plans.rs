@@ -108,14 +108,21 @@ impl Plans {
 }
 
 impl Pipeline {
-    /// Says how much is missing, and which size would fit.
-    pub(super) fn does_not_fit(&self, key: &PlanKey, recorded: &Recorded, total: usize) -> Result<Error> {
+    /// Says how much is missing, and which size would fit, of a picture that is so many times as large as is asked for.
+    pub(super) fn does_not_fit(
+        &self,
+        key: &PlanKey,
+        recorded: &Recorded,
+        total: usize,
+        enlarged: f32,
+    ) -> Result<Error> {
+        let asked = |side: usize| (side as f32 / enlarged) as usize / 8 * 8;
         let (device, free) = (self.backend.device(), usable(self.backend.free_bytes()?));
         let mut smaller = key.clone();
         let fits = loop {
             smaller.width = (smaller.width / 2).next_multiple_of(8);
             smaller.height = (smaller.height / 2).next_multiple_of(8);
-            if smaller.width < 64 || smaller.height < 64 {
+            if asked(smaller.width).min(asked(smaller.height)) < 64 {
                 break None;
             }
             if stages::record(&self.model, &smaller).is_ok_and(|r| r.least_bytes(total, device) <= free) {
@@ -138,7 +145,7 @@ impl Pipeline {
                 mib(need - activations)
             ),
             remedy: match fits {
-                Some(s) => format!("`width` {} and `height` {} would fit", s.width, s.height),
+                Some(s) => format!("`width` {} and `height` {} would fit", asked(s.width), asked(s.height)),
                 None => "no size would fit; try fewer steps, or free memory".into(),
             },
         })

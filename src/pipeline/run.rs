@@ -2,6 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
+use super::beginning::Begun;
 use super::inputs::{HostTensor, Inputs};
 use super::observer::{Observer, Preview, StageName, Step};
 use crate::backend::Program;
@@ -19,6 +20,8 @@ pub(crate) struct Job<'a> {
     pub model: &'a Model,
     pub request: &'a Request,
     pub inputs: &'a Inputs<'a>,
+    /// What Stage C begins with besides noise.
+    pub begun: Option<&'a Begun<'a>>,
     /// The tokens of every prompt, then of the negative one. Empty where text states are given.
     pub tokens: &'a [Encoding],
     /// Which images of the request are made.
@@ -42,10 +45,10 @@ impl Job<'_> {
         }
     }
 
-    /// The first of these steps that is taken: where an initial picture is given, that of its strength.
+    /// The first of these steps that is taken: where Stage C begins with latents, that of their strength.
     pub fn first_step(&self, stage: usize) -> usize {
-        let Some(init) = self.inputs.init.filter(|_| stage == 0) else { return 0 };
-        sampler::first_step(&self.request.method.0, self.request.steps.0, init.strength)
+        let Some(begun) = self.begun.filter(|_| stage == 0) else { return 0 };
+        sampler::first_step(&self.request.method.0, self.request.steps.0, begun.strength)
     }
 
     /// Indices of the batch's texts among all prompts of the request, which the negative one follows.

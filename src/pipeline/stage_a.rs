@@ -66,7 +66,7 @@ impl Stage for StageA {
             run.keep("image", crop(&picture, shape.h, shape.w));
         }
         run.results.images = Image::of_pixels(&pixels, shape.w, shape.h);
-        if let Some(Repaint { picture, mask }) = run.job.inputs.init.and_then(|init| init.repaint) {
+        if let Some(Repaint { picture, mask }) = run.job.begun.and_then(|begun| begun.repaint) {
             run.results.images.iter_mut().for_each(|made| paste_back(made, picture, mask));
         }
         run.step_done(StageName::StageA, [0, 1], 0.0, None, None)

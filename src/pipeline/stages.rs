@@ -58,7 +58,7 @@ pub(crate) struct Recorded {
 /// # Errors
 /// If the model's networks do not fit together.
 pub fn plan(model: &Model, request: &Request) -> Result<Arc<Plan>> {
-    let key = PlanKey::of(request, 0..request.images(), &Options::default(), Until::Pictures);
+    let key = PlanKey::of(&request.last_pass(), 0..request.images(), &Options::default(), Until::Pictures);
     record(model, &key).map(|recorded| recorded.plan)
 }
 

@@ -23,6 +23,7 @@ use crate::request::Request;
 use crate::shape::Shape;
 use crate::weights::{ModelPaths, Overrides};
 
+mod hires;
 mod samplers;
 
 fn model() -> Model {
@@ -270,7 +271,7 @@ fn noise_on_device(request: &Request, images: Range<usize>, keep: &mut Vec<HostT
     let recorded = stages::record(&model, &key).unwrap();
     let mut program = WithoutNetwork(Cpu::new(false).compile(recorded.plan.clone()).unwrap());
     let tokens = vec![crate::tokenizer::Encoding { ids: vec![0; 77], len: 1, cut: None }; 2];
-    let job = Job { model: &model, request, inputs: &inputs, tokens: &tokens, images, texts: key.texts };
+    let job = Job { model: &model, request, inputs: &inputs, begun: None, tokens: &tokens, images, texts: key.texts };
     let mut notes = Notes::default();
     let results = Results::default();
     let mut run = Run {

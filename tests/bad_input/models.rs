@@ -204,34 +204,3 @@ fn encoders_of_pictures() {
     let words = ["EfficientNet encoder weights (effnet_encoder", "set its file with --effnet-encoder"];
     room.fails(room.generate(&["x", "--init", picture]), 3, &words);
 }
-
-/// Pictures that cannot be read, or not be made as they are asked for.
-#[test]
-fn pictures_that_are_given() {
-    let room = Room::new();
-    let whole = fs::read(fixture("pipeline/wide.png")).unwrap();
-    room.write("whole.png", &whole);
-    room.write("cut.png", &whole[..whole.len() / 2]);
-    room.write("text.png", "no picture");
-    for (name, code, words) in [
-        ("cut.png", 2, &["cut.png: expected "][..]),
-        ("text.png", 2, &["text.png: expected a PNG, JPEG or WebP picture"]),
-        ("none.png", 7, &["none.png: cannot read"]),
-    ] {
-        room.fails(room.generate(&["x", "--init", name]), code, words);
-        room.fails(room.command(&["reconstruct", name]), code, words);
-        room.fails(room.command(&["encode", name, "-o", "l.safetensors"]), code, words);
-    }
-    for (args, words) in [
-        (&["--strength", "1.5"][..], ["--strength", "expected a number from 0 to 1, got `1.5`"]),
-        (&["--strength", "-0.1"], ["--strength", "got `-0.1`"]),
-        (&["--strength", "nan"], ["--strength", "got `nan`"]),
-        (&["--fit", "crop"], ["--fit", "expected cover, contain or stretch"]),
-        (&["-W", "100"], ["--width", "got 100 (try 104)"]),
-    ] {
-        room.fails(room.generate(&[&["x", "--init", "whole.png"], args].concat()), 2, &words);
-    }
-    room.fails(room.command(&["reconstruct", "whole.png", "-W", "100"]), 2, &["--width", "got 100 (try 104)"]);
-    room.fails(room.command(&["generate", "x", "--strength", "0.5"]), 2, &["--init"]);
-    room.fails(room.command(&["encode", "whole.png", "--prompts", "p", "-o", "l.safetensors"]), 2, &["--prompts"]);
-}

@@ -78,7 +78,7 @@ fn inputs_are_not_overwritten() {
     assert!(read.iter().any(|path| path == weights) && read.iter().any(|path| path.ends_with("decoder/config.json")));
     cases.extend(read.iter().map(|path| model(path)));
     for args in cases {
-        let words = ["--output and --dump: expected files that this run does not read", args[args.len() - 1]];
+        let words = [": expected files that this run does not read", args[args.len() - 1]];
         room.fails(room.generate(&[&args[..], &["--force"]].concat()), 2, &words);
     }
 }

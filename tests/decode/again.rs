@@ -168,7 +168,6 @@ fn previews() {
     let room = Room::new();
     let plain = ["a lemon on a teal background", "-c", "2", "-o", "plain.png"];
     room.generate(&plain);
-    fs::write(room.path("soon.png"), "an older one").unwrap();
     let shown = ["a lemon on a teal background", "-c", "2", "-o", "shown.png", "--preview", "soon.png"];
     assert_eq!(room.generate(&shown), "shown-1.png\nshown-2.png\n");
     for k in 1..=2 {
@@ -190,6 +189,18 @@ fn previews() {
     ]);
     assert_eq!(&room.bytes("prior.webp")[8..12], b"WEBP");
 
+    // What was there before the run is not its own.
+    let again =
+        ["generate", "a lemon on a teal background", "--steps", "2,1", "-o", "again.png", "--preview", "soon.png"];
+    let before = room.bytes("soon.png");
+    room.fails(&again, 2, &["soon.png: expected a new file", "--force"]);
+    room.fails(&[&again[..], &["--init", "soon.png", "--force"]].concat(), 2, &["files that this run does not read"]);
+    assert!(room.bytes("soon.png") == before);
+    room.run(&[&again[..], &["--force"]].concat());
+    assert!(room.bytes("soon.png") != before);
+    // A run that goes on goes on with them.
+    std::fs::remove_file(room.path("again.png")).unwrap();
+    room.run(&[&again[..], &["--resume"]].concat());
     room.fails(&["generate", "x", "-o", "g.png", "--preview", "g.png"], 2, &["another file than --preview"]);
     room.fails(
         &["generate", "x", "--grid", "g.png", "--preview", "g.png"],

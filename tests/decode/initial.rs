@@ -153,3 +153,109 @@ fn a_part_of_a_picture_is_repainted() {
     room.fails(&args, 2, &["--mask", "expected 128×128 pixels, as apple.png has", "got 64×64"]);
     room.fails(&["generate", "x", "--mask", "white.png"], 2, &["--init"]);
 }
+
+/// A picture is extended, and what was there stays, pixel by pixel.
+#[test]
+fn a_picture_is_extended() {
+    let room = Room::new();
+    apple(&room);
+    let before = room.pixels("apple.png");
+    let part = |name: &str, left: usize, top: usize| -> Vec<u8> {
+        let whole = room.image(name);
+        let rows = whole.rgb.chunks(3 * whole.width as usize).skip(top).take(128);
+        rows.flat_map(|row| row[3 * left..][..3 * 128].to_vec()).collect()
+    };
+    let extend = |name: &str, sides: &str, more: &[&str]| {
+        let args = ["generate", APPLE, "--steps", "6,3", "--init", "apple.png", "--outpaint", sides, "-o", name];
+        room.run(&[&args[..], more].concat());
+        room.image(name)
+    };
+    let wide = extend("wide.png", "32,32,0,16", &[]);
+    assert_eq!((wide.width, wide.height), (192, 144));
+    assert!(part("wide.png", 32, 0) == before, "what was there stays");
+    // The background goes on: all that is new is mostly blue.
+    let new = wide.rgb.chunks(3).enumerate().filter(|(i, _)| !(32..160).contains(&(i % 192)) || i / 192 >= 128);
+    let new: Vec<&[u8]> = new.map(|(_, pixel)| pixel).collect();
+    let blue = new.iter().filter(|p| p[2] > 100 && p[2] > p[0].saturating_add(30)).count();
+    assert!(blue * 10 > new.len() * 6, "{blue} of {} new pixels are blue", new.len());
+    let record = room.record("wide.png");
+    let init = record.init.unwrap();
+    assert_eq!((init.outpaint, init.strength, init.mask), (Some([32, 32, 0, 16]), 1.0, None));
+    assert_eq!((record.request.width, record.request.height), (192, 144));
+    room.same_again("wide.png", &["--init", "apple.png"]);
+    room.fails(&["generate", "--from", "wide.png"], 2, &["--init with apple.png"]);
+    let words = ["--outpaint: expected a request of 192×144 pixels", "got 64×144"];
+    room.fails(&["generate", "--from", "wide.png", "--init", "apple.png", "-W", "64"], 2, &words);
+
+    // What is missing of a multiple of 8 is added on the right and at the bottom.
+    let odd = extend("odd.png", "3,2,1,0", &["--strength", "0.7"]);
+    assert_eq!((odd.width, odd.height), (136, 136));
+    assert!(part("odd.png", 3, 1) == before);
+    assert_eq!(room.record("odd.png").init.unwrap().outpaint, Some([3, 2, 1, 0]));
+
+    // An inpainting ControlNet is told which part is new.
+    let net = inpainting(&room);
+    let told = extend("told.png", "32,32,0,16", &["--control", &net]);
+    assert!(part("told.png", 32, 0) == before && told.rgb != wide.rgb);
+    let flags = ["--init", "apple.png", "--control", &net];
+    room.same_again("told.png", &flags);
+    room.fails(
+        &["generate", "--from", "told.png", "--init", "apple.png"],
+        2,
+        &["expected --control net.safetensors --control-strength 1"],
+    );
+    // As if its picture and its mask had been given.
+    let gray = |pixel: &dyn Fn(u32, u32) -> u8| image::GrayImage::from_fn(192, 144, |x, y| image::Luma([pixel(x, y)]));
+    gray(&|x, y| if (32..160).contains(&x) && y < 128 { 0 } else { 255 }).save(room.path("mask.png")).unwrap();
+    let pixel = |x: u32, y: u32| {
+        let at = (y.min(127) * 128 + x.saturating_sub(32).min(127)) as usize * 3;
+        image::Rgb([before[at], before[at + 1], before[at + 2]])
+    };
+    image::RgbImage::from_fn(192, 144, pixel).save(room.path("extended.png")).unwrap();
+    let args = ["--control", &net, "--control-image", "extended.png", "--control-mask", "mask.png"];
+    assert!(extend("same.png", "32,32,0,16", &args) == told);
+    let args = ["generate", APPLE, "--steps", "6,3", "-W", "192", "-H", "144", "-o", "masked.png", "--control", &net];
+    let masked = ["--init", "extended.png", "--mask", "mask.png", "--strength", "1"];
+    room.run(&[&args[..], &masked].concat());
+    assert!(room.image("masked.png") == told, "the same as a mask");
+
+    for (more, words) in [
+        (&["--mask", "mask.png"][..], "--mask"),
+        (&["--fit", "cover"], "--fit"),
+        (&["-W", "128"], "--width"),
+        (&["--hires", "2"], "--hires: expected one pass"),
+        (&["--prior-only"], "--prior-only"),
+    ] {
+        let args = ["generate", "x", "--init", "apple.png", "--outpaint", "8,8,8,8", "-o", "never.png"];
+        room.fails(&[&args[..], more].concat(), 2, &[words]);
+    }
+    let args = |sides| ["generate", "x", "--init", "apple.png", "--outpaint", sides, "-o", "never.png"];
+    room.fails(
+        &args("16000,16000,0,0"),
+        2,
+        &["--outpaint: expected pixels by which no side becomes longer than 16384"],
+    );
+    room.fails(&args("0,0,0"), 2, &["like 0,64,0,0", "`0,0,0`"]);
+    room.fails(&["generate", "x", "--outpaint", "8,8,8,8"], 2, &["--init"]);
+    let words = ["--init with --mask or --outpaint, or a picture with --control-mask", "the picture of --init"];
+    room.fails(&["generate", "x", "--init", "apple.png", "--control", &net], 2, &words);
+    fs::write(room.path("lines"), "{\"prompt\": \"x\", \"width\": 64}\n").unwrap();
+    let lines = ["generate", "--prompts", "lines", "--init", "apple.png", "--outpaint", "8,8,8,8", "-o", "never.png"];
+    room.fails(&lines, 2, &["a request of 144×144 pixels", "got 64×144"]);
+}
+
+/// An inpainting ControlNet for the demo model: the canny one, with more channels for its hint.
+fn inpainting(room: &Room) -> String {
+    let of_file = Room::new();
+    let path = super::common::root().join("tests/fixtures/control/demo.safetensors");
+    fs::copy(path, of_file.path("net.safetensors")).unwrap();
+    let mut tensors = of_file.tensors("net.safetensors");
+    for (name, dims, values) in &mut tensors {
+        if name == "backbone.0.0.weight" {
+            *dims = vec![4, 4, 3, 3];
+            *values = (0..4 * 4 * 9).map(|i| (i % 7) as f32 / 7.0 - 0.4).collect();
+        }
+    }
+    room.write("net.safetensors", &tensors, None);
+    "net.safetensors".into()
+}

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use crate::common::{Bench, backends, relative_l2, to_nchw};
 use cascade_rt::backend::{cuda, devices};
-use cascade_rt::net::config::{ControlNetConfig, StageAConfig, UNetConfig};
+use cascade_rt::net::config::{ControlNetConfig, EffnetConfig, StageAConfig, UNetConfig};
 use cascade_rt::net::unet::{Addition, Conditions, UNet};
-use cascade_rt::net::{Net, controlnet, slot, stage_a};
+use cascade_rt::net::{Net, controlnet, effnet, slot, stage_a};
 use cascade_rt::ops::{Concat, Resample};
 use cascade_rt::plan::Slot;
 use cascade_rt::registry::{Caps, Lang};
@@ -261,6 +261,20 @@ fn tiny_vqgan() {
 fn exact_devices_do_not_round() {
     let rounding = Caps::ROUND_BF16.and(Caps::ROUND_F16);
     assert!(backends().iter().all(|backend| backend.device().caps.common(rounding) == Caps::NONE));
+}
+
+/// The encoder of pictures, as torchvision has its EfficientNet: with fewer channels, and of a size that no stride divides.
+#[test]
+fn effnet_encoder() {
+    let case = Fixture::open("effnet_encoder");
+    let weights = case.network();
+    assert_eq!(weights.kind(), NetworkKind::EffnetEncoder);
+    let mut bench = Bench::new();
+    let x = case.image(&mut bench, "picture").expect("a picture");
+    let config = EffnetConfig::open(weights).unwrap();
+    let y = effnet::encode(&mut Net::new(&mut bench.rec, weights), &config, x).unwrap();
+    assert_eq!(y.shape, Shape::new(2, 3, 3, 16));
+    case.check(bench, y, "output");
 }
 
 /// A ControlNet of `tests/fixtures/control`, and its case.

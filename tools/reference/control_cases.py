@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from diffusers import StableCascadeUNet
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
 
+from encoder_cases import effnet, randomise
 from network_cases import SMALL_PRIOR, prior_inputs
 from sampling import seeded
 from tiny_model import R, fill
@@ -63,16 +63,6 @@ def large(c, hidden, width, features):
                          *[Residual(width) for _ in range(8)], nn.Conv2d(width, features, 1))
 
 
-def effnet(c):
-    """EfficientNetV2 with few channels. The first convolution for a hint that is no picture has no padding."""
-    settings = [FusedMBConvConfig(1, 3, 1, 4, 4, 2), FusedMBConvConfig(2, 3, 2, 4, 6, 2), FusedMBConvConfig(2, 3, 2, 6, 8, 1),
-                MBConvConfig(2, 3, 2, 8, 8, 2), MBConvConfig(2, 3, 1, 8, 12, 1), MBConvConfig(2, 3, 2, 12, 12, 2)]
-    backbone = EfficientNet(settings, 0.0, last_channel=20, norm_layer=lambda c: nn.BatchNorm2d(c, eps=1e-3)).features
-    if c != 3:
-        backbone[0][0] = nn.Conv2d(c, 4, 3, stride=2, bias=False)
-    return backbone
-
-
 def cases():
     yield "canny", ControlNet(effnet(1), 20, 8, 8), (1, 93, 64)
     yield "inpainting", ControlNet(effnet(4), 20, 8, 8), (4, 64, 96)
@@ -80,17 +70,6 @@ def cases():
     yield "super_resolution", ControlNet(large(16, 24, 12, 20), 20, 8, 8), (16, 5, 4)
     yield "identity", ControlNet(simple(6), 6, 8, 64), (6, 4, 7)
     yield "demo", ControlNet(effnet(1), 20, 192, 6), (1, 96, 96)
-
-
-def randomise(network, seed):
-    """Weights of bf16 numbers that keep activations near 1, and statistics of batch norms that are not 0 and 1."""
-    fill(network, seed)
-    generator = seeded(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.copy_(0.2 * torch.randn(module.running_mean.shape, generator=generator))
-            module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
-    return network.eval().to(torch.bfloat16).float()
 
 
 @torch.no_grad()

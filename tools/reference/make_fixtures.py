@@ -15,6 +15,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 import control_cases
+import encoder_cases
 import network_cases
 import picture_cases
 import pipeline_cases
@@ -32,6 +33,7 @@ def main() -> None:
     pipeline_cases.write(fixtures)
     network_cases.write(fixtures)
     picture_cases.write(fixtures)
+    encoder_cases.write(fixtures)
     control_cases.write(fixtures)
     total = 0
     for path in sorted(p for p in fixtures.rglob("*") if p.is_file()):

@@ -1,10 +1,12 @@
-"""Writes tests/fixtures/pictures.safetensors: 50 odd picture files, and what Pillow makes of each.
+"""Writes tests/fixtures/pictures.safetensors: 70 odd picture files, and what Pillow makes of each.
 
 `NAME.file`: the file. `NAME.rgb` [h, w, 3]: turned as EXIF says, converted to RGB. `NAME.bicubic` [20, 20, 3]: resized so that
 the short side is 20, cropped in the middle, as CLIP's processor does it. `NAME.bilinear` [h, w, 3]: resized to another size.
 """
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +36,45 @@ def exif(orientation):
     return tags
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(h, w, depth, colour_type, rows, interlace=0):
+    """A PNG of kinds that Pillow does not write: rows of bytes without filters."""
+    header = struct.pack(">IIBBBBB", w, h, depth, colour_type, 0, 0, interlace)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
 def sixteen_bits(rng, h, w, colour_type):
-    """A PNG with 16 bits a channel, which Pillow writes only for greys."""
-    import struct, zlib
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
-    values = rng.integers(0, 65536, (h, w, channels)).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    header = struct.pack(">IIBBBBB", w, h, 16, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png(h, w, 16, colour_type, [row.tobytes() for row in rng.integers(0, 65536, (h, w, channels)).astype(">u2")])
+
+
+def packed(rng, h, w, bits):
+    """Greys of less than 8 bits."""
+    values = rng.integers(0, 2**bits, (h, w)).astype(np.uint8)
+    as_bits = np.unpackbits(values[:, :, None], axis=2)[:, :, 8 - bits:].reshape(h, w * bits)
+    return png(h, w, bits, 0, [row.tobytes() for row in np.packbits(as_bits, axis=1)])
+
+
+def interlaced(rng, h, w, colour_type, channels):
+    values = noise(rng, h, w, channels)
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = [row.tobytes() for top, left, down, right in passes for row in values[top::down, left::right]]
+    return png(h, w, 8, colour_type, [row for row in rows if row], interlace=1)
+
+
+def gamma(file):
+    """The same file, which says that its values are linear; Pillow takes no notice."""
+    return file[:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + file[33:]
+
+
+def srgb():
+    """A colour profile, without the date on which it was made."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + bytes(12) + profile[36:]
 
 
 def files():
@@ -62,7 +94,7 @@ def files():
     yield "png_palette_transparent", saved(rgb(21, 14).quantize(9), "PNG", transparency=3)
     yield "png_grey_transparent", saved(grey(13, 29), "PNG", transparency=77)
     yield "png_rgb_transparent", saved(rgb(13, 22), "PNG", transparency=(1, 2, 3))
-    yield "png_icc", saved(rgb(18, 27), "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    yield "png_icc", saved(rgb(18, 27), "PNG", icc_profile=srgb())
     for colour_type, name in [(2, "rgb"), (6, "rgba"), (4, "grey_alpha")]:
         yield f"png_16_bits_{name}", sixteen_bits(rng, 15, 19, colour_type)
     for orientation in range(1, 9):
@@ -77,6 +109,24 @@ def files():
     yield "jpeg_grey", saved(smooth(24, 24).convert("L"), "JPEG", quality=90)
     yield "jpeg_progressive", saved(smooth(30, 22), "JPEG", quality=90, subsampling=0, progressive=True)
     yield "jpeg_orientation", saved(smooth(17, 30), "JPEG", quality=95, subsampling=0, exif=exif(8))
+    for h, w in [(11, 14), (24, 9)]:
+        yield f"png_16_bits_grey_{h}x{w}", sixteen_bits(rng, h, w, 0)
+    for bits in (1, 2, 4):
+        yield f"png_grey_{bits}_bits", packed(rng, 13, 19, bits)
+    for colour_type, channels in [(0, 1), (2, 3), (6, 4)]:
+        yield f"png_interlaced_{channels}", interlaced(rng, 13, 21, colour_type, channels)
+    yield "png_palette_transparency_16", saved(rgb(17, 17).quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
+    yield "png_gamma", gamma(saved(rgb(12, 15), "PNG"))
+    yield "png_animated", saved(rgb(14, 15), "PNG", save_all=True, append_images=[rgb(14, 15)])
+    yield "webp_animated_lossy", saved(smooth(30, 20), "WEBP", save_all=True, append_images=[smooth(30, 20)], quality=90)
+    yield "webp_alpha_lossy", saved(smooth(26, 31).convert("RGBA"), "WEBP", quality=85)
+    yield "jpeg_cmyk", saved(smooth(28, 33).convert("CMYK"), "JPEG", quality=92)
+    yield "jpeg_422", saved(smooth(29, 35), "JPEG", quality=92, subsampling=1)
+    yield "jpeg_restart", saved(smooth(40, 40), "JPEG", quality=92, subsampling=0, restart_marker_rows=1)
+    yield "jpeg_icc", saved(smooth(20, 31), "JPEG", quality=92, subsampling=0, icc_profile=srgb())
+    yield "jpeg_grey_orientation", saved(smooth(18, 25).convert("L"), "JPEG", quality=92, exif=exif(5))
+    yield "jpeg_one_pixel", saved(smooth(1, 1), "JPEG", quality=92)
+    yield "jpeg_progressive_420", saved(smooth(31, 23), "JPEG", quality=88, progressive=True)
 
 
 def clip_size(picture):
@@ -93,7 +143,11 @@ def write(fixtures: Path) -> None:
     tensors = {}
     as_tensor = lambda picture: torch.from_numpy(np.asarray(picture).copy())
     for name, file in files():
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+        if picture.mode.startswith("I;16"):
+            # Pillow would clip these to 255, while it takes the upper 8 of the 16 bits of colours.
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        picture = picture.convert("RGB")
         tensors[f"{name}.file"] = torch.frombuffer(bytearray(file), dtype=torch.uint8)
         tensors[f"{name}.rgb"] = as_tensor(picture)
         tensors[f"{name}.bicubic"] = as_tensor(clip_size(picture))
