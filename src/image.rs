@@ -148,6 +148,11 @@ pub struct InitialPicture {
     pub mask: Option<String>,
 }
 
+impl InitialPicture {
+    /// The strength where none is given.
+    pub const STRENGTH: f32 = 0.6;
+}
+
 /// Where latents came from that a picture was decoded from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]

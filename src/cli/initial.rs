@@ -78,7 +78,6 @@ impl Args {
     /// # Errors
     /// Those of [`picture::read`], a mask of another size, and a record that is damaged.
     pub(super) fn read(&self, record: Option<&Record>) -> Result<Option<Initial>> {
-        const STRENGTH: f32 = 0.6;
         let Some(path) = &self.init else { return Ok(None) };
         let recorded = record.and_then(|record| record.init.as_ref());
         let fit = match (self.fit, recorded) {
@@ -86,7 +85,7 @@ impl Args {
             (None, Some(recorded)) => recorded.fit.parse()?,
             (None, None) => Fit::default(),
         };
-        let strength = self.strength.or(recorded.map(|recorded| recorded.strength)).unwrap_or(STRENGTH);
+        let strength = self.strength.or(recorded.map(|recorded| recorded.strength)).unwrap_or(InitialPicture::STRENGTH);
         let (picture, mask) = (picture::read(path)?, self.mask.as_deref().map(picture::read_mask).transpose()?);
         if let Some(mask) = mask.as_ref().filter(|mask| (mask.width, mask.height) != (picture.width, picture.height)) {
             return Err(Error::Request {
@@ -110,6 +109,12 @@ pub(super) struct Fitted {
 }
 
 impl Initial {
+    /// A picture that did not come from a file, with a mask of its size.
+    #[cfg(feature = "serve")]
+    pub(super) fn of(picture: Image, mask: Option<Image>, fit: Fit, record: InitialPicture) -> Self {
+        Self { picture, mask, fit, record }
+    }
+
     /// Fits it to the request, and encodes it.
     ///
     /// # Errors
