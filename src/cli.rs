@@ -13,6 +13,8 @@ mod given;
 mod grid;
 mod hint;
 mod hires;
+#[cfg(feature = "hub")]
+mod hub;
 mod image_prompts;
 mod info;
 mod initial;
@@ -48,7 +50,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use model::{ModelArgs, locate, name_of};
+use model::{ModelArgs, locate, name_of, require};
 
 use crate::error::{Error, Result};
 use crate::synth::Preset;
@@ -106,6 +108,15 @@ enum Command {
     /// Serve a page and the API of OpenAI's images, until Ctrl-C or SIGTERM.
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
+    /// Fetch a model from a hub, into the cache that other programs share.
+    #[cfg(feature = "hub")]
+    Pull(Box<hub::PullArgs>),
+    /// List the models in that cache.
+    #[cfg(feature = "hub")]
+    Ls(hub::ListArgs),
+    /// Remove a model from that cache.
+    #[cfg(feature = "hub")]
+    Rm(hub::RemoveArgs),
     /// Find edges in a picture, as a canny ControlNet is told of them.
     #[command(subcommand)]
     Annotate(annotate::Annotate),
@@ -205,6 +216,12 @@ fn execute(command: &Command) -> Result<()> {
         Command::Quantize(args) => quantize::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args),
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => hub::pull(args),
+        #[cfg(feature = "hub")]
+        Command::Ls(args) => hub::list(args),
+        #[cfg(feature = "hub")]
+        Command::Rm(args) => hub::remove(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => info::devices(args),
         Command::Kernels(args) => kernels::run(args),

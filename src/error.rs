@@ -160,6 +160,17 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A hub of models does not give what was asked for.
+    #[error("{}: {}; {remedy}", short(.at), short(.found))]
+    Hub {
+        /// The address.
+        at: String,
+        /// What it said instead.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
+
     /// A node's result differs from the reference, where nodes are checked.
     #[error("{0}")]
     Check(String),
@@ -180,7 +191,7 @@ impl Error {
             Error::Device { .. } => 5,
             Error::Disk { .. } => 7,
             Error::Interrupted => 130,
-            Error::Shape { .. } | Error::NotFinite { .. } | Error::Check(_) => 1,
+            Error::Shape { .. } | Error::NotFinite { .. } | Error::Hub { .. } | Error::Check(_) => 1,
         }
     }
 }
@@ -237,6 +248,7 @@ mod tests {
             Error::Model { path: path(), expected: text(), found: text() },
             Error::Tensor { path: path(), name: text(), expected: text(), found: text() },
             Error::Device { wanted: text(), found: text(), remedy: String::new() },
+            Error::Hub { at: text(), found: text(), remedy: String::new() },
             Error::Shader { path: path(), message: text() },
             Error::Disk { path: path(), action: "read", source: ErrorKind::NotFound.into() },
         ] {

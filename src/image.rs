@@ -152,6 +152,11 @@ pub struct InitialPicture {
     pub outpaint: Option<[u32; 4]>,
 }
 
+impl InitialPicture {
+    /// The strength where none is given.
+    pub const STRENGTH: f32 = 0.6;
+}
+
 /// Where latents came from that a picture was decoded from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -41,6 +41,8 @@ pub mod demo;
 #[doc(hidden)]
 pub mod error;
 mod files;
+#[cfg(feature = "hub")]
+mod hub;
 #[doc(hidden)]
 pub mod image;
 #[doc(hidden)]

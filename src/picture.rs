@@ -19,5 +19,5 @@ pub use interpolate::interpolate;
 pub use mask::{paste_back, repainted_latents};
 pub use normalise::{Statistics, clip_crop};
 #[cfg(feature = "pictures")]
-pub use read::{decode, read, read_mask, size};
+pub use read::{decode, decode_mask, read, read_mask, size, transparency};
 pub use resample::{Area, Filter, resample};

@@ -14,6 +14,7 @@
 mod a1111;
 mod fault;
 mod fields;
+mod given;
 mod guard;
 mod health;
 mod http;

@@ -5,11 +5,13 @@
 //!                            ▲     │        ▲
 //!          names, kind, change, narrow    variant          foreign: what a file of another model is
 //!                                  └─▶ layout, header: files that are written
+//! cache: models that were fetched from a hub
 //! ```
 //!
 //! A weight is a range of a mapped file. Opening a model therefore takes only milliseconds;
 //! its bytes are read from disk when a kernel or an upload first accesses them.
 
+pub mod cache;
 pub mod change;
 pub mod checkpoint;
 mod component;

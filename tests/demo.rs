@@ -374,3 +374,62 @@ fn int8_shows_the_same() {
     };
     assert!(size("small") < size("kept"), "{} {}", size("small"), size("kept"));
 }
+
+/// Programs that fetch models lay them out like this; the prior is a repository of its own.
+#[cfg(unix)]
+#[test]
+fn a_model_of_the_hubs_cache_is_found_by_its_name() {
+    let _alone = alone();
+    let room = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let cache = room.path().join("hub");
+    for (name, parts) in [
+        ("--demo", &["decoder", "vqgan", "text_encoder", "tokenizer", "model_index.json"][..]),
+        ("--demo-prior", &["prior"]),
+    ] {
+        let folder = cache.join(format!("models--some{name}"));
+        let snapshot = folder.join("snapshots/abc");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir_all(folder.join("refs")).unwrap();
+        std::fs::write(folder.join("refs/main"), "abc").unwrap();
+        for part in parts {
+            std::os::unix::fs::symlink(model.join(part), snapshot.join(part)).unwrap();
+        }
+    }
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cascade-rt"));
+        command.current_dir(room.path()).env("HF_HUB_CACHE", &cache).env_remove("HF_ENDPOINT");
+        command.args(args).output().unwrap()
+    };
+    let picture = |model: &[&str], file: &str| {
+        let flags = ["generate", APPLE, "--device", "cpu", "--steps", "2,1", "--no-metadata", "--quiet", "-o", file];
+        let output = run(&[&flags, model].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        std::fs::read(room.path().join(file)).unwrap()
+    };
+    let built_in = picture(&[], "built-in.png");
+    let folders = ["some/demo", "hub/models--some--demo", "hub/models--some--demo/snapshots/abc"];
+    for (i, model) in folders.into_iter().enumerate() {
+        assert_eq!(picture(&["-m", model], &format!("{i}.png")), built_in, "{model}");
+    }
+    assert!(run(&["inspect", "some/demo"]).status.success());
+    for args in [
+        &["generate", "a", "-m", "stable-cascade"][..],
+        &["inspect", "other/model"],
+        &["convert", "-m", "stable-cascade", "-o", "x"],
+    ] {
+        let output = run(args);
+        let message = text(&output.stderr);
+        assert!(output.status.code() == Some(3) && message.contains("`cascade-rt pull "), "{args:?}: {message}");
+    }
+    #[cfg(feature = "hub")]
+    {
+        assert_eq!(text(&run(&["ls"]).stdout).lines().count(), 2);
+        let message = text(&run(&["pull", "stable-cascade"]).stderr);
+        assert!(message.contains("HF_ENDPOINT") && message.contains("-m FOLDER"), "{message}");
+        assert_eq!(run(&["rm", "some/demo"]).status.code(), Some(2), "nobody was asked");
+        assert!(run(&["rm", "some/demo", "--yes"]).status.success());
+        assert_eq!(text(&run(&["ls"]).stdout).lines().count(), 1);
+        assert!(model.join("decoder/config.json").exists(), "what links lead to stays");
+    }
+}

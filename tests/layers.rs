@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
-        "adapters backend backend::cuda backend::devices backend::wgpu check controlnet convert demo error files image measure model noise ops output \
+        "adapters backend backend::cuda backend::devices backend::wgpu check controlnet convert demo error files hub image measure model noise ops output \
          picture pipeline plan prompts registry request sampler serve shape synth weights",
     ),
     ("serve", "error image noise picture pipeline prompts request sampler"),
+    ("hub", "error weights"),
     ("measure", "backend backend::cpu error ops plan registry shape synth tensor"),
     ("demo", "error files model"),
     ("synth", "error files model net net::config tensor weights"),

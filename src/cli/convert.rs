@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use super::interrupt::{after_a_step, asked};
-use super::model::ModelArgs;
+use super::model::{ModelArgs, require};
 use super::output::spare;
 use super::{note, say};
 use crate::convert::{File, Networks};
@@ -91,6 +91,7 @@ impl Source {
     /// # Errors
     /// As [`of`](Self::of).
     pub(super) fn at(path: &Location) -> Result<Self> {
+        require(path, "model folder or file of weights")?;
         match path.look()? {
             Found::Folder => Self::of(&ModelArgs::of_folder(path.clone())),
             _ => Self::of_file(path),

@@ -105,7 +105,6 @@ impl Args {
     /// # Errors
     /// Those of [`picture::read`], a mask of another size, and a record that is damaged.
     pub(super) fn read(&self, record: Option<&Record>) -> Result<Option<Initial>> {
-        const STRENGTH: f32 = 0.6;
         let Some(path) = &self.init else { return Ok(None) };
         let recorded = record.and_then(|record| record.init.as_ref());
         let fit = match (self.fit, recorded) {
@@ -115,7 +114,7 @@ impl Args {
         };
         let outpaint = self.margins(record);
         // Nothing is known of what is new.
-        let usual = if outpaint.is_some() { 1.0 } else { STRENGTH };
+        let usual = if outpaint.is_some() { 1.0 } else { InitialPicture::STRENGTH };
         let strength = self.strength.or(recorded.map(|recorded| recorded.strength)).unwrap_or(usual);
         let (picture, mask) = (picture::read(path)?, self.mask.as_deref().map(picture::read_mask).transpose()?);
         if let Some(mask) = mask.as_ref().filter(|mask| (mask.width, mask.height) != (picture.width, picture.height)) {
@@ -143,6 +142,12 @@ impl Args {
 }
 
 impl Initial {
+    /// A picture that did not come from a file, with a mask of its size.
+    #[cfg(feature = "serve")]
+    pub(super) fn of(picture: Image, mask: Option<Image>, fit: Fit, record: InitialPicture) -> Self {
+        Self { picture, mask, fit, record }
+    }
+
     /// Whether a part of the picture stays as it is.
     pub(super) fn is_masked(&self) -> bool {
         self.mask.is_some() || self.record.outpaint.is_some()

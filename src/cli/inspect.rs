@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::path::Path;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::setup::aligned;
-use super::{given, locate, printable, say};
+use super::{given, locate, printable, require, say};
 use crate::error::{Error, Result, short};
 use crate::files::{Found, Location};
 use crate::image::{is_picture, read_metadata};
@@ -17,7 +17,8 @@ use crate::weights::{Checkpoint, ModelPaths, Overrides};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A model folder, a safetensors file or a picture; or `demo`, the built-in model, where no file or folder has that name.
+    /// A model folder, a safetensors file or a picture; or where no file or folder has that name, `demo`, the built-in
+    /// model, or the name of a model that was fetched.
     #[arg(value_name = "PATH", value_parser = PathBufValueParser::new().map(locate))]
     path: Location,
     /// List every tensor by module, with dimensions, type and size.
@@ -32,18 +33,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    require(&args.path, "model folder, weights file or picture")?;
     if args.path.look()? == Found::Folder {
         return folder(args);
     }
     let path = args.path.path();
-    let there = fs::metadata(path).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => Error::ModelMissing {
-            path: path.to_owned(),
-            missing: "model folder, weights file or picture".into(),
-            remedy: "check the path".into(),
-        },
-        _ => Error::Disk { path: path.to_owned(), action: "open", source },
-    })?;
+    let there = fs::metadata(path).map_err(|source| Error::Disk { path: path.to_owned(), action: "open", source })?;
     let mut start = [0u8; 8];
     // Not of a pipe, which might wait for ever.
     if there.is_file() {
@@ -165,7 +160,7 @@ fn split(name: &str) -> (&str, &str) {
 }
 
 /// A number of bytes in the largest unit of which there is one.
-fn size(bytes: usize) -> String {
+pub(super) fn size(bytes: usize) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = "B";

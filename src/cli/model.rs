@@ -10,12 +10,14 @@ use super::MODEL;
 use crate::demo;
 use crate::error::{Error, Result};
 use crate::files::{Found, Location};
+use crate::weights::cache::{self, Cache, Repository};
 use crate::weights::{ModelPaths, Overrides, Variant};
 
 /// Where a model's parts are.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ModelArgs {
-    /// Model folder, with decoder/ and vqgan/ or the original single files.
+    /// Model folder, with decoder/ and vqgan/ or the original single files; or the name of a model that was fetched with
+    /// `pull`, like stable-cascade or stabilityai/stable-cascade, where no folder has that name.
     ///
     /// `demo`, where no folder has that name, is the small model built into this
     /// program. It is also what runs if neither a folder nor a part is given.
@@ -85,6 +87,7 @@ impl ModelArgs {
     /// The model folder that was given, or the built-in model if nothing was given.
     pub(super) fn folder(&self) -> Result<Option<Location>> {
         if self.is_given() {
+            self.model.iter().try_for_each(|folder| require(folder, "model folder"))?;
             return Ok(self.model.clone());
         }
         let built_in = demo::MODEL.ok_or_else(|| Error::Request {
@@ -152,11 +155,35 @@ pub(super) fn name_of(path: &Path) -> String {
     }
 }
 
-/// The location that a path names: the path, or the built-in model if it has this name and nothing is there.
+/// The location that a path names. Where nothing is there, it may be the name of the built-in model, or of one in the hub's
+/// cache; where a repository's folder of such a cache is there, it stands for the files in it.
 pub(super) fn locate(path: PathBuf) -> Location {
-    let nothing = || path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound);
-    let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name && nothing());
-    built_in.map_or_else(|| path.into(), Location::from)
+    if path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        let built_in = demo::MODEL.filter(|model| path.as_os_str() == model.name).map(Location::from);
+        let fetched = || Some(Cache::of_user()?.snapshot(&repository(&path)?)?.into());
+        return built_in.or_else(fetched).unwrap_or_else(|| path.into());
+    }
+    cache::current(&path).unwrap_or(path).into()
+}
+
+/// The repository that a path could be the name of.
+fn repository(path: &Path) -> Option<Repository> {
+    path.to_str()?.parse().ok()
+}
+
+/// Fails where nothing is at a location, with what to do about it.
+///
+/// # Errors
+/// [`Error::ModelMissing`], and those of [`Location::look`].
+pub(super) fn require(location: &Location, missing: &str) -> Result<()> {
+    if location.look()? != Found::Nothing {
+        return Ok(());
+    }
+    let remedy = match repository(location.path()) {
+        Some(_) => format!("check the path; or fetch the model of this name: `cascade-rt pull {}`", location.display()),
+        None => "check the path".into(),
+    };
+    Err(Error::ModelMissing { path: location.path().to_owned(), missing: missing.into(), remedy })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::adapters::Chosen;
 use super::grid::side_by_side;
 use super::image_prompts::{Prompt, embed};
+use super::initial::{Fitted, Initial};
 use super::progress::Progress;
 use super::prompts::Line;
 use super::setup::Setup;
@@ -192,6 +193,7 @@ impl Maker for Studio {
             device: self.pipeline.backend().device().name.clone(),
             side: model.native_size.unwrap_or(Request::default().width),
             adapters: self.args.setup.adapters.in_folder(),
+            begins_with_pictures: model.effnet().is_ok(),
             takes_pictures: model.stage_c.1.clip_image_in_channels.is_some() && model.vision().is_ok(),
         }
     }
@@ -209,7 +211,10 @@ impl Maker for Studio {
         self.adapt(chosen)?;
         let shown: Vec<Prompt> =
             order.shown.iter().map(|one| Prompt::of(one.picture.clone(), one.weight, one.name.clone())).collect();
+        let initial = order.initial.clone();
+        let initial = initial.map(|one| Initial::of(one.picture, one.mask, one.fit, one.record));
         let whole = Record {
+            init: initial.as_ref().map(|initial| initial.record.clone()),
             request: request.clone(),
             adapters,
             syntax: if order.syntax == Syntax::Plain { String::new() } else { order.syntax.to_string() },
@@ -231,7 +236,9 @@ impl Maker for Studio {
             Syntax::Plain => None,
             syntax => Some(encode(&mut self.pipeline, &request.prompts, &request.negative, syntax, &mut teller)?),
         };
-        let inputs = Inputs { text: text.as_ref(), image: images.as_ref(), ..Inputs::default() };
+        let begun = initial.map(|initial| initial.fitted(&request, &mut self.pipeline, false)).transpose()?;
+        let init = begun.as_ref().map(Fitted::init);
+        let inputs = Inputs { text: text.as_ref(), image: images.as_ref(), init, ..Inputs::default() };
         let options = Options { inputs, preview, observer: Some(&mut teller), ..Options::default() };
         let times = self.pipeline.run(&request, options, |batch| {
             for (image, i) in batch.images.iter().zip(batch.first..) {

@@ -31,22 +31,47 @@ pub fn read(path: &Path) -> Result<Image> {
     decode(&bytes_of(path)?, path)
 }
 
-/// Reads a mask, in grey, from 0, which is to stay, to 255, which is to be painted: how transparent a picture is that is
-/// transparent anywhere, and how bright any other.
+/// Reads a mask from a file.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_mask(path: &Path) -> Result<Image> {
-    let picture = dynamic(&bytes_of(path)?, path)?;
-    let (width, height) = (picture.width(), picture.height());
-    let holes: Vec<u8> = if picture.color().has_alpha() {
-        picture.to_rgba8().pixels().map(|pixel| u8::MAX - pixel.0[3]).collect()
-    } else {
-        Vec::new()
-    };
-    let is_transparent = holes.iter().any(|&hole| hole > 0);
-    let mask = if is_transparent { holes } else { picture.to_luma8().into_raw() };
-    Ok(Image { width, height, rgb: mask.iter().flat_map(|&value| [value; 3]).collect() })
+    decode_mask(&bytes_of(path)?, path)
+}
+
+/// Decodes a mask, in grey, from 0, which is to stay, to 255, which is to be painted: how transparent a picture is that is
+/// transparent anywhere, and how bright any other. `path` is for messages.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_mask(bytes: &[u8], path: &Path) -> Result<Image> {
+    let picture = dynamic(bytes, path)?;
+    Ok(holes(&picture).unwrap_or_else(|| grey(&picture, &picture.to_luma8())))
+}
+
+/// How transparent a picture is, as a mask, if it is that anywhere. `path` is for messages.
+///
+/// # Errors
+/// As [`decode`].
+pub fn transparency(bytes: &[u8], path: &Path) -> Result<Option<Image>> {
+    Ok(holes(&dynamic(bytes, path)?))
+}
+
+fn holes(picture: &DynamicImage) -> Option<Image> {
+    if !picture.color().has_alpha() {
+        return None;
+    }
+    let holes: Vec<u8> = picture.to_rgba8().pixels().map(|pixel| u8::MAX - pixel.0[3]).collect();
+    holes.iter().any(|&hole| hole > 0).then(|| grey(picture, &holes))
+}
+
+/// A picture of the same size in grey.
+fn grey(picture: &DynamicImage, values: &[u8]) -> Image {
+    Image {
+        width: picture.width(),
+        height: picture.height(),
+        rgb: values.iter().flat_map(|&value| [value; 3]).collect(),
+    }
 }
 
 fn bytes_of(path: &Path) -> Result<Vec<u8>> {

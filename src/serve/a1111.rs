@@ -9,19 +9,68 @@ use serde_json::{Map, Value, json};
 use super::Shared;
 use super::fault::Fault;
 use super::fields::{Fields, PICTURES_LIMIT};
+use super::given::{self, data};
 use super::job::State as JobState;
 use super::openai::made;
-use super::order::Order;
-use super::read::{PROMPT, STEPS, data};
-use crate::image::{Format, metadata_of};
+use super::order::{Initial, Order};
+use super::read::{PROMPT, STEPS, decoding};
+use crate::image::{Format, Image, metadata_of};
+use crate::picture::{self, Fit};
 use crate::prompts::Syntax;
 use crate::sampler::{Sampler, Spacing};
 
 /// `POST /sdapi/v1/txt2img`.
 pub(super) async fn txt2img(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Value>, Fault> {
-    let about = shared.ready()?;
+    shared.ready()?;
+    let fields = Fields::of(request, PICTURES_LIMIT).await?;
+    let asked = Value::Object(fields.0.clone());
+    pictures(&shared, fields, None, asked).await
+}
+
+/// `POST /sdapi/v1/img2img`: of `init_images`, the first.
+pub(super) async fn img2img(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Value>, Fault> {
+    let about = shared.ready()?.clone();
     let mut fields = Fields::of(request, PICTURES_LIMIT).await?;
-    let asked = fields.0.clone();
+    let (images, mask) = (fields.take("init_images"), fields.text("mask", PICTURES_LIMIT)?);
+    // What was asked is said in the answer, without pictures.
+    let asked = Value::Object(fields.0.clone());
+    let missing =
+        || Fault::field("init_images", "missing_parameter", "`init_images` must be a list of pictures in base64");
+    let image = images.as_ref().and_then(|images| images.get(0)?.as_str()).ok_or_else(missing)?.to_owned();
+    let strength = fields.number("denoising_strength", 0.0..=1.0)?.unwrap_or(0.75);
+    let is_inverted = fields.whole("inpainting_mask_invert", 0..=1)? == Some(1);
+    let fit = match fields.whole("resize_mode", 0..=3)? {
+        Some(1) => Fit::Cover,
+        Some(2) => Fit::Contain,
+        _ => Fit::Stretch,
+    };
+    let initial = decoding(move || {
+        let picture = given::decoded("init_images", &data(&image, "init_images")?)?;
+        let mask = mask.map(|mask| mask_of(&data(&mask, "mask")?, is_inverted)).transpose()?;
+        given::begin_with(picture, mask.map(|mask| ("mask", mask)), Some(strength), fit, &about)
+    });
+    let initial = initial.await?;
+    pictures(&shared, fields, Some(initial), asked).await
+}
+
+/// A mask, which is white where a picture changes. One that is transparent anywhere says it by being opaque, which is the
+/// other way round than in OpenAI's API.
+fn mask_of(bytes: &[u8], is_inverted: bool) -> Result<Image, Fault> {
+    let mut mask = given::mask_of("mask", bytes)?;
+    if picture::transparency(bytes, "mask".as_ref())?.is_some() != is_inverted {
+        mask.rgb.iter_mut().for_each(|value| *value = u8::MAX - *value);
+    }
+    Ok(mask)
+}
+
+/// Makes what these fields ask for.
+async fn pictures(
+    shared: &Arc<Shared>,
+    mut fields: Fields,
+    initial: Option<Initial>,
+    asked: Value,
+) -> Result<Json<Value>, Fault> {
+    let about = shared.ready()?;
     let mut line = Map::new();
     line.insert("prompt".into(), fields.text("prompt", PROMPT)?.unwrap_or_default().into());
     line.insert("negative".into(), fields.text("negative_prompt", PROMPT)?.unwrap_or_default().into());
@@ -55,13 +104,14 @@ pub(super) async fn txt2img(State(shared): State<Arc<Shared>>, request: Request)
         request: (shared.read)(line)?,
         syntax: Syntax::WebUi,
         shown: Vec::new(),
+        initial,
         adapters: Vec::new(),
         format: Format::Png,
         partials: 0,
         timeout: shared.settings.timeout,
     };
     let request = order.request.clone();
-    let (_, live) = made(&shared, order, Vec::new()).await?;
+    let (_, live) = made(shared, order, Vec::new()).await?;
     let pictures: Vec<String> = live.pictures.iter().map(|picture| picture.base64()).collect();
     let seeds: Vec<u64> = live.pictures.iter().map(|picture| picture.seed).collect();
     let texts: Vec<String> = live.pictures.iter().map(|picture| parameters(&picture.bytes)).collect();

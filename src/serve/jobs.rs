@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::fault::Fault;
 use super::fields::{Fields, PICTURES_LIMIT};
+use super::given::Files;
 use super::job::{Job, Live, State as JobState, media_type};
 use super::openai;
 use super::queue::Found;
@@ -25,9 +26,9 @@ type Name = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/jobs`: the fields of `/v1/images/generations`.
 pub(super) async fn submit(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Fault> {
-    let about = shared.ready()?;
+    shared.ready()?;
     let fields = Fields::of(request, PICTURES_LIMIT).await?;
-    let (asked, answer) = order(fields, Vec::new(), about, &shared)?;
+    let (asked, answer) = order(&shared, fields, Files::default()).await?;
     let job = answer.submit(&shared, asked)?;
     let place = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
     Ok((StatusCode::ACCEPTED, place, Json(shown(&shared, &job, &job.now()))).into_response())
@@ -149,6 +150,7 @@ pub(super) async fn capabilities(State(shared): State<Arc<Shared>>) -> Result<Js
         "output_formats": ["png", "jpeg", "webp"],
         "loras": about.adapters,
         "image_prompts": about.takes_pictures,
+        "image_to_image": about.begins_with_pictures,
         "limits": {
             "pixels": shared.settings.pixels,
             "n": COUNT as u64,

@@ -14,31 +14,54 @@ use serde_json::{Value, json};
 
 use super::fault::Fault;
 use super::fields::{Fields, PICTURES_LIMIT, body, media_type};
+use super::given::Files;
 use super::job::{Job, Live, Picture, State as JobState, format_name};
 use super::order::Order;
-use super::read::{Answer, order, shown};
+use super::read::{Answer, order};
 use super::{Shared, job};
 
 /// `POST /v1/images/generations`.
 pub(super) async fn generations(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Fault> {
-    let about = shared.ready()?;
+    shared.ready()?;
     let base = base(request.headers());
     let fields = Fields::of(request, PICTURES_LIMIT).await?;
-    let (asked, answer) = order(fields, Vec::new(), about, &shared)?;
+    let (asked, answer) = order(&shared, fields, Files::default()).await?;
     answer.give(&shared, asked, base).await
+}
+
+/// `POST /v1/images/edits`: a picture that changes, where a mask is transparent or white.
+pub(super) async fn edits(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Fault> {
+    of_form(&shared, request, false).await
 }
 
 /// `POST /v1/images/variations`: something like a picture.
 pub(super) async fn variations(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Fault> {
-    let about = shared.ready()?;
+    of_form(&shared, request, true).await
+}
+
+/// What a form with a picture asks for.
+async fn of_form(shared: &Arc<Shared>, request: Request, vary: bool) -> Result<Response, Fault> {
+    shared.ready()?;
     let base = base(request.headers());
     let (fields, files) = form(request).await?;
-    let missing = || Fault::field("image", "missing_parameter", "`image` is missing: the picture to vary");
-    let (_, bytes) = files.into_iter().find(|(name, _)| name == "image").ok_or_else(missing)?;
-    let shown = tokio::task::spawn_blocking(move || shown("image", &bytes, 1.0, None)).await;
-    let shown = shown.map_err(|_| Fault::field("image", "invalid_image", "the picture cannot be decoded"))??;
-    let (asked, answer) = order(fields, vec![shown], about, &shared)?;
-    answer.give(&shared, asked, base).await
+    let mut given = Files { vary, ..Files::default() };
+    for (name, bytes) in files {
+        let place = match &name[..] {
+            "image" => &mut given.image,
+            "mask" if !vary => &mut given.mask,
+            _ => return Err(Fault::field(&name, "unknown_parameter", format!("there is no file `{name}`"))),
+        };
+        if place.replace(bytes).is_some() {
+            let message = format!("there must be one `{name}`; further pictures may be shown with `image_prompts`");
+            return Err(Fault::field(&name, "invalid_value", message));
+        }
+    }
+    if given.image.is_none() {
+        return Err(Fault::field("image", "missing_parameter", "`image` is missing: the picture to begin with"));
+    }
+    let (asked, answer) = order(shared, fields, given).await?;
+    let event = if vary { answer.event } else { "image_edit" };
+    Answer { event, ..answer }.give(shared, asked, base).await
 }
 
 /// A form: its fields, where numbers and flags are what they look like, and its files by the names of their fields.
@@ -61,7 +84,7 @@ async fn form(request: Request) -> Result<(Fields, Vec<(String, Vec<u8>)>), Faul
             true => files.push((name, bytes.to_vec())),
             false => {
                 let text = String::from_utf8(bytes.to_vec()).map_err(|e| wrong(&e))?;
-                let plain = matches!(name.as_str(), "prompt" | "negative_prompt" | "model" | "user" | "size");
+                let plain = ["prompt", "negative_prompt", "model", "user", "size"].contains(&&name[..]);
                 let typed = if plain { None } else { serde_json::from_str(&text).ok() };
                 fields.0.insert(name, typed.unwrap_or(Value::String(text)));
             }

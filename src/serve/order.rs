@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::job::Job;
 use crate::error::Result;
-use crate::image::{Format, Image};
+use crate::image::{Format, Image, InitialPicture};
+use crate::picture::Fit;
 use crate::pipeline::Times;
 use crate::prompts::Syntax;
 use crate::request::Request;
@@ -18,6 +19,8 @@ pub struct Order {
     pub syntax: Syntax,
     /// Pictures that Stage C is shown.
     pub shown: Vec<Shown>,
+    /// A picture to begin with.
+    pub initial: Option<Initial>,
     /// Adapters by name, each with its strength.
     pub adapters: Vec<(String, f32)>,
     /// The format of the files.
@@ -39,6 +42,19 @@ pub struct Shown {
     pub name: String,
 }
 
+/// A picture to begin with.
+#[derive(Debug, Clone)]
+pub struct Initial {
+    /// The picture.
+    pub picture: Image,
+    /// Where it changes, a picture of the same size in grey; everywhere without one.
+    pub mask: Option<Image>,
+    /// What becomes of it if the order's pictures have other proportions.
+    pub fit: Fit,
+    /// How much of it changes, and what records say of it.
+    pub record: InitialPicture,
+}
+
 /// What clients are told about the model.
 #[derive(Debug, Clone)]
 pub struct About {
@@ -52,6 +68,8 @@ pub struct About {
     pub adapters: Vec<String>,
     /// Whether pictures may be shown to it.
     pub takes_pictures: bool,
+    /// Whether it can change pictures.
+    pub begins_with_pictures: bool,
 }
 
 /// Makes pictures, one order after the other, on a thread of its own.

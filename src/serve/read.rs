@@ -1,19 +1,17 @@
 //! Reads an order from the fields of a request.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, json};
 
 use super::Shared;
 use super::fault::Fault;
-use super::fields::{Fields, PICTURES_LIMIT};
-use super::order::{About, Order, Shown};
+use super::fields::Fields;
+use super::given::{self, Files};
+use super::order::Order;
 use crate::image::Format;
-use crate::picture;
 use crate::prompts::Syntax;
 use crate::request::Request;
 
@@ -23,11 +21,6 @@ pub(super) const PROMPT: usize = 8 << 10;
 pub(super) const COUNT: i128 = 10;
 /// Most steps of a stage.
 pub(super) const STEPS: i128 = 500;
-/// Most pictures that Stage C is shown.
-const SHOWN: usize = 8;
-/// Longest side of such a picture, pixels, and most bytes that it may take in memory.
-const SHOWN_SIDE: u32 = 8192;
-const SHOWN_BYTES: u64 = 256 << 20;
 
 /// Steps of Stage C and Stage B for each quality.
 pub(super) const QUALITIES: [(&str, (u32, u32)); 4] =
@@ -44,24 +37,30 @@ pub(super) struct Answer {
     pub(super) warnings: Vec<String>,
 }
 
-/// Reads an order. `shown` are pictures that came apart from the fields.
-pub(super) fn order(
-    mut fields: Fields,
-    shown: Vec<Shown>,
-    about: &About,
-    shared: &Shared,
-) -> Result<(Order, Answer), Fault> {
-    let settings = &shared.settings;
+/// Reads an order: its fields, and files that came with them. Pictures are decoded meanwhile, which takes long enough to be
+/// done by another thread than those that answer.
+pub(super) async fn order(shared: &Arc<Shared>, fields: Fields, files: Files) -> Result<(Order, Answer), Fault> {
+    let shared = shared.clone();
+    decoding(move || read(fields, files, &shared)).await
+}
+
+/// Does what decodes pictures.
+pub(super) async fn decoding<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    // Nothing here panics on any bytes; if something did, the picture would be at fault.
+    let failed = |_| Fault::field("image", "invalid_image", "the picture cannot be decoded");
+    tokio::task::spawn_blocking(read).await.map_err(failed)?
+}
+
+fn read(mut fields: Fields, mut files: Files, shared: &Shared) -> Result<(Order, Answer), Fault> {
+    let (about, settings) = (shared.ready()?, &shared.settings);
     let mut line = Map::new();
     let prompt = fields.text("prompt", PROMPT)?;
-    let mut shown = shown;
-    shown.extend(fields.list("image_prompts", SHOWN, image_prompt)?);
-    if !shown.is_empty() && !about.takes_pictures {
-        let message = "this model takes no pictures: it has no image encoder";
-        return Err(Fault::field("image", "unsupported", message).with(StatusCode::UNPROCESSABLE_ENTITY));
-    }
+    let shown = given::shown(&mut fields, &mut files, about)?;
+    let initial = given::initial(&mut fields, files, about)?;
     // A picture may stand alone.
-    let prompt = prompt.or_else(|| (!shown.is_empty()).then(String::new));
+    let prompt = prompt.or_else(|| (!shown.is_empty() || initial.is_some()).then(String::new));
     let missing = || Fault::field("prompt", "missing_parameter", "`prompt` is missing: what the picture shows");
     line.insert("prompt".into(), prompt.ok_or_else(missing)?.into());
     if let Some(negative) = fields.text("negative_prompt", PROMPT)? {
@@ -125,6 +124,7 @@ pub(super) fn order(
         request,
         syntax: syntax.and_then(|name| name.parse().ok()).unwrap_or_default(),
         shown,
+        initial,
         adapters,
         format,
         partials: if stream { partials } else { 0 },
@@ -181,42 +181,4 @@ fn adapter(mut fields: Fields) -> Result<(String, f32), Fault> {
     let name = fields.text("name", 256)?.ok_or_else(missing)?;
     let strength = fields.number("strength", -10.0..=10.0)?.unwrap_or(1.0) as f32;
     fields.end().map(|()| (name, strength))
-}
-
-fn image_prompt(mut fields: Fields) -> Result<Shown, Fault> {
-    let missing = || Fault::field("image_prompts", "invalid_value", "each of `image_prompts` must have an `image`");
-    let text = fields.text("image", PICTURES_LIMIT)?.ok_or_else(missing)?;
-    let weight = fields.number("weight", -10.0..=10.0)?.unwrap_or(1.0) as f32;
-    let name = fields.text("name", 256)?;
-    fields.end()?;
-    shown("image_prompts", &data(&text, "image_prompts")?, weight, name)
-}
-
-/// The bytes of a data URL, or of base64 alone. No other address is ever looked up.
-pub(super) fn data(text: &str, param: &str) -> Result<Vec<u8>, Fault> {
-    let encoded = match text.strip_prefix("data:") {
-        Some(rest) => rest.split_once(";base64,").map(|(_, encoded)| encoded),
-        None => Some(text),
-    };
-    let bytes = encoded.and_then(|encoded| STANDARD.decode(encoded.trim()).ok());
-    bytes
-        .ok_or_else(|| Fault::field(param, "invalid_image", "a picture must be a data URL or base64, never an address"))
-}
-
-/// A picture that Stage C is to be shown. Its size is looked at before it is decoded.
-pub(super) fn shown(param: &str, bytes: &[u8], weight: f32, name: Option<String>) -> Result<Shown, Fault> {
-    let path = Path::new(param);
-    let (width, height) = picture::size(bytes, path)?;
-    // Decoders take up to 8 bytes for a pixel, those of 16 bits a channel.
-    if width.max(height) > SHOWN_SIDE || u64::from(width) * u64::from(height) * 8 > SHOWN_BYTES {
-        let message = format!(
-            "the picture has {width}×{height} pixels; at most {SHOWN_SIDE} a side and {} million in all",
-            SHOWN_BYTES >> 23
-        );
-        return Err(Fault::field(param, "invalid_image", message));
-    }
-    let picture = picture::decode(bytes, path)?;
-    // A name is for the record alone; what clients call their files never becomes a path.
-    let name = name.unwrap_or_else(|| param.to_owned());
-    Ok(Shown { picture, weight, name })
 }

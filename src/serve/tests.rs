@@ -4,6 +4,7 @@
 
 mod guard;
 mod limits;
+mod pictures;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,13 +21,13 @@ use crate::image::{Format, Image};
 use crate::pipeline::Times;
 use crate::request::Request;
 
-/// Makes grey pictures at once. Prompts say otherwise: `slow` takes until it is stopped, `panic` and `huge` fail.
+/// Makes grey pictures at once; where an order begins with a picture, red is its strength and green the mean of its mask. Prompts say otherwise: `slow` takes until it is stopped, `panic` and `huge` fail.
 struct Fake;
 
 impl Maker for Fake {
     fn about(&self) -> About {
         let (model, device, adapters) = ("grey".into(), "nothing".into(), vec!["old film".into()]);
-        About { model, device, side: 64, adapters, takes_pictures: true }
+        About { model, device, side: 64, adapters, takes_pictures: true, begins_with_pictures: true }
     }
 
     fn make(&mut self, job: &Job) -> Result<Times> {
@@ -48,7 +49,12 @@ impl Maker for Fake {
                 _ => {}
             }
             let (width, height) = (request.width, request.height);
-            let grey = Image { width, height, rgb: vec![128; (width * height * 3) as usize] };
+            let initial = job.order.initial.as_ref();
+            let mean =
+                |mask: &Image| (mask.rgb.iter().map(|&v| u64::from(v)).sum::<u64>() / mask.rgb.len() as u64) as u8;
+            let red = initial.map_or(128, |initial| (initial.record.strength * 255.0) as u8);
+            let green = initial.and_then(|initial| initial.mask.as_ref()).map_or(128, mean);
+            let grey = Image { width, height, rgb: [red, green, 128].repeat((width * height) as usize) };
             if job.order.partials > 0 {
                 job.partial(Picture::new(grey.to_bytes(Format::Png, None)?, Format::Png, 0));
             }

@@ -13,7 +13,7 @@
 //!
 //! Single files have their sizes in their tensors; what cannot be seen there may stand in `stage_c.json`, `text_encoder.json`
 //! and so on beside them, like `config.json` in a folder. The model folder is searched first, then the prior's folder: the one given, or the
-//! sibling `<name>-prior`. The small networks (`*_lite`) are used only if the large ones are
+//! sibling `<name>-prior` (in the hub's cache, the snapshot of that repository). The small networks (`*_lite`) are used only if the large ones are
 //! absent. Which of several variants of a file is taken is up to [`Variant`]; what was there
 //! besides is noted. Names only determine where to look; which network a file contains is
 //! recognised from its tensors. Whatever is there but is not what it should be is an error,
@@ -23,6 +23,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::prior_of;
 use super::component::{Component, EFFNET_ENCODER, IMAGE_ENCODER, PREVIEWER, STAGE_A, STAGE_B, STAGE_C, TEXT_ENCODER};
 use super::lookup::Lookup;
 use super::variant::Variant;
@@ -263,7 +264,7 @@ fn roots(model: Option<&Location>, prior: Option<&Location>) -> Result<Vec<Locat
     Ok(model.cloned().into_iter().chain(prior).collect())
 }
 
-/// The folder `<name>-prior` beside the model's folder, if there is one.
+/// The folder `<name>-prior` beside the model's folder, if there is one; or what the hub's cache has of it.
 fn sibling(model: &Location) -> Result<Option<Location>> {
     // A path such as `.` has no file name, so it is resolved first.
     let named = match model.path().file_name() {
@@ -277,7 +278,8 @@ fn sibling(model: &Location) -> Result<Option<Location>> {
     let mut name = name.to_owned();
     name.push("-prior");
     let prior = named.with_file_name(name);
-    Ok(prior.has_folder()?.then_some(prior))
+    let in_cache = || prior_of(named.path()).map(Location::from);
+    Ok(if prior.has_folder()? { Some(prior) } else { in_cache() })
 }
 
 /// Files that a tokenizer's folder may have.

@@ -20,7 +20,7 @@ pub enum Variant {
 
 impl Variant {
     /// Names that may be taken, the preferred one first. The variant without a name is "".
-    pub(super) fn order(&self) -> Vec<&str> {
+    pub(crate) fn order(&self) -> Vec<&str> {
         match self {
             Self::Small => vec!["bf16", "", "fp16"],
             Self::Exact => vec!["", "bf16", "fp16"],

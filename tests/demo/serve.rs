@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
+use base64::Engine;
+use cascade_rt::image::{Format, Image};
 use serde_json::{Value, json};
 
 use super::alone;
@@ -102,14 +104,36 @@ fn a_request_makes_the_bytes_of_the_same_command() {
             &["", "-s", "0", "-W", "64", "-H", "64", "--steps", "2,1", "--noise", "philox"],
         ),
     ];
-    for (ending, mut order, flags) in orders {
+    let same = |ending: &str, mut order: Value, flags: &[&str]| {
         let file = room.path().join(format!("picture.{ending}"));
         let mut command = Command::new(PROGRAM);
-        let run = command.args(["generate", "--device", "cpu", "-q", "-o"]).arg(&file).args(flags).output().unwrap();
+        command.current_dir(room.path()).args(["generate", "--device", "cpu", "-q", "--force", "-o"]);
+        let run = command.arg(&file).args(flags).output().unwrap();
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         order["response_format"] = "url".into();
         assert!(server.picture(&order) == std::fs::read(&file).unwrap(), "{ending}: the two differ");
+    };
+    for (ending, order, flags) in orders {
+        same(ending, order, flags);
     }
+    // A picture that changes, everywhere or where a mask says. Records name files, which have these names here.
+    let image = std::fs::read(room.path().join("picture.png")).unwrap();
+    std::fs::write(room.path().join("image"), &image).unwrap();
+    let mask = Image { width: 128, height: 128, rgb: [[0; 3 * 64], [255; 3 * 64]].concat().repeat(128) };
+    let mask = mask.to_bytes(Format::Png, None).unwrap();
+    std::fs::write(room.path().join("mask"), &mask).unwrap();
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let order = json!({
+        "prompt": "a red apple", "seed": 1, "size": "64x96", "prior_num_inference_steps": 4, "num_inference_steps": 2,
+        "image": base64(&image), "fit": "contain",
+    });
+    let flags =
+        ["a red apple", "-s", "1", "-W", "64", "-H", "96", "--steps", "4,2", "--init", "image", "--fit", "contain"];
+    same("png", order.clone(), &flags);
+    let masked = json!({"mask": base64(&mask), "strength": 0.75});
+    let order: serde_json::Map<_, _> =
+        [order, masked].iter().flat_map(|part| part.as_object().unwrap().clone()).collect();
+    same("png", Value::Object(order), &[&flags[..], &["--mask", "mask", "--strength", "0.75"]].concat());
 }
 
 #[cfg(unix)]

@@ -119,18 +119,25 @@ fn bodies_that_are_wrong() {
 fn pictures_that_are_too_large_are_refused_at_once() {
     use base64::Engine;
     let server = Server::start(|_| {});
+    let small = Image { width: 8, height: 8, rgb: vec![0; 192] }.to_bytes(Format::Png, None).unwrap();
+    let small = base64::engine::general_purpose::STANDARD.encode(small);
     let mut file = Image { width: 8, height: 8, rgb: vec![0; 192] }.to_bytes(Format::Png, None).unwrap();
     for (width, height) in [(30_000u32, 30_000u32), (8193, 8), (8, 100_000), (u32::MAX, 1), (8192, 8192), (0, 0)] {
         file[16..20].copy_from_slice(&width.to_be_bytes());
         file[20..24].copy_from_slice(&height.to_be_bytes());
         let image = base64::engine::general_purpose::STANDARD.encode(&file);
-        let begin = Instant::now();
-        let answer = server.post("/v1/images/generations", &json!({"image_prompts": [{"image": image}]}));
-        assert_eq!(
-            (answer.status, answer.json()["error"]["code"].as_str()),
-            (400, Some("invalid_image")),
-            "{width}x{height}"
-        );
-        assert!(begin.elapsed() < Duration::from_millis(500), "{width}x{height}");
+        for (path, order) in [
+            ("/v1/images/generations", json!({"image_prompts": [{"image": image}]})),
+            ("/v1/images/generations", json!({"image": image})),
+            ("/v1/images/generations", json!({"image": small, "mask": image})),
+            ("/sdapi/v1/img2img", json!({"init_images": [image]})),
+            ("/sdapi/v1/img2img", json!({"init_images": [small], "mask": image})),
+        ] {
+            let begin = Instant::now();
+            let answer = server.post(path, &order);
+            let code = answer.json()["error"]["code"].clone();
+            assert_eq!((answer.status, code), (400, json!("invalid_image")), "{width}x{height}: {path}");
+            assert!(begin.elapsed() < Duration::from_millis(500), "{width}x{height}: {path}");
+        }
     }
 }
