@@ -31,7 +31,7 @@ const CHUNK: usize = 4 * MAX_COLS;
 /// Words of a panel per block of K, at most.
 const BLOCK: usize = 512;
 /// Tasks per thread: more than one, so that a thread that is delayed takes fewer of them.
-const TASKS_PER_THREAD: usize = 4;
+pub(super) const TASKS_PER_THREAD: usize = 4;
 
 /// What happens to results before and as they are stored.
 pub(super) trait Epilogue: Sync {

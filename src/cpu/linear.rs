@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::few::{few, few_scratch};
 use super::gemm::{Epilogue, gemm, gemm_scratch};
 use super::int8::{Restored, Rounded, rounded_scratch};
 use super::math::{fma, gelu, swish};
@@ -63,6 +64,20 @@ pub fn linear_int8_scratch(m: usize, n: usize, k: usize, threads: usize) -> usiz
     LINE + lines(n) + lines(k) + rounded_scratch(m, n, k) + gemm_scratch(m, k.div_ceil(2), threads)
 }
 
+/// The same for [`linear_few`], with whatever instruction set.
+pub fn linear_few_scratch(m: usize, n: usize, k: usize, threads: usize) -> usize {
+    LINE + lines(n) + lines(k) + rounded_scratch(m, n, k) + few_scratch(m, k, threads)
+}
+
+/// How products are computed.
+#[derive(Clone, Copy)]
+enum Product {
+    /// By [`gemm`].
+    Packed,
+    /// By [`few`].
+    Few,
+}
+
 /// Computes `out [m, n]`.
 ///
 /// Numerics: f32 accumulators. With [`Isa::Avx512Bf16`], the GEMM inputs `x·s + t`
@@ -70,6 +85,16 @@ pub fn linear_int8_scratch(m: usize, n: usize, k: usize, threads: usize) -> usiz
 /// rounded to int8 with a factor of its own, and integers are summed exactly: the results of all these instruction sets
 /// are as equal as those of `x·s + t` and of the epilogue.
 pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
+    run(isa, op, Product::Packed, out, scratch);
+}
+
+/// [`linear`] for few rows: the weight is read as it lies in memory, not packed. Sums are of another order, so that the
+/// results are not the same in all bits. Int8 weights take one of [`Isa::INT8`].
+pub fn linear_few(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
+    run(isa, op, Product::Few, out, scratch);
+}
+
+fn run(isa: Isa, op: &Linear<'_>, how: Product, out: &mut [f32], scratch: &mut [f32]) {
     let n = op.weight.dims[0];
     let k = op.weight.dims[1..].iter().product::<usize>();
     let m = op.x.len() / k;
@@ -96,28 +121,44 @@ pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     };
     let (cpu, x) = (isa.verify(), Strided { values: op.x, stride: k });
     if op.scale.is_none() && op.shift.is_none() {
-        return product(cpu, [m, n, k], &x, op.weight, &epilogue, scratch);
+        return product(cpu, how, [m, n, k], &x, op.weight, &epilogue, scratch);
     }
     let image_rows = op.scale.map_or(m, |scale| m * k / scale.len());
     let x = Scaled { x, scale: op.scale, shift, image_rows };
-    product(cpu, [m, n, k], &x, op.weight, &epilogue, scratch);
+    product(cpu, how, [m, n, k], &x, op.weight, &epilogue, scratch);
 }
 
-/// The GEMM of a linear layer. If integers are multiplied, its input is rounded first.
+/// The product of a linear layer. If integers are multiplied, its input is rounded first.
 fn product<R: Rows>(
     cpu: Verified,
+    how: Product,
     size: [usize; 3],
     x: &R,
     weight: &Weight,
     epilogue: &LinearEpilogue<'_>,
     mut scratch: Scratch<'_>,
 ) {
-    let rows = WeightRows::new(weight, size[2]);
     if !Isa::INT8.contains(&cpu.isa()) {
-        return gemm(cpu, size, x, &rows, epilogue, scratch.rest());
+        return multiply(cpu, how, size, x, weight, epilogue, scratch);
     }
     let rounded = Rounded::new(cpu, x, size, weight, &mut scratch);
-    gemm(cpu, size, &rounded, &rows, &Restored { rounded: &rounded, then: epilogue }, scratch.rest());
+    multiply(cpu, how, size, &rounded, weight, &Restored { rounded: &rounded, then: epilogue }, scratch);
+}
+
+fn multiply<R: Rows, E: Epilogue>(
+    cpu: Verified,
+    how: Product,
+    size: [usize; 3],
+    x: &R,
+    weight: &Weight,
+    epilogue: &E,
+    scratch: Scratch<'_>,
+) {
+    let weight = WeightRows::new(weight, size[2]);
+    match how {
+        Product::Packed => gemm(cpu, size, x, &weight, epilogue, scratch.rest()),
+        Product::Few => few(cpu, size, x, &weight, epilogue, scratch.rest()),
+    }
 }
 
 /// The fused prologue: `x·s + t`, computed as `x` is packed.
@@ -293,7 +334,16 @@ mod tests {
                 out
             });
             // The error of a sum of k products of uniform values grows as √k.
-            assert_close(&outs, &expected, 6e-7 * (k as f64).sqrt().max(6.0), &format!("{isa:?} {m} {n} {k}"));
+            let tolerance = 6e-7 * (k as f64).sqrt().max(6.0);
+            assert_close(&outs, &expected, tolerance, &format!("{isa:?} {m} {n} {k}"));
+            if is_int8 || !op.weight.has_int8() {
+                let outs = on_threads(|threads| {
+                    let mut out = before.clone();
+                    linear_few(isa, op, &mut out, &mut vec![f32::NAN; linear_few_scratch(m, n, k, threads)]);
+                    out
+                });
+                assert_close(&outs, &expected, tolerance, &format!("{isa:?} {m} {n} {k}, few rows"));
+            }
         }
     }
 

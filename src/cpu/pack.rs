@@ -79,6 +79,21 @@ impl<'a> WeightRows<'a> {
         parts.iter_mut().zip(weight.parts()).for_each(|(to, part)| *to = part.elements());
         Self { parts, row_len }
     }
+
+    /// `N` rows from `row` on that are of one part, and how many they are: where the part ends before that, its last row
+    /// stands for those that are missing.
+    pub(super) fn together<const N: usize>(&self, row: usize) -> ([Elements<'a>; N], usize) {
+        let mut row = row;
+        for part in &self.parts {
+            let rows = part.len() / self.row_len;
+            if row < rows {
+                let at = |i: usize| (row + i).min(rows - 1) * self.row_len;
+                return (std::array::from_fn(|i| part.slice(at(i)..at(i) + self.row_len)), N.min(rows - row));
+            }
+            row -= rows;
+        }
+        panic!("row {row} is past the end of the weight");
+    }
 }
 
 impl Rows for WeightRows<'_> {
@@ -203,36 +218,64 @@ per_isa! {
         assert!(end - first <= width && width <= MAX_COLS && panel.len() == cpu.depth(len) * width);
         let mut staging = Staging([[0.0; STEP]; MAX_COLS]);
         let mut panel = panel;
-        // Values are staged before they are rounded, so there is room for as many as for words.
-        let step = match cpu.packing() {
-            Packing::F32 | Packing::Bf16 => STEP,
-            integers => STEP * integers.values(),
-        };
+        let step = step(cpu);
         for at in (0..len).step_by(step) {
             let count = step.min(len - at);
             for (row, to) in (first..end).zip(&mut staging.0) {
                 rows.prefetch(row, k + at + step, step);
-                match cpu.packing() {
-                    Packing::Int8 => quads(rows.int8(row, k + at, count), if R::IS_WEIGHT { SIGN } else { 0 }, to),
-                    Packing::Int16 => pairs(rows.int8(row, k + at, count), to),
-                    Packing::Bf16 if rows.read_pairs(row, k + at, count, &mut to[..count.div_ceil(2)]) => {}
-                    packing => {
-                        if count == STEP {
-                            // The common case has a length that is known at compile time.
-                            rows.read(row, k + at, &mut to[..STEP]);
-                        } else {
-                            rows.read(row, k + at, &mut to[..count]);
-                            to[count..].fill(0.0);
-                        }
-                        if packing == Packing::Bf16 {
-                            pair(cpu, to);
-                        }
-                    }
-                }
+                stage(cpu, rows, row, k + at, count, to);
             }
             let (head, tail) = panel.split_at_mut(cpu.depth(count) * width);
             transpose(cpu, staging.0.as_flattened(), STEP, width, head);
             panel = tail;
+        }
+    }
+}
+
+per_isa! {
+    /// Puts the first `len` values of a row into words, followed by zeros.
+    pub(super) fn pack_row[R: Rows](cpu, rows: &R, row: usize, len: usize, to: &mut [f32]) {
+        let mut staging = [0.0; STEP];
+        let mut to = to;
+        for at in (0..len).step_by(step(cpu)) {
+            let count = step(cpu).min(len - at);
+            stage(cpu, rows, row, at, count, &mut staging);
+            let (head, tail) = to.split_at_mut(cpu.depth(count));
+            head.copy_from_slice(&staging[..head.len()]);
+            to = tail;
+        }
+        to.fill(0.0);
+    }
+}
+
+/// Values of a row that are staged at a time. They are staged before they are rounded, so there is room for as many as
+/// for words.
+#[inline(always)]
+fn step(cpu: Verified) -> usize {
+    match cpu.packing() {
+        Packing::F32 | Packing::Bf16 => STEP,
+        integers => STEP * integers.values(),
+    }
+}
+
+/// Puts `row[k..k + count]`, at most [`step`] values, into words, the last of which ends with zeros.
+#[inline(always)]
+fn stage<R: Rows>(cpu: Verified, rows: &R, row: usize, k: usize, count: usize, to: &mut [f32; STEP]) {
+    match cpu.packing() {
+        Packing::Int8 => quads(rows.int8(row, k, count), if R::IS_WEIGHT { SIGN } else { 0 }, to),
+        Packing::Int16 => pairs(rows.int8(row, k, count), to),
+        Packing::Bf16 if rows.read_pairs(row, k, count, &mut to[..count.div_ceil(2)]) => {}
+        packing => {
+            if count == STEP {
+                // The common case has a length that is known at compile time.
+                rows.read(row, k, to);
+            } else {
+                rows.read(row, k, &mut to[..count]);
+                to[count..].fill(0.0);
+            }
+            if packing == Packing::Bf16 {
+                pair(cpu, to);
+            }
         }
     }
 }
