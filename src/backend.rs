@@ -60,9 +60,15 @@ impl Device {
         Target { lang: self.lang, caps: self.caps, sms: self.sms }
     }
 
-    /// Whether kernels may round GEMM inputs to bf16.
+    /// Whether some kernels round GEMM inputs to bf16 or f16: it is allowed, and the device has what they need.
     pub fn rounds(&self) -> bool {
-        self.caps.contains(Caps::ROUND_BF16)
+        self.caps.contains(self.lang.rounding()) && self.could_round()
+    }
+
+    /// Whether some kernels would round GEMM inputs to the [16-bit format](Lang::rounding) of their language if they might.
+    pub fn could_round(&self) -> bool {
+        let (to, allowed) = (self.lang.rounding(), self.caps.and(self.lang.rounding()));
+        registry::kernels(self.lang).any(|kernel| kernel.needs.contains(to) && allowed.contains(kernel.needs))
     }
 
     /// Whether [GEMM inputs](crate::ops::Element::GemmInput) are stored in bf16: where rounding is allowed, and

@@ -20,7 +20,6 @@ mod text;
 mod update;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::adapters::{Adapter, Applied};
@@ -28,7 +27,6 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
-use crate::plan::Plan;
 use crate::request::Request;
 use crate::shape::Shape;
 use crate::tokenizer::{Encoding, Tokenizer};

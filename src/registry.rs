@@ -45,6 +45,14 @@ pub enum Lang {
 impl Lang {
     /// Every language.
     pub const ALL: [Lang; 3] = [Lang::Cpu, Lang::Wgsl, Lang::Cuda];
+
+    /// The 16-bit format that kernels in this language round GEMM inputs to where they may: WGSL has no bf16.
+    pub const fn rounding(self) -> Caps {
+        match self {
+            Lang::Cpu | Lang::Cuda => Caps::ROUND_BF16,
+            Lang::Wgsl => Caps::ROUND_F16,
+        }
+    }
 }
 
 /// What kernels are chosen for.
@@ -117,9 +125,9 @@ impl Kernel {
         unmet.map(|fit| Reason::Fit(*fit))
     }
 
-    /// Whether GEMM inputs are rounded to bf16 or int8, so that the looser tolerance of a case applies.
+    /// Whether GEMM inputs are rounded to bf16, f16 or int8, so that the looser tolerance of a case applies.
     pub fn rounds(&self) -> bool {
-        self.needs.common(Caps::ROUND_BF16.and(Caps::ROUND_INT8)) != Caps::NONE
+        self.needs.common(Caps::ROUNDING) != Caps::NONE
     }
 }
 

@@ -92,17 +92,20 @@ pub enum Rounding {
     Int8,
     /// All to bf16; int8 weights are widened first.
     Bf16,
+    /// All to f16; int8 weights are widened first.
+    F16,
 }
 
 /// What is asked of a device: all that it has but `without`, and that GEMM inputs are rounded
 /// only as they may be.
 pub fn wanted(rounding: Rounding, without: Caps) -> Caps {
-    let exact = match rounding {
-        Rounding::None => Caps::ROUND_BF16.and(Caps::ROUND_INT8),
-        Rounding::Int8 => Caps::ROUND_BF16,
-        Rounding::Bf16 => Caps::ROUND_INT8,
+    let allowed = match rounding {
+        Rounding::None => Caps::NONE,
+        Rounding::Int8 => Caps::ROUND_INT8,
+        Rounding::Bf16 => Caps::ROUND_BF16,
+        Rounding::F16 => Caps::ROUND_F16,
     };
-    Caps::ALL.without(exact.and(without))
+    Caps::ALL.without(Caps::ROUNDING.without(allowed).and(without))
 }
 
 /// Opens the best device, see [`Choice::Auto`], with kernels that round nothing but what int8 weights are multiplied by.
@@ -233,5 +236,25 @@ mod tests {
             assert_eq!(preferred(&all).to_string(), wanted, "of {devices}");
         }
         assert_eq!(preferred(&[]), Choice::Cpu);
+    }
+
+    /// In WGSL it takes cooperative matrices to round, and it is to f16 that they do.
+    #[test]
+    fn a_device_rounds_if_it_may_and_has_kernels_that_do() {
+        let tiles = Caps::COOPERATIVE.and(Caps::SUBGROUP).and(Caps::F16);
+        for (lang, caps, could, does) in [
+            (Lang::Wgsl, tiles, true, false),
+            (Lang::Wgsl, tiles.and(Caps::ROUND_F16), true, true),
+            (Lang::Wgsl, tiles.and(Caps::ROUND_BF16), true, false),
+            (Lang::Wgsl, Caps::F16.and(Caps::ROUND_F16), false, false),
+            (Lang::Cuda, Caps::ROUND_F16, true, false),
+            (Lang::Cuda, Caps::ROUND_BF16, true, true),
+            (Lang::Cpu, Caps::AVX2.and(Caps::ROUND_BF16), false, false),
+        ] {
+            let (name, kind, faults, copies_weights) = (String::new(), Kind::Gpu, Vec::new(), true);
+            let device = Device { name, lang, kind, caps, sms: 0, free_bytes: 0, faults, copies_weights };
+            assert_eq!((device.could_round(), device.rounds()), (could, does), "{lang:?} with {caps}");
+            assert_eq!(device.stores_bf16(), does && lang == Lang::Cuda);
+        }
     }
 }

@@ -81,13 +81,13 @@ pub struct Wgpu {
 }
 
 impl Wgpu {
-    /// Opens adapter `index` with everything it has. Shaders in `shader_dir` replace those
+    /// Opens adapter `index` with everything it has; GEMM inputs may be rounded to f16 if `round_f16` is set. Shaders in `shader_dir` replace those
     /// of the same name.
     ///
     /// # Errors
     /// If there is no such adapter, it does not open, or the folder holds what is no kernel.
-    pub fn open(index: usize, round_bf16: bool, shader_dir: Option<&Path>) -> Result<Self> {
-        let round = if round_bf16 { Caps::ROUND_BF16 } else { Caps::NONE };
+    pub fn open(index: usize, round_f16: bool, shader_dir: Option<&Path>) -> Result<Self> {
+        let round = if round_f16 { Caps::ROUND_F16 } else { Caps::NONE };
         let caps = adapter::all().get(index).map_or(Caps::NONE, |a| adapter::describe(a).caps);
         Self::with_caps(index, caps.and(round), shader_dir)
     }
@@ -114,7 +114,7 @@ impl Wgpu {
             return Err(Error::Device { wanted: format!("wgpu:{index}"), found, remedy });
         };
         let replacements = shader_dir.map(Replacements::read).transpose()?.unwrap_or_default();
-        let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_BF16));
+        let missing = caps.without(adapter::describe(adapter).caps.and(Caps::ROUND_F16));
         let gpu = Self::of(Context::open(adapter, caps.without(missing), less)?, replacements.clone());
         let suspects = less.suspects.and(Caps::COOPERATIVE).and(Caps::COOPERATIVE_8);
         let Some(why) = trial::run(&gpu, suspects)? else { return Ok(gpu) };

@@ -214,7 +214,7 @@ impl One {
         stores
             + match kernel.needs {
                 needs if needs.contains(Caps::ROUND_INT8) => case.tolerance_int8,
-                needs if needs.contains(Caps::ROUND_BF16) => case.tolerance_bf16,
+                needs if needs.common(Caps::ROUNDING) != Caps::NONE => case.tolerance_bf16,
                 _ => case.tolerance,
             }
     }

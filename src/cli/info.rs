@@ -88,7 +88,7 @@ pub(super) fn kernels(json: bool) -> Result<()> {
 
 /// The kernels of `op`, each with the reason why a device with these capabilities uses it or not.
 fn explain(op: &str, lang: Lang, exact: Caps) -> Vec<(&'static Kernel, String)> {
-    let rounding = exact.and(Caps::ROUND_BF16);
+    let rounding = exact.and(lang.rounding());
     let all: Vec<&Kernel> = registry::kernels(lang).filter(|k| k.op == op).collect();
     let first = |caps: Caps| all.iter().position(|k| caps.contains(k.needs));
     let (exact_row, rounding_row) = (first(exact), first(rounding));
@@ -100,9 +100,9 @@ fn explain(op: &str, lang: Lang, exact: Caps) -> Vec<(&'static Kernel, String)> 
         } else if Some(i) == exact_row {
             "chosen by --dtype f32".to_owned()
         } else if Some(i) == rounding_row {
-            "chosen by --dtype bf16".to_owned()
+            format!("chosen by --dtype {}", if lang.rounding() == Caps::ROUND_F16 { "f16" } else { "bf16" })
         } else if Some(i) == int8_row {
-            "chosen for int8 weights, but by --dtype f32 and bf16".to_owned()
+            "chosen for int8 weights, but by --dtype f32, bf16 and f16".to_owned()
         } else if lacking == Caps::ROUND_INT8 {
             "an earlier row serves int8 weights".to_owned()
         } else if lacking != Caps::NONE {

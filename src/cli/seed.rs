@@ -1,7 +1,5 @@
 //! Seeds as they are written on the command line.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
 use crate::request::parse_whole;
@@ -29,8 +27,10 @@ impl FromStr for Seed {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
-            // Every `RandomState` has keys of its own, which the system's source of randomness makes.
-            "random" | "-1" => Ok(Seed::Random(RandomState::new().build_hasher().finish() & 0xffff_ffff)),
+            "random" | "-1" => match getrandom::u32() {
+                Ok(seed) => Ok(Seed::Random(seed.into())),
+                Err(e) => Err(format!("this system gives no random numbers ({e}); give a number")),
+            },
             text => parse_whole(text).map(Seed::Given).map_err(|e| e.replace(", of", ", or random, of")),
         }
     }

@@ -24,8 +24,11 @@ pub(super) enum Precision {
     /// f32 throughout. Weights that are stored in fewer bits are converted, which is exact.
     F32,
     /// Operands rounded to bf16, accumulators in f32. Faster on some CPUs with AVX512-BF16, `bench` measures it; the same as
-    /// f32 on CPUs without.
+    /// f32 on CPUs without, and in WGSL.
     Bf16,
+    /// Operands rounded to f16, accumulators in f32, on GPUs whose WGSL has cooperative matrices; the same as f32 elsewhere.
+    /// Each row of operands is multiplied by a power of two first, so that nothing overflows.
+    F16,
     /// Weights of most layers rounded to int8 when they are first used, which takes memory besides the files, and what
     /// they are multiplied by as well; the rest in f32. `quantize` does it once and for all.
     Int8,
@@ -37,6 +40,7 @@ impl Precision {
         match self {
             Precision::F32 => Rounding::None,
             Precision::Bf16 => Rounding::Bf16,
+            Precision::F16 => Rounding::F16,
             Precision::Auto | Precision::Int8 => Rounding::Int8,
         }
     }
@@ -162,8 +166,13 @@ impl Setup {
         let backend = devices::open(device, devices::wanted(precision.rounding(), without), shader_dir)?;
         wrong.iter().chain(&backend.device().faults).for_each(|what| note(&format!("warning: {what}")));
         match precision {
-            Precision::Bf16 if !backend.device().rounds() => {
-                note("--dtype bf16: this CPU has no AVX512-BF16, so that it is the same as f32");
+            Precision::Bf16 | Precision::F16 if !backend.device().rounds() => {
+                let (asked, other) = if precision == Precision::Bf16 { ("bf16", "f16") } else { ("f16", "bf16") };
+                let remedy = format!(" (--dtype {other} rounds here)");
+                let remedy = if backend.device().could_round() { remedy } else { String::new() };
+                note(&format!(
+                    "--dtype {asked}: no kernel of this device rounds to it, so that it is the same as f32{remedy}"
+                ));
             }
             Precision::Int8 if backend.device().copies_weights => {
                 note("--dtype int8: this device has int8 weights widened, and multiplies them as floats");
@@ -191,7 +200,8 @@ impl Setup {
         parts.extend(self.shader_dir.iter().map(|folder| ("shader_dir".into(), super::name_of(folder))));
         let dtype = match opened.precision.rounding() {
             Rounding::Int8 if model.is_int8() => "int8",
-            _ if opened.backend.device().rounds() => "bf16",
+            Rounding::Bf16 if opened.backend.device().rounds() => "bf16",
+            Rounding::F16 if opened.backend.device().rounds() => "f16",
             _ => "f32",
         };
         let without = if opened.without == Caps::NONE { String::new() } else { opened.without.to_string() };

@@ -38,6 +38,8 @@ impl Caps {
     pub const AVX512_VNNI: Caps = Caps(1 << 12);
     /// The user allows what is multiplied by int8 weights to be rounded to int8 (not `--dtype f32`).
     pub const ROUND_INT8: Caps = Caps(1 << 13);
+    /// The user allows GEMM inputs to be rounded to f16 (`--dtype f16`).
+    pub const ROUND_F16: Caps = Caps(1 << 14);
 
     const NAMES: &[(Caps, &str)] = &[
         (Caps::AVX2, "avx2"),
@@ -47,6 +49,7 @@ impl Caps {
         (Caps::AVX_VNNI, "avx_vnni"),
         (Caps::AVX512_VNNI, "avx512_vnni"),
         (Caps::ROUND_INT8, "round_int8"),
+        (Caps::ROUND_F16, "round_f16"),
         (Caps::SUBGROUP, "subgroup"),
         (Caps::F16, "f16"),
         (Caps::COOPERATIVE, "cooperative_matrix"),
@@ -55,6 +58,9 @@ impl Caps {
         (Caps::SM90A, "sm_90a"),
         (Caps::DEPENDENT_LAUNCH, "dependent_launch"),
     ];
+
+    /// Every way in which a user may allow GEMM inputs to be rounded.
+    pub const ROUNDING: Caps = Caps::ROUND_BF16.and(Caps::ROUND_F16).and(Caps::ROUND_INT8);
 
     /// All that there is.
     pub const ALL: Caps = Caps(u32::MAX);

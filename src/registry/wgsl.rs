@@ -123,8 +123,8 @@ const CHANNELS: Axis = Axis::each(Count::Channels(Of::FIRST));
 const LANES: Axis = Axis::every(Count::Channels(Of::FIRST), "WG");
 const GROUPS: Axis = Axis::each(Count::Constant(GroupNorm::GROUPS));
 
-/// What kernels with cooperative matrices need beside these; they round GEMM inputs to f16, which keeps more than bf16 does.
-const F16_TILES: Caps = Caps::F16.and(Caps::SUBGROUP).and(Caps::ROUND_BF16);
+/// What kernels with cooperative matrices need beside these; they round GEMM inputs to f16.
+const F16_TILES: Caps = Caps::F16.and(Caps::SUBGROUP).and(Caps::ROUND_F16);
 
 /// One workgroup for every tile of queries, head and image.
 const QUERIES: Grid = [Axis::every(Count::Tokens(Of::Out), "TILE_Q"), HEADS, Axis::each(Count::Images(Of::Out))];

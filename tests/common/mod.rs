@@ -145,7 +145,7 @@ pub fn exact() -> Vec<Box<dyn Backend>> {
 /// wherever it fits. `None` if this machine has no such device. Shaders in `shader_dir` replace built-in ones of the same name.
 pub fn with_just(kernel: &Kernel, more: Caps, shader_dir: Option<&Path>) -> Option<Box<dyn Backend>> {
     let needs = kernel.needs.and(more);
-    let met = |caps: Caps| caps.and(Caps::ROUND_BF16).and(Caps::ROUND_INT8).contains(needs);
+    let met = |caps: Caps| caps.and(Caps::ROUNDING).contains(needs);
     match kernel.launch {
         Launch::Cpu(_) => met(cpu::detect()).then(|| Box::new(Cpu::with_caps(needs)) as Box<dyn Backend>),
         Launch::Wgsl(_) => {

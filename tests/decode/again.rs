@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use cascade_rt::backend::cpu;
+use cascade_rt::registry::Caps;
 use cascade_rt::{Origin, read_metadata};
 use serde_json::{Value, json};
 
@@ -71,9 +73,24 @@ fn every_picture_of_a_run_can_be_made_again_alone() {
 #[test]
 fn everything_that_made_a_picture_is_in_its_record() {
     let room = Room::new();
+    let bf16 = if cpu::detect().contains(Caps::AVX512_BF16) { "bf16" } else { "f32" };
     room.generate(&["a fox", "--dtype", "bf16", "--sampler", "dpmpp-2m", "--guidance", "3,1.5", "-o", "bf16.png"]);
     room.same_again("bf16.png", &[]);
-    assert_eq!((&room.record("bf16.png").dtype[..], &room.record("bf16.png").device[..]), ("bf16", "cpu"));
+    assert_eq!((&room.record("bf16.png").dtype[..], &room.record("bf16.png").device[..]), (bf16, "cpu"));
+    // What this device cannot do is not recorded as done.
+    let size = ["-W", "64", "-H", "64", "--steps", "2,2", "--device", "cpu"];
+    for (dtype, said) in [("f16", true), ("auto", false)] {
+        let output = room.run_as_recorded(
+            &[&["generate", "a fox", "--dtype", dtype, "-o", &format!("{dtype}.png")][..], &size].concat(),
+        );
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            text.contains("--dtype f16: no kernel of this device rounds to it, so that it is the same as f32"),
+            said
+        );
+        assert_eq!(room.record(&format!("{dtype}.png")).dtype, "f32");
+    }
+    assert!(room.bytes("f16.png") == room.bytes("auto.png"));
 
     room.generate(&["a fox", "-c", "2", "--dump", "dump", "-o", "x.png"]);
     room.generate(&["a fox", "-c", "2", "--latents", "dump", "-o", "latents.png"]);

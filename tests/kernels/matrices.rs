@@ -112,7 +112,7 @@ fn check(kernel: &'static Kernel, adapter: usize, width: u32) -> (usize, Vec<Str
     let Launch::Wgsl(shader) = kernel.launch else { panic!("{} is a shader", kernel.name) };
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(format!("{}.wgsl", kernel.name)), modelled(shader.source, width)).unwrap();
-    let backend = Wgpu::with_caps(adapter, Caps::F16.and(Caps::ROUND_BF16), Some(folder.path())).unwrap();
+    let backend = Wgpu::with_caps(adapter, Caps::F16.and(Caps::ROUND_F16), Some(folder.path())).unwrap();
     let stored = Stored { dtype: Dtype::Bf16, state: true, gemm_inputs: false };
     let (mut ran, mut failures) = (0, Vec::new());
     for (i, case) in cases::of(kernel.op) {

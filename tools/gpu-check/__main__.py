@@ -18,7 +18,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "shader-check")]  # in the package, all files lie in one folder
 sys.dont_write_bytecode = True
 
 import pack  # noqa: E402

@@ -7,8 +7,9 @@ import shutil
 import time
 from pathlib import Path
 
+import layers
 from dumps import relative_l2, tensors
-from machine import Machine, NotMeasured
+from machine import Machine, NotMeasured, rounding
 
 EXACTLY = ["--exact", "--nocapture", "--test-threads", "1"]
 LEAST_OF_OP = 5  # seconds with which the kernels of another op are begun
@@ -50,7 +51,7 @@ def ops(machine: Machine) -> list:
     return ["add", "layer_norm"] if machine.quick else every
 
 
-def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
+def kernels(machine: Machine, lang: str, seconds: float, wrap=(), **more) -> dict:
     """Tests the kernels of each op in a new process, so that a kernel that crashes the device does not affect others. Goes on
     where an earlier run of this step stopped."""
     earlier = machine.earlier if machine.earlier.get("not_reached") else {}
@@ -60,7 +61,7 @@ def kernels(machine: Machine, lang: str, seconds: float, wrap=()) -> dict:
         op = todo.pop(0)
         # The test selects kernels by substring, so some may run for two ops; duplicate rows are dropped below.
         done = machine.run([*wrap, machine.program("test-kernels"), *KERNELS], seconds,
-                           CASCADE_KERNELS=op, CASCADE_LANG=lang)
+                           CASCADE_KERNELS=op, CASCADE_LANG=lang, **more)
         text = done["stdout"] + done["stderr"]
         outputs[op] = text
         parsed = parse_kernels(text)
@@ -104,6 +105,26 @@ def scaled_linear(machine: Machine) -> dict:
 def kernels_vulkan(machine: Machine) -> dict:
     device = machine.device("wgpu")
     return without_outputs(kernels(machine, "wgsl", 60)) | {"device": device["description"]}
+
+
+def validation_vulkan(machine: Machine) -> dict:
+    """Runs the shaders under Khronos' validation layers, after two faulty ones that they must notice."""
+    machine.device("wgpu")
+    about, library = json.loads((machine.package / "package.json").read_text()), machine.work / "lib" / layers.FILE
+    if not library.exists():
+        raise NotMeasured("the package has no validation layers")
+    watched = layers.environment(machine.work / "layers", library, about["layers"]) | {"CASCADE_QUICK": "1"}
+    with machine.scratch() as folder:
+        faulty = layers.plant(machine.root / "shaders", Path(folder))
+        done = machine.run([machine.program("test-kernels"), *KERNELS], 90, CASCADE_LANG="wgsl", **watched, **faulty)
+        machine.commands.pop()  # it is meant to fail
+        text = done["stdout"] + done["stderr"]
+        missed = layers.missed([*layers.reports(text), *parse_kernels(text)["different"]])
+    result = kernels(machine, "wgsl", 90, **watched)
+    reports = sorted({line for text in result.pop("outputs").values() for line in layers.reports(text)})
+    failed = missed or reports or result["status"] == "failed"
+    return result | {"status": "failed" if failed else result["status"], "missed": missed, "reports": reports,
+                     "layers": about["layers"]}
 
 
 def without_outputs(result: dict) -> dict:
@@ -206,8 +227,9 @@ def against_cpu(machine: Machine, model, words: list) -> dict:
     What bf16 may change is what it changes on the CPU, whose kernels round the same operands."""
     kind = "wgpu" if machine.quick and not machine.has("cuda") else "cuda"
     device = machine.device(kind)["name"]
+    half = rounding(device)
     variants = {"cpu": ("cpu", "f32", []), "cpu bf16": ("cpu", "bf16", []), "gpu": (device, "f32", []),
-                "gpu bf16": (device, "bf16", []), "gpu bf16, without sm_90a": (device, "bf16", ["--without", "sm_90a"])}
+                "gpu bf16": (device, half, []), "gpu bf16, without sm_90a": (device, half, ["--without", "sm_90a"])}
     with machine.scratch() as scratch:
         for name, (where, dtype, more) in variants.items():
             machine.run([machine.program("cascade-rt"), "generate", "a red apple on a blue background", "-m", model, "--device",

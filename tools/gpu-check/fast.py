@@ -5,7 +5,7 @@ import time
 import statistics
 
 from dumps import relative_l2, tensors
-from machine import Machine, NotMeasured
+from machine import Machine, NotMeasured, rounding
 
 STAGES = ["text", "stage_c", "stage_b", "stage_a"]
 PROMPT = "a red apple on a blue background"
@@ -20,8 +20,8 @@ class Size:
         self.steps = (2, 1) if machine.quick else (20, 10)
         self.runs, self.warmup = (2, 1) if machine.quick else (5, 2)
 
-    def flags(self) -> list:
-        return ["--steps", "{},{}".format(*self.steps), "--dtype", "bf16"]
+    def flags(self, device: str) -> list:
+        return ["--steps", "{},{}".format(*self.steps), "--dtype", rounding(device)]
 
     def words(self) -> dict:
         return {"model": self.preset, "pixels": self.pixels, "steps": self.steps, "runs": self.runs}
@@ -47,7 +47,7 @@ def pictures(machine: Machine, size: Size, device: str, model=None, words=()) ->
     if machine.offers("bench"):
         model = machine.model("tiny") if machine.quick else model
         source = ["-m", model] if model else ["--synthetic", size.preset]
-        done = machine.json([program, "bench", "--json", *source, "--device", device, *size.flags(), "--sizes",
+        done = machine.json([program, "bench", "--json", *source, "--device", device, *size.flags(device), "--sizes",
                              size.pixels, "--runs", size.runs, "--warmup", size.warmup, *words], 400)
         if done is None:
             return {"status": "failed"}
@@ -59,7 +59,7 @@ def pictures(machine: Machine, size: Size, device: str, model=None, words=()) ->
         folder, stages, more = model or machine.model(size.preset), {name: [] for name in STAGES}, {}
         with machine.scratch() as scratch:
             for _ in range(size.runs):
-                done = machine.json([program, "generate", PROMPT, "-m", folder, "--device", device, *size.flags(),
+                done = machine.json([program, "generate", PROMPT, "-m", folder, "--device", device, *size.flags(device),
                                      "-W", size.pixels, "-H", size.pixels, "-o", f"{scratch}/out.png",
                                      "--force", "--json"], 300)
                 if done is None:
@@ -124,7 +124,7 @@ def profile_large(machine: Machine) -> dict:
     size = Size(machine, "large")
     source = ["-m", machine.model("tiny")] if machine.quick else ["--synthetic", size.preset]
     done = machine.json([machine.program("cascade-rt"), "profile", "--json", *source, "--by", "kernel", "--device",
-                         device, *size.flags(), "-W", size.pixels, "-H", size.pixels], 90)
+                         device, *size.flags(device), "-W", size.pixels, "-H", size.pixels], 90)
     return {"status": "failed"} if done is None else {"profile": done, **size.words()}
 
 

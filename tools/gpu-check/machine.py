@@ -24,6 +24,11 @@ class NotMeasured(Exception):
     """Raised by a step that cannot run on this machine, with the reason."""
 
 
+def rounding(device: str) -> str:
+    """The 16-bit format that kernels of a device round to: WGSL has no bf16."""
+    return "f16" if device.startswith("wgpu") else "bf16"
+
+
 class Machine:
     def __init__(self, package: Path, options, clock=time.monotonic):
         self.clock = clock

@@ -10,12 +10,14 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import layers
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = ROOT / "target" / "gpu-check"
 
 TESTS = ["kernels", "image", "networks", "wgpu"]
-FILES = ["tests/fixtures", "models/demo"]
+FILES = ["tests/fixtures", "models/demo", "shaders"]
 NEWEST_GLIBC = (2, 35)
 # The Vulkan loader, and the libraries that NVIDIA's driver needs without a display, for machines that have only the driver.
 LOADERS = ["libvulkan1", "libglvnd0", "libegl1", "libglx0", "libgl1", "libopengl0", "libgles2"]
@@ -86,6 +88,18 @@ def loaders(folder: Path) -> None:
                 shutil.copy(library.resolve(), folder / library.name)
 
 
+def validation(folder: Path) -> str:
+    """Copies Khronos' validation layers from Chromium's files, which need no newer C library; the version of the package."""
+    import packages  # of tools/shader-check, which the package does not contain
+    try:
+        version = packages.debian("chromium-common")
+    except packages.LeftOut as error:
+        print(f"warning: the package has no validation layers: {error}", file=sys.stderr)
+        return ""
+    shutil.copy(packages.DEBS / "usr/lib/chromium" / layers.FILE, folder)
+    return version
+
+
 def wheels(folder: Path) -> None:
     folder.mkdir()
     pinned = (ROOT / "tools/compare/requirements.txt").read_text().split()
@@ -108,7 +122,7 @@ def size(folder: Path) -> int:
 
 
 def build(options) -> None:
-    found = executables()
+    found, version = executables(), ""
     shutil.rmtree(TARGET, ignore_errors=True)
     TARGET.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,12 +131,13 @@ def build(options) -> None:
         entries = {"bin": programs}
         if not options.no_downloads:
             loaders(libraries)
+            version = validation(libraries)
             entries["lib"] = libraries
             wheels(TARGET / "wheels")
         archive(TARGET / "programs.tar.xz", entries)
     if not options.beside_checkout:
         archive(TARGET / "files.tar.xz", {name: ROOT / name for name in FILES})
-    for file in sorted(HERE.glob("*.py")) + [HERE / "README.md"]:
+    for file in [*sorted(HERE.glob("*.py")), HERE / "README.md", ROOT / "tools/shader-check/layers.py"]:
         shutil.copy(file, TARGET)
     shutil.copytree(ROOT / "tools/compare", TARGET / "compare", ignore=shutil.ignore_patterns("__pycache__", "target"))
 
@@ -130,7 +145,7 @@ def build(options) -> None:
         return subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     about = {"commit": git("rev-parse", "--short=12", "HEAD"), "changed": bool(git("status", "--porcelain")),
-             "beside_checkout": options.beside_checkout}
+             "beside_checkout": options.beside_checkout, "layers": version}
     (TARGET / "package.json").write_text(json.dumps(about))
     for file in sorted(TARGET.iterdir()):
         print(f"{(size(file) if file.is_dir() else file.stat().st_size) / 2**20:7.2f} MiB  {file.name}")

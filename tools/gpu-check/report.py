@@ -76,9 +76,11 @@ def environment(results: dict) -> list:
 
 def correctness(results: dict) -> list:
     rows = []
-    for step, name in [("kernels-cuda", "kernels, CUDA"), ("kernels-vulkan", "kernels, WGSL through Vulkan")]:
+    for step, name in [("kernels-cuda", "kernels, CUDA"), ("kernels-vulkan", "kernels, WGSL through Vulkan"),
+                       ("validation-vulkan", "the same under Khronos' validation layers")]:
         result, why = results.get(step, {}), missing(results, step)
-        notes = why or "; ".join([*result["different"][:5], *(f"{c['op']} crashed: {c['why']}" for c in result["crashed"])])
+        notes = why or "; ".join([*result["different"][:5], *(f"{c['op']} crashed: {c['why']}" for c in result["crashed"]),
+                                 *result.get("missed", []), *result.get("reports", [])[:5]])
         if not why and result["not_reached"]:
             notes += f"; not reached within the time limit: {', '.join(result['not_reached'])}"
         kernels = len(result.get("rows", [])) or "-"

@@ -35,6 +35,7 @@ STEPS = [
     ("fidelity", "beside", 60, 240, fast.fidelity),
     ("diffusers-compiled", "beside", 120, 420, fast.diffusers_compiled),
     ("kernels-vulkan", "vulkan", 20, 180, correct.kernels_vulkan),
+    ("validation-vulkan", "vulkan", 30, 180, correct.validation_vulkan),
     ("backend-vulkan", "vulkan", 20, 60, correct.backend_vulkan),
     ("demo", "vulkan", 20, 60, correct.demo),
     ("bench-vulkan", "vulkan", 60, 300, fast.bench_vulkan),
