@@ -31,6 +31,7 @@ pub mod linear;
 mod math;
 pub mod norm;
 mod pack;
+mod rows;
 mod scratch;
 mod softmax;
 #[cfg(test)]

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::Verified;
 use super::dot::{PADDING, WEIGHT_ROWS, dots};
 use super::gemm::{Epilogue, TASKS_PER_THREAD};
-use super::pack::{Rows, WeightRows, pack_row};
+use super::pack::pack_row;
+use super::rows::{Rows, WeightRows};
 use super::scratch::{LINE, Scratch, lines, run_tasks};
 use super::tile::MAX_COLS;
 

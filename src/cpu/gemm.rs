@@ -20,7 +20,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Verified;
-use super::pack::{Rows, pack};
+use super::pack::pack;
+use super::rows::Rows;
 use super::scratch::{LINE, Scratch, lines, run_tasks};
 use super::tile::{MAX_COLS, MAX_ROWS, Packing, tile};
 
