@@ -1,5 +1,5 @@
-"""Add the vision tower to an exported folder, so that pictures can be prompts: `image_encoder/`, and in `prior/` the weight that
-leads from it into Stage C. The library's own pipeline is tried with both.
+"""Write the vision tower, and Stage C that takes pictures as prompts, into an exported folder, and try them with the library's
+own pipeline.
 
 usage: export_vision.py FOLDER
 """
@@ -11,14 +11,11 @@ import sys
 import torch
 from diffusers import StableCascadePriorPipeline
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
 from common import load
-from nets import SIDE, TEXT, VISION_SIDE, vision_tower
+from nets import SIDE, TEXT, VISION_SIDE, stage_c, vision_tower
 from sample import GUIDANCE, STEPS_C
-
-MAPPER = "clip_img_mapper.weight"
 
 
 def write(out):
@@ -28,19 +25,21 @@ def write(out):
     tower.to(torch.bfloat16).save_pretrained(at("image_encoder"))
     side = {"height": VISION_SIDE, "width": VISION_SIDE}
     CLIPImageProcessor(size={"shortest_edge": VISION_SIDE}, crop_size=side).save_pretrained(at("feature_extractor"))
-    weights = load_file(at("prior", "diffusion_pytorch_model.safetensors"))
-    weights[MAPPER] = state["mapper"].to(torch.bfloat16).contiguous()
-    save_file(weights, at("prior", "diffusion_pytorch_model.safetensors"), metadata={"format": "pt"})
-    edit(at("prior", "config.json"), clip_image_in_channels=TEXT)
+    net = stage_c(image=TEXT)
+    net.load_state_dict(state["average"]["weights"])
+    net.to(torch.bfloat16).save_pretrained(at("prior"))
     edit(at("model_index.json"), image_encoder=["transformers", "CLIPVisionModelWithProjection"],
          feature_extractor=["transformers", "CLIPImageProcessor"])
+    for name in ("prior", "image_encoder"):  # the machine's own paths do not belong in configs
+        edit(at(name, "config.json"), _name_or_path=None)
 
 
 def edit(file, **fields):
+    """Sets fields of a file of JSON, or removes them."""
     with open(file) as f:
-        config = json.load(f)
+        config = {k: v for k, v in {**json.load(f), **fields}.items() if v is not None or k not in fields}
     with open(file, "w") as f:
-        json.dump({**config, **fields}, f, indent=2)
+        json.dump(config, f, indent=2)
         f.write("\n")
 
 

@@ -35,7 +35,7 @@ def pack(folder):
     )
     if exists("vision.pt"):
         vision = load("vision.pt")
-        parts["vision"] = dict(tower=half(vision["tower"]), mapper=vision["mapper"].half())
+        parts["vision"] = dict(tower=half(vision["tower"]), step=vision["step"][0], seconds=vision["seconds"][0])
     os.makedirs(folder, exist_ok=True)
     torch.save(parts, os.path.join(folder, "checkpoint.pt"))
     shutil.copytree(path("tokenizer"), os.path.join(folder, "tokenizer"), dirs_exist_ok=True)
@@ -56,7 +56,9 @@ def restore(folder):
         state = dict(net=net, opt=None, average=dict(weights=net, steps=part["step"]), step=part["step"], seconds=part["seconds"])
         save(state | (dict(pair=full(parts["encoder"])) if name == "stage_b" else {}), name + ".pt")
     if "vision" in parts:
-        save({k: full(v) if k == "tower" else v.float() for k, v in parts["vision"].items()}, "vision.pt")
+        # The tower alone: Stage C takes pictures after minutes, from where words left it.
+        tower, step, seconds = (parts["vision"][k] for k in ("tower", "step", "seconds"))
+        save(dict(tower=full(tower), tower_opt=None, net=None, net_opt=None, average=None, step=[step, 0], seconds=[seconds, 0.0]), "vision.pt")
     for done in ("text", "stage_a", "encoder"):
         open(path(done + ".done"), "w").close()
 
