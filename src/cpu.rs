@@ -3,7 +3,7 @@
 //!
 //! - **One body, several instruction sets.** Element-wise loops are plain Rust,
 //!   compiled once per [`Isa`] by `per_isa!` and vectorised by the compiler.
-//!   Only the GEMM micro-kernels (`tile`) and the transposition that packs their
+//!   Only the inner loops of products (`tile`, `dot`) and the transposition that packs
 //!   operands (`pack`) are written with intrinsics.
 //! - **No allocation.** Every kernel receives its scratch memory from the caller.
 //!   A companion function `*_scratch` returns how many f32 it needs.
@@ -18,8 +18,10 @@ pub mod attention;
 pub mod call;
 pub mod conv;
 pub mod depthwise;
+mod dot;
 pub mod elementwise;
 pub mod feed_forward;
+mod few;
 mod gemm;
 pub mod grn;
 pub mod group_norm;
@@ -29,6 +31,7 @@ pub mod linear;
 mod math;
 pub mod norm;
 mod pack;
+mod rows;
 mod scratch;
 mod softmax;
 #[cfg(test)]

@@ -121,7 +121,9 @@ impl Kernel {
         if !target.caps.contains(self.needs) {
             return Some(Reason::Needs(self.needs.without(target.caps)));
         }
-        let unmet = self.fit.iter().find(|fit| !fit.met(self, node, plan, target.sms));
+        // What the row cannot do without comes before what it is only slower without.
+        let unmet = self.fit.iter().filter(|fit| !fit.met(self, node, plan, target.sms));
+        let unmet = unmet.min_by_key(|fit| fit.is_preference());
         unmet.map(|fit| Reason::Fit(*fit))
     }
 

@@ -26,6 +26,7 @@ use cascade_rt::check::cases::{self, One, Stored};
 use cascade_rt::ops::Case;
 use cascade_rt::plan::Plan;
 use cascade_rt::registry::{self, Caps, Fit, Kernel, Lang, Launch};
+use cascade_rt::tensor::Dtype;
 
 /// Whether a row that this machine cannot run is to fail: `CASCADE_REQUIRE` lists
 /// what the machine is meant to have, capabilities or devices, e.g. `avx2,wgpu,cuda`, or the emulated GPU, `cuda-emu`.
@@ -256,4 +257,20 @@ fn bands_of_rows_follow_one_another() {
     let kernels = registry::kernels(Lang::Wgsl).filter(in_bands);
     let tested = kernels.filter(|kernel| check_changed(kernel, "BAND: u32 = 512u;", "BAND: u32 = 64u;")).count();
     assert!(tested > 0 || wgpu::adapters().is_empty(), "no kernel works in bands");
+}
+
+/// Devices that copy weights have those of int8 widened: their kernels make of them what the definition does.
+#[test]
+fn gpus_widen_int8() {
+    for backend in common::exact().iter().filter(|backend| backend.device().copies_weights) {
+        let device = backend.device();
+        for (i, case) in cases::of("linear").filter(|(_, case)| !cases::is_large(case)) {
+            let stored = Stored { dtype: Dtype::I8, state: false, gemm_inputs: false };
+            let Some(one) = One::of(i, stored) else { continue };
+            let kernel = registry::choose(&one.plan().nodes[0], one.plan(), device.target()).0;
+            let got = one.run(backend.compile(one.plan().clone()).unwrap()).unwrap();
+            let difference = one.difference(&got, kernel);
+            assert!(difference.is_none(), "{}, {}, {case:?}: {}", device.name, kernel.name, difference.unwrap());
+        }
+    }
 }

@@ -18,7 +18,8 @@
 //! Source: Dao et al., FlashAttention, <https://arxiv.org/abs/2205.14135>.
 #![allow(unsafe_code, reason = "tasks write disjoint ranges of one output")]
 
-use super::pack::{RowAt, Rows, pack, pack_columns};
+use super::pack::{pack, pack_columns};
+use super::rows::{RowAt, Rows};
 use super::scratch::{LINE, Scratch, Shared, lines, run_tasks};
 use super::softmax::{Softmax, exponentiate, scale_columns};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::elementwise::{Extent, sum};
 use super::gemm::{Epilogue, gemm, gemm_scratch};
-use super::pack::{Rows, Strided, WeightRows, widen_all};
+use super::rows::{Rows, Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines};
 use super::{Isa, Verified};
 use crate::tensor::Weight;

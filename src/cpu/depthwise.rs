@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::elementwise::Extent;
 use super::math::fma;
 use super::norm::normalise_in_place;
-use super::pack::widen_all;
+use super::rows::widen_all;
 use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, per_isa};
 use crate::tensor::Weight;

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 
 use super::math::{fma, gelu};
 use super::norm::normalise;
-use super::pack::{Strided, WeightRows, pack, pair_rows, widen_all};
+use super::pack::{pack, pair_rows};
+use super::rows::{Strided, WeightRows, widen_all};
 use super::scratch::{LINE, Scratch, Shared, lines, run_tasks};
 use super::tile::{MAX_COLS, MAX_ROWS, tile};
 use super::{Isa, Verified, per_isa};

@@ -20,7 +20,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Verified;
-use super::pack::{Rows, pack};
+use super::pack::pack;
+use super::rows::Rows;
 use super::scratch::{LINE, Scratch, lines, run_tasks};
 use super::tile::{MAX_COLS, MAX_ROWS, Packing, tile};
 
@@ -31,7 +32,7 @@ const CHUNK: usize = 4 * MAX_COLS;
 /// Words of a panel per block of K, at most.
 const BLOCK: usize = 512;
 /// Tasks per thread: more than one, so that a thread that is delayed takes fewer of them.
-const TASKS_PER_THREAD: usize = 4;
+pub(super) const TASKS_PER_THREAD: usize = 4;
 
 /// What happens to results before and as they are stored.
 pub(super) trait Epilogue: Sync {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::math::fma;
-use super::pack::widen_all;
+use super::rows::widen_all;
 use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, per_isa};
 use crate::tensor::Weight;

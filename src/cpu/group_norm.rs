@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::math::{fma, gelu, swish};
-use super::pack::widen_all;
+use super::rows::widen_all;
 use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, per_isa};
 use crate::ops::Function;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::Epilogue;
-use super::pack::Rows;
+use super::rows::Rows;
 use super::scratch::{Scratch, lines};
 use super::tile::Packing;
 use super::{Verified, per_isa};

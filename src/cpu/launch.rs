@@ -46,7 +46,7 @@ macro_rules! kernel {
 kernel!(
     /// [`linear::linear`]
     linear, Linear,
-    |op, call| run_linear(op, call),
+    |op, call| run_linear(op, call, linear::linear),
     |_op, inputs, out| {
         gathered(inputs[Linear::TABLE])
             + linear::linear_scratch(out.rows(), out.c, shape(inputs, Linear::X).c, threads())
@@ -56,14 +56,25 @@ kernel!(
 kernel!(
     /// [`linear::linear`], with [`Isa::INT8`].
     linear_int8, Linear,
-    |op, call| run_linear(op, call),
+    |op, call| run_linear(op, call, linear::linear),
     |_op, inputs, out| {
         gathered(inputs[Linear::TABLE])
             + linear::linear_int8_scratch(out.rows(), out.c, shape(inputs, Linear::X).c, threads())
     }
 );
 
-fn run_linear(op: &Linear, call: Call<'_>) {
+kernel!(
+    /// [`linear::linear_few`]
+    linear_few, Linear,
+    |op, call| run_linear(op, call, linear::linear_few),
+    |_op, inputs, out| {
+        gathered(inputs[Linear::TABLE])
+            + linear::linear_few_scratch(out.rows(), out.c, shape(inputs, Linear::X).c, threads())
+    }
+);
+
+/// Calls `run` with the operands of a node.
+fn run_linear(op: &Linear, call: Call<'_>, run: fn(Isa, &linear::Linear<'_>, &mut [f32], &mut [f32])) {
     let (x, weight) = (call.tensor(Linear::X), call.tensor(Linear::WEIGHT).weight());
     // The kernel needs the current step's rows of all images to be contiguous. With several images they are copied
     // to scratch memory.
@@ -94,7 +105,7 @@ fn run_linear(op: &Linear, call: Call<'_>) {
         modulate,
         ..linear::Linear::new(x.f32(), weight)
     };
-    linear::linear(call.isa, &args, call.out, scratch)
+    run(call.isa, &args, call.out, scratch)
 }
 
 /// f32 of scratch for the rows of a modulation table of several images.

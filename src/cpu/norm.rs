@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::elementwise::scale_shift_by;
 use super::math::fma;
-use super::pack::widen_all;
+use super::rows::widen_all;
 use super::scratch::{LINE, Scratch, lines};
 use super::{Isa, Verified, per_isa};
 use crate::tensor::Weight;

@@ -8,185 +8,10 @@
 
 use std::ops::Range;
 
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
-
+use super::rows::{RowAt, Rows, prefetch};
 use super::tile::{MAX_COLS, MAX_ROWS, Packing};
 use super::transpose::transpose;
 use super::{Isa, Verified, per_isa};
-use crate::tensor::{Elements, Weight};
-
-/// A matrix that can be read by rows as f32: activations, a weight, or an implicit
-/// im2col matrix.
-pub(super) trait Rows: Sync {
-    /// Writes `row[k..k + dst.len()]` to `dst`.
-    fn read(&self, row: usize, k: usize, dst: &mut [f32]);
-
-    /// If the matrix is stored as bf16, copies `row[k..k + len]` to `dst`, two values per element, and returns true.
-    #[inline(always)]
-    fn read_pairs(&self, _row: usize, _k: usize, _len: usize, _dst: &mut [f32]) -> bool {
-        false
-    }
-
-    /// The integers of `row[k..k + len]`, of a matrix that is stored as such.
-    #[inline(always)]
-    fn int8(&self, _row: usize, _k: usize, _len: usize) -> &[i8] {
-        unreachable!("this matrix has no integers")
-    }
-
-    /// Whether it is the operand whose integers [VNNI](Packing::Int8) takes as unsigned.
-    const IS_WEIGHT: bool = false;
-
-    /// Prefetches `row[k..k + len]`, clipped to the end of the row.
-    #[inline(always)]
-    fn prefetch(&self, _row: usize, _k: usize, _len: usize) {}
-}
-
-/// A matrix whose rows are slices of f32 in memory.
-pub(super) trait RowAt {
-    /// Row `row`.
-    fn row(&self, row: usize) -> &[f32];
-}
-
-/// Rows of `len` values, `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Strided<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) stride: usize,
-}
-
-impl Rows for Strided<'_> {
-    #[inline(always)]
-    fn read(&self, row: usize, k: usize, dst: &mut [f32]) {
-        dst.copy_from_slice(&self.values[row * self.stride + k..][..dst.len()]);
-    }
-}
-
-/// The most parts that a stacked weight may have: Q, K, V and one in reserve.
-const PARTS: usize = 4;
-
-/// Rows of a weight. Its parts are looked up once, not for every row.
-pub(super) struct WeightRows<'a> {
-    parts: [Elements<'a>; PARTS],
-    row_len: usize,
-}
-
-impl<'a> WeightRows<'a> {
-    /// `weight` as `[_, row_len]`.
-    pub(super) fn new(weight: &'a Weight, row_len: usize) -> Self {
-        assert!(weight.parts().len() <= PARTS, "at most {} stacked parts", PARTS);
-        let mut parts = [Elements::F32(&[]); PARTS];
-        parts.iter_mut().zip(weight.parts()).for_each(|(to, part)| *to = part.elements());
-        Self { parts, row_len }
-    }
-}
-
-impl Rows for WeightRows<'_> {
-    #[inline(always)]
-    fn read(&self, row: usize, k: usize, dst: &mut [f32]) {
-        let mut at = row * self.row_len + k;
-        for part in &self.parts {
-            if at < part.len() {
-                return widen(part.slice(at..at + dst.len()), dst);
-            }
-            at -= part.len();
-        }
-        panic!("row {row} is past the end of the weight");
-    }
-
-    #[inline(always)]
-    fn read_pairs(&self, row: usize, k: usize, len: usize, dst: &mut [f32]) -> bool {
-        let mut at = row * self.row_len + k;
-        for part in &self.parts {
-            if at < part.len() {
-                let Elements::Bf16(from) = part.slice(at..at + len) else { return false };
-                let to: &mut [bf16] = bytemuck::cast_slice_mut(dst);
-                to[..len].copy_from_slice(from);
-                to[len..].fill(bf16::ZERO);
-                return true;
-            }
-            at -= part.len();
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn int8(&self, row: usize, k: usize, len: usize) -> &[i8] {
-        let mut at = row * self.row_len + k;
-        for part in &self.parts {
-            if at < part.len() {
-                let Elements::I8(integers) = part else { break };
-                return &integers.values[at..at + len];
-            }
-            at -= part.len();
-        }
-        unreachable!("the row serves weights of integers only")
-    }
-
-    const IS_WEIGHT: bool = true;
-
-    /// Weights are read from memory in runs that are too short for the hardware prefetcher.
-    /// Without this, a small GEMM spends half of its time waiting for them.
-    #[inline(always)]
-    fn prefetch(&self, row: usize, k: usize, len: usize) {
-        let (start, end) = (row * self.row_len + k, row * self.row_len + self.row_len.min(k + len));
-        let mut first = 0;
-        for part in &self.parts {
-            if start >= first && end <= first + part.len() && start < end {
-                let part = part.slice(start - first..end - first);
-                match part {
-                    Elements::F32(x) => prefetch(x),
-                    Elements::Bf16(x) => prefetch(x),
-                    Elements::F16(x) => prefetch(x),
-                    Elements::I8(x) => prefetch(x.values),
-                }
-            }
-            first += part.len();
-        }
-    }
-}
-
-/// Prefetches `values` to L1.
-#[inline(always)]
-fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86-64, and a prefetch does not access memory in a way that can fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-}
-
-/// Converts `from` to f32, as [`Elements::get`] has it.
-#[inline(always)]
-pub(super) fn widen(from: Elements<'_>, to: &mut [f32]) {
-    match from {
-        Elements::F32(from) => to.copy_from_slice(from),
-        // A bf16 is the upper half of an f32.
-        Elements::Bf16(from) => {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
-        }
-        Elements::F16(from) => from.convert_to_f32_slice(to),
-        Elements::I8(from) => {
-            let mut to = to;
-            for (scale, row) in from.rows() {
-                let (head, tail) = to.split_at_mut(row.len());
-                head.iter_mut().zip(row).for_each(|(to, &from)| *to = f32::from(from) * scale);
-                to = tail;
-            }
-        }
-    }
-}
-
-/// Converts all elements of a (small) weight to f32.
-pub(super) fn widen_all(weight: &Weight, mut to: &mut [f32]) {
-    for part in weight.parts() {
-        let from = part.elements();
-        let (head, tail) = std::mem::take(&mut to).split_at_mut(from.len());
-        widen(from, head);
-        to = tail;
-    }
-}
 
 /// Words of each row that are staged at a time: 16 KiB for the widest panel, which fits in L1.
 const STEP: usize = 128;
@@ -203,36 +28,64 @@ per_isa! {
         assert!(end - first <= width && width <= MAX_COLS && panel.len() == cpu.depth(len) * width);
         let mut staging = Staging([[0.0; STEP]; MAX_COLS]);
         let mut panel = panel;
-        // Values are staged before they are rounded, so there is room for as many as for words.
-        let step = match cpu.packing() {
-            Packing::F32 | Packing::Bf16 => STEP,
-            integers => STEP * integers.values(),
-        };
+        let step = step(cpu);
         for at in (0..len).step_by(step) {
             let count = step.min(len - at);
             for (row, to) in (first..end).zip(&mut staging.0) {
                 rows.prefetch(row, k + at + step, step);
-                match cpu.packing() {
-                    Packing::Int8 => quads(rows.int8(row, k + at, count), if R::IS_WEIGHT { SIGN } else { 0 }, to),
-                    Packing::Int16 => pairs(rows.int8(row, k + at, count), to),
-                    Packing::Bf16 if rows.read_pairs(row, k + at, count, &mut to[..count.div_ceil(2)]) => {}
-                    packing => {
-                        if count == STEP {
-                            // The common case has a length that is known at compile time.
-                            rows.read(row, k + at, &mut to[..STEP]);
-                        } else {
-                            rows.read(row, k + at, &mut to[..count]);
-                            to[count..].fill(0.0);
-                        }
-                        if packing == Packing::Bf16 {
-                            pair(cpu, to);
-                        }
-                    }
-                }
+                stage(cpu, rows, row, k + at, count, to);
             }
             let (head, tail) = panel.split_at_mut(cpu.depth(count) * width);
             transpose(cpu, staging.0.as_flattened(), STEP, width, head);
             panel = tail;
+        }
+    }
+}
+
+per_isa! {
+    /// Puts the first `len` values of a row into words, followed by zeros.
+    pub(super) fn pack_row[R: Rows](cpu, rows: &R, row: usize, len: usize, to: &mut [f32]) {
+        let mut staging = [0.0; STEP];
+        let mut to = to;
+        for at in (0..len).step_by(step(cpu)) {
+            let count = step(cpu).min(len - at);
+            stage(cpu, rows, row, at, count, &mut staging);
+            let (head, tail) = to.split_at_mut(cpu.depth(count));
+            head.copy_from_slice(&staging[..head.len()]);
+            to = tail;
+        }
+        to.fill(0.0);
+    }
+}
+
+/// Values of a row that are staged at a time. They are staged before they are rounded, so there is room for as many as
+/// for words.
+#[inline(always)]
+fn step(cpu: Verified) -> usize {
+    match cpu.packing() {
+        Packing::F32 | Packing::Bf16 => STEP,
+        integers => STEP * integers.values(),
+    }
+}
+
+/// Puts `row[k..k + count]`, at most [`step`] values, into words, the last of which ends with zeros.
+#[inline(always)]
+fn stage<R: Rows>(cpu: Verified, rows: &R, row: usize, k: usize, count: usize, to: &mut [f32; STEP]) {
+    match cpu.packing() {
+        Packing::Int8 => quads(rows.int8(row, k, count), if R::IS_WEIGHT { SIGN } else { 0 }, to),
+        Packing::Int16 => pairs(rows.int8(row, k, count), to),
+        Packing::Bf16 if rows.read_pairs(row, k, count, &mut to[..count.div_ceil(2)]) => {}
+        packing => {
+            if count == STEP {
+                // The common case has a length that is known at compile time.
+                rows.read(row, k, to);
+            } else {
+                rows.read(row, k, &mut to[..count]);
+                to[count..].fill(0.0);
+            }
+            if packing == Packing::Bf16 {
+                pair(cpu, to);
+            }
         }
     }
 }

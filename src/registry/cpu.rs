@@ -20,6 +20,14 @@ const BF16: Caps = Caps::AVX512_BF16.and(Caps::AVX512).and(Caps::ROUND_BF16);
 /// one factor is below 256 and the other below 128 could exceed i32.
 const INT8: &[Fit] = &[Fit::Int8(Linear::WEIGHT), Fit::ChannelsAtMost(1 << 16)];
 
+/// Most rows of an image with which reading a weight as it lies in memory is faster than packing it. It is the rows of one
+/// image that count, so that results do not depend on how many images are made at once.
+const FEW: Fit = Fit::ImageRowsAtMost(32);
+/// Layers of few rows whose weights are not int8.
+const FEW_WIDE: &[Fit] = &[FEW, Fit::NotInt8(Linear::WEIGHT)];
+/// Layers of few rows whose weights are int8.
+const FEW_INT8: &[Fit] = &[FEW, INT8[0], INT8[1]];
+
 #[rustfmt::skip]
 pub(super) static ROWS: &[Kernel] = &[
     reference("activation"),
@@ -70,13 +78,21 @@ pub(super) static ROWS: &[Kernel] = &[
     row("layer_norm", "layer_norm.avx2", Caps::AVX2, launch::layer_norm(Isa::Avx2)),
     row("layer_norm", "layer_norm", Caps::NONE, launch::layer_norm(Isa::Portable)),
     reference("leaky_relu"),
+    row("linear", "linear.few.avx512_vnni", Caps::AVX512_VNNI.and(Caps::AVX512).and(Caps::ROUND_INT8), launch::linear_few(Isa::Avx512Vnni)).fit(FEW_INT8),
     row("linear", "linear.avx512_vnni", Caps::AVX512_VNNI.and(Caps::AVX512).and(Caps::ROUND_INT8), launch::linear_int8(Isa::Avx512Vnni)).fit(INT8),
+    row("linear", "linear.few.avx_vnni", Caps::AVX_VNNI.and(Caps::AVX2).and(Caps::ROUND_INT8), launch::linear_few(Isa::AvxVnni)).fit(FEW_INT8),
     row("linear", "linear.avx_vnni", Caps::AVX_VNNI.and(Caps::AVX2).and(Caps::ROUND_INT8), launch::linear_int8(Isa::AvxVnni)).fit(INT8),
+    row("linear", "linear.few.avx2_int8", Caps::AVX2.and(Caps::ROUND_INT8), launch::linear_few(Isa::Avx2Int8)).fit(FEW_INT8),
     row("linear", "linear.avx2_int8", Caps::AVX2.and(Caps::ROUND_INT8), launch::linear_int8(Isa::Avx2Int8)).fit(INT8),
+    row("linear", "linear.few.int8", Caps::ROUND_INT8, launch::linear_few(Isa::PortableInt8)).fit(FEW_INT8),
     row("linear", "linear.int8", Caps::ROUND_INT8, launch::linear_int8(Isa::PortableInt8)).fit(INT8),
+    row("linear", "linear.few.avx512_bf16", BF16, launch::linear_few(Isa::Avx512Bf16)).fit(FEW_WIDE),
     row("linear", "linear.avx512_bf16", BF16, launch::linear(Isa::Avx512Bf16)),
+    row("linear", "linear.few.avx512", Caps::AVX512, launch::linear_few(Isa::Avx512)).fit(FEW_WIDE),
     row("linear", "linear.avx512", Caps::AVX512, launch::linear(Isa::Avx512)),
+    row("linear", "linear.few.avx2", Caps::AVX2, launch::linear_few(Isa::Avx2)).fit(FEW_WIDE),
     row("linear", "linear.avx2", Caps::AVX2, launch::linear(Isa::Avx2)),
+    row("linear", "linear.few", Caps::NONE, launch::linear_few(Isa::Portable)).fit(FEW_WIDE),
     row("linear", "linear", Caps::NONE, launch::linear(Isa::Portable)),
     reference("mean"),
     reference("modulate"),

@@ -26,6 +26,8 @@ pub enum Fit {
     ResultsAtLeast(usize),
     /// The first operand has at most this many rows (pixels or tokens of all images).
     RowsAtMost(usize),
+    /// The first operand has at most this many rows (pixels or tokens) of each image.
+    ImageRowsAtMost(usize),
     /// An attention's heads have at most as many channels.
     HeadDimAtMost(usize),
     /// The channels of an attention's heads are a multiple of this many.
@@ -40,6 +42,8 @@ pub enum Fit {
     Learned(usize),
     /// This operand is a weight that is stored as int8.
     Int8(usize),
+    /// No part of this operand, a weight, is stored as int8.
+    NotInt8(usize),
     /// No other row of the op with this fit is estimated to take less time, see `registry/cuda/fastest.rs`.
     Fastest,
 }
@@ -47,7 +51,7 @@ pub enum Fit {
 impl Fit {
     /// Whether the row could serve nodes that do not meet this, only slower.
     pub fn is_preference(&self) -> bool {
-        matches!(self, Fit::Fastest | Fit::ResultsAtLeast(_))
+        matches!(self, Fit::Fastest | Fit::ResultsAtLeast(_) | Fit::ImageRowsAtMost(_))
     }
 
     /// Whether a node of `plan` fits a row `kernel` that asks for this, on a device of so many SMs.
@@ -71,6 +75,7 @@ impl Fit {
             Fit::OperandMultipleOf(i, of) => node.inputs[i].is_some_and(|operand| operand.shape().c.is_multiple_of(of)),
             Fit::ResultsAtLeast(min) => node.output.shape.elements() >= min,
             Fit::RowsAtMost(max) => first.is_some_and(|x| x.rows() <= max),
+            Fit::ImageRowsAtMost(max) => first.is_some_and(|x| x.h * x.w <= max),
             Fit::HeadDimAtMost(max) => matches!(&node.op, Op::Attention(attention) if attention.head_dim <= max),
             Fit::HeadDimMultipleOf(of) => matches!(&node.op, Op::Attention(a) if a.head_dim.is_multiple_of(of)),
             Fit::HeadDim(dim) => matches!(&node.op, Op::Attention(attention) if attention.head_dim == dim),
@@ -82,6 +87,10 @@ impl Fit {
             Fit::GemmInputOrAbsent(i) => node.inputs[i].is_none() || Fit::GemmInput(i).met(kernel, node, plan, sms),
             Fit::Learned(i) => !matches!(node.inputs[i], Some(Source::Slot(_))),
             Fit::Int8(i) => matches!(node.inputs[i], Some(Source::Weight(w, _)) if plan.weights[w].is_int8()),
+            Fit::NotInt8(i) => match node.inputs[i] {
+                Some(Source::Weight(w, _)) => !plan.weights[w].has_int8(),
+                _ => true,
+            },
             Fit::Fastest => cuda::is_fastest(kernel, node, sms),
         }
     }
