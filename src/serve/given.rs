@@ -93,7 +93,8 @@ pub(super) fn begin_with(
     let usual = if mask.is_some() { 1.0 } else { InitialPicture::STRENGTH };
     let strength = strength.map_or(usual, |strength| strength as f32);
     let name_of_mask = mask.as_ref().map(|(name, _)| (*name).to_owned());
-    let record = InitialPicture { file: "image".into(), strength, fit: fit.to_string(), mask: name_of_mask, outpaint: None };
+    let record =
+        InitialPicture { file: "image".into(), strength, fit: fit.to_string(), mask: name_of_mask, outpaint: None };
     Ok(Initial { picture, mask: mask.map(|(_, mask)| mask), fit, record })
 }
 
