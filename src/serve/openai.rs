@@ -86,7 +86,9 @@ async fn form(request: Request) -> Result<(Fields, Vec<(String, Vec<u8>)>), Faul
                 let text = String::from_utf8(bytes.to_vec()).map_err(|e| wrong(&e))?;
                 let plain = ["prompt", "negative_prompt", "model", "user", "size"].contains(&&name[..]);
                 let typed = if plain { None } else { serde_json::from_str(&text).ok() };
-                fields.0.insert(name, typed.unwrap_or(Value::String(text)));
+                if fields.0.insert(name.clone(), typed.unwrap_or(Value::String(text))).is_some() {
+                    return Err(Fault::field(&name, "invalid_value", format!("`{name}` is there twice")));
+                }
             }
         }
     }

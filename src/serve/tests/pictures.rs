@@ -63,6 +63,7 @@ fn edits_repaint_what_is_transparent_or_white() {
         (vec![("image", &plain[..]), ("mask", b"\x89PNG, but not really")], "mask"),
         (vec![("image", &plain[..]), ("strength", b"1.5")], "strength"),
         (vec![("image", &plain[..]), ("fit", b"crop")], "fit"),
+        (vec![("image", &plain[..]), ("n", b"1"), ("n", b"1")], "n"),
         (vec![("image", &plain[..]), ("other", &plain)], "other"),
     ] {
         let answer = edit(&parts);
