@@ -54,6 +54,8 @@ const fn embedded() -> Option<&'static BuiltIn> {
             "vqgan/config.json"
             "vqgan/diffusion_pytorch_model.safetensors"
             "effnet_encoder.safetensors"
+            "image_encoder/config.json"
+            "image_encoder/model.safetensors"
             "text_encoder/config.json"
             "text_encoder/model.safetensors"
             "previewer/diffusion_pytorch_model.safetensors"

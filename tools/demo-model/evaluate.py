@@ -2,6 +2,8 @@
 
 Object: the real picture nearest by 32x32 pixels, among every object, background and place, shows the prompted object.
 Background: the named colour nearest to the median of the picture's border is the prompted one.
+Tower, the stricter judge: among the captions of every object on every background, also of pairs that were never trained on, the
+one that the vision tower finds nearest to the picture is the prompted one.
 Seeds: two pictures of one prompt differ by more than 0.05 rms (of 0 to 1).
 The prompts and their seeds are drawn once, here, before any picture is made.
 """
@@ -15,9 +17,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from common import COLOUR_NAMES, COLOURS, held_out, path, prompt, read_objects
+from common import COLOUR_NAMES, COLOURS, held_out, load, path, prompt, read_objects
+from embed_captions import EACH
+from nets import TEXT, VISION_SIDE, vision_tower
 from sample import Demo
 from sheet import contact
+from train_vision import normalise
 
 SETS = [("object and colour trained together", 100), ("object and colour never together", 100), ("no colour named, white meant", 50)]
 
@@ -43,6 +48,17 @@ def backgrounds(x):
     return torch.cdist(border.median(2).values, torch.tensor([COLOURS[c] for c in COLOUR_NAMES]) / 255).argmin(1)
 
 
+@torch.no_grad()
+def named(pictures):
+    """The object and the background that the vision tower sees."""
+    tower, captions = vision_tower(), torch.load(path("captions.pt"))["pooled"]
+    tower.load_state_dict(load("vision.pt")["tower"])
+    of_pairs = captions[:-1].view(-1, EACH, TEXT).mean(1)
+    small = F.interpolate(pictures, size=(VISION_SIDE, VISION_SIDE), mode="bicubic", antialias=True, align_corners=False)
+    pair = torch.cdist(tower.eval()(normalise(small.clamp(0, 1))).image_embeds, of_pairs).argmin(1)
+    return torch.stack([pair // len(COLOUR_NAMES), pair % len(COLOUR_NAMES)], 1)
+
+
 def images(pictures):
     return [Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()) for picture in pictures]
 
@@ -55,7 +71,7 @@ def main():
     texts = [a["text"] for a in asked]
     pictures, again = (demo.pictures(demo.latents(texts, seed=s), texts, seed=s + 1) for s in (11, 21))
     near = data["rows"][torch.cdist(thumbs(pictures), bank).argmin(1)]
-    back = backgrounds(pictures)
+    back, seen = backgrounds(pictures), named(pictures)
     apart = (pictures - again).square().mean((1, 2, 3)).sqrt()
     results = {}
     for name, count in SETS:
@@ -64,6 +80,7 @@ def main():
         ground = [back[i].item() == asked[i]["colour"] for i in mine]
         results[name] = dict(prompts=count, object=sum(right) / count, background=sum(ground) / count,
                              both=sum(a and b for a, b in zip(right, ground)) / count,
+                             tower=sum(seen[i].tolist() == [asked[i]["object"], asked[i]["colour"]] for i in mine) / count,
                              seeds_differ=(apart[mine] > 0.05).float().mean().item())
         print(name, {k: round(v, 3) for k, v in results[name].items()}, flush=True)
     results["all"] = dict(prompts=len(asked), background=sum(back[i].item() == a["colour"] for i, a in enumerate(asked)) / len(asked),

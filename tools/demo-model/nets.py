@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from diffusers.models import StableCascadeUNet
 from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 SIDE = 128  # native picture side
 ENCODER_SIDE = SIDE * 3 // 4  # what the image encoder sees
@@ -13,7 +13,8 @@ GRID_B = SIDE // 4  # side of a Stage B latent
 LATENT_C = 16
 TOKENS = 24  # longest caption, start and end included
 TEXT = 128  # width of the text tower
-IMAGE = 32  # width of the (always zero) image embedding
+IMAGE = 32  # width of the image embedding while Stage C learns, always zero; `train_vision.py` makes it TEXT
+VISION_SIDE = 64  # side of the pictures that the vision tower sees
 
 RES, TIME, ATTN = "SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"
 
@@ -49,14 +50,21 @@ def stage_b(widths=(64, 128, 192), down=(1, 1, 2), up=(2, 2, 2), repeat=(1, 1, 2
     return start_b(start(net))
 
 
-def stage_c(width=192, layers=(1, 2)):
+def vision_tower():
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=96, intermediate_size=288, projection_dim=TEXT, num_hidden_layers=2, num_attention_heads=3,
+        image_size=VISION_SIDE, patch_size=8, hidden_act="quick_gelu",
+    ))
+
+
+def stage_c(width=192, layers=(1, 2), image=IMAGE):
     net = StableCascadeUNet(
         in_channels=LATENT_C, out_channels=LATENT_C, timestep_ratio_embedding_dim=32, patch_size=1, conditioning_dim=width,
         block_out_channels=(width, width), num_attention_heads=(width // 32, width // 32),
         down_num_layers_per_block=layers, up_num_layers_per_block=layers[::-1],
         down_blocks_repeat_mappers=(1, 1), up_blocks_repeat_mappers=(1, 1),
         block_types_per_layer=((RES, TIME, ATTN), (RES, TIME, ATTN)),
-        clip_text_in_channels=TEXT, clip_text_pooled_in_channels=TEXT, clip_image_in_channels=IMAGE, clip_seq=4,
+        clip_text_in_channels=TEXT, clip_text_pooled_in_channels=TEXT, clip_image_in_channels=image, clip_seq=4,
         kernel_size=3, dropout=(0.0, 0.0), self_attn=True, timestep_conditioning_type=("sca", "crp"), switch_level=(False,),
     )
     return start_c(start(net))

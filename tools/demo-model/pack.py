@@ -11,7 +11,7 @@ import sys
 import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from common import load, path, save
+from common import exists, load, path, save
 from nets import text_encoder
 
 
@@ -33,6 +33,9 @@ def pack(folder):
         stage_b=dict(net=half(b["average"]["weights"]), step=b["step"], seconds=b["seconds"]),
         stage_c=dict(net=half(c["average"]["weights"]), step=c["step"], seconds=c["seconds"]),
     )
+    if exists("vision.pt"):
+        vision = load("vision.pt")
+        parts["vision"] = dict(tower=half(vision["tower"]), step=vision["step"][0], seconds=vision["seconds"][0])
     os.makedirs(folder, exist_ok=True)
     torch.save(parts, os.path.join(folder, "checkpoint.pt"))
     shutil.copytree(path("tokenizer"), os.path.join(folder, "tokenizer"), dirs_exist_ok=True)
@@ -52,6 +55,10 @@ def restore(folder):
         net = full(part["net"])
         state = dict(net=net, opt=None, average=dict(weights=net, steps=part["step"]), step=part["step"], seconds=part["seconds"])
         save(state | (dict(pair=full(parts["encoder"])) if name == "stage_b" else {}), name + ".pt")
+    if "vision" in parts:
+        # The tower alone: Stage C takes pictures after minutes, from where words left it.
+        tower, step, seconds = (parts["vision"][k] for k in ("tower", "step", "seconds"))
+        save(dict(tower=full(tower), tower_opt=None, net=None, net_opt=None, average=None, step=[step, 0], seconds=[seconds, 0.0]), "vision.pt")
     for done in ("text", "stage_a", "encoder"):
         open(path(done + ".done"), "w").close()
 

@@ -8,6 +8,7 @@ cd "$(dirname "$0")"
 export DEMO_WORK=${DEMO_WORK:-$PWD/work} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export MALLOC_TOP_PAD_=268435456 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 A=${MINUTES_A:-8} ENCODER=${MINUTES_ENCODER:-10} JOINT=${MINUTES_JOINT:-30} B=${MINUTES_B:-360} C=${MINUTES_C:-360}
+TOWER=${MINUTES_TOWER:-9} VISION=${MINUTES_VISION:-26}
 mkdir -p "$DEMO_WORK"
 
 once() { # once MARK COMMAND...: run the command unless it has finished before
@@ -31,5 +32,7 @@ once stage_c python train_stage_c.py "$C" resume
 wait %1
 python export_encoder.py "$out/effnet_encoder.safetensors"
 python export.py "$out" "$DEMO_WORK/apple.png"
+once vision python train_vision.py "$TOWER" "$VISION" resume
+python export_vision.py "$out"
 python fit_previewer.py "$out/previewer"
 python evaluate.py "$out" "$out"

@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from common import DEVICE, load, path
 from embed_captions import embed
-from nets import GRID_B, GRID_C, IMAGE, stage_b, stage_c
+from nets import GRID_B, GRID_C, stage_b, stage_c
 
 STEPS_C, STEPS_B, GUIDANCE = 20, 10, 3.0
 
@@ -47,7 +47,7 @@ class Demo:
         for t in scheduler.timesteps[:-1]:
             r = t.expand(2 * count).to(DEVICE)
             told, free = self.c(torch.cat([x, x]), r, clip_text_pooled=pooled, clip_text=hidden,
-                                clip_img=torch.zeros(2 * count, 1, IMAGE, device=DEVICE), return_dict=False)[0].chunk(2)
+                                clip_img=torch.zeros(2 * count, 1, self.c.config.clip_image_in_channels, device=DEVICE), return_dict=False)[0].chunk(2)
             x = scheduler.step(torch.lerp(free, told, guidance), r[:count], x, generator=g).prev_sample
         return x
 
