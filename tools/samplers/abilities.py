@@ -24,9 +24,10 @@ COMMANDS = [
     f"generate {APPLE} --hires 1.25 -o hires.png",
     "reconstruct apple.png -o again.png",
     f"generate {APPLE} --preview soon.png -o same.png",
+    "generate --image apple.png -s 1 -o variation.png",
     "annotate canny apple.png -o edges.png",
 ]
-SHOWN = ["apple", "init", "mask", "outpaint", "hires", "again", "soon", "edges"]
+SHOWN = ["apple", "init", "mask", "outpaint", "hires", "again", "soon", "variation", "edges"]
 COLUMNS, CELL, GAP, LINE = 2, 470, 8, 13
 
 
