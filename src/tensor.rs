@@ -253,11 +253,6 @@ impl Weight {
         self.parts.iter().all(|part| part.dtype() == Dtype::I8)
     }
 
-    /// Whether some of it is int8.
-    pub fn has_int8(&self) -> bool {
-        self.parts.iter().any(|part| part.dtype() == Dtype::I8)
-    }
-
     /// Of int8: the first row whose factor is not finite.
     pub fn first_non_finite_factor(&self) -> Option<usize> {
         let mut factors = self.parts.iter().filter_map(Part::scales);

@@ -80,7 +80,7 @@ pub(super) fn dots<const R: usize>(
         (_, Elements::F32(_)) => call!(portable_f32, F32),
         (_, Elements::Bf16(_)) => call!(portable_bf16, Bf16),
         (_, Elements::F16(_)) => call!(portable_f16, F16),
-        (_, Elements::I8(_)) => panic!("weights of int8 are multiplied as integers, or packed"),
+        (_, Elements::I8(_)) => panic!("weights of int8 are multiplied as integers, or widened before"),
     }
 }
 

@@ -8,17 +8,23 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Verified;
 use super::dot::{PADDING, WEIGHT_ROWS, dots};
 use super::gemm::{Epilogue, TASKS_PER_THREAD};
 use super::pack::pack_row;
-use super::rows::{Rows, WeightRows};
+use super::rows::{Rows, WeightRows, widen};
 use super::scratch::{LINE, Scratch, lines, run_tasks};
 use super::tile::MAX_COLS;
+use super::{Isa, Verified};
+use crate::tensor::Elements;
+
+/// f32 of scratch that one task needs: results, and rows of a weight if they are widened.
+fn task_scratch(m: usize, k: usize) -> usize {
+    lines(m * MAX_COLS) + lines(WEIGHT_ROWS * k)
+}
 
 /// f32 of scratch that [`few`] needs to keep `threads` threads busy.
 pub(super) fn few_scratch(m: usize, k: usize, threads: usize) -> usize {
-    LINE + lines(m * k.next_multiple_of(PADDING)) + threads * lines(m * MAX_COLS)
+    LINE + lines(m * k.next_multiple_of(PADDING)) + threads * task_scratch(m, k)
 }
 
 /// Computes `y [m, n] = a·bᵀ` for `a [m, k]` and `b [n, k]`, and passes all rows of as many columns as a tile has to
@@ -37,22 +43,32 @@ pub(super) fn few<A: Rows, E: Epilogue>(
     words.par_chunks_mut(stride).enumerate().for_each(|(row, to)| pack_row(cpu, a, row, k, to));
     let words = &*words;
 
-    let (memory, threads) = scratch.per_thread(m * MAX_COLS);
+    let (memory, threads) = scratch.per_thread(task_scratch(m, k));
     let tiles = n.div_ceil(cpu.cols());
     // Tasks are as long as they can be for the load to be balanced: the weight is prefetched past the end of each in vain.
     let tasks = tiles.min(threads * TASKS_PER_THREAD);
-    run_tasks(memory, m * MAX_COLS, tasks, |task, memory| {
+    run_tasks(memory, task_scratch(m, k), tasks, |task, memory| {
+        let (values, widened) = memory.split_at_mut(lines(m * MAX_COLS));
         for tile in task * tiles / tasks..(task + 1) * tiles / tasks {
             let cols = tile * cpu.cols()..n.min((tile + 1) * cpu.cols());
-            let values = &mut memory[..m * cpu.cols()];
-            products(cpu, words, stride, b, cols.clone(), values);
+            let values = &mut values[..m * cpu.cols()];
+            products(cpu, words, stride, b, cols.clone(), values, &mut widened[..WEIGHT_ROWS * k]);
             epilogue.store(cpu, 0..m, cols, values);
         }
     });
 }
 
-/// Products of all rows of `words` with rows `cols` of `b`, into `values [m, columns of a tile]`.
-fn products(cpu: Verified, words: &[f32], stride: usize, b: &WeightRows<'_>, cols: Range<usize>, values: &mut [f32]) {
+/// Products of all rows of `words` with rows `cols` of `b`, into `values [m, columns of a tile]`. Int8 weights that are not to
+/// be multiplied as integers are widened in `widened`, so that results are those of the same weights in f32.
+fn products(
+    cpu: Verified,
+    words: &[f32],
+    stride: usize,
+    b: &WeightRows<'_>,
+    cols: Range<usize>,
+    values: &mut [f32],
+    widened: &mut [f32],
+) {
     let m = words.len() / stride;
     // As few blocks of rows as registers allow, of equal height.
     let height = m.div_ceil(m.div_ceil(cpu.dots()));
@@ -60,6 +76,16 @@ fn products(cpu: Verified, words: &[f32], stride: usize, b: &WeightRows<'_>, col
     while col < cols.end {
         let (weight, count) = b.together::<WEIGHT_ROWS>(col);
         let count = count.min(cols.end - col);
+        let rows = widened.chunks_exact_mut(widened.len() / WEIGHT_ROWS);
+        let weight = match weight[0] {
+            Elements::I8(_) if !Isa::INT8.contains(&cpu.isa()) => {
+                rows.zip(weight).for_each(|(to, row)| widen(row, to));
+                std::array::from_fn(|i| {
+                    Elements::F32(&widened[i * widened.len() / WEIGHT_ROWS..][..widened.len() / WEIGHT_ROWS])
+                })
+            }
+            _ => weight,
+        };
         let blocks = words.chunks(height * stride).zip(values.chunks_mut(height * cpu.cols()));
         for (x, to) in blocks {
             let to = to.chunks_exact_mut(cpu.cols()).map(|row| &mut row[col - cols.start..][..count]);

@@ -89,7 +89,7 @@ pub fn linear(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
 }
 
 /// [`linear`] for few rows: the weight is read as it lies in memory, not packed. Sums are of another order, so that the
-/// results are not the same in all bits. Int8 weights take one of [`Isa::INT8`].
+/// results are not the same in all bits.
 pub fn linear_few(isa: Isa, op: &Linear<'_>, out: &mut [f32], scratch: &mut [f32]) {
     run(isa, op, Product::Few, out, scratch);
 }

@@ -23,8 +23,8 @@ const INT8: &[Fit] = &[Fit::Int8(Linear::WEIGHT), Fit::ChannelsAtMost(1 << 16)];
 /// Most rows of an image with which reading a weight as it lies in memory is faster than packing it. It is the rows of one
 /// image that count, so that results do not depend on how many images are made at once.
 const FEW: Fit = Fit::ImageRowsAtMost(32);
-/// Layers of few rows whose weights are not int8.
-const FEW_WIDE: &[Fit] = &[FEW, Fit::NotInt8(Linear::WEIGHT)];
+/// Layers of few rows.
+const FEW_WIDE: &[Fit] = &[FEW];
 /// Layers of few rows whose weights are int8.
 const FEW_INT8: &[Fit] = &[FEW, INT8[0], INT8[1]];
 

@@ -42,8 +42,6 @@ pub enum Fit {
     Learned(usize),
     /// This operand is a weight that is stored as int8.
     Int8(usize),
-    /// No part of this operand, a weight, is stored as int8.
-    NotInt8(usize),
     /// No other row of the op with this fit is estimated to take less time, see `registry/cuda/fastest.rs`.
     Fastest,
 }
@@ -87,10 +85,6 @@ impl Fit {
             Fit::GemmInputOrAbsent(i) => node.inputs[i].is_none() || Fit::GemmInput(i).met(kernel, node, plan, sms),
             Fit::Learned(i) => !matches!(node.inputs[i], Some(Source::Slot(_))),
             Fit::Int8(i) => matches!(node.inputs[i], Some(Source::Weight(w, _)) if plan.weights[w].is_int8()),
-            Fit::NotInt8(i) => match node.inputs[i] {
-                Some(Source::Weight(w, _)) => !plan.weights[w].has_int8(),
-                _ => true,
-            },
             Fit::Fastest => cuda::is_fastest(kernel, node, sms),
         }
     }
