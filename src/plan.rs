@@ -4,6 +4,7 @@
 //! returns the [`Plan`], which does not change any more. Backends compile it and know nothing of networks.
 
 mod arena;
+mod bytes;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -199,39 +200,6 @@ impl Plan {
             }
         };
         self.weights.iter().zip(&self.gemm_only).map(dtype).collect()
-    }
-
-    /// Bytes of weights that the plan reads, [as stored](Self::weight_dtypes); each counted once, though
-    /// keys and values are projected by the same weights for image and text.
-    pub fn weight_bytes(&self, stores_bf16: bool) -> u64 {
-        let dtypes = self.weight_dtypes(stores_bf16);
-        self.weight_bytes_of(0..self.nodes.len(), |w, part| part.elements().len() * dtypes[w].bytes())
-    }
-
-    /// The same as files have them, with the factors of int8; and how many of these are int8.
-    pub fn mapped_bytes(&self) -> (u64, u64) {
-        let of = |bytes: fn(&Part) -> usize| self.weight_bytes_of(0..self.nodes.len(), |_, part| bytes(part));
-        (of(Part::stored_bytes), of(|part| part.scales().map_or(0, |_| part.stored_bytes())))
-    }
-
-    /// The same for the span that reads most: what must be in memory at once at least.
-    pub fn span_weight_bytes(&self, stores_bf16: bool) -> u64 {
-        let dtypes = self.weight_dtypes(stores_bf16);
-        let bytes = |w: usize, part: &Part| part.elements().len() * dtypes[w].bytes();
-        self.spans.iter().map(|span| self.weight_bytes_of(span.clone(), bytes)).max().unwrap_or(0)
-    }
-
-    fn weight_bytes_of(&self, nodes: Range<usize>, bytes: impl Fn(usize, &Part) -> usize) -> u64 {
-        let sources = self.nodes[nodes].iter().flat_map(|node| node.inputs.iter().flatten());
-        let weights = sources.filter_map(|source| match *source {
-            Source::Weight(w, _) => Some(w),
-            Source::Slot(_) => None,
-        });
-        let parts = weights.flat_map(|w| self.weights[w].parts().iter().map(move |part| (w, part)));
-        let mut parts: Vec<_> = parts.map(|(w, part)| (part.place(), bytes(w, part) as u64)).collect();
-        parts.sort_by(|((a, x), _), ((b, y), _)| (a, x.start).cmp(&(b, y.start)));
-        parts.dedup();
-        parts.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 

@@ -44,6 +44,11 @@ impl Dtype {
 pub trait Bytes: Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
+
+    /// Whether they are a copy that was made in memory, not those of a file.
+    fn are_copied(&self) -> bool {
+        false
+    }
 }
 
 impl Bytes for &'static [u8] {
@@ -56,17 +61,29 @@ impl Bytes for Vec<f32> {
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(self)
     }
+
+    fn are_copied(&self) -> bool {
+        true
+    }
 }
 
 impl Bytes for Vec<i8> {
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(self)
     }
+
+    fn are_copied(&self) -> bool {
+        true
+    }
 }
 
 impl Bytes for Vec<bf16> {
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(self)
+    }
+
+    fn are_copied(&self) -> bool {
+        true
     }
 }
 
@@ -121,6 +138,11 @@ impl Part {
     /// The stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.source.bytes()[self.range.clone()]
+    }
+
+    /// Whether it is a copy that was made in memory, not a range of a file.
+    pub fn is_copy(&self) -> bool {
+        self.source.are_copied()
     }
 
     /// Bytes that it takes in a file, with its factors.

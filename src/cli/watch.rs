@@ -177,7 +177,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// The memory that a run of `total` pictures takes, in words, which are kept in so many bytes, and where the program
-/// holds `resident` bytes already.
+/// holds `resident` bytes already, those of copies of weights included.
 fn memory(plan: &Footprint, total: usize, kept: u64, resident: Option<u64>) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let weights = match plan.residency {
@@ -187,7 +187,11 @@ fn memory(plan: &Footprint, total: usize, kept: u64, resident: Option<u64>) -> S
     };
     let mut line = format!("memory: {} MiB for batches of {}", mib(plan.activations), plan.images);
     let int8 = if plan.int8 > 0 { format!(" ({} of them int8)", mib(plan.int8)) } else { String::new() };
-    line += &format!(", {} MiB of weights{int8} {weights}", mib(plan.weights));
+    let copied = if plan.residency == Residency::Mapped { plan.copies } else { 0 };
+    line += &format!(", {} MiB of weights{int8} {weights}", mib(plan.weights - copied));
+    if plan.copies > 0 {
+        line += &format!(", {} MiB of weights made of them", mib(plan.copies));
+    }
     if plan.kept > 0 {
         // The results of all batches and the file that is made of them, and one batch's as they come.
         let all = plan.kept / plan.images.max(1) as u64 * total.max(plan.images) as u64;
@@ -197,7 +201,7 @@ fn memory(plan: &Footprint, total: usize, kept: u64, resident: Option<u64>) -> S
         line += &format!(", {} MiB for the grid", mib(kept));
     }
     if let Some(resident) = resident {
-        line += &format!(", {} MiB for the program", mib(resident + WORKING));
+        line += &format!(", {} MiB for the program", mib(resident.saturating_sub(plan.copies) + WORKING));
     }
     if plan.free != u64::MAX {
         line += &format!("; {} MiB are free", mib(plan.free));
@@ -212,11 +216,18 @@ mod tests {
     #[test]
     fn memory_in_words() {
         let (activations, weights, residency) = (5 << 20, (9 << 20) + 1, Residency::Mapped);
-        let plan = Footprint { images: 2, activations, weights, int8: 0, kept: 0, free: u64::MAX, residency };
+        let plan =
+            Footprint { images: 2, activations, weights, int8: 0, copies: 0, kept: 0, free: u64::MAX, residency };
         let said = memory(&plan, 8, 0, None);
         assert_eq!(said, "memory: 5 MiB for batches of 2, 10 MiB of weights read from the files");
         let said = memory(&Footprint { int8: 3 << 20, ..plan }, 8, 0, None);
         assert!(said.ends_with("10 MiB of weights (3 of them int8) read from the files"), "{said}");
+        let made = Footprint { copies: 3 << 20, ..plan };
+        assert_eq!(
+            memory(&made, 8, 0, Some(40 << 20)),
+            "memory: 5 MiB for batches of 2, 7 MiB of weights read from the files, 3 MiB of weights made of them, \
+             53 MiB for the program"
+        );
         let said = memory(&Footprint { kept: 3 << 20, ..plan }, 8, 2 << 20, Some(40 << 20));
         assert!(
             said.ends_with("read from the files, 27 MiB for the dump, 2 MiB for the grid, 56 MiB for the program"),

@@ -152,13 +152,9 @@ impl Pipeline {
                     }
                     program => program?,
                 };
-                let (weights, int8) = match device.copies_weights {
-                    true => (recorded.plan.weight_bytes(device.stores_bf16()), 0),
-                    false => recorded.plan.mapped_bytes(),
-                };
-                let residency = program.residency();
+                let weights = Footprint::of_weights(&recorded.plan, device, program.residency());
                 let kept = stages::kept_bytes(&self.model, &key);
-                observer.planned(&Footprint { images: most, activations, weights, int8, kept, free, residency });
+                observer.planned(&Footprint { images: most, activations, kept, free, ..weights });
                 self.plans.push(Compiled { key, recorded, program, activations });
                 return Ok(most);
             }

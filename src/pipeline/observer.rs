@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inputs::HostTensor;
 use super::run::run_segment;
-use crate::backend::{Program, Residency};
+use crate::backend::{Device, Program, Residency};
 use crate::error::Result;
 use crate::image::Image;
 use crate::plan::{Plan, SegmentId, Slot};
@@ -44,14 +44,28 @@ pub struct Footprint {
     pub activations: u64,
     /// Bytes of weights.
     pub weights: u64,
-    /// How many of them are those of int8 weights.
+    /// How many of them files have as int8.
     pub int8: u64,
+    /// Bytes of weights that were made in memory from those of the files: int8, or changed by adapters. If weights are
+    /// [mapped](Residency::Mapped), they are some of `weights`; otherwise there are these on the host, too.
+    pub copies: u64,
     /// Bytes of intermediate results that the observer gets from each batch.
     pub kept: u64,
     /// Bytes that could be had; the largest number where that is not known.
     pub free: u64,
     /// Where the weights are.
     pub residency: Residency,
+}
+
+impl Footprint {
+    /// The weights of a plan on a device, and nothing else.
+    pub(super) fn of_weights(plan: &Plan, device: &Device, residency: Residency) -> Self {
+        let (weights, int8) = match device.copies_weights {
+            true => (plan.weight_bytes(device.stores_bf16()), 0),
+            false => (plan.host_bytes(), plan.int8_bytes()),
+        };
+        Self { images: 0, activations: 0, weights, int8, copies: plan.copied_bytes(), kept: 0, free: 0, residency }
+    }
 }
 
 /// What a batch takes.

@@ -348,10 +348,13 @@ fn seeds_by_chance_are_printed() {
 #[test]
 fn memory_is_known_before() {
     let room = Room::new();
-    for (i, more) in [&["-c", "4"][..], &["-c", "4", "--dump", "dump"], &["--noise", "torch-batch", "-c", "6"]]
-        .into_iter()
-        .enumerate()
-    {
+    let all = [
+        &["-c", "4"][..],
+        &["-c", "4", "--dump", "dump"],
+        &["--noise", "torch-batch", "-c", "6"],
+        &["--dtype", "int8"],
+    ];
+    for (i, more) in all.into_iter().enumerate() {
         let output = room.run_as_recorded(
             &[
                 &["generate", "a fox", "-W", "768", "-H", "768", "--steps", "1,1", "--device", "cpu"],
