@@ -145,7 +145,7 @@ impl Part {
         self.source.are_copied()
     }
 
-    /// Bytes that it takes in a file, with its factors.
+    /// Bytes that it takes in a file, including the scales of int8 rows.
     pub fn stored_bytes(&self) -> usize {
         self.range.len() + self.scales.as_ref().map_or(0, |scales| scales.range.len())
     }

@@ -57,7 +57,7 @@ pub fn weight(dims: &[usize], seed: u32, dtype: Dtype) -> Weight {
         Dtype::F32 => bytemuck::cast_slice(&values).to_vec(),
         Dtype::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        Dtype::I8 => unreachable!("int8 weights are made together with their factors"),
+        Dtype::I8 => unreachable!("int8 weights are made together with their scales"),
     };
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     let source: Arc<Vec<f32>> =

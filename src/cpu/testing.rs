@@ -41,7 +41,7 @@ pub(super) fn weight(dims: &[usize], dtype: Dtype, seed: u64) -> Weight {
         Dtype::F32 => bytemuck::cast_slice(&values).to_vec(),
         Dtype::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        Dtype::I8 => unreachable!("int8 weights are made together with their factors"),
+        Dtype::I8 => unreachable!("int8 weights are made together with their scales"),
     };
     let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
     bytemuck::cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(&bytes);

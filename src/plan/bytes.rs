@@ -13,7 +13,7 @@ impl Plan {
         self.weight_bytes_of(0..self.nodes.len(), |w, part| part.elements().len() * dtypes[w].bytes())
     }
 
-    /// The same as they are on the host, with the factors of int8.
+    /// The same as they are stored on the host, including the scales of int8 rows.
     pub fn host_bytes(&self) -> u64 {
         self.host_bytes_of(|_| true)
     }

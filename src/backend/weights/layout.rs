@@ -21,7 +21,7 @@ struct Shard {
     range: Range<usize>,
     /// What its elements are on the host.
     dtype: Dtype,
-    /// For int8 weights: where the factors of the rows are stored.
+    /// For int8 weights: where the scale of each row is stored.
     scales: Option<Box<Shard>>,
 }
 
